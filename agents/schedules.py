@@ -1,0 +1,510 @@
+"""The hand-made schedules: the learning rate as a plain function of the inner step and the budget.
+
+A schedule is a pure function `rate(t, budget, *, peak, ...)` in NumPy, vectorised over envs, that gives what
+PyTorch's scheduler of that kind gives at step `t`; `plateau` alone also needs the validation losses so far.
+A factory (`cosine(peak=1e-2)`) checks the hyperparameters (a ValueError says which one is wrong) and makes an
+agent. Any hyperparameter may be an array of one value per env, so a whole tuning grid runs as one batch:
+
+    >>> import numpy as np
+    >>> agent = cosine(peak=[0.1, 0.2], warmup=5)
+    >>> agent
+    cosine(peak=(0.1, 0.2), floor=0.0, warmup=5)
+    >>> clock = np.array([[4, 105, 1, 2.3, 2.3], [55, 105, 1, 0.9, 0.8]])
+    >>> agent.predict(clock)[0].round(6).tolist()
+    [[0.1], [0.1]]
+
+Every schedule takes `warmup`, a number of inner steps: the rate is `peak * (t + 1) / warmup` for `t < warmup`
+(Goyal et al. 2017, section 2.2, arXiv:1706.02677), then the schedule runs on `t - warmup` over
+`budget - warmup`. An interval of several inner steps is trained at the rate of its first one.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrenv.benchmark.agent import State, View
+from lrenv.signals import CLOCK
+
+Array = NDArray[np.float64]
+Hyperparameter = float | Sequence[float] | NDArray[Any]
+"""One number for all envs, or one per env."""
+Hyperparameters = tuple[tuple[str, float | tuple[float, ...]], ...]
+"""Checked (name, value) pairs, in the order of the factory's signature."""
+
+VIEW = View(control="set-raw", observe="clock")
+MIN_CHANGE = 1e-8
+"""`plateau` makes no reduction smaller than this: the default `eps` of PyTorch's `ReduceLROnPlateau`."""
+
+P = ParamSpec("P")
+A_co = TypeVar("A_co", covariant=True)
+
+
+class Tunable(Protocol[P, A_co]):
+    """A factory of agents that knows over which values benchmarks should tune it."""
+
+    grid: Mapping[str, tuple[float, ...]]
+    """Hyperparameter name -> values; the grid is their product."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A_co: ...
+
+
+def tuned(**grid: tuple[float, ...]) -> Callable[[Callable[P, A_co]], Tunable[P, A_co]]:
+    """Attach the default tuning grid to a factory, as `factory.grid`."""
+
+    def attach(factory: Callable[P, A_co]) -> Tunable[P, A_co]:
+        tunable = cast("Tunable[P, A_co]", factory)
+        tunable.grid = grid
+        return tunable
+
+    return attach
+
+
+# name: (what is accepted, the same in words)
+_LIMITS: dict[str, tuple[Callable[[Array], NDArray[np.bool_]], str]] = {
+    "peak": (lambda v: v >= 0, "a learning rate, 0 or more"),
+    "floor": (lambda v: v >= 0, "a learning rate, 0 or more"),
+    "warmup": (lambda v: (v >= 0) & (v == np.floor(v)), "a whole number of inner steps, 0 or more"),
+    "discount_step": (lambda v: v >= 1, "a number of inner steps, 1 or more"),
+    "discount_factor": (lambda v: (v > 0) & (v <= 1), "above 0 and at most 1"),
+    "decay": (lambda v: (v > 0) & (v <= 1), "above 0 and at most 1"),
+    "pct_start": (lambda v: (v >= 0) & (v <= 1), "a fraction of the budget between 0 and 1"),
+    "div_factor": (lambda v: v > 0, "positive"),
+    "final_div_factor": (lambda v: v > 0, "positive"),
+    "period": (lambda v: v >= 1, "a number of inner steps, 1 or more"),
+    "multiplier": (lambda v: v >= 1, "1 (equal periods) or more"),
+    "timescale": (lambda v: v >= 1, "a number of inner steps, 1 or more"),
+    "factor": (lambda v: (v > 0) & (v <= 1), "above 0 and at most 1"),
+    "patience": (lambda v: (v >= 0) & (v == np.floor(v)), "a whole number of decisions, 0 or more"),
+    "threshold": (lambda v: (v >= 0) & (v < 1), "a relative improvement, 0 or more and below 1"),
+    "cooldown": (lambda v: (v >= 0) & (v == np.floor(v)), "a whole number of decisions, 0 or more"),
+}
+
+
+def _checked(**given: Hyperparameter) -> Hyperparameters:
+    """The hyperparameters as hashable values; a ValueError says which one is wrong and what it may be."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, value in given.items():
+        array = np.asarray(value)
+        accepts, words = _LIMITS[name]
+        if array.dtype.kind not in "iuf" or array.ndim > 1 or array.size == 0:
+            raise ValueError(f"{name}={value!r}: pass one number, or a flat array of one number per env")
+        if not np.all(np.isfinite(array) & accepts(array)):
+            raise ValueError(f"{name}={value!r}: {name} must be {words}")
+        arrays[name] = array
+    sizes = {name: array.size for name, array in arrays.items() if array.ndim}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"hyperparameters of unequal length {sizes}: an array holds one value per env")
+    if "floor" in arrays and np.any(arrays["floor"] > arrays["peak"]):
+        raise ValueError(
+            f"floor={given['floor']!r} is above peak={given['peak']!r}: lower the floor or raise the peak"
+        )
+    return tuple(
+        (name, tuple(array.tolist()) if array.ndim else array.item()) for name, array in arrays.items()
+    )
+
+
+def _per_env(hyperparameters: Hyperparameters, n: int) -> dict[str, Array]:
+    """Name -> array of shape () or (n,)."""
+    arrays = {name: np.asarray(value, np.float64) for name, value in hyperparameters}
+    for name, array in arrays.items():
+        if array.ndim and array.size != n:
+            raise ValueError(
+                f"{name} has {array.size} values, one per env, but this is a batch of {n}: "
+                f"make {array.size} envs, or pass {name} as one number"
+            )
+    return arrays
+
+
+def _clock(observation: NDArray[Any]) -> dict[str, Array]:
+    """Column name -> (n,) float64, of an observation (n, len(CLOCK))."""
+    if observation.ndim != 2 or observation.shape[1] != len(CLOCK) or observation.dtype.kind != "f":
+        raise ValueError(
+            f"a schedule reads a floating-point array (n, {len(CLOCK)}) of {', '.join(CLOCK)}, not "
+            f"{observation.dtype} {observation.shape}: make the environment with observe='clock', and batched"
+        )
+    return {name: observation[:, i].astype(np.float64) for i, name in enumerate(CLOCK)}
+
+
+def _action(rate: Array, observation: NDArray[Any]) -> NDArray[Any]:
+    """The rates (n,) as an action (n, 1) of the observation's dtype."""
+    return np.broadcast_to(rate, len(observation)).astype(observation.dtype)[:, None]
+
+
+def _call(name: str, hyperparameters: Hyperparameters) -> str:
+    return f"{name}({', '.join(f'{key}={reprlib.repr(value)}' for key, value in hyperparameters)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Scheduled:
+    """An agent that follows a schedule; it has no memory, so its state is always None.
+
+    Attributes:
+        name: the agent's public name, e.g. `one-cycle`.
+        schedule: `(t, budget, **hyperparameters) -> rate`, arrays of shape (n,) or ().
+        hyperparameters: (name, value) pairs with `peak` and `warmup`; a value is a number or a tuple of n.
+        view: what the agent sees and turns: the rate itself, by the clock.
+    """
+
+    name: str
+    schedule: Callable[..., Array]
+    hyperparameters: Hyperparameters
+    view: View = VIEW
+
+    def __repr__(self) -> str:
+        return _call(self.name, self.hyperparameters)
+
+    def predict(
+        self,
+        observation: NDArray[Any],
+        state: State = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], State]:
+        """The rate of the interval that now starts.
+
+        Args:
+            observation: the clock, (n, 5), float32 or float64.
+            state: ignored, like `episode_start` and `deterministic`.
+            episode_start: see `state`.
+            deterministic: see `state`.
+
+        Returns:
+            The rates (n, 1) in the observation's dtype, and None.
+
+        Raises:
+            ValueError: the observation is no clock, or n is not the length of the array hyperparameters.
+        """
+        clock = _clock(observation)
+        values = _per_env(self.hyperparameters, len(observation))
+        t, warmup = clock["inner_step"], values.pop("warmup")
+        after = self.schedule(np.maximum(t - warmup, 0), np.maximum(clock["budget"] - warmup, 1), **values)
+        rate = np.where(t < warmup, values["peak"] * (t + 1) / np.maximum(warmup, 1), after)
+        return _action(rate, observation), None
+
+
+@dataclass(frozen=True, repr=False)
+class Plateau:
+    """An agent that lowers the rate when the validation loss stops improving; see `plateau`.
+
+    Its state holds four arrays of shape (n,): the rate before warm-up, the best validation loss, the bad
+    decisions in a row, and the decisions of cool-down left.
+
+    Attributes:
+        hyperparameters: (name, value) pairs; a value is a number or a tuple of n.
+        view: what the agent sees and turns: the rate itself, by the clock.
+    """
+
+    hyperparameters: Hyperparameters
+    view: View = VIEW
+
+    def __repr__(self) -> str:
+        return _call("plateau", self.hyperparameters)
+
+    def predict(
+        self,
+        observation: NDArray[Any],
+        state: State = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], State]:
+        """The rate of the interval that now starts, after a look at the validation loss of this decision.
+
+        Args:
+            observation: the clock, (n, 5), float32 or float64.
+            state: what the call before returned, or None at the start.
+            episode_start: (n,) bool, True where an episode starts: that env's memory starts afresh.
+            deterministic: ignored.
+
+        Returns:
+            The rates (n, 1) in the observation's dtype, and the new state.
+
+        Raises:
+            ValueError: the observation is no clock, or n is not that of the state or array hyperparameters.
+        """
+        clock, n = _clock(observation), len(observation)
+        values = _per_env(self.hyperparameters, n)
+        fresh: tuple[NDArray[Any], ...] = (
+            np.broadcast_to(values["peak"], n),
+            np.full(n, np.inf),
+            np.zeros(n, np.int64),
+            np.zeros(n, np.int64),
+        )
+        if state is None:
+            state = fresh
+        elif len(state[0]) != n:
+            raise ValueError(
+                f"the state is that of {len(state[0])} envs, the observation of {n}: pass None to restart"
+            )
+        elif episode_start is not None:
+            state = tuple(np.where(episode_start, new, old) for new, old in zip(fresh, state, strict=True))
+
+        rate, best, bad, cooling = state
+        better = clock["val_loss"] < best * (1 - values["threshold"])
+        best = np.where(better, clock["val_loss"], best)
+        bad = np.where(better | (cooling > 0), 0, bad + 1)
+        reduce = bad > values["patience"]
+        lower = np.maximum(rate * values["factor"], values["floor"])
+        rate = np.where(reduce & (rate - lower > MIN_CHANGE), lower, rate)
+        cooling = np.where(reduce, values["cooldown"].astype(np.int64), np.maximum(cooling - 1, 0))
+        bad = np.where(reduce, 0, bad)
+
+        warm = np.minimum((clock["inner_step"] + 1) / np.maximum(values["warmup"], 1), 1)
+        return _action(rate * warm, observation), (rate, best, bad, cooling)
+
+
+def _share(part: Array, whole: Array) -> Array:
+    """`part / whole` within [0, 1]; an empty whole counts as 1."""
+    share: Array = np.clip(part / np.where(whole > 0, whole, 1), 0, 1)
+    return share
+
+
+def _anneal(start: Array, end: Array, progress: Array) -> Array:
+    """Half a cosine from `start` to `end` as `progress` goes from 0 to 1."""
+    wave: Array = np.cos(np.pi * progress)
+    return end + (start - end) * (1 + wave) / 2
+
+
+def constant_rate(t: Array, budget: Array, *, peak: Array) -> Array:
+    """`peak`, whatever the time."""
+    return peak + np.zeros_like(t)
+
+
+def step_rate(t: Array, budget: Array, *, peak: Array, discount_step: Array, discount_factor: Array) -> Array:
+    """`peak * discount_factor ** floor(t / discount_step)`."""
+    return peak * discount_factor ** np.floor(t / discount_step)
+
+
+def exponential_rate(t: Array, budget: Array, *, peak: Array, decay: Array) -> Array:
+    """`peak * decay ** (t / budget)`."""
+    return peak * decay ** (t / budget)
+
+
+def linear_rate(t: Array, budget: Array, *, peak: Array, floor: Array) -> Array:
+    """A straight line from `peak` at 0 to `floor` at the end of the budget."""
+    return peak + (floor - peak) * _share(t, budget)
+
+
+def cosine_rate(t: Array, budget: Array, *, peak: Array, floor: Array) -> Array:
+    """Half a cosine from `peak` at 0 to `floor` at the end of the budget."""
+    return _anneal(peak, floor, _share(t, budget))
+
+
+def one_cycle_rate(
+    t: Array, budget: Array, *, peak: Array, pct_start: Array, div_factor: Array, final_div_factor: Array
+) -> Array:
+    """Half a cosine up to `peak`, at step `pct_start * budget - 1`, and another down to the last step."""
+    start, top = peak / div_factor, pct_start * budget - 1
+    up = _anneal(start, peak, _share(t, top))
+    down = _anneal(peak, start / final_div_factor, _share(t - top, budget - 1 - top))
+    return np.where(t <= top, up, down)
+
+
+def sgdr_rate(
+    t: Array, budget: Array, *, peak: Array, floor: Array, period: Array, multiplier: Array
+) -> Array:
+    """Cosines from `peak` to `floor`, the k-th (from 0) over `period * multiplier ** k` inner steps."""
+    equal = multiplier == 1
+    ratio = np.where(equal, 2.0, multiplier)
+
+    # The floor could miss a restart by rounding. The nearest k is right or one too high, and steps tell.
+    k = np.rint(np.log1p(t / period * (ratio - 1)) / np.log(ratio))
+    k = np.where(period * (ratio**k - 1) / (ratio - 1) > t, k - 1, k)
+    within = np.where(equal, t % period, t - period * (ratio**k - 1) / (ratio - 1))
+    return _anneal(peak, floor, within / (period * multiplier**k))
+
+
+def inverse_sqrt_rate(t: Array, budget: Array, *, peak: Array, timescale: Array) -> Array:
+    """`peak / sqrt(max(t, timescale) / timescale)`."""
+    return peak / np.sqrt(np.maximum(t, timescale) / timescale)
+
+
+PEAKS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+WARMUPS = (0, 30)
+
+
+@tuned(peak=PEAKS)
+def constant(peak: Hyperparameter, warmup: Hyperparameter = 0) -> Scheduled:
+    """The same rate throughout.
+
+    Args:
+        peak: the learning rate.
+        warmup: inner steps of linear warm-up.
+    """
+    return Scheduled("constant", constant_rate, _checked(peak=peak, warmup=warmup))
+
+
+@tuned(peak=(0.1, 0.01, 0.001, 0.0001), discount_step=(10, 20, 50, 100), discount_factor=(0.99, 0.9, 0.88))
+def step(
+    peak: Hyperparameter,
+    discount_step: Hyperparameter,
+    discount_factor: Hyperparameter,
+    warmup: Hyperparameter = 0,
+) -> Scheduled:
+    """Step decay (PyTorch's `StepLR`); its grid is the 48 settings of Xu et al. 2019, section 3.2.
+
+    Args:
+        peak: the initial rate.
+        discount_step: inner steps between two decays.
+        discount_factor: what each decay multiplies the rate by.
+        warmup: inner steps of linear warm-up.
+    """
+    values = _checked(peak=peak, discount_step=discount_step, discount_factor=discount_factor, warmup=warmup)
+    return Scheduled("step", step_rate, values)
+
+
+@tuned(peak=PEAKS, decay=(0.1, 0.01, 0.001))
+def exponential(peak: Hyperparameter, decay: Hyperparameter, warmup: Hyperparameter = 0) -> Scheduled:
+    """Exponential decay (PyTorch's `ExponentialLR` with `gamma = decay ** (1 / budget)`).
+
+    Args:
+        peak: the initial rate.
+        decay: total factor reached at the end of the budget, so that a value suits budgets of any length.
+        warmup: inner steps of linear warm-up.
+    """
+    return Scheduled("exponential", exponential_rate, _checked(peak=peak, decay=decay, warmup=warmup))
+
+
+@tuned(peak=PEAKS, warmup=WARMUPS)
+def linear(peak: Hyperparameter, floor: Hyperparameter = 0.0, warmup: Hyperparameter = 0) -> Scheduled:
+    """Linear decay over the budget (PyTorch's `LinearLR`, and its `PolynomialLR` of power 1).
+
+    Args:
+        peak: the initial rate.
+        floor: the rate at the end of the budget.
+        warmup: inner steps of linear warm-up.
+    """
+    return Scheduled("linear", linear_rate, _checked(peak=peak, floor=floor, warmup=warmup))
+
+
+@tuned(peak=PEAKS, warmup=WARMUPS)
+def cosine(peak: Hyperparameter, floor: Hyperparameter = 0.0, warmup: Hyperparameter = 0) -> Scheduled:
+    """Cosine decay over the budget (PyTorch's `CosineAnnealingLR` with `T_max` the budget).
+
+    Args:
+        peak: the initial rate.
+        floor: the rate at the end of the budget.
+        warmup: inner steps of linear warm-up.
+    """
+    return Scheduled("cosine", cosine_rate, _checked(peak=peak, floor=floor, warmup=warmup))
+
+
+@tuned(peak=PEAKS, pct_start=(0.1, 0.3))
+def one_cycle(
+    peak: Hyperparameter,
+    pct_start: Hyperparameter = 0.3,
+    div_factor: Hyperparameter = 25.0,
+    final_div_factor: Hyperparameter = 1e4,
+    warmup: Hyperparameter = 0,
+) -> Scheduled:
+    """The 1cycle policy (PyTorch's `OneCycleLR` and its defaults; Smith and Topin, arXiv:1708.07120).
+
+    Args:
+        peak: the highest rate.
+        pct_start: fraction of the budget in which the rate rises.
+        div_factor: the rate starts at `peak / div_factor`.
+        final_div_factor: the rate ends at `peak / div_factor / final_div_factor`.
+        warmup: inner steps of linear warm-up before the cycle, which has a rise of its own.
+    """
+    values = _checked(
+        peak=peak,
+        pct_start=pct_start,
+        div_factor=div_factor,
+        final_div_factor=final_div_factor,
+        warmup=warmup,
+    )
+    return Scheduled("one-cycle", one_cycle_rate, values)
+
+
+@tuned(peak=PEAKS, period=(50, 200), multiplier=(1, 2))
+def sgdr(
+    peak: Hyperparameter,
+    period: Hyperparameter,
+    floor: Hyperparameter = 0.0,
+    multiplier: Hyperparameter = 1,
+    warmup: Hyperparameter = 0,
+) -> Scheduled:
+    """Cosines with restarts (PyTorch's `CosineAnnealingWarmRestarts`; Loshchilov, Hutter, arXiv:1608.03983).
+
+    Args:
+        peak: the rate at every restart.
+        period: inner steps of the first cosine.
+        floor: the rate towards which each cosine falls.
+        multiplier: how much longer each cosine is than the one before.
+        warmup: inner steps of linear warm-up.
+    """
+    values = _checked(peak=peak, period=period, floor=floor, multiplier=multiplier, warmup=warmup)
+    return Scheduled("sgdr", sgdr_rate, values)
+
+
+@tuned(peak=PEAKS, timescale=(10, 30, 100))
+def inverse_sqrt(peak: Hyperparameter, timescale: Hyperparameter, warmup: Hyperparameter = 0) -> Scheduled:
+    """Inverse square root decay, flat for `timescale` steps and then `peak * sqrt(timescale / t)`.
+
+    Without warm-up this is T5's `1 / sqrt(max(t, k))` with `timescale = k` and `peak = 1 / sqrt(k)` (Raffel
+    et al. 2020, section 3.1.2, arXiv:1910.10683). The Transformer's (Vaswani et al. 2017, section 5.3,
+    arXiv:1706.03762) decays alike, but warms up in place of the flat part; here `warmup` comes before it.
+
+    Args:
+        peak: the initial rate.
+        timescale: inner steps before the decay begins; at four times as many the rate is half the peak.
+        warmup: inner steps of linear warm-up.
+    """
+    return Scheduled(
+        "inverse-sqrt", inverse_sqrt_rate, _checked(peak=peak, timescale=timescale, warmup=warmup)
+    )
+
+
+@tuned(peak=PEAKS, factor=(0.1, 0.5), patience=(2, 5, 10))
+def plateau(
+    peak: Hyperparameter,
+    factor: Hyperparameter = 0.1,
+    patience: Hyperparameter = 10,
+    threshold: Hyperparameter = 1e-4,
+    cooldown: Hyperparameter = 0,
+    floor: Hyperparameter = 0.0,
+    warmup: Hyperparameter = 0,
+) -> Plateau:
+    """Decay when the validation loss stalls (PyTorch's `ReduceLROnPlateau`, with its defaults and its `eps`).
+
+    The validation loss of every decision counts, that of the untrained network included.
+
+    Args:
+        peak: the initial rate.
+        factor: what each decay multiplies the rate by.
+        patience: decisions without a new best loss that are let pass; the next one lowers the rate.
+        threshold: a loss is a new best if it is below `best * (1 - threshold)`.
+        cooldown: decisions after a decay in which none is counted as bad.
+        floor: the rate goes no lower.
+        warmup: inner steps in which the rate is scaled by `(t + 1) / warmup`; losses count from the start.
+    """
+    return Plateau(
+        _checked(
+            peak=peak,
+            factor=factor,
+            patience=patience,
+            threshold=threshold,
+            cooldown=cooldown,
+            floor=floor,
+            warmup=warmup,
+        )
+    )
+
+
+SCHEDULES: dict[str, Tunable[..., Scheduled | Plateau]] = {
+    "constant": constant,
+    "step": step,
+    "exponential": exponential,
+    "linear": linear,
+    "cosine": cosine,
+    "one-cycle": one_cycle,
+    "sgdr": sgdr,
+    "inverse-sqrt": inverse_sqrt,
+    "plateau": plateau,
+}
+"""Public agent name -> factory."""

@@ -1,0 +1,121 @@
+"""What an agent is, and how one is found by name.
+
+An agent is anything with Stable-Baselines3's `predict` and a `view` that says what it needs to see and turn.
+Agents are advertised as entry points of the group `lrenv.agents`, ours as everybody's: a name and a factory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrenv.lookup import lookup
+
+State = tuple[NDArray[Any], ...] | None
+"""An agent's memory between decisions: arrays with the env axis first; None before the first decision."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What an agent needs of an environment; None stands for whatever the task has.
+
+    Attributes:
+        control: what its actions turn (`lrenv.controls`).
+        observe: what it sees (`lrenv.signals`).
+        interval: N, inner steps between two of its actions.
+        optimizer: the trainee's optimizer.
+    """
+
+    control: str | tuple[str, ...] = "scale"
+    observe: str | tuple[str, ...] = "dynamics"
+    interval: int | None = None
+    optimizer: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The environment's keyword arguments that this view asks for."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """Controls the learning rate of n trainees at once."""
+
+    @property
+    def view(self) -> View:
+        """What the agent needs to see and turn."""
+
+    def predict(
+        self,
+        observation: NDArray[Any],
+        state: State = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], State]:
+        """One decision for each of n environments.
+
+        Args:
+            observation: (n, ...).
+            state: what the last call gave, None at the start.
+            episode_start: (n,), True where a new episode begins and memory must be cleared.
+            deterministic: the mode of the policy instead of a sample.
+
+        Returns:
+            Actions (n, ...) and the memory to hand in with the next observation.
+        """
+
+
+Factory = Callable[..., Agent]
+"""Makes an agent from keyword arguments. May carry `grid`: hyperparameter -> values worth trying, and must
+carry `load(path)` if controller files name it."""
+
+
+@cache
+def _entry_points() -> Mapping[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group="lrenv.agents")}
+
+
+def agents() -> tuple[str, ...]:
+    """The names of all agents that are installed."""
+    return tuple(sorted(_entry_points()))
+
+
+def agent_factory(name: str) -> Factory:
+    """The factory registered under `name`.
+
+    Raises:
+        ValueError: no installed agent has that name; the message lists the near ones.
+    """
+    factory: Factory = lookup(_entry_points(), name, "agent").load()
+    return factory
+
+
+def make_agent(agent: str | Path, **settings: Any) -> Agent:
+    """An agent by name, `make_agent("cosine", peak=1e-2)`, or from its file, `make_agent("x/controller.safetensors")`.
+
+    Args:
+        agent: a name in `agents()`, or the path of a controller file.
+        **settings: keyword arguments of the agent's factory.
+
+    Raises:
+        ValueError: an unknown name, unfit settings, or a file that is no controller.
+        FileNotFoundError: no such file.
+    """
+    if isinstance(agent, Path) or agent.endswith(".safetensors") or "/" in agent:
+        from lrenv.benchmark.controller_file import read_metadata
+
+        if settings:
+            raise ValueError(f"a controller file takes no settings, but got {', '.join(settings)}")
+        kind = read_metadata(Path(agent))["agent"]
+        loaded: Agent = agent_factory(kind).load(Path(agent))  # type: ignore[attr-defined]
+        return loaded
+    try:
+        return agent_factory(agent)(**settings)
+    except TypeError as error:
+        raise ValueError(f"agent {agent!r}: {error}") from error

@@ -1,0 +1,111 @@
+"""Stateless random draws: every random number is a function of (seed, stream, step).
+
+There is no generator to carry along, so env i of a batch draws exactly what it would draw alone, a
+snapshot needs no random state, and antithetic or paired runs are the same seeds used twice.
+Hashing is the finaliser of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number
+generators", figure 15) on int64 tensors, whose products wrap around modulo 2**64 as the method needs.
+Shuffling is the swap-or-not network (Hoang, Morris & Rogaway 2012, "An enciphering scheme based on a
+card shuffle", figure 1): a permutation of any size that is evaluated at single positions, so that a batch
+without replacement costs the batch and not the data set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+GOLDEN = -7046029254386353131  # 2**64 / golden ratio, as a signed 64-bit integer
+# Between adjacent rounds a point keeps its place with probability 1/2, so 16 rounds leave 1.5e-5 of the
+# points untouched; tests/test_draws.py checks that positions and pairs are uniform.
+SHUFFLE_ROUNDS = 16
+
+BATCH, DROPOUT, AUGMENT, INITIAL_LR, EPISODE = range(5)
+"""Streams: draws made for different purposes from the same seed must not share numbers."""
+
+
+def _shift(bits: Tensor, by: int) -> Tensor:
+    return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
+def mix(bits: Tensor) -> Tensor:
+    """Hashes int64 to int64, bijectively; every output bit depends on every input bit."""
+    bits = (bits ^ _shift(bits, 30)) * -4658895280553007687
+    bits = (bits ^ _shift(bits, 27)) * -7723592293110705685
+    return bits ^ _shift(bits, 31)
+
+
+def fold(key: Tensor, data: Tensor | int) -> Tensor:
+    """Derives an independent key from `key` and `data` (a stream, a step, an index); shapes broadcast."""
+    offset = (data + 1) * GOLDEN
+    if isinstance(offset, int):  # tensors wrap around by themselves
+        offset = (offset + 2**63) % 2**64 - 2**63
+    return mix(mix(key) + offset)
+
+
+def uniform(key: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32) -> Tensor:
+    """Uniform numbers in [0, 1): keys of shape (...) give numbers of shape (..., *shape)."""
+    count = math.prod(shape)
+    bits = mix(mix(key).unsqueeze(-1) + torch.arange(count, device=key.device) * GOLDEN)
+    mantissa = 24 if dtype == torch.float32 else 53
+    return (_shift(bits, 64 - mantissa).to(dtype) * 2.0**-mantissa).reshape(*key.shape, *shape)
+
+
+def permuted(key: Tensor, position: Tensor, size: int) -> Tensor:
+    """The elements at `position` of the random permutation of range(size) that `key` names.
+
+    Args:
+        key: int64, broadcasts against `position`; one permutation a key.
+        position: int64 in [0, size).
+        size: how many elements are permuted.
+    """
+    multipliers = fold(key.unsqueeze(-1), torch.arange(SHUFFLE_ROUNDS, device=key.device))
+    offsets = mix(multipliers)
+    pivots = _shift(mix(offsets), 1) % size
+    for multiplier, offset, pivot in zip(
+        (multipliers | 1).unbind(-1), offsets.unbind(-1), pivots.unbind(-1), strict=True
+    ):
+        partner = pivot - position
+        partner = partner + (partner >> 63 & size)  # modulo size
+        # The pair {position, partner} must agree on whether to swap: hash its larger member. The top bit of
+        # a * x + b is a universal hash for random odd a and random b; shifted down, it is a mask of all bits.
+        swap = torch.maximum(position, partner) * multiplier + offset >> 63
+        position = position ^ ((position ^ partner) & swap)
+    return position
+
+
+def epoch_indices(seed: Tensor, step: Tensor, batch_size: int, size: int, replacement: bool = False) -> Tensor:
+    """Which examples the batches of the given inner steps hold.
+
+    Without replacement, each epoch is a fresh permutation cut into `size // batch_size` full batches; the
+    remainder of an epoch is left out, as with `DataLoader(drop_last=True)`, and differs from epoch to epoch.
+
+    Args:
+        seed: (n,) int64.
+        step: (n, s) int64, inner steps.
+        batch_size: b, at most `size`.
+        size: examples in the data set.
+        replacement: draw every example independently instead.
+
+    Returns:
+        (n, s, b) int64 in [0, size).
+    """
+    key = fold(seed, BATCH)[:, None]
+    if replacement:
+        bits = uniform(fold(key, step), (batch_size,), torch.float64)
+        return (bits * size).long()
+    batches = size // batch_size
+    epoch = fold(key, step // batches)
+    first = (step % batches) * batch_size
+    position = first.unsqueeze(-1) + torch.arange(batch_size, device=seed.device)
+    return permuted(epoch.unsqueeze(-1), position, size)
+
+
+def episode_seed(seed: int, episode: int) -> int:
+    """The seed of an env's later episodes: episode 0 has the env's own seed, the others hash it."""
+    if episode == 0:
+        return seed
+    folded = fold(fold(torch.tensor(seed), EPISODE), episode)
+    return int(folded & (2**62 - 1))

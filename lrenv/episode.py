@@ -1,0 +1,232 @@
+"""The whole environment as pure functions of a batched state: reset, step, test.
+
+Gymnasium and Stable-Baselines3 adapters only call this. Nothing here waits for the device: what a decision
+measures stays in tensors until the adapter fetches it all at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lrenv import draws
+from lrenv.controls import Control
+from lrenv.optimizers import Hyper
+from lrenv.rewards import make_reward
+from lrenv.signals import Dynamics, Observer
+from lrenv.stacked import Tensors
+from lrenv.tasks import InitialLR, LogUniform, Task, initial_rates
+from lrenv.trainee import Measurement, Trainee, TraineeState, select
+
+
+class Checkpoint(NamedTuple):
+    """The networks with the lowest validation loss of their episodes so far."""
+
+    val_loss: Tensor  # (n,)
+    params: Tensor  # (n, P)
+    buffers: Tensors
+
+
+class EpisodeState(NamedTuple):
+    """n episodes between two decisions; every leaf has the env axis first."""
+
+    trainee: TraineeState
+    lr: Tensor  # (n, K)
+    hyper: Hyper  # name -> (n, 1)
+    dynamics: Dynamics
+    predictions: Tensor  # (n, k, p)
+    displacement: tuple[Tensor, Tensor]  # of the first and last weights over the last interval, (n, size)
+    best: Checkpoint
+    diverged: Tensor  # (n,) bool
+
+
+class Outcome(NamedTuple):
+    """What n environments answer; every leaf has the env axis first."""
+
+    observation: Tensor  # (n, signals)
+    reward: Tensor  # (n,)
+    terminated: Tensor  # (n,) bool
+    info: dict[str, Tensor]  # name -> (n,), `lr` is (n, K) where there are several
+
+
+class Episode:
+    """The environment's dynamics.
+
+    Args:
+        task: what the trainees learn.
+        control: what actions turn (`lrenv.controls`).
+        observe: what agents see (`lrenv.signals`).
+        reward: what they are paid for (`lrenv.rewards`).
+        device: where trainees live.
+        dtype: of trainees, observations and Box actions.
+
+    Raises:
+        ValueError: an unknown name, or settings that contradict each other.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        control: str | tuple[str, ...] = "scale",
+        observe: str | tuple[str, ...] = "dynamics",
+        reward: str = "val_loss",
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.task = task
+        self.observer = Observer(observe, dtype)
+        self.reward = make_reward(reward)
+        self.trainee = Trainee(task, device, dtype)
+        network = self.trainee.network
+        self.control = Control(control, len(network.layers), network.size, task.hyper, dtype)
+        self._watched = (network.first, network.last)
+        # An interval that the budget cuts short needs trainees to stand still; others are spared the masks.
+        self._until = task.budget if task.budget % task.interval else None
+
+    @property
+    def decisions(self) -> int:
+        """Decisions an episode; the last interval is shorter if the interval doesn't divide the budget."""
+        return -(-self.task.budget // self.task.interval)
+
+    def reset(self, seeds: Sequence[int], initial_lr: InitialLR | None = None) -> tuple[EpisodeState, Outcome]:
+        """Starts n episodes without training anything: the first observation is that of untrained networks.
+
+        Args:
+            seeds: one an episode.
+            initial_lr: instead of the task's.
+        """
+        trainee, n = self.trainee.init(seeds), len(seeds)
+        lr = self._initial_lr(trainee.seed, self.task.initial_lr if initial_lr is None else initial_lr)
+        train_loss, _ = self.trainee.loss(trainee.params, trainee, self.trainee.batch_indices(trainee, 1)[:, 0])
+        measured = self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
+        nothing = torch.zeros_like(train_loss)
+        dynamics = Dynamics(
+            inner_step=nothing,
+            budget=torch.full_like(nothing, self.task.budget),
+            interval=torch.full_like(nothing, self.task.interval),
+            train_loss=train_loss,
+            val_loss=measured.loss,
+            previous_train_loss=train_loss,
+            previous_val_loss=measured.loss,
+            initial_val_loss=measured.loss,
+            loss_spread=nothing,
+            prediction_variance=_variance(measured.predictions),
+            prediction_change=nothing,
+            lr=lr,
+            first_update=nothing,
+            last_update=nothing,
+            first_turn=nothing,
+            last_turn=nothing,
+            **self._last_weights(trainee.params),
+        )
+        first, last = (torch.zeros_like(trainee.params[:, columns]) for columns in self._watched)
+        state = EpisodeState(
+            trainee,
+            lr[:, None].expand(-1, self.control.rates),
+            self.trainee.hyper(n),
+            dynamics,
+            measured.predictions,
+            (first, last),
+            Checkpoint(measured.loss, trainee.params, trainee.buffers),
+            torch.zeros(n, dtype=torch.bool, device=lr.device),
+        )
+        return state, self._outcome(state, measured)
+
+    def step(self, state: EpisodeState, action: Tensor) -> tuple[EpisodeState, Outcome]:
+        """One decision: applies the actions (n, A), trains for an interval, measures.
+
+        The action already applies to this interval. A trainee with a non-finite loss or weight has diverged:
+        its episode terminates, and what it computes from here on touches no other.
+        """
+        lr, hyper = self.control(action, state.lr, state.hyper)
+        trainee, losses = self.trainee.unroll(state.trainee, lr, hyper, self.task.interval, self._until)
+        measured = self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
+        if self._until is None:
+            train_loss, spread = losses.mean(1), losses.std(1, correction=0)
+        else:
+            train_loss, spread = self._masked_moments(losses, state.trainee.step)
+        diverged = state.diverged | ~(losses.isfinite() & measured.loss.isfinite()[:, None]).all(1)
+        diverged = diverged | ~trainee.params.isfinite().all(1)
+        (first, first_update, first_turn), (last, last_update, last_turn) = (
+            _motion(state.trainee.params[:, columns], trainee.params[:, columns], before)
+            for columns, before in zip(self._watched, state.displacement, strict=True)
+        )
+        dynamics = Dynamics(
+            inner_step=trainee.step.to(lr.dtype),
+            budget=state.dynamics.budget,
+            interval=state.dynamics.interval,
+            train_loss=train_loss,
+            val_loss=measured.loss,
+            previous_train_loss=state.dynamics.train_loss,
+            previous_val_loss=state.dynamics.val_loss,
+            initial_val_loss=state.dynamics.initial_val_loss,
+            loss_spread=spread,
+            prediction_variance=_variance(measured.predictions),
+            prediction_change=_variance(measured.predictions - state.predictions),
+            lr=lr[:, 0] if lr.shape[1] == 1 else lr.abs().clamp(min=1e-12).log().mean(1).exp(),
+            first_update=first_update,
+            last_update=last_update,
+            first_turn=first_turn,
+            last_turn=last_turn,
+            **self._last_weights(trainee.params),
+        )
+        now = Checkpoint(measured.loss, trainee.params, trainee.buffers)
+        best = select((measured.loss < state.best.val_loss) & ~diverged, now, state.best)
+        after = EpisodeState(trainee, lr, hyper, dynamics, measured.predictions, (first, last), best, diverged)
+        return after, self._outcome(after, measured)
+
+    def test(self, state: EpisodeState, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Test loss and accuracy, (m,) each, of the best checkpoints of the episodes `rows` (m,)."""
+        buffers = {name: buffer[rows] for name, buffer in state.best.buffers.items()}
+        measured = self.trainee.evaluate(state.best.params[rows], buffers, self.trainee.test)
+        return measured.loss, measured.accuracy
+
+    def _outcome(self, state: EpisodeState, measured: Measurement) -> Outcome:
+        ended = state.trainee.step >= self.task.budget
+        info = {
+            "train_loss": state.dynamics.train_loss,
+            "val_loss": measured.loss,
+            "val_accuracy": measured.accuracy,
+            "lr": state.lr[:, 0] if state.lr.shape[1] == 1 else state.lr,
+            "inner_step": state.trainee.step,
+            "diverged": state.diverged,
+        }
+        reward = self.reward(state.dynamics, state.diverged)
+        return Outcome(self.observer(state.dynamics), reward, state.diverged | ended, info)
+
+    def _initial_lr(self, seed: Tensor, initial_lr: InitialLR) -> Tensor:
+        rates = torch.tensor(initial_rates(initial_lr), dtype=self.trainee.dtype).to(seed.device)
+        chance = draws.uniform(draws.fold(seed, draws.INITIAL_LR), dtype=self.trainee.dtype)
+        if isinstance(initial_lr, LogUniform):
+            return rates[0] * (rates[1] / rates[0]) ** chance
+        return rates[(chance * len(rates)).long()]
+
+    def _last_weights(self, params: Tensor) -> dict[str, Tensor]:
+        last = params[:, self.trainee.network.last]
+        return {"weight_mean": last.mean(1), "weight_variance": _variance(last)}
+
+    def _masked_moments(self, losses: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (n,) of the losses (n, N) of steps within the budget."""
+        taken = start[:, None] + torch.arange(losses.shape[1], device=losses.device) < self.task.budget
+        number = taken.sum(1).clamp(min=1)
+        mean = losses.where(taken, 0).sum(1) / number
+        squares = ((losses - mean[:, None]) ** 2).where(taken, 0).sum(1) / number
+        return mean, squares.sqrt()
+
+
+def _variance(x: Tensor) -> Tensor:
+    """Variance (n,) over everything but the env axis."""
+    centred = x.flatten(1) - x.flatten(1).mean(1, keepdim=True)
+    return centred.square().mean(1)  # ten times faster than Tensor.var on a CPU
+
+
+def _motion(before: Tensor, after: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Displacement (n, size), its length relative to the weights', and its cosine with the last one."""
+    displacement = after - before
+    length = displacement.norm(dim=1)
+    relative = length / after.norm(dim=1).clamp(min=1e-12)
+    lengths = (length * last.norm(dim=1)).clamp(min=1e-30)
+    return displacement, relative, (displacement * last).sum(1) / lengths

@@ -1,0 +1,162 @@
+"""Optimizers as pairs of pure functions, `init` and `direction`; the learning rate acts in `descend` alone.
+
+An optimizer turns gradients into a direction and never sees a learning rate, so that any optimizer works
+with any agent, and the one-step hypergradient of all of them is -<g_t, direction_(t-1)>
+(Baydin et al. 2018, equation 5). Directions agree with `torch.optim` step for step.
+
+The parameters of n trainees are one tensor (n, P), each row a trainee's parameters laid end to end, so that an
+update is a handful of passes however many tensors the network has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lrenv.lookup import lookup
+
+OptState = dict[str, Tensor]
+"""Slot -> (n, P) for moments, (n, 1) for counters."""
+Hyper = dict[str, Tensor]
+"""Hyperparameter -> (n, 1)."""
+
+
+def descend(params: Tensor, direction: Tensor, lr: Tensor) -> Tensor:
+    """One step of descent, `params - lr * direction`: the only place where a learning rate acts.
+
+    Args:
+        params: (n, P).
+        direction: (n, P).
+        lr: (n, 1) for one rate a trainee, (n, P) for one a parameter.
+    """
+    return torch.addcmul(params, lr, direction, value=-1)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A pair of pure functions and the hyperparameters that they read.
+
+    Attributes:
+        init: parameters -> state.
+        direction: (gradients, state, parameters, hyperparameters) -> (direction, state).
+        hyper: default of each hyperparameter that an agent may also control while training:
+            `momentum` (beta_1 for the Adam family) and `weight_decay`.
+    """
+
+    init: Callable[[Tensor], OptState]
+    direction: Callable[[Tensor, OptState, Tensor, Hyper], tuple[Tensor, OptState]]
+    hyper: dict[str, float] = field(default_factory=dict)
+
+
+def _decayed(grads: Tensor, params: Tensor, hyper: Hyper) -> Tensor:
+    """Adds the gradient of an L2 penalty, weight_decay / 2 * |w|^2."""
+    return torch.addcmul(grads, hyper["weight_decay"], params)
+
+
+def sgd() -> Optimizer:
+    """Plain stochastic gradient descent: the direction is the gradient."""
+
+    def direction(grads: Tensor, state: OptState, params: Tensor, hyper: Hyper) -> tuple[Tensor, OptState]:
+        return _decayed(grads, params, hyper), state
+
+    return Optimizer(lambda params: {}, direction, {"weight_decay": 0.0})
+
+
+def momentum(nesterov: bool = False) -> Optimizer:
+    """SGD with heavy-ball momentum v = mu v + g, or with Nesterov's look-ahead g + mu v.
+
+    Sutskever et al. 2013, in the form of `torch.optim.SGD(momentum=mu, nesterov=nesterov)`.
+    """
+
+    def init(params: Tensor) -> OptState:
+        return {"velocity": torch.zeros_like(params)}
+
+    def direction(grads: Tensor, state: OptState, params: Tensor, hyper: Hyper) -> tuple[Tensor, OptState]:
+        grads = _decayed(grads, params, hyper)
+        velocity = torch.addcmul(grads, hyper["momentum"], state["velocity"])
+        ahead = torch.addcmul(grads, hyper["momentum"], velocity) if nesterov else velocity
+        return ahead, {"velocity": velocity}
+
+    return Optimizer(init, direction, {"momentum": 0.9, "weight_decay": 0.0})
+
+
+def rmsprop(alpha: float = 0.99, eps: float = 1e-8, eps_root: float = 0.0) -> Optimizer:
+    """RMSprop (Tieleman & Hinton 2012), with the defaults of `torch.optim.RMSprop`.
+
+    `eps_root` is added under the root, as in `adam`.
+    """
+
+    def init(params: Tensor) -> OptState:
+        return {"square": torch.zeros_like(params)}
+
+    def direction(grads: Tensor, state: OptState, params: Tensor, hyper: Hyper) -> tuple[Tensor, OptState]:
+        grads = _decayed(grads, params, hyper)
+        square = torch.addcmul(alpha * state["square"], grads, grads, value=1 - alpha)
+        return grads / (_root(square, eps_root) + eps), {"square": square}
+
+    return Optimizer(init, direction, {"weight_decay": 0.0})
+
+
+def adam(beta2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, decoupled: bool = False) -> Optimizer:
+    """Adam (Kingma & Ba 2015, algorithm 1), or AdamW (Loshchilov & Hutter 2019, algorithm 2).
+
+    Args:
+        beta2: decay of the second moment. beta_1 is the hyperparameter `momentum`, 0.9.
+        eps: added to the root.
+        eps_root: added under the root. The derivative of a root at 0 is infinite, so differentiating
+            through Adam needs it above 0 (1e-8, say) wherever a gradient may be exactly 0, as behind dead ReLUs.
+        decoupled: weight decay beside the scaled gradient (AdamW) instead of inside the gradient (Adam).
+    """
+
+    def init(params: Tensor) -> OptState:
+        # Running products instead of beta ** t: they stay right when an agent changes beta_1 on the way.
+        ones = torch.ones_like(params[:, :1])
+        moments = {"mean": torch.zeros_like(params), "square": torch.zeros_like(params)}
+        return moments | {"beta1_power": ones, "beta2_power": ones}
+
+    def direction(grads: Tensor, state: OptState, params: Tensor, hyper: Hyper) -> tuple[Tensor, OptState]:
+        beta1 = hyper["momentum"]
+        if not decoupled:
+            grads = _decayed(grads, params, hyper)
+        mean = torch.lerp(grads, state["mean"], beta1)
+        square = torch.addcmul(beta2 * state["square"], grads, grads, value=1 - beta2)
+        beta1_power, beta2_power = state["beta1_power"] * beta1, state["beta2_power"] * beta2
+        # mean / c1 / (sqrt(square / c2 + eps_root) + eps), with the bias corrections c1 and c2, which are one
+        # number a trainee, moved to where they cost no pass over the weights.
+        c1, c2 = 1 - beta1_power, 1 - beta2_power
+        scaled = mean / torch.addcmul(c1 * eps, c1 / c2.sqrt(), _root(square, c2 * eps_root if eps_root else 0.0))
+        if decoupled:
+            scaled = torch.addcmul(scaled, hyper["weight_decay"], params)
+        powers = {"beta1_power": beta1_power, "beta2_power": beta2_power}
+        return scaled, {"mean": mean, "square": square, **powers}
+
+    return Optimizer(init, direction, {"momentum": 0.9, "weight_decay": 0.01 if decoupled else 0.0})
+
+
+def _root(square: Tensor, eps_root: Tensor | float) -> Tensor:
+    return square.sqrt() if isinstance(eps_root, float) and eps_root == 0 else (square + eps_root).sqrt()
+
+
+OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
+    "sgd": sgd,
+    "momentum": momentum,
+    "nesterov": lambda: momentum(nesterov=True),
+    "rmsprop": rmsprop,
+    "adam": adam,
+    "adamw": lambda: adam(decoupled=True),
+}
+"""Name -> factory. Plug-ins may pass an `Optimizer` wherever a name is taken."""
+
+
+def make_optimizer(optimizer: str | Optimizer) -> Optimizer:
+    """The optimizer of that name, or the given one.
+
+    Raises:
+        ValueError: no optimizer has that name; the message lists the near ones.
+    """
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    return lookup(OPTIMIZERS, optimizer, "optimizer")()

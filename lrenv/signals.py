@@ -1,0 +1,141 @@
+"""What agents see: quantities of training, and the named sets of them that make an observation.
+
+Each set is one table of (low, high, function), from which both the Gymnasium space and the values come, so that
+they can't disagree. Values are clamped to their bounds, and what is not finite takes the upper bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrenv.lookup import lookup
+
+
+class Dynamics(NamedTuple):
+    """How the training of n trainees goes, measured once a decision; every leaf is (n,)."""
+
+    inner_step: Tensor  # steps taken
+    budget: Tensor  # T, steps of the episode
+    interval: Tensor  # N, steps between decisions
+    train_loss: Tensor  # mean over the interval's batches
+    val_loss: Tensor
+    previous_train_loss: Tensor  # a decision earlier
+    previous_val_loss: Tensor
+    initial_val_loss: Tensor  # of the untrained network
+    loss_spread: Tensor  # standard deviation of the interval's batch losses
+    prediction_variance: Tensor  # of class probabilities on validation examples
+    prediction_change: Tensor  # variance of their changes over the interval
+    weight_mean: Tensor  # of the last layer's weights
+    weight_variance: Tensor
+    lr: Tensor  # the rate of the last interval; the geometric mean where there are several
+    first_update: Tensor  # |change| / |weights| of the first layer over the interval
+    last_update: Tensor
+    first_turn: Tensor  # cosine between the first layer's last two displacements
+    last_turn: Tensor
+
+
+class Signal(NamedTuple):
+    """One number of an observation."""
+
+    low: float
+    high: float
+    value: Callable[[Dynamics], Tensor]
+
+
+def log10(x: Tensor, floor: float = 1e-12) -> Tensor:
+    """Decimal logarithm of what may be zero."""
+    return x.clamp(min=floor).log10()
+
+
+PAPER: dict[str, Signal] = {
+    "train_loss": Signal(-1e9, 1e9, lambda d: d.train_loss),
+    "val_loss": Signal(-1e9, 1e9, lambda d: d.val_loss),
+    "prediction_variance": Signal(0, 1e9, lambda d: d.prediction_variance),
+    "prediction_change": Signal(0, 1e9, lambda d: d.prediction_change),
+    "weight_mean": Signal(-1e9, 1e9, lambda d: d.weight_mean),
+    "weight_variance": Signal(0, 1e9, lambda d: d.weight_variance),
+    "lr": Signal(0, 1e9, lambda d: d.lr),
+}
+"""Xu et al. 2019, section 2.2: the seven quantities in the paper's order, raw."""
+
+DYNAMICS: dict[str, Signal] = {
+    "train_loss": Signal(-6, 3, lambda d: log10(d.train_loss)),
+    "val_loss": Signal(-6, 3, lambda d: log10(d.val_loss)),
+    "prediction_variance": Signal(-12, 3, lambda d: log10(d.prediction_variance)),
+    "prediction_change": Signal(-12, 3, lambda d: log10(d.prediction_change)),
+    # A mean has a sign: asinh is linear below 1e-3 and logarithmic above.
+    "weight_mean": Signal(-15, 15, lambda d: (d.weight_mean / 1e-3).asinh()),
+    "weight_variance": Signal(-12, 6, lambda d: log10(d.weight_variance)),
+    "lr": Signal(-10, 3, lambda d: log10(d.lr)),
+    "progress": Signal(0, 1, lambda d: d.inner_step / d.budget),
+}
+"""The paper's seven on a log scale, bounded, and the fraction of the budget used."""
+
+SCALE_FREE: dict[str, Signal] = {
+    "train_loss": Signal(-6, 3, lambda d: log10(d.train_loss)),
+    "val_loss": Signal(-6, 3, lambda d: log10(d.val_loss)),
+    "train_change": Signal(-3, 3, lambda d: log10(d.train_loss) - log10(d.previous_train_loss)),
+    "val_change": Signal(-3, 3, lambda d: log10(d.val_loss) - log10(d.previous_val_loss)),
+    "gap": Signal(-6, 6, lambda d: log10(d.val_loss) - log10(d.train_loss)),
+    "loss_spread": Signal(-6, 3, lambda d: log10(d.loss_spread / d.train_loss.abs().clamp(min=1e-12))),
+    "first_update": Signal(-8, 3, lambda d: log10(d.first_update)),
+    "last_update": Signal(-8, 3, lambda d: log10(d.last_update)),
+    "first_turn": Signal(-1, 1, lambda d: d.first_turn),
+    "last_turn": Signal(-1, 1, lambda d: d.last_turn),
+    "progress": Signal(0, 1, lambda d: d.inner_step / d.budget),
+}
+"""What carries over between tasks: nothing depends on the absolute rate or on the size of the network."""
+
+CLOCK_SIGNALS: dict[str, Signal] = {
+    "inner_step": Signal(0, 1e9, lambda d: d.inner_step),
+    "budget": Signal(1, 1e9, lambda d: d.budget),
+    "interval": Signal(1, 1e9, lambda d: d.interval),
+    "train_loss": Signal(-1e9, 1e9, lambda d: d.train_loss),
+    "val_loss": Signal(-1e9, 1e9, lambda d: d.val_loss),
+}
+"""What hand-made schedules are functions of, raw."""
+CLOCK = tuple(CLOCK_SIGNALS)
+"""The columns of the observation `clock`."""
+
+OBSERVATIONS: dict[str, dict[str, Signal]] = {
+    "dynamics": DYNAMICS,
+    "paper": PAPER,
+    "scale-free": SCALE_FREE,
+    "clock": CLOCK_SIGNALS,
+}
+
+
+class Observer:
+    """Turns `Dynamics` into observations of one or several sets of signals, side by side.
+
+    Args:
+        observe: a name in `OBSERVATIONS`, or several.
+        dtype: of the observations: float32, or float64 for exact comparisons.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+
+    def __init__(self, observe: str | tuple[str, ...], dtype: torch.dtype) -> None:
+        names = (observe,) if isinstance(observe, str) else tuple(observe)
+        tables = [lookup(OBSERVATIONS, name, "observation") for name in names]
+        self._signals = [signal for table in tables for signal in table.values()]
+        self._dtype = dtype
+        self.names = tuple(name for table in tables for name in table)
+        numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
+        low, high = (np.array([getattr(s, end) for s in self._signals], numpy_dtype) for end in ("low", "high"))
+        self.space = gym.spaces.Box(low, high, dtype=numpy_dtype)
+
+    def __call__(self, dynamics: Dynamics) -> Tensor:
+        """(n, number of signals), inside the space whatever the dynamics are."""
+        columns = [
+            signal.value(dynamics).nan_to_num(nan=signal.high).clamp(signal.low, signal.high)
+            for signal in self._signals
+        ]
+        return torch.stack(columns, -1).to(self._dtype)

@@ -1,0 +1,201 @@
+"""The trainee: n networks in training as one value, and the pure functions that train and measure them.
+
+Everything here is detached when called under `torch.no_grad()`, as the adapters do, and differentiable
+otherwise: call `unroll` with rates that require a gradient for reverse mode, or under `torch.func.jvp` for
+forward mode. Trainees do not interact, so the sum of their losses has all their gradients at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.func import grad
+from torch.utils._pytree import tree_map
+
+from lrenv import draws
+from lrenv.augment import AUGMENTATIONS
+from lrenv.data import Split
+from lrenv.optimizers import Hyper, OptState, descend, make_optimizer
+from lrenv.stacked import Network, Tensors
+from lrenv.tasks import LOSSES, Task
+
+T = TypeVar("T")
+
+PROBE = 1000
+"""Predictions are compared from decision to decision on at most this many validation examples: their variance
+needs no more, and the memory of it stays a small part of a trainee's."""
+NORMALISED_IN_ADVANCE = 2**26
+"""Numbers in a data set up to which it is kept in normalised form (256 MiB of float32)."""
+
+
+class TraineeState(NamedTuple):
+    """n trainees between two inner steps; every leaf has the env axis first."""
+
+    params: Tensor  # (n, P)
+    buffers: Tensors  # name -> (n, *shape): running statistics
+    opt: OptState  # slot -> (n, P) or (n, 1)
+    step: Tensor  # (n,) int64, inner steps taken
+    seed: Tensor  # (n,) int64, of the episode
+
+
+class Measurement(NamedTuple):
+    """What n trainees achieve on one split."""
+
+    loss: Tensor  # (n,)
+    accuracy: Tensor  # (n,), NaN where the task has no classes
+    predictions: Tensor  # (n, k, p) class probabilities (or plain outputs) of the first p <= PROBE examples
+
+
+class Trainee:
+    """One task on one device: the parts of its training that never change.
+
+    Args:
+        task: what to train.
+        device: where data and trainees live.
+        dtype: of weights and losses; float64 for tests of gradients, float32 otherwise.
+    """
+
+    def __init__(self, task: Task, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.task = task
+        self.device = torch.device(device)
+        self.dtype = dtype
+        data = task.load().to(self.device)
+        self.classes = data.classes
+        self.network = Network(task.module)
+        self._layer_of = self.network.layer_of.to(self.device)
+        self.optimizer = make_optimizer(task.optimizer)
+        self._mean, self._std = data.mean.to(dtype), data.std.to(dtype)
+        # Small data sets are normalised once; large ones stay as they are stored, often a quarter of the memory.
+        self._in_advance = sum(split.inputs.numel() for split in data[:3]) <= NORMALISED_IN_ADVANCE
+        self.train, self.val, self.test = (
+            Split(self._normalised(split.inputs), split.targets) if self._in_advance else split for split in data[:3]
+        )
+        self._losses = LOSSES[task.loss]
+        self._augment = AUGMENTATIONS[task.augment] if task.augment else None
+
+    def init(self, seeds: Sequence[int]) -> TraineeState:
+        """Untrained networks, one a seed."""
+        params, buffers = self.network.init(seeds, self.device, self.dtype)
+        seed = torch.tensor(seeds, dtype=torch.int64).to(self.device)
+        return TraineeState(params, buffers, self.optimizer.init(params), torch.zeros_like(seed), seed)
+
+    def hyper(self, n: int) -> Hyper:
+        """The task's hyperparameters besides the learning rate, name -> (n, 1)."""
+        return {
+            name: torch.full((n, 1), value, dtype=self.dtype, device=self.device)
+            for name, value in self.task.hyper.items()
+        }
+
+    def batch_indices(self, state: TraineeState, steps: int) -> Tensor:
+        """Indices (n, steps, b) of the training examples of the next inner steps."""
+        step = state.step[:, None] + torch.arange(steps, device=self.device)
+        size = len(self.train.targets)
+        return draws.epoch_indices(state.seed, step, self.task.batch_size, size, self.task.replacement)
+
+    def loss(self, params: Tensor, state: TraineeState, indices: Tensor) -> tuple[Tensor, Tensors]:
+        """Training loss (n,) of the given examples (n, b), and the buffers after the pass."""
+        inputs, targets = (
+            rows.index_select(0, indices.flatten()).unflatten(0, indices.shape) for rows in self.train
+        )
+        inputs = inputs if self._in_advance else self._normalised(inputs)
+        if self._augment is not None:
+            inputs = self._augment(self._key(state, draws.AUGMENT), inputs)
+        key = self._key(state, draws.DROPOUT) if self.network.stochastic else None
+        outputs, buffers = self.network(params, state.buffers, inputs, True, key)
+        return self._losses(outputs, targets).mean(1), buffers
+
+    def train_step(
+        self, state: TraineeState, lr: Tensor, hyper: Hyper, indices: Tensor
+    ) -> tuple[TraineeState, Tensor]:
+        """One inner step on the examples `indices` (n, b); gives the loss (n,) before the step.
+
+        Args:
+            state: n trainees.
+            lr: (n, 1) or (n, P), as `descend` takes it.
+            hyper: hyperparameter -> (n, 1).
+            indices: rows of the training split.
+        """
+
+        def total(params: Tensor) -> tuple[Tensor, tuple[Tensor, Tensors]]:
+            loss, buffers = self.loss(params, state, indices)
+            return loss.sum(), (loss, buffers)
+
+        grads, (loss, buffers) = grad(total, has_aux=True)(state.params)
+        direction, opt = self.optimizer.direction(grads, state.opt, state.params, hyper)
+        params = descend(state.params, direction, lr)
+        return TraineeState(params, buffers, opt, state.step + 1, state.seed), loss
+
+    def unroll(
+        self, state: TraineeState, lr: Tensor, hyper: Hyper, steps: int, until: int | None = None
+    ) -> tuple[TraineeState, Tensor]:
+        """Inner steps at a constant rate: one interval, or a window to differentiate through.
+
+        Args:
+            state: n trainees.
+            lr: (n, K) rates, as `spread` takes them.
+            hyper: hyperparameter -> (n, 1).
+            steps: how many.
+            until: trainees that have taken this many inner steps stand still.
+
+        Returns:
+            The state after the steps, and the training losses (n, steps), each before its step.
+        """
+        rates = self.spread(lr)
+        indices = self.batch_indices(state, steps)
+        losses = []
+        for number in range(steps):
+            after, loss = self.train_step(state, rates, hyper, indices[:, number])
+            state = after if until is None else select(state.step < until, after, state)
+            losses.append(loss)
+        return state, torch.stack(losses, 1)
+
+    def spread(self, lr: Tensor) -> Tensor:
+        """Brings rates (n, K) to the form that `descend` takes.
+
+        Args:
+            lr: K = 1 rate a trainee, one a layer of the network, or one a parameter.
+
+        Returns:
+            (n, 1) or (n, P).
+        """
+        per_layer = 1 < lr.shape[1] == len(self.network.layers) < self.network.size
+        return lr[:, self._layer_of] if per_layer else lr
+
+    def evaluate(self, params: Tensor, buffers: Tensors, split: Split) -> Measurement:
+        """Loss and accuracy on a whole split, in evaluation mode.
+
+        The examples go through in pieces of four batches: more memory than training takes is never needed.
+        """
+        n = params.shape[0]
+        rows = max(4 * self.task.batch_size, 256)
+        losses, hits, probe, probed = [], [], [], 0
+        for inputs, targets in zip(split.inputs.split(rows), split.targets.split(rows), strict=True):
+            x = (inputs if self._in_advance else self._normalised(inputs)).expand(n, *inputs.shape)
+            y = targets.expand(n, -1)
+            outputs, _ = self.network(params, buffers, x, False)
+            losses.append(self._losses(outputs, y))
+            hits.append(outputs.argmax(-1) == y)
+            if probed < PROBE:
+                first = outputs[:, : PROBE - probed].transpose(1, 2).contiguous()
+                probe.append(first.softmax(1) if self.classes else first)
+                probed += first.shape[2]
+        accuracy = torch.cat(hits, 1).to(self.dtype).mean(1)
+        return Measurement(
+            torch.cat(losses, 1).mean(1),
+            accuracy if self.classes else torch.full_like(accuracy, torch.nan),
+            torch.cat(probe, 2),
+        )
+
+    def _normalised(self, inputs: Tensor) -> Tensor:
+        return (inputs.to(self.dtype) - self._mean) / self._std
+
+    def _key(self, state: TraineeState, stream: int) -> Tensor:
+        return draws.fold(draws.fold(state.seed, stream), state.step)
+
+
+def select(mask: Tensor, yes: T, no: T) -> T:
+    """Per env, `yes` where the mask (n,) holds and `no` elsewhere, over nested dicts and tuples of tensors."""
+    return tree_map(lambda a, b: torch.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b), yes, no)
