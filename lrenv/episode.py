@@ -1,4 +1,4 @@
-"""The whole environment as pure functions of a batched state: reset, step, test.
+"""The whole environment as pure functions of a batched state: reset, step, outcome, test.
 
 Gymnasium and Stable-Baselines3 adapters only call this. Nothing here waits for the device: what a decision
 measures stays in tensors until the adapter fetches it all at once.
@@ -19,7 +19,7 @@ from lrenv.rewards import make_reward
 from lrenv.signals import Dynamics, Observer
 from lrenv.stacked import Tensors
 from lrenv.tasks import InitialLR, LogUniform, Task, initial_rates
-from lrenv.trainee import Measurement, Trainee, TraineeState, select
+from lrenv.trainee import Trainee, TraineeState, select
 
 
 class Checkpoint(NamedTuple):
@@ -37,7 +37,8 @@ class EpisodeState(NamedTuple):
     lr: Tensor  # (n, K)
     hyper: Hyper  # name -> (n, 1)
     dynamics: Dynamics
-    predictions: Tensor  # (n, k, p)
+    accuracy: Tensor  # (n,), on the validation split
+    predictions: Tensor  # (n, k, p), on validation examples
     displacement: tuple[Tensor, Tensor]  # of the first and last weights over the last interval, (n, size)
     best: Checkpoint
     diverged: Tensor  # (n,) bool
@@ -91,7 +92,7 @@ class Episode:
         """Decisions an episode; the last interval is shorter if the interval doesn't divide the budget."""
         return -(-self.task.budget // self.task.interval)
 
-    def reset(self, seeds: Sequence[int], initial_lr: InitialLR | None = None) -> tuple[EpisodeState, Outcome]:
+    def reset(self, seeds: Sequence[int], initial_lr: InitialLR | None = None) -> EpisodeState:
         """Starts n episodes without training anything: the first observation is that of untrained networks.
 
         Args:
@@ -123,19 +124,19 @@ class Episode:
             **self._last_weights(trainee.params),
         )
         first, last = (torch.zeros_like(trainee.params[:, columns]) for columns in self._watched)
-        state = EpisodeState(
+        return EpisodeState(
             trainee,
             lr[:, None].expand(-1, self.control.rates),
             self.trainee.hyper(n),
             dynamics,
+            measured.accuracy,
             measured.predictions,
             (first, last),
             Checkpoint(measured.loss, trainee.params, trainee.buffers),
             torch.zeros(n, dtype=torch.bool, device=lr.device),
         )
-        return state, self._outcome(state, measured)
 
-    def step(self, state: EpisodeState, action: Tensor) -> tuple[EpisodeState, Outcome]:
+    def step(self, state: EpisodeState, action: Tensor) -> EpisodeState:
         """One decision: applies the actions (n, A), trains for an interval, measures.
 
         The action already applies to this interval. A trainee with a non-finite loss or weight has diverged:
@@ -175,27 +176,31 @@ class Episode:
         )
         now = Checkpoint(measured.loss, trainee.params, trainee.buffers)
         best = select((measured.loss < state.best.val_loss) & ~diverged, now, state.best)
-        after = EpisodeState(trainee, lr, hyper, dynamics, measured.predictions, (first, last), best, diverged)
-        return after, self._outcome(after, measured)
+        return EpisodeState(
+            trainee, lr, hyper, dynamics, measured.accuracy, measured.predictions, (first, last), best, diverged
+        )
 
-    def test(self, state: EpisodeState, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Test loss and accuracy, (m,) each, of the best checkpoints of the episodes `rows` (m,)."""
-        buffers = {name: buffer[rows] for name, buffer in state.best.buffers.items()}
-        measured = self.trainee.evaluate(state.best.params[rows], buffers, self.trainee.test)
-        return measured.loss, measured.accuracy
-
-    def _outcome(self, state: EpisodeState, measured: Measurement) -> Outcome:
+    def outcome(self, state: EpisodeState) -> Outcome:
+        """What the environments answer in this state. The reward is that of the decision that led to it."""
         ended = state.trainee.step >= self.task.budget
         info = {
             "train_loss": state.dynamics.train_loss,
-            "val_loss": measured.loss,
-            "val_accuracy": measured.accuracy,
+            "val_loss": state.dynamics.val_loss,
             "lr": state.lr[:, 0] if state.lr.shape[1] == 1 else state.lr,
             "inner_step": state.trainee.step,
             "diverged": state.diverged,
         }
+        if self.trainee.classes:
+            info["val_accuracy"] = state.accuracy
         reward = self.reward(state.dynamics, state.diverged)
         return Outcome(self.observer(state.dynamics), reward, state.diverged | ended, info)
+
+    def test(self, state: EpisodeState, rows: Tensor) -> dict[str, Tensor]:
+        """Test loss and accuracy, (m,) each, of the best checkpoints of the episodes `rows` (m,)."""
+        buffers = {name: buffer[rows] for name, buffer in state.best.buffers.items()}
+        measured = self.trainee.evaluate(state.best.params[rows], buffers, self.trainee.test)
+        tested = {"test_loss": measured.loss, "test_accuracy": measured.accuracy}
+        return tested if self.trainee.classes else {"test_loss": measured.loss}
 
     def _initial_lr(self, seed: Tensor, initial_lr: InitialLR) -> Tensor:
         rates = torch.tensor(initial_rates(initial_lr), dtype=self.trainee.dtype).to(seed.device)

@@ -39,7 +39,8 @@ def _log(loss: Tensor) -> Tensor:
 
 
 def _previous(d: Dynamics) -> Tensor:
-    return _log(torch.minimum(d.previous_val_loss, _cap(d)))
+    # Behind a divergence the previous loss is NaN as well.
+    return _log(torch.minimum(d.previous_val_loss.nan_to_num(nan=torch.inf), _cap(d)))
 
 
 def _left(d: Dynamics) -> Tensor:

@@ -72,12 +72,18 @@ class Network:
         owners = [name.rpartition(".")[0] for name in self.shapes]
         self.layers = list(dict.fromkeys(owners))
         index = torch.tensor([self.layers.index(owner) for owner in owners])
-        self.layer_of = index.repeat_interleave(torch.tensor(self._sizes))
+        self.layer_of = index.repeat_interleave(torch.tensor(self._sizes), output_size=self.size)
         matrices = [name for name, shape in self.shapes.items() if len(shape) > 1] or list(self.shapes)
         self.first, self.last = (self._columns(name) for name in (matrices[0], matrices[-1]))
         _replace_dropout(self._module)
-        self._keys = [name for name, module in self._module.named_modules() if isinstance(module, Dropout)]
+        self._keys = [
+            name
+            for name, module in self._module.named_modules(remove_duplicate=False)
+            if isinstance(module, Dropout)
+        ]
         self.stochastic = bool(self._keys)
+        # A tensor that two modules share has one name: only `functional_call` finds it from both.
+        self._run = _vmapped if _shares_tensors(self._module) else _forward
 
     def init(self, seeds: Sequence[int], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensors]:
         """Fresh parameters (n, P) and buffers, one copy a seed.
@@ -117,7 +123,7 @@ class Network:
         state = dict(buffers)
         if key is not None:
             state |= {f"{name}.key".lstrip("."): draws.fold(key, i) for i, name in enumerate(self._keys)}
-        outputs = _forward(self._module, "", self.named(params), state, x)
+        outputs = self._run(self._module, "", self.named(params), state, x)
         return outputs, {name: state[name] for name in buffers}
 
     def _columns(self, name: str) -> slice:
@@ -132,8 +138,19 @@ def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
         return make()
 
 
+def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """As `named_children`, which leaves out a module that stands in several places after the first."""
+    return [(name, child) for name, child in module._modules.items() if child is not None]
+
+
+def _shares_tensors(module: nn.Module) -> bool:
+    tensors = [t for _, t in module.named_parameters(remove_duplicate=False)]
+    tensors += [t for _, t in module.named_buffers(remove_duplicate=False)]
+    return len(set(map(id, tensors))) < len(tensors)
+
+
 def _replace_dropout(module: nn.Module) -> None:
-    for name, child in module.named_children():
+    for name, child in _children(module):
         if isinstance(child, nn.Dropout):
             setattr(module, name, Dropout(child.p))
         else:
@@ -220,7 +237,7 @@ def _forward(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors
 
 
 def _sequential(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
-    for name, child in module.named_children():
+    for name, child in _children(module):
         x = _forward(child, f"{prefix}{name}.", parameters, state, x)
     return x
 

@@ -110,7 +110,7 @@ class Task:
                 raise ValueError(f"initial_lr must be finite and at least 0, not {rate}")
 
     def load(self) -> Data:
-        """The data, loaded once and kept.
+        """The data; a named set is loaded once and kept, a function is called each time.
 
         Raises:
             ValueError: the batch is larger than the training split.
@@ -219,7 +219,8 @@ def make_task(task: str | Task, **settings: Any) -> Task:
     if options and base.data != "folder":
         name = next(iter(options))
         lookup(dict.fromkeys(known), name, "setting of a task")
-    return replace(base, **settings, data_options={**base.data_options, **settings.get("data_options", {}), **options})
+    options = {**base.data_options, **settings.pop("data_options", {}), **options}
+    return replace(base, **settings, data_options=options)
 
 
 PAPER: dict[str, Any] = {"batch_size": 1000, "budget": 1000}

@@ -8,6 +8,7 @@ forward mode. Trainees do not interact, so the sum of their losses has all their
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -64,7 +65,7 @@ class Trainee:
         self.dtype = dtype
         data = task.load().to(self.device)
         self.classes = data.classes
-        self.network = Network(task.module)
+        self.network = Network(partial(task.network, data.train.inputs.shape[1:], data.classes))
         self._layer_of = self.network.layer_of.to(self.device)
         self.optimizer = make_optimizer(task.optimizer)
         self._mean, self._std = data.mean.to(dtype), data.std.to(dtype)
@@ -199,3 +200,8 @@ class Trainee:
 def select(mask: Tensor, yes: T, no: T) -> T:
     """Per env, `yes` where the mask (n,) holds and `no` elsewhere, over nested dicts and tuples of tensors."""
     return tree_map(lambda a, b: torch.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b), yes, no)
+
+
+def scatter(rows: Tensor, new: T, old: T) -> T:
+    """`old` with the envs `rows` (m,) replaced by the m envs of `new`, over nested dicts and tuples of tensors."""
+    return tree_map(lambda a, b: b.index_copy(0, rows, a.to(b.dtype)), new, old)

@@ -1,0 +1,328 @@
+"""The native Gymnasium vector environment: n episodes on one device behind NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lrenv import draws
+from lrenv.episode import Episode, EpisodeState
+from lrenv.lookup import lookup
+from lrenv.optimizers import Optimizer
+from lrenv.rendering import History
+from lrenv.tasks import InitialLR, Task, count, make_task
+from lrenv.trainee import scatter, select
+
+Array = NDArray[Any]
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class Snapshot(NamedTuple):
+    """A vector environment between two decisions, as a value: `restore` continues from it bit for bit."""
+
+    state: EpisodeState
+    env_seeds: NDArray[np.int64]  # (n,)
+    episodes: NDArray[np.int64]  # (n,), how many came before the present one since the env was seeded
+    ended: NDArray[np.bool_]  # (n,)
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The given device; without one, CUDA where there is any, else the CPU.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device={device!r} can't be used here ({str(error).splitlines()[0]}); try 'cpu'") from error
+
+
+class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
+    """n networks in training, whose learning rates the actions turn.
+
+    Env i started with `reset(seed=s)` has the seed s + i, a list of seeds is taken as it stands, and the seeds of
+    later episodes are a function of the env's seed and the episode's number: env i of a batch is the same run as
+    that env alone.
+
+    `info` holds batched arrays `train_loss`, `val_loss`, `val_accuracy`, `lr`, `inner_step`, `diverged`; at the end
+    of an episode also `test_loss` and `test_accuracy` of the checkpoint with the best validation loss, NaN and
+    masked by `_test_loss`, `_test_accuracy` elsewhere. Tasks without classes have no accuracies.
+
+    Args:
+        num_envs: n.
+        task: a name in `lrenv.tasks()`, or a `Task`.
+        interval: N, inner steps between two actions; the task's own if None, as for the next four.
+        budget: T, inner steps of an episode. If N does not divide T, the last interval is shorter.
+        batch_size: examples an inner step.
+        optimizer: the trainee's, by name or as an `Optimizer`.
+        initial_lr: the rate before the first action: one, several to draw from, or a `LogUniform`.
+        control: what actions turn, see `lrenv.controls`.
+        observe: what is observed, see `lrenv.signals`.
+        reward: see `lrenv.rewards`.
+        device: where the trainees live; CUDA where there is any, else the CPU.
+        dtype: "float32", or "float64" for exact comparisons; of trainees, observations and Box actions.
+        autoreset_mode: Gymnasium's. In DISABLED mode an ended episode stands still, with reward 0, until it is
+            reset with `options={"reset_mask": mask}`.
+        render_mode: "rgb_array" draws losses and rates of the first 16 envs, "human" prints a line a decision.
+
+    Raises:
+        ValueError, TypeError: settings that cannot be meant; the message says what to do.
+        FileNotFoundError: the task's data set is missing; the message says what brings it.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 10}
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        task: str | Task = "digits-mlp",
+        *,
+        interval: int | None = None,
+        budget: int | None = None,
+        batch_size: int | None = None,
+        optimizer: str | Optimizer | None = None,
+        initial_lr: InitialLR | None = None,
+        control: str | tuple[str, ...] = "scale",
+        observe: str | tuple[str, ...] = "dynamics",
+        reward: str = "val_loss",
+        device: str | torch.device | None = None,
+        dtype: str = "float32",
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+    ) -> None:
+        own = {
+            "interval": interval, "budget": budget, "batch_size": batch_size, "optimizer": optimizer,
+            "initial_lr": initial_lr,
+        }  # fmt: skip
+        task = make_task(task, **{name: value for name, value in own.items() if value is not None})
+        if render_mode is not None:
+            lookup(dict.fromkeys(self.metadata["render_modes"]), render_mode, "render_mode")
+        self.num_envs = count("num_envs", num_envs)
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        self.render_mode = render_mode
+        self.episode = Episode(
+            task, control, observe, reward, choose_device(device), lookup(DTYPES, dtype, "dtype")
+        )  # fmt: skip
+        self.single_observation_space = self.episode.observer.space
+        self.single_action_space = self.episode.control.space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._state: EpisodeState | None = None
+        self._env_seeds = np.zeros(num_envs, dtype=np.int64)
+        self._episodes = np.zeros(num_envs, dtype=np.int64)
+        self._ended = np.zeros(num_envs, dtype=bool)
+        self._history = History(min(num_envs, 16), task) if render_mode else None
+
+    @property
+    def task(self) -> Task:
+        """The task, with this environment's settings."""
+        return self.episode.task
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Starts new episodes.
+
+        Args:
+            seed: s, for seeds s, s + 1, ...; or a list, one an env; None goes on to each env's next episode.
+            options: `initial_lr` overrides the task's for these episodes; `reset_mask` (n,) bool restarts some
+                envs and leaves the others alone.
+
+        Returns:
+            Observations (n, ...) and info.
+
+        Raises:
+            ValueError: an unknown option, a mask or seeds of the wrong length, a negative seed.
+        """
+        options = dict(options or {})
+        everyone = np.ones(self.num_envs, dtype=bool)
+        mask = np.asarray(options.pop("reset_mask", everyone))
+        initial_lr = options.pop("initial_lr", None)
+        if options:
+            raise ValueError(f"unknown reset options {sorted(options)}; known: initial_lr, reset_mask")
+        if mask.shape != everyone.shape or mask.dtype != bool or not mask.any():
+            raise ValueError(f"reset_mask must be {self.num_envs} booleans, at least one of them True")
+        if self._state is None and not mask.all():
+            raise ValueError("the first reset must start every environment: leave reset_mask out")
+        self._seed(seed, mask)
+        with torch.no_grad():
+            self._state = self._begin(mask, initial_lr)
+            arrays, info = self._fetch()
+        self._record(info, mask)
+        return arrays["observation"], info
+
+    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """One decision in every environment: act, train for an interval, measure.
+
+        Args:
+            actions: (n, ...), inside the action space.
+
+        Returns:
+            Observations, rewards (n,), terminated (n,), truncated (n,) (never True: the budget is part of the
+            task), info.
+
+        Raises:
+            gymnasium.error.ResetNeeded: `reset` was never called.
+            ValueError: actions of the wrong shape, not finite, or out of bounds.
+        """
+        if self._state is None:
+            raise gym.error.ResetNeeded("call reset() before step()")
+        checked = self.episode.control.check(actions, self.num_envs)
+        waiting, before = self._ended, self._state
+        restarts = waiting & (self.autoreset_mode == AutoresetMode.NEXT_STEP)
+        with torch.no_grad():
+            if not restarts.all():
+                self._state = self.episode.step(before, torch.from_numpy(checked).to(self._device))
+            if restarts.any():
+                self._episodes[restarts] += 1
+                self._state = self._begin(restarts)
+            elif waiting.any():
+                self._state = select(torch.from_numpy(waiting).to(self._device), before, self._state)
+            arrays, info = self._fetch()
+        arrays["reward"][waiting] = 0.0
+        terminated, observation = arrays["terminated"], arrays["observation"]
+        self._record(info, restarts)
+        ending = terminated & ~waiting
+        if ending.any():
+            self._add_test(info, ending)
+        self._ended = terminated.copy()
+        if ending.any() and self.autoreset_mode == AutoresetMode.SAME_STEP:
+            observation, info = self._restart_at_once(observation, info, ending)
+        return observation, arrays["reward"], terminated, np.zeros_like(terminated), info
+
+    def snapshot(self) -> Snapshot:
+        """Everything that the future of this environment depends on.
+
+        Raises:
+            gymnasium.error.ResetNeeded: `reset` was never called.
+        """
+        if self._state is None:
+            raise gym.error.ResetNeeded("call reset() before snapshot()")
+        return Snapshot(self._state, self._env_seeds.copy(), self._episodes.copy(), self._ended.copy())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continues from a snapshot of an environment with the same settings.
+
+        Raises:
+            ValueError: the snapshot is of another number of environments, or of another network.
+        """
+        theirs, ours = snapshot.state.trainee.params.shape, (self.num_envs, self.episode.trainee.network.size)
+        if theirs != ours:
+            raise ValueError(
+                f"the snapshot holds {theirs[0]} trainees of {theirs[1]} parameters, this environment "
+                f"{ours[0]} of {ours[1]}; make it with the settings of the other"
+            )
+        self._state = snapshot.state
+        self._env_seeds, self._episodes = snapshot.env_seeds.copy(), snapshot.episodes.copy()
+        self._ended = snapshot.ended.copy()
+
+    def render(self) -> Any:
+        """A tuple of images (height, width, 3), one an env, for "rgb_array"; None for "human"."""
+        if self._history is None:
+            gym.logger.warn("render() needs render_mode='rgb_array' or 'human' when the environment is made")
+            return None
+        return self._history.draw() if self.render_mode == "rgb_array" else None
+
+    @property
+    def _device(self) -> torch.device:
+        return self.episode.trainee.device
+
+    def _seed(self, seed: int | Sequence[int | None] | None, mask: NDArray[np.bool_]) -> None:
+        """Gives the masked envs the seeds of the episodes that they are about to begin."""
+        if seed is None and self._state is not None:
+            self._episodes[mask] += 1
+            return
+        if seed is None or isinstance(seed, int | np.integer):
+            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(None if seed is None else int(seed))
+            first = int(self._np_random.integers(2**31) if seed is None else seed)
+            seeds: list[int | None] = [first + i for i in range(self.num_envs)]
+        else:
+            seeds = [None if s is None else int(s) for s in seed]
+        if len(seeds) != self.num_envs or any(s is not None and s < 0 for s in seeds):
+            raise ValueError(f"seeds must be {self.num_envs} numbers of at least 0, one an environment, not {seed}")
+        for i in np.flatnonzero(mask):
+            given = seeds[i]
+            if given is None:
+                self._episodes[i] += 1
+            else:
+                self._env_seeds[i], self._episodes[i] = given, 0
+
+    def _begin(self, mask: NDArray[np.bool_], initial_lr: InitialLR | None = None) -> EpisodeState:
+        """The state with new episodes where the mask holds."""
+        rows = np.flatnonzero(mask)
+        seeds = [draws.episode_seed(int(self._env_seeds[i]), int(self._episodes[i])) for i in rows]
+        fresh = self.episode.reset(seeds, initial_lr)
+        self._ended = self._ended & ~mask
+        if self._state is None or mask.all():
+            return fresh
+        return scatter(torch.from_numpy(rows).to(self._device), fresh, self._state)
+
+    def _restart_at_once(
+        self, observation: Array, info: dict[str, Any], mask: NDArray[np.bool_]
+    ) -> tuple[Array, dict[str, Any]]:
+        """SAME_STEP: what ended goes to `final_obs` and `final_info`, new episodes take its place."""
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for i in np.flatnonzero(mask):
+            final_obs[i] = observation[i].copy()
+        final = {name: np.where(_along(mask, x), x, np.zeros_like(x)) for name, x in info.items() if name[0] != "_"}
+        self._episodes[mask] += 1
+        with torch.no_grad():
+            self._state = self._begin(mask)
+            arrays, info = self._fetch()
+        self._record(info, mask)
+        masks = {f"_{name}": mask.copy() for name in final}
+        info |= {"final_obs": final_obs, "_final_obs": mask.copy(), "final_info": final | masks}
+        return arrays["observation"], info | {"_final_info": mask.copy()}
+
+    def _fetch(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Brings the outcome to the host in one transfer."""
+        assert self._state is not None
+        outcome = self.episode.outcome(self._state)
+        parts = {"observation": outcome.observation, "reward": outcome.reward, "terminated": outcome.terminated}
+        parts |= outcome.info
+        flat = [part.reshape(self.num_envs, -1).to(outcome.observation.dtype) for part in parts.values()]
+        packed = torch.cat(flat, 1).cpu().numpy()
+        columns = np.split(packed, np.cumsum([x.shape[1] for x in flat])[:-1], axis=1)
+        arrays: dict[str, Array] = {}
+        for (name, part), column in zip(parts.items(), columns, strict=True):
+            array = column.reshape(part.shape)
+            arrays[name] = array.astype(HOST_DTYPES.get(name, array.dtype))
+        return arrays, {name: arrays[name] for name in outcome.info}
+
+    def _add_test(self, info: dict[str, Any], mask: NDArray[np.bool_]) -> None:
+        assert self._state is not None
+        with torch.no_grad():
+            rows = torch.from_numpy(np.flatnonzero(mask)).to(self._device)
+            tested = self.episode.test(self._state, rows)
+            results = torch.stack(list(tested.values())).cpu().numpy()
+        for name, result in zip(tested, results, strict=True):
+            info[name] = np.full(self.num_envs, np.nan, result.dtype)
+            info[name][mask] = result
+            info[f"_{name}"] = mask.copy()
+
+    def _record(self, info: dict[str, Any], restarted: NDArray[np.bool_]) -> None:
+        if self._history is not None:
+            self._history.add(info, restarted)
+            if self.render_mode == "human":
+                print(self._history.line(), flush=True)
+
+
+HOST_DTYPES = {"reward": np.float64, "terminated": np.bool_, "diverged": np.bool_, "inner_step": np.int64}
+"""Everything crosses to the host in one array of the observations' dtype; these arrive as something else."""
+
+
+def _along(mask: NDArray[np.bool_], x: Array) -> NDArray[np.bool_]:
+    return mask.reshape(-1, *(1,) * (x.ndim - 1))

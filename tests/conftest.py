@@ -1,0 +1,52 @@
+"""Shared fixtures: made-up data and tasks small enough to be trained in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lrenv import networks
+from lrenv.data import Data, from_arrays
+from lrenv.tasks import Task
+
+torch.set_num_threads(1)
+
+
+def blobs(shape: tuple[int, ...] = (6,), classes: int = 3, train: int = 24, held_out: int = 10) -> Data:
+    """Classes that are Gaussian blobs: learnable examples of any shape."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((classes, *shape))
+    arrays: list[Any] = []
+    for count in (train, held_out, held_out):
+        labels = np.arange(count) % classes
+        arrays += [centres[labels] + rng.standard_normal((count, *shape)), labels]
+    return from_arrays(*arrays)
+
+
+@pytest.fixture
+def make_blobs() -> Callable[..., Data]:
+    """`blobs`, for tests that need data of a certain shape or size."""
+    return blobs
+
+
+@pytest.fixture
+def toy() -> Callable[..., Task]:
+    """A function that gives a small task: a 6-5-3 perceptron on blobs unless told otherwise."""
+
+    def make(data: Data | None = None, **settings: Any) -> Task:
+        held = blobs() if data is None else data
+        defaults: dict[str, Any] = {
+            "network": networks.mlp(5, activation=torch.nn.Tanh),
+            "optimizer": "sgd",
+            "batch_size": 4,
+            "budget": 12,
+            "interval": 4,
+            "initial_lr": 0.1,
+        }
+        return Task("toy", lambda: held, **(defaults | settings))
+
+    return make
