@@ -1,9 +1,9 @@
 """The hand-made schedules: the learning rate as a plain function of the inner step and the budget.
 
 A schedule is a pure function `rate(t, budget, *, peak, ...)` in NumPy, vectorised over envs, that gives what
-PyTorch's scheduler of that kind gives at step `t`; `plateau` alone also needs the validation losses so far.
-A factory (`cosine(peak=1e-2)`) checks the hyperparameters (a ValueError says which one is wrong) and makes an
-agent. Any hyperparameter may be an array of one value per env, so a whole tuning grid runs as one batch:
+PyTorch's scheduler of that kind gives at step `t`. A factory (`cosine(peak=1e-2)`) checks the hyperparameters
+(a ValueError says which one is wrong) and makes an agent. Any hyperparameter may be an array of one value per
+env, so a whole tuning grid runs as one batch:
 
     >>> import numpy as np
     >>> agent = cosine(peak=[0.1, 0.2], warmup=5)
@@ -13,9 +13,15 @@ agent. Any hyperparameter may be an array of one value per env, so a whole tunin
     >>> agent.predict(clock)[0].round(6).tolist()
     [[0.1], [0.1]]
 
-Every schedule takes `warmup`, a number of inner steps: the rate is `peak * (t + 1) / warmup` for `t < warmup`
-(Goyal et al. 2017, section 2.2, arXiv:1706.02677), then the schedule runs on `t - warmup` over
-`budget - warmup`. An interval of several inner steps is trained at the rate of its first one.
+Hyperparameters of several schedules mean the same in all of them:
+
+- `peak`: the highest rate, where the schedule starts unless it says otherwise.
+- `floor`: the lowest rate, at most `peak`.
+- `warmup`: inner steps of linear warm-up. The rate is `peak * (t + 1) / warmup` for `t < warmup` (Goyal et al.
+  2017, section 2.2, arXiv:1706.02677), then the schedule runs on `t - warmup` over `budget - warmup`; only
+  `inverse_sqrt` counts on.
+
+An interval of several inner steps is trained at the rate of its first one.
 """
 
 from __future__ import annotations
@@ -38,8 +44,6 @@ Hyperparameters = tuple[tuple[str, float | tuple[float, ...]], ...]
 """Checked (name, value) pairs, in the order of the factory's signature."""
 
 VIEW = View(control="set-raw", observe="clock")
-MIN_CHANGE = 1e-8
-"""`plateau` makes no reduction smaller than this: the default `eps` of PyTorch's `ReduceLROnPlateau`."""
 
 P = ParamSpec("P")
 A_co = TypeVar("A_co", covariant=True)
@@ -51,7 +55,8 @@ class Tunable(Protocol[P, A_co]):
     grid: Mapping[str, tuple[float, ...]]
     """Hyperparameter name -> values; the grid is their product."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A_co: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A_co:
+        """Makes the agent."""
 
 
 def tuned(**grid: tuple[float, ...]) -> Callable[[Callable[P, A_co]], Tunable[P, A_co]]:
@@ -86,8 +91,12 @@ _LIMITS: dict[str, tuple[Callable[[Array], NDArray[np.bool_]], str]] = {
 }
 
 
-def _checked(**given: Hyperparameter) -> Hyperparameters:
-    """The hyperparameters as hashable values; a ValueError says which one is wrong and what it may be."""
+def checked(**given: Hyperparameter) -> Hyperparameters:
+    """The hyperparameters as hashable values.
+
+    Raises:
+        ValueError: one of them is wrong; the message says which, and what it may be.
+    """
     arrays: dict[str, NDArray[Any]] = {}
     for name, value in given.items():
         array = np.asarray(value)
@@ -100,17 +109,18 @@ def _checked(**given: Hyperparameter) -> Hyperparameters:
     sizes = {name: array.size for name, array in arrays.items() if array.ndim}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"hyperparameters of unequal length {sizes}: an array holds one value per env")
-    if "floor" in arrays and np.any(arrays["floor"] > arrays["peak"]):
-        raise ValueError(
-            f"floor={given['floor']!r} is above peak={given['peak']!r}: lower the floor or raise the peak"
-        )
-    return tuple(
-        (name, tuple(array.tolist()) if array.ndim else array.item()) for name, array in arrays.items()
-    )
+    for low, high in (("floor", "peak"), ("warmup", "timescale")):
+        if {low, high} <= set(arrays) and np.any(arrays[low] > arrays[high]):
+            raise ValueError(f"{low}={given[low]!r} is above {high}={given[high]!r}: lower {low} or raise {high}")
+    return tuple((name, tuple(array.tolist()) if array.ndim else array.item()) for name, array in arrays.items())
 
 
-def _per_env(hyperparameters: Hyperparameters, n: int) -> dict[str, Array]:
-    """Name -> array of shape () or (n,)."""
+def per_env(hyperparameters: Hyperparameters, n: int) -> dict[str, Array]:
+    """Name -> array of shape () or (n,).
+
+    Raises:
+        ValueError: an array of another length.
+    """
     arrays = {name: np.asarray(value, np.float64) for name, value in hyperparameters}
     for name, array in arrays.items():
         if array.ndim and array.size != n:
@@ -121,8 +131,12 @@ def _per_env(hyperparameters: Hyperparameters, n: int) -> dict[str, Array]:
     return arrays
 
 
-def _clock(observation: NDArray[Any]) -> dict[str, Array]:
-    """Column name -> (n,) float64, of an observation (n, len(CLOCK))."""
+def read_clock(observation: NDArray[Any]) -> dict[str, Array]:
+    """Column name -> (n,) float64, of an observation (n, len(CLOCK)).
+
+    Raises:
+        ValueError: the observation is something else.
+    """
     if observation.ndim != 2 or observation.shape[1] != len(CLOCK) or observation.dtype.kind != "f":
         raise ValueError(
             f"a schedule reads a floating-point array (n, {len(CLOCK)}) of {', '.join(CLOCK)}, not "
@@ -131,12 +145,13 @@ def _clock(observation: NDArray[Any]) -> dict[str, Array]:
     return {name: observation[:, i].astype(np.float64) for i, name in enumerate(CLOCK)}
 
 
-def _action(rate: Array, observation: NDArray[Any]) -> NDArray[Any]:
+def as_action(rate: Array, observation: NDArray[Any]) -> NDArray[Any]:
     """The rates (n,) as an action (n, 1) of the observation's dtype."""
     return np.broadcast_to(rate, len(observation)).astype(observation.dtype)[:, None]
 
 
-def _call(name: str, hyperparameters: Hyperparameters) -> str:
+def show(name: str, hyperparameters: Hyperparameters) -> str:
+    """An agent as the call that made it, long arrays cut short."""
     return f"{name}({', '.join(f'{key}={reprlib.repr(value)}' for key, value in hyperparameters)})"
 
 
@@ -148,16 +163,18 @@ class Scheduled:
         name: the agent's public name, e.g. `one-cycle`.
         schedule: `(t, budget, **hyperparameters) -> rate`, arrays of shape (n,) or ().
         hyperparameters: (name, value) pairs with `peak` and `warmup`; a value is a number or a tuple of n.
+        after_warmup: the schedule's `t` and `budget` count from the end of the warm-up, not from its start.
         view: what the agent sees and turns: the rate itself, by the clock.
     """
 
     name: str
     schedule: Callable[..., Array]
     hyperparameters: Hyperparameters
+    after_warmup: bool = True
     view: View = VIEW
 
     def __repr__(self) -> str:
-        return _call(self.name, self.hyperparameters)
+        return show(self.name, self.hyperparameters)
 
     def predict(
         self,
@@ -166,96 +183,18 @@ class Scheduled:
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], State]:
-        """The rate of the interval that now starts.
-
-        Args:
-            observation: the clock, (n, 5), float32 or float64.
-            state: ignored, like `episode_start` and `deterministic`.
-            episode_start: see `state`.
-            deterministic: see `state`.
-
-        Returns:
-            The rates (n, 1) in the observation's dtype, and None.
+        """The rates (n, 1) of the intervals that now start, and None.
 
         Raises:
             ValueError: the observation is no clock, or n is not the length of the array hyperparameters.
         """
-        clock = _clock(observation)
-        values = _per_env(self.hyperparameters, len(observation))
+        clock = read_clock(observation)
+        values = per_env(self.hyperparameters, len(observation))
         t, warmup = clock["inner_step"], values.pop("warmup")
-        after = self.schedule(np.maximum(t - warmup, 0), np.maximum(clock["budget"] - warmup, 1), **values)
+        start = warmup if self.after_warmup else 0
+        after = self.schedule(np.maximum(t - start, 0), np.maximum(clock["budget"] - start, 1), **values)
         rate = np.where(t < warmup, values["peak"] * (t + 1) / np.maximum(warmup, 1), after)
-        return _action(rate, observation), None
-
-
-@dataclass(frozen=True, repr=False)
-class Plateau:
-    """An agent that lowers the rate when the validation loss stops improving; see `plateau`.
-
-    Its state holds four arrays of shape (n,): the rate before warm-up, the best validation loss, the bad
-    decisions in a row, and the decisions of cool-down left.
-
-    Attributes:
-        hyperparameters: (name, value) pairs; a value is a number or a tuple of n.
-        view: what the agent sees and turns: the rate itself, by the clock.
-    """
-
-    hyperparameters: Hyperparameters
-    view: View = VIEW
-
-    def __repr__(self) -> str:
-        return _call("plateau", self.hyperparameters)
-
-    def predict(
-        self,
-        observation: NDArray[Any],
-        state: State = None,
-        episode_start: NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[NDArray[Any], State]:
-        """The rate of the interval that now starts, after a look at the validation loss of this decision.
-
-        Args:
-            observation: the clock, (n, 5), float32 or float64.
-            state: what the call before returned, or None at the start.
-            episode_start: (n,) bool, True where an episode starts: that env's memory starts afresh.
-            deterministic: ignored.
-
-        Returns:
-            The rates (n, 1) in the observation's dtype, and the new state.
-
-        Raises:
-            ValueError: the observation is no clock, or n is not that of the state or array hyperparameters.
-        """
-        clock, n = _clock(observation), len(observation)
-        values = _per_env(self.hyperparameters, n)
-        fresh: tuple[NDArray[Any], ...] = (
-            np.broadcast_to(values["peak"], n),
-            np.full(n, np.inf),
-            np.zeros(n, np.int64),
-            np.zeros(n, np.int64),
-        )
-        if state is None:
-            state = fresh
-        elif len(state[0]) != n:
-            raise ValueError(
-                f"the state is that of {len(state[0])} envs, the observation of {n}: pass None to restart"
-            )
-        elif episode_start is not None:
-            state = tuple(np.where(episode_start, new, old) for new, old in zip(fresh, state, strict=True))
-
-        rate, best, bad, cooling = state
-        better = clock["val_loss"] < best * (1 - values["threshold"])
-        best = np.where(better, clock["val_loss"], best)
-        bad = np.where(better | (cooling > 0), 0, bad + 1)
-        reduce = bad > values["patience"]
-        lower = np.maximum(rate * values["factor"], values["floor"])
-        rate = np.where(reduce & (rate - lower > MIN_CHANGE), lower, rate)
-        cooling = np.where(reduce, values["cooldown"].astype(np.int64), np.maximum(cooling - 1, 0))
-        bad = np.where(reduce, 0, bad)
-
-        warm = np.minimum((clock["inner_step"] + 1) / np.maximum(values["warmup"], 1), 1)
-        return _action(rate * warm, observation), (rate, best, bad, cooling)
+        return as_action(rate, observation), None
 
 
 def _share(part: Array, whole: Array) -> Array:
@@ -305,9 +244,7 @@ def one_cycle_rate(
     return np.where(t <= top, up, down)
 
 
-def sgdr_rate(
-    t: Array, budget: Array, *, peak: Array, floor: Array, period: Array, multiplier: Array
-) -> Array:
+def sgdr_rate(t: Array, budget: Array, *, peak: Array, floor: Array, period: Array, multiplier: Array) -> Array:
     """Cosines from `peak` to `floor`, the k-th (from 0) over `period * multiplier ** k` inner steps."""
     equal = multiplier == 1
     ratio = np.where(equal, 2.0, multiplier)
@@ -320,8 +257,8 @@ def sgdr_rate(
 
 
 def inverse_sqrt_rate(t: Array, budget: Array, *, peak: Array, timescale: Array) -> Array:
-    """`peak / sqrt(max(t, timescale) / timescale)`."""
-    return peak / np.sqrt(np.maximum(t, timescale) / timescale)
+    """`peak * sqrt(timescale / max(t + 1, timescale))`."""
+    return peak * np.sqrt(timescale / np.maximum(t + 1, timescale))
 
 
 PEAKS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
@@ -330,13 +267,8 @@ WARMUPS = (0, 30)
 
 @tuned(peak=PEAKS)
 def constant(peak: Hyperparameter, warmup: Hyperparameter = 0) -> Scheduled:
-    """The same rate throughout.
-
-    Args:
-        peak: the learning rate.
-        warmup: inner steps of linear warm-up.
-    """
-    return Scheduled("constant", constant_rate, _checked(peak=peak, warmup=warmup))
+    """The same rate throughout (PyTorch's `ConstantLR` with `factor=1`)."""
+    return Scheduled("constant", constant_rate, checked(peak=peak, warmup=warmup))
 
 
 @tuned(peak=(0.1, 0.01, 0.001, 0.0001), discount_step=(10, 20, 50, 100), discount_factor=(0.99, 0.9, 0.88))
@@ -346,52 +278,33 @@ def step(
     discount_factor: Hyperparameter,
     warmup: Hyperparameter = 0,
 ) -> Scheduled:
-    """Step decay (PyTorch's `StepLR`); its grid is the 48 settings of Xu et al. 2019, section 3.2.
+    """Times `discount_factor` every `discount_step` inner steps (PyTorch's `StepLR`).
 
-    Args:
-        peak: the initial rate.
-        discount_step: inner steps between two decays.
-        discount_factor: what each decay multiplies the rate by.
-        warmup: inner steps of linear warm-up.
+    Its grid is the 48 settings of Xu et al. 2019, section 3.2.
     """
-    values = _checked(peak=peak, discount_step=discount_step, discount_factor=discount_factor, warmup=warmup)
+    values = checked(peak=peak, discount_step=discount_step, discount_factor=discount_factor, warmup=warmup)
     return Scheduled("step", step_rate, values)
 
 
 @tuned(peak=PEAKS, decay=(0.1, 0.01, 0.001))
 def exponential(peak: Hyperparameter, decay: Hyperparameter, warmup: Hyperparameter = 0) -> Scheduled:
-    """Exponential decay (PyTorch's `ExponentialLR` with `gamma = decay ** (1 / budget)`).
+    """Exponential decay to `decay * peak` (PyTorch's `ExponentialLR` with `gamma = decay ** (1 / budget)`).
 
-    Args:
-        peak: the initial rate.
-        decay: total factor reached at the end of the budget, so that a value suits budgets of any length.
-        warmup: inner steps of linear warm-up.
+    `decay` belongs to the whole budget, so that a value suits budgets of any length.
     """
-    return Scheduled("exponential", exponential_rate, _checked(peak=peak, decay=decay, warmup=warmup))
+    return Scheduled("exponential", exponential_rate, checked(peak=peak, decay=decay, warmup=warmup))
 
 
 @tuned(peak=PEAKS, warmup=WARMUPS)
 def linear(peak: Hyperparameter, floor: Hyperparameter = 0.0, warmup: Hyperparameter = 0) -> Scheduled:
-    """Linear decay over the budget (PyTorch's `LinearLR`, and its `PolynomialLR` of power 1).
-
-    Args:
-        peak: the initial rate.
-        floor: the rate at the end of the budget.
-        warmup: inner steps of linear warm-up.
-    """
-    return Scheduled("linear", linear_rate, _checked(peak=peak, floor=floor, warmup=warmup))
+    """Linear decay over the budget (PyTorch's `LinearLR`, and its `PolynomialLR` of power 1)."""
+    return Scheduled("linear", linear_rate, checked(peak=peak, floor=floor, warmup=warmup))
 
 
 @tuned(peak=PEAKS, warmup=WARMUPS)
 def cosine(peak: Hyperparameter, floor: Hyperparameter = 0.0, warmup: Hyperparameter = 0) -> Scheduled:
-    """Cosine decay over the budget (PyTorch's `CosineAnnealingLR` with `T_max` the budget).
-
-    Args:
-        peak: the initial rate.
-        floor: the rate at the end of the budget.
-        warmup: inner steps of linear warm-up.
-    """
-    return Scheduled("cosine", cosine_rate, _checked(peak=peak, floor=floor, warmup=warmup))
+    """Cosine decay over the budget (PyTorch's `CosineAnnealingLR` with `T_max` the budget)."""
+    return Scheduled("cosine", cosine_rate, checked(peak=peak, floor=floor, warmup=warmup))
 
 
 @tuned(peak=PEAKS, pct_start=(0.1, 0.3))
@@ -404,19 +317,11 @@ def one_cycle(
 ) -> Scheduled:
     """The 1cycle policy (PyTorch's `OneCycleLR` and its defaults; Smith and Topin, arXiv:1708.07120).
 
-    Args:
-        peak: the highest rate.
-        pct_start: fraction of the budget in which the rate rises.
-        div_factor: the rate starts at `peak / div_factor`.
-        final_div_factor: the rate ends at `peak / div_factor / final_div_factor`.
-        warmup: inner steps of linear warm-up before the cycle, which has a rise of its own.
+    The rate starts at `peak / div_factor`, rises over the fraction `pct_start` of the budget, and falls to
+    `peak / div_factor / final_div_factor`. A `warmup` comes before this cycle, which has a rise of its own.
     """
-    values = _checked(
-        peak=peak,
-        pct_start=pct_start,
-        div_factor=div_factor,
-        final_div_factor=final_div_factor,
-        warmup=warmup,
+    values = checked(
+        peak=peak, pct_start=pct_start, div_factor=div_factor, final_div_factor=final_div_factor, warmup=warmup
     )
     return Scheduled("one-cycle", one_cycle_rate, values)
 
@@ -431,80 +336,20 @@ def sgdr(
 ) -> Scheduled:
     """Cosines with restarts (PyTorch's `CosineAnnealingWarmRestarts`; Loshchilov, Hutter, arXiv:1608.03983).
 
-    Args:
-        peak: the rate at every restart.
-        period: inner steps of the first cosine.
-        floor: the rate towards which each cosine falls.
-        multiplier: how much longer each cosine is than the one before.
-        warmup: inner steps of linear warm-up.
+    The first takes `period` inner steps, and each is `multiplier` times as long as the one before.
     """
-    values = _checked(peak=peak, period=period, floor=floor, multiplier=multiplier, warmup=warmup)
+    values = checked(peak=peak, period=period, floor=floor, multiplier=multiplier, warmup=warmup)
     return Scheduled("sgdr", sgdr_rate, values)
 
 
 @tuned(peak=PEAKS, timescale=(10, 30, 100))
 def inverse_sqrt(peak: Hyperparameter, timescale: Hyperparameter, warmup: Hyperparameter = 0) -> Scheduled:
-    """Inverse square root decay, flat for `timescale` steps and then `peak * sqrt(timescale / t)`.
+    """Inverse square root decay: `peak` until `timescale` inner steps were made, half of it at four times as many.
 
-    Without warm-up this is T5's `1 / sqrt(max(t, k))` with `timescale = k` and `peak = 1 / sqrt(k)` (Raffel
-    et al. 2020, section 3.1.2, arXiv:1910.10683). The Transformer's (Vaswani et al. 2017, section 5.3,
-    arXiv:1706.03762) decays alike, but warms up in place of the flat part; here `warmup` comes before it.
-
-    Args:
-        peak: the initial rate.
-        timescale: inner steps before the decay begins; at four times as many the rate is half the peak.
-        warmup: inner steps of linear warm-up.
+    `timescale` counts from the start of training and holds the warm-up. All of it as warm-up gives the
+    Transformer's schedule, with `peak = 1 / sqrt(d_model * warmup)` (Vaswani et al. 2017, section 5.3,
+    arXiv:1706.03762); none gives T5's `1 / sqrt(max(step, timescale))`, with `peak = 1 / sqrt(timescale)`
+    (Raffel et al. 2020, section 3.1.2, arXiv:1910.10683). Both count steps from 1.
     """
-    return Scheduled(
-        "inverse-sqrt", inverse_sqrt_rate, _checked(peak=peak, timescale=timescale, warmup=warmup)
-    )
-
-
-@tuned(peak=PEAKS, factor=(0.1, 0.5), patience=(2, 5, 10))
-def plateau(
-    peak: Hyperparameter,
-    factor: Hyperparameter = 0.1,
-    patience: Hyperparameter = 10,
-    threshold: Hyperparameter = 1e-4,
-    cooldown: Hyperparameter = 0,
-    floor: Hyperparameter = 0.0,
-    warmup: Hyperparameter = 0,
-) -> Plateau:
-    """Decay when the validation loss stalls (PyTorch's `ReduceLROnPlateau`, with its defaults and its `eps`).
-
-    The validation loss of every decision counts, that of the untrained network included.
-
-    Args:
-        peak: the initial rate.
-        factor: what each decay multiplies the rate by.
-        patience: decisions without a new best loss that are let pass; the next one lowers the rate.
-        threshold: a loss is a new best if it is below `best * (1 - threshold)`.
-        cooldown: decisions after a decay in which none is counted as bad.
-        floor: the rate goes no lower.
-        warmup: inner steps in which the rate is scaled by `(t + 1) / warmup`; losses count from the start.
-    """
-    return Plateau(
-        _checked(
-            peak=peak,
-            factor=factor,
-            patience=patience,
-            threshold=threshold,
-            cooldown=cooldown,
-            floor=floor,
-            warmup=warmup,
-        )
-    )
-
-
-SCHEDULES: dict[str, Tunable[..., Scheduled | Plateau]] = {
-    "constant": constant,
-    "step": step,
-    "exponential": exponential,
-    "linear": linear,
-    "cosine": cosine,
-    "one-cycle": one_cycle,
-    "sgdr": sgdr,
-    "inverse-sqrt": inverse_sqrt,
-    "plateau": plateau,
-}
-"""Public agent name -> factory."""
+    values = checked(peak=peak, timescale=timescale, warmup=warmup)
+    return Scheduled("inverse-sqrt", inverse_sqrt_rate, values, after_warmup=False)

@@ -14,10 +14,21 @@ import torch
 from torch.optim import lr_scheduler
 
 from agents import schedules
-from agents.schedules import SCHEDULES
+from agents.plateau import plateau
 from lrenv.benchmark.agent import Agent
 from lrenv.signals import CLOCK
 
+SCHEDULES: dict[str, Any] = {
+    "constant": schedules.constant,
+    "step": schedules.step,
+    "exponential": schedules.exponential,
+    "linear": schedules.linear,
+    "cosine": schedules.cosine,
+    "one-cycle": schedules.one_cycle,
+    "sgdr": schedules.sgdr,
+    "inverse-sqrt": schedules.inverse_sqrt,
+    "plateau": plateau,
+}
 T = 90
 # The settings with which each schedule is compared with PyTorch, and the scheduler that it should equal.
 TORCH: dict[str, tuple[list[dict[str, Any]], Callable[[Any, dict[str, Any]], Any]]] = {
@@ -68,23 +79,13 @@ TORCH: dict[str, tuple[list[dict[str, Any]], Callable[[Any, dict[str, Any]], Any
         lambda o, h: lr_scheduler.CosineAnnealingWarmRestarts(o, h["period"], h["multiplier"], h["floor"]),
     ),
 }
-CASES = [
-    pytest.param(name, setting, id=f"{name}-{i}")
-    for name in TORCH
-    for i, setting in enumerate(TORCH[name][0])
-]
+CASES = [pytest.param(name, setting, id=f"{name}-{i}") for name in TORCH for i, setting in enumerate(TORCH[name][0])]
 PLATEAUS: list[dict[str, Any]] = [
     {"peak": 0.1, "factor": 0.5, "patience": 2, "threshold": 1e-4, "cooldown": 0, "floor": 0.0},
     {"peak": 0.01, "factor": 0.1, "patience": 0, "threshold": 0.05, "cooldown": 3, "floor": 1e-6},
     {"peak": 1e-3, "factor": 0.9, "patience": 1, "threshold": 0.0, "cooldown": 1, "floor": 5e-4},
-    {
-        "peak": 3e-8,
-        "factor": 0.5,
-        "patience": 0,
-        "threshold": 1e-4,
-        "cooldown": 0,
-        "floor": 0.0,
-    },  # stopped by eps
+    # Stopped by eps.
+    {"peak": 3e-8, "factor": 0.5, "patience": 0, "threshold": 1e-4, "cooldown": 0, "floor": 0.0},
 ]
 
 
@@ -92,9 +93,7 @@ def optimizer(lr: float) -> torch.optim.SGD:
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
 
 
-def torch_rates(
-    make: Callable[[Any, dict[str, Any]], Any], setting: dict[str, Any], steps: int
-) -> list[float]:
+def torch_rates(make: Callable[[Any, dict[str, Any]], Any], setting: dict[str, Any], steps: int) -> list[float]:
     """The rate before each of `steps` steps."""
     opt = optimizer(setting["peak"])
     scheduler = make(opt, setting)
@@ -130,14 +129,22 @@ def test_linear_equals_polynomial_of_power_one() -> None:
 @pytest.mark.parametrize("timescale", [1, 10, 37.5])
 def test_inverse_sqrt_is_flat_then_falls_with_the_root(timescale: float) -> None:
     rates = run(schedules.inverse_sqrt(peak=0.3, timescale=timescale))[:, 0]
-    expected = [0.3 if t <= timescale else 0.3 * (timescale / t) ** 0.5 for t in range(T)]
+    expected = [0.3 if t <= timescale else 0.3 * (timescale / t) ** 0.5 for t in range(1, T + 1)]
     np.testing.assert_allclose(rates, expected, rtol=1e-12)
 
 
-def test_t5_is_inverse_sqrt_from_one_over_the_root_of_k() -> None:
+def test_inverse_sqrt_equals_the_schedule_of_t5() -> None:
     k = 16
     rates = run(schedules.inverse_sqrt(peak=k**-0.5, timescale=k))[:, 0]
-    np.testing.assert_allclose(rates, [1 / max(t, k) ** 0.5 for t in range(T)], rtol=1e-12)
+    np.testing.assert_allclose(rates, [1 / max(t, k) ** 0.5 for t in range(1, T + 1)], rtol=1e-12)
+
+
+@pytest.mark.parametrize("warmup", [1, 16])
+def test_inverse_sqrt_equals_the_schedule_of_the_transformer(warmup: int) -> None:
+    d_model = 512
+    rates = run(schedules.inverse_sqrt(peak=(d_model * warmup) ** -0.5, timescale=warmup, warmup=warmup))[:, 0]
+    expected = [d_model**-0.5 * min(t**-0.5, t * warmup**-1.5) for t in range(1, T + 1)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("multiplier", [1, 2, 3])
@@ -217,21 +224,20 @@ def test_plateau_equals_torch_with_other_settings_and_restarts_in_every_env(seed
         for start, end in itertools.pairwise([*starts, decisions]):
             expected[start:end, i] = plateau_rates(PLATEAUS[i], losses[start:end, i])
 
-    agent = schedules.plateau(**stacked(PLATEAUS))
+    agent = plateau(**stacked(PLATEAUS))
     state, rates = None, []
     for d in range(decisions):
         begins = np.array([d in starts for starts in restarts])
         action, state = agent.predict(clock(n, 10 * d, 10 * decisions, losses[d]), state, begins)
         rates.append(action[:, 0])
     np.testing.assert_allclose(rates, expected, rtol=0, atol=1e-12)
-    assert (
-        len(np.unique(expected[:, 0])) > 3 and len(np.unique(expected[:, 3])) == 2
-    )  # decays happened; eps stopped one
+    assert len(np.unique(expected[:, 0])) > 3, "decays happened"
+    assert len(np.unique(expected[:, 3])) == 2, "eps stopped one"
 
 
 def test_plateau_keeps_its_memory_in_the_state() -> None:
     """The same call twice gives the same answer, and leaves the state that it was given as it was."""
-    agent = schedules.plateau(peak=0.1, patience=0)
+    agent = plateau(peak=0.1, patience=0)
     _, state = agent.predict(clock(2, 0, val_loss=1.0))
     assert state is not None
     before = [array.copy() for array in state]
@@ -248,19 +254,15 @@ def test_plateau_warmup_scales_the_rate() -> None:
     states: list[Any] = [None, None]
     for t in range(T):
         observation = clock(1, t, val_loss=losses[t])
-        plain, states[0] = schedules.plateau(peak=0.1, patience=2).predict(observation, states[0])
-        warm, states[1] = schedules.plateau(peak=0.1, patience=2, warmup=warmup).predict(
-            observation, states[1]
-        )
+        plain, states[0] = plateau(peak=0.1, patience=2).predict(observation, states[0])
+        warm, states[1] = plateau(peak=0.1, patience=2, warmup=warmup).predict(observation, states[1])
         np.testing.assert_allclose(warm, plain * min(1, (t + 1) / warmup), rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "plateau"])
 def test_the_grid_as_one_batch_equals_one_by_one(name: str) -> None:
     factory = SCHEDULES[name]
-    settings = [
-        dict(zip(factory.grid, values, strict=True)) for values in itertools.product(*factory.grid.values())
-    ]
+    settings = [dict(zip(factory.grid, values, strict=True)) for values in itertools.product(*factory.grid.values())]
     assert 1 < len(settings) <= 48
     together = run(factory(**stacked(settings)), len(settings))
     for i, setting in enumerate(settings):
@@ -268,10 +270,10 @@ def test_the_grid_as_one_batch_equals_one_by_one(name: str) -> None:
 
 
 def test_plateau_as_one_batch_equals_one_by_one() -> None:
-    grid = schedules.plateau.grid
+    grid = plateau.grid
     settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     losses = stalling_losses(2, 40, len(settings))
-    agents = [schedules.plateau(**stacked(settings)), *(schedules.plateau(**setting) for setting in settings)]
+    agents = [plateau(**stacked(settings)), *(plateau(**setting) for setting in settings)]
     states: list[Any] = [None] * len(agents)
     for t in range(len(losses)):
         together, states[0] = agents[0].predict(clock(len(settings), t, val_loss=losses[t]), states[0])
@@ -307,13 +309,15 @@ def test_contract(name: str, dtype: Any) -> None:
     agent, twin = SCHEDULES[name](**setting), SCHEDULES[name](**setting)
     assert isinstance(agent, Agent)
     assert (agent.view.control, agent.view.observe) == ("set-raw", "clock")
-    assert agent == twin == pickle.loads(pickle.dumps(agent)) and hash(agent) == hash(twin)
+    assert agent == twin == pickle.loads(pickle.dumps(agent))
+    assert hash(agent) == hash(twin)
     assert agent != SCHEDULES[name](**{**setting, "peak": 0.5})
 
     times, budgets = np.array([0, 20, 55]), np.array([60, 600, 56])
     observation = clock(3, times, budgets, dtype=dtype)
     action, _ = agent.predict(observation)
-    assert action.shape == (3, 1) and action.dtype == dtype
+    assert action.shape == (3, 1)
+    assert action.dtype == dtype
     for i in range(3):
         np.testing.assert_array_equal(agent.predict(observation[i : i + 1])[0], action[i : i + 1])
 
@@ -323,7 +327,7 @@ def test_repr_names_the_hyperparameters() -> None:
     assert repr(schedules.inverse_sqrt(peak=[1, 2], timescale=5)) == (
         "inverse-sqrt(peak=(1, 2), timescale=5, warmup=0)"
     )
-    assert repr(schedules.plateau(peak=0.1)) == (
+    assert repr(plateau(peak=0.1)) == (
         "plateau(peak=0.1, factor=0.1, patience=10, threshold=0.0001, cooldown=0, floor=0.0, warmup=0)"
     )
     assert len(repr(schedules.constant(peak=np.full(1000, 0.1)))) < 100
@@ -351,6 +355,7 @@ def test_repr_names_the_hyperparameters() -> None:
         ("sgdr", {"peak": 0.1, "period": 0}, "period must be"),
         ("sgdr", {"peak": 0.1, "period": 10, "multiplier": 0.5}, "multiplier must be"),
         ("inverse-sqrt", {"peak": 0.1, "timescale": 0}, "timescale must be"),
+        ("inverse-sqrt", {"peak": 0.1, "timescale": 10, "warmup": 11}, "warmup=11 is above timescale=10"),
         ("plateau", {"peak": 0.1, "factor": 0}, "factor must be"),
         ("plateau", {"peak": 0.1, "patience": -1}, "patience must be"),
         ("plateau", {"peak": 0.1, "threshold": -1e-4}, "threshold must be"),
@@ -370,7 +375,7 @@ def test_a_batch_of_another_size_is_refused(name: str) -> None:
 
 
 def test_a_state_of_another_batch_is_refused() -> None:
-    agent = schedules.plateau(peak=0.1)
+    agent = plateau(peak=0.1)
     _, state = agent.predict(clock(3, 0))
     with pytest.raises(ValueError, match="state is that of 3 envs"):
         agent.predict(clock(2, 1), state)

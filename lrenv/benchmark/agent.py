@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from lrenv.benchmark.controller_file import read_metadata
 from lrenv.lookup import lookup
 
 State = tuple[NDArray[Any], ...] | None
@@ -107,9 +108,7 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
         ValueError: an unknown name, unfit settings, or a file that is no controller.
         FileNotFoundError: no such file.
     """
-    if isinstance(agent, Path) or agent.endswith(".safetensors") or "/" in agent:
-        from lrenv.benchmark.controller_file import read_metadata
-
+    if isinstance(agent, Path) or agent.endswith(".safetensors"):
         if settings:
             raise ValueError(f"a controller file takes no settings, but got {', '.join(settings)}")
         kind = read_metadata(Path(agent))["agent"]

@@ -1,0 +1,23 @@
+"""Statistics of results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import ttest_ind
+
+
+def mean_std(values: NDArray[Any]) -> tuple[float, float]:
+    """Mean and sample standard deviation (NaN for a single value)."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+
+def welch(values: NDArray[Any], baseline: NDArray[Any]) -> float:
+    """Two-sided p-value of Welch's t-test, which assumes no equal variances; NaN for fewer than two values a side."""
+    if min(len(values), len(baseline)) < 2:
+        return float("nan")
+    if np.ptp(values) == 0 and np.ptp(baseline) == 0:  # no variance to test against
+        return float(values[0] == baseline[0])
+    return float(ttest_ind(values, baseline, equal_var=False).pvalue)

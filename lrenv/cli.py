@@ -1,0 +1,132 @@
+"""The command line: `lrenv tasks`, `lrenv agents`, `lrenv compare`, `lrenv download`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from lrenv import data
+from lrenv.benchmark.agent import agents
+from lrenv.benchmark.compare import compare
+from lrenv.benchmark.report import save_report, table
+from lrenv.tasks import make_task, tasks
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Lists the tasks."""
+
+
+@dataclass(frozen=True)
+class Agents:
+    """Lists the agents that are installed."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """Downloads a published data set."""
+
+    name: tyro.conf.Positional[str]
+    """mnist, fashion-mnist, cifar10 or svhn."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compares agents on a task: tunes the schedules, runs everyone on the same seeds, shows and saves the results."""
+
+    task: str = "digits-mlp"
+    """What to train; a name from `lrenv tasks`."""
+    agents: str = "constant,step,cosine"
+    """Names, name:setting=value, or controller files, separated by commas."""
+    seeds: int = 10
+    """Runs of each agent."""
+    initial_lr: str = ""
+    """Rates separated by commas: agents that scale the rate get a row from each. By default the task's, mixed."""
+    baseline: str | None = None
+    """Whom the others are tested against; step if it takes part, else the first."""
+    budget: int | None = None
+    """Inner steps; the task's own by default."""
+    device: str | None = None
+    """Where the trainees live; CUDA where there is any by default."""
+    out: Path = Path("runs/compare")
+    """Folder for results.jsonl, summary.json, comparison.png and report.html."""
+
+
+def _tasks(command: Tasks) -> None:
+    shown = Table("task", "what", "batch", "budget", "optimizer")
+    for name in tasks():
+        task = make_task(name)
+        shown.add_row(name, task.summary, str(task.batch_size), str(task.budget), str(task.optimizer))
+    Console().print(shown)
+
+
+def _agents(command: Agents) -> None:
+    print("\n".join(agents()))
+
+
+def _download(command: Download) -> None:
+    found = data.load(command.name, download=True)
+    print(f"{command.name}: {', '.join(str(len(split.targets)) for split in found[:3])} examples in {data.data_root()}")
+
+
+def _compare(command: Compare) -> None:
+    try:
+        rates = [float(rate) for rate in command.initial_lr.split(",") if rate]
+    except ValueError as error:
+        raise ValueError(f"--initial-lr takes numbers separated by commas: {error}") from None
+    task = make_task(command.task, **({} if command.budget is None else {"budget": command.budget}))
+    names = [name.strip() for name in command.agents.split(",") if name.strip()]
+    comparison = compare(
+        task, names, command.seeds, baseline=command.baseline, initial_lrs=rates, device=command.device
+    )  # fmt: skip
+    Console().print(table(comparison))
+    print(f"report: {save_report(comparison, command.out)}")
+
+
+def run(commands: Mapping[str, tuple[type[Any], Callable[[Any], Any]]], description: str) -> int:
+    """Parses the command line into one of the settings classes and calls its function.
+
+    Args:
+        commands: name -> (dataclass of its settings, function of them).
+        description: of the program.
+
+    Returns:
+        The exit status: 0, 2 for errors that the user can mend, 130 for an interruption.
+    """
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        functions = {kind: function for kind, function in commands.values()}
+        parsed = tyro.extras.subcommand_cli_from_dict(
+            {name: kind for name, (kind, _) in commands.items()}, description=description
+        )
+        functions[type(parsed)](parsed)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def main() -> int:
+    """The `lrenv` command."""
+    commands: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
+        "tasks": (Tasks, _tasks),
+        "agents": (Agents, _agents),
+        "compare": (Compare, _compare),
+        "download": (Download, _download),
+    }
+    return run(commands, "Networks in training as environments, for agents that control the learning rate.")

@@ -1,0 +1,43 @@
+"""Sets that need no files: scikit-learn ships one, the other is generated."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrenv.data.store import stored
+from lrenv.data.types import Data, Split, with_statistics
+
+
+def digits() -> Data:
+    """Scikit-learn's digits: 1,797 images of 8 x 8 pixels with 17 levels of grey."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images.astype(np.uint8)).unsqueeze(1)
+    pool = Split(images, torch.from_numpy(bunch.target.astype(np.int64)))
+    train, val, test = pool.shuffled().cut(1200, 297, 300)
+    return with_statistics(train, val, test, classes=10)
+
+
+def mnist1d() -> Data:
+    """MNIST-1D by its authors' own generator at their settings; it takes seconds, so its result is stored."""
+    tensors = stored("mnist1d", version("mnist1d"), _generate_mnist1d)
+    train, test = (Split(tensors[f"{part}.inputs"], tensors[f"{part}.targets"]) for part in ("train", "test"))
+    train, val = train.shuffled().cut(3000, 1000)
+    return with_statistics(train, val, test.shuffled(), classes=10)
+
+
+def _generate_mnist1d() -> dict[str, Tensor]:
+    from mnist1d.data import get_dataset_args, make_dataset
+
+    made = make_dataset(get_dataset_args())
+    return {
+        "train.inputs": torch.from_numpy(made["x"]).float(),
+        "train.targets": torch.from_numpy(made["y"]).long(),
+        "test.inputs": torch.from_numpy(made["x_test"]).float(),
+        "test.targets": torch.from_numpy(made["y_test"]).long(),
+    }

@@ -1,0 +1,132 @@
+"""Data sets by name."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lrenv.data.embedded import digits, mnist1d
+from lrenv.data.folder import folder
+from lrenv.data.published import SOURCES, Source
+from lrenv.data.store import data_root
+from lrenv.data.types import Data, Loader
+from lrenv.lookup import lookup
+
+_LOADERS: dict[str, Loader] = {
+    "digits": digits,
+    "mnist1d": mnist1d,
+    **{source.name: source for source in SOURCES},
+    "folder": folder,
+}
+_LOADED: dict[tuple[Loader, Path, tuple[tuple[str, object], ...]], Data] = {}
+
+
+def datasets() -> tuple[str, ...]:
+    """The names `load` knows, those of `register_data` included."""
+    return tuple(_LOADERS)
+
+
+def register_data(name: str, loader: Loader, *, replace: bool = False) -> None:
+    """Adds a data set, so that `load(name, **options)` returns `loader(**options)`.
+
+    Args:
+        name: the name for `load`.
+        loader: called once for each combination of options, which must be hashable; `from_arrays` builds and
+            checks what it should return.
+        replace: allow a name that is taken.
+
+    Raises:
+        ValueError: the name is taken and `replace` is false.
+    """
+    if name in _LOADERS and not replace:
+        raise ValueError(f"data set {name!r} exists already: choose another name, or pass replace=True")
+    _LOADERS[name] = loader
+
+
+def load(name: str, *, download: bool | None = None, **options: object) -> Data:
+    """A data set by name, loaded on the first call and then kept in memory for the life of the process.
+
+    ============== ======================== ============================================================
+    name           train / val / test       inputs
+    ============== ======================== ============================================================
+    digits         1,200 / 297 / 300        uint8 (1, 8, 8), 0..16, from scikit-learn
+    mnist1d        3,000 / 1,000 / 1,000    float32 (40,), generated (Greydanus & Kobak, arXiv 2011.14439)
+    mnist          50,000 / 10,000 / 10,000 uint8 (1, 28, 28)
+    fashion-mnist  50,000 / 10,000 / 10,000 uint8 (1, 28, 28)
+    cifar10        40,000 / 10,000 / 10,000 uint8 (3, 32, 32)
+    svhn           63,257 / 10,000 / 26,032 uint8 (3, 32, 32)
+    cifar10-jpeg   40,000 / 10,000 / 10,000 uint8 (3, 32, 32), from cifar10-jpeg/{train,test}/<class>/*.jpg
+    folder         see below                uint8 (channels, height, width)
+    ============== ======================== ============================================================
+
+    Options of the sets that come as files, from mnist to cifar10-jpeg:
+        whole_train (bool, False): train on all training images; the validation split is then the *test*
+            split, so nothing may be chosen by it. For reproducing publications that held nothing out.
+
+    Options of `folder`, a folder of images:
+        path: holds either one folder per class, or train/ and optionally val/ and test/ that do. Classes are
+            numbered in the order of their names in train/.
+        size (int): images are resized to size x size; by default to the size of the first one.
+        channels (1 or 3, default 3): grey or RGB.
+        held_out (0.2): the fraction of the training images that is held out to make the missing ones of
+            validation and test; where both are missing, half of it goes to each.
+        Images are decoded once; the tensors are stored below `data_root()/tensors` until a file changes.
+
+    Loading leaves the global generators of random, NumPy and torch as they were.
+
+    Args:
+        name: one of `datasets()`.
+        download: fetch missing files of mnist, fashion-mnist, cifar10 and svhn; by default only if the
+            environment says `LRENV_DOWNLOAD=1`. Other sets have nothing to fetch.
+        **options: as listed; hashable values. A `path` is made absolute.
+
+    Raises:
+        ValueError: unknown name, an option out of range, or a folder that is not laid out as described.
+        TypeError: unknown or missing option, or a registered loader that returns no `Data`.
+        DataMissing: files are not there and may not, or could not, be downloaded.
+        DataCorrupt: files are truncated, unreadable, or hold something else than they should.
+    """
+    loader = lookup(_LOADERS, name, "data set")
+    signature = inspect.signature(loader)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        known = ", ".join(signature.parameters) or "none"
+        raise TypeError(f"data set {name!r}: {error}; its options: {known}") from None
+    if isinstance(path := options.get("path"), (str, Path)):
+        options["path"] = Path(path).expanduser().absolute()
+    key = (loader, data_root(), tuple(sorted(options.items())))
+    try:
+        if key in _LOADED:
+            return _LOADED[key]
+    except TypeError:
+        raise TypeError(f"options of data set {name!r} must be hashable, got {options!r}") from None
+    with _randomness_kept():
+        if isinstance(loader, Source):
+            loader.provide(download)
+        data = loader(**options)
+    if not isinstance(data, Data):
+        raise TypeError(f"the loader of {name!r} must return lrenv.data.Data, got {type(data).__name__}")
+    _LOADED[key] = data
+    return data
+
+
+@contextmanager
+def _randomness_kept() -> Iterator[None]:
+    """Puts the generators of random, NumPy and torch (CPU) back.
+
+    MNIST-1D's generator seeds two of them, and the mere import of sklearn.datasets draws from one.
+    """
+    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(pytorch)

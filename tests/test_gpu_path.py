@@ -1,0 +1,134 @@
+"""The path to an accelerator without one: every task runs on a fake device that refuses mixing and waiting.
+
+Tensors of `FakeTensorMode` have a shape and a device but no numbers. Computing with two devices raises, and so does
+whatever would have to wait for a number. Renaming the private backend holds for a process, hence the child process.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PRELUDE = """
+import importlib
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from lrenv.data import Data, Split
+from lrenv.episode import Episode
+from lrenv.tasks import make_task, tasks
+
+torch.set_num_threads(1)
+_setup_privateuseone_for_python_backend(rename="gpu")
+
+SHAPES = {
+    "digits": (1, 8, 8), "mnist1d": (40,), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32), "cifar10-jpeg": (3, 32, 32), "svhn": (3, 32, 32), "folder": (3, 32, 32),
+}
+
+def load(name, **options):
+    shape = SHAPES[name]
+    dtype = torch.uint8 if len(shape) == 3 else torch.float32
+    statistics = (shape[0], 1, 1) if len(shape) == 3 else ()
+    def split(count):
+        return Split(torch.zeros(count, *shape, dtype=dtype), torch.zeros(count, dtype=torch.int64))
+    return Data(split(12), split(6), split(6), torch.zeros(statistics), torch.ones(statistics), 10)
+
+# As an attribute of the package, `tasks` is the function.
+importlib.import_module("lrenv.tasks").load = load
+
+def play(task, **settings):
+    episode = Episode(task, device="gpu", **settings)
+    state = episode.reset([0, 1])
+    columns = episode.control.rates + len(episode.control.beside)
+    with torch.no_grad():
+        for _ in range(2):
+            state = episode.step(state, torch.zeros(2, columns, device="gpu"))
+    outcome = episode.outcome(state)
+    tested = episode.test(state, torch.tensor([1], device="gpu"))
+    for name, tensor in outcome.info.items() | tested.items():
+        assert tensor.device.type == "gpu", name
+    assert outcome.observation.device.type == outcome.reward.device.type == "gpu"
+    assert outcome.reward.shape == (2,)
+"""
+
+
+def run(body: str) -> None:
+    """Runs a script in a child process, and shows its error where it fails."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", PRELUDE + body], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_every_task_trains_on_an_accelerator() -> None:
+    run(
+        """
+with FakeTensorMode():
+    for name in tasks():
+        try:
+            play(make_task(name, batch_size=4, budget=4, interval=2) if name != "two-minima" else make_task(name))
+        except Exception as error:
+            raise AssertionError(name) from error
+"""
+    )
+
+
+def test_every_setting_runs_on_an_accelerator() -> None:
+    run(
+        """
+from torch import nn
+from lrenv import networks
+from lrenv.controls import KINDS
+from lrenv.optimizers import OPTIMIZERS, adam
+from lrenv.rewards import REWARDS
+from lrenv.signals import OBSERVATIONS
+from lrenv.tasks import LogUniform
+from lrenv.trainee import Trainee
+
+def dropout(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, classes))
+
+with FakeTensorMode():
+    base = make_task("digits-mlp", batch_size=4, budget=3, interval=2)
+    for optimizer in OPTIMIZERS:
+        play(make_task(base, optimizer=optimizer))
+    for kind in KINDS:
+        for granularity in ("", "/layer", "/parameter"):
+            play(base, control=kind + granularity)
+    for observe in OBSERVATIONS:
+        play(base, observe=observe)
+    for reward in REWARDS:
+        play(base, reward=reward)
+    play(make_task(base, network=dropout, augment="crop-flip", replacement=True, initial_lr=LogUniform(1e-3, 1e-1)),
+         control=("set", "momentum", "weight_decay"))
+    trainee = Trainee(make_task(base, optimizer=adam(eps_root=1e-8)), device="gpu")
+    lr = torch.ones(2, 1, device="gpu", requires_grad=True)
+    state, losses = trainee.unroll(trainee.init([0, 1]), lr, trainee.hyper(2), 3)
+    (slope,) = torch.autograd.grad(losses.sum(), lr)
+    assert slope.device.type == "gpu" and slope.shape == (2, 1)
+"""
+    )
+
+
+def test_the_guard_sees_waiting_and_mixing() -> None:
+    """Without this the tests above could not fail."""
+    run(
+        """
+waiting, mixing = "DataDependentOutputException", "FakeTensorDeviceMismatchError"
+deeds = (
+    (lambda x: x.sum().item(), waiting),
+    (lambda x: bool((x > 0).all()), waiting),
+    (lambda x: x + torch.ones(2, 2), mixing),
+    (lambda x: x @ torch.ones(2, 2), mixing),
+)
+with FakeTensorMode():
+    for number, (deed, error) in enumerate(deeds):
+        try:
+            deed(torch.ones(2, 2, device="gpu"))
+        except Exception as caught:
+            assert type(caught).__name__ == error, (number, repr(caught))
+        else:
+            raise AssertionError(f"deed {number} passed")
+"""
+    )

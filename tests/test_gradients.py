@@ -1,0 +1,121 @@
+"""Hypergradients of an unroll: reverse mode, forward mode and finite differences agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lrenv import networks
+from lrenv.data import Data
+from lrenv.optimizers import adam
+from lrenv.tasks import Task
+from lrenv.trainee import Trainee
+
+F64 = torch.float64
+STEPS = 5
+
+
+def conv_net(shape: networks.Shape, classes: int) -> nn.Module:
+    """Smooth everywhere, so that finite differences are exact to rounding."""
+    return nn.Sequential(
+        nn.Conv2d(shape[0], 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, classes)
+    )
+
+
+OPTIMIZERS = {"sgd": "sgd", "momentum": "momentum", "adam": adam(eps_root=1e-8)}
+
+
+def objective(trainee: Trainee, seeds: range) -> Callable[[Tensor], Tensor]:
+    """Rates (n, K) -> (n,): the loss of the next training batch, in training mode, after an unroll."""
+    start, hyper = trainee.init(seeds), trainee.hyper(len(seeds))
+
+    def loss(lr: Tensor) -> Tensor:
+        state, _ = trainee.unroll(start, lr, hyper, STEPS)
+        return trainee.loss(state.params, state, trainee.batch_indices(state, 1)[:, 0])[0]
+
+    return loss
+
+
+def central_differences(loss: Callable[[Tensor], Tensor], lr: Tensor, h: float = 1e-5) -> Tensor:
+    """d loss_i / d lr_ik, (n, K): one column of all envs at a time, for envs do not interact."""
+    columns = []
+    with torch.no_grad():
+        for k in range(lr.shape[1]):
+            step = torch.zeros_like(lr)
+            step[:, k] = h
+            columns.append((loss(lr + step) - loss(lr - step)) / (2 * h))
+    return torch.stack(columns, 1)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+@pytest.mark.parametrize("granularity", ["trainee", "layer"])
+def test_reverse_equals_forward_equals_differences(
+    toy: Callable[..., Task], make_blobs: Callable[..., Data], optimizer: str, network: str, granularity: str
+) -> None:
+    settings = {"optimizer": OPTIMIZERS[optimizer]}
+    task = toy(**settings) if network == "mlp" else toy(make_blobs((2, 6, 6)), network=conv_net, **settings)
+    trainee = Trainee(task, dtype=F64)
+    loss = objective(trainee, range(3))
+    columns = 1 if granularity == "trainee" else len(trainee.network.layers)
+    lr = 0.02 * torch.arange(1, 3 * columns + 1, dtype=F64).view(3, columns)
+    leaf = lr.clone().requires_grad_()
+    (reverse,) = torch.autograd.grad(loss(leaf).sum(), leaf)
+    torch.testing.assert_close(reverse, central_differences(loss, lr), rtol=1e-6, atol=1e-9)
+    for k in range(columns):
+        direction = torch.zeros_like(lr)
+        direction[:, k] = 1
+        _, forward = torch.func.jvp(loss, (lr,), (direction,))
+        torch.testing.assert_close(forward, reverse[:, k], rtol=1e-9, atol=1e-12)
+    assert reverse.abs().min() > 1e-6, "a derivative of zero would agree with anything"
+
+
+def test_rates_per_parameter(toy: Callable[..., Task]) -> None:
+    trainee = Trainee(toy(optimizer="momentum"), dtype=F64)
+    loss = objective(trainee, range(2))
+    lr = torch.full((2, trainee.network.size), 0.05, dtype=F64)
+    leaf = lr.clone().requires_grad_()
+    (reverse,) = torch.autograd.grad(loss(leaf).sum(), leaf)
+    torch.testing.assert_close(reverse, central_differences(loss, lr), rtol=1e-6, atol=1e-9)
+
+
+def test_one_step_is_minus_the_product_of_gradient_and_direction(toy: Callable[..., Task]) -> None:
+    """Baydin et al. 2018, equation 5: d L(w_t) / d lr = -<grad L(w_t), direction_(t-1)>."""
+    trainee = Trainee(toy(optimizer="adam"), dtype=F64)
+    start, hyper = trainee.unroll(trainee.init([0, 1]), torch.full((2, 1), 0.01, dtype=F64), trainee.hyper(2), 3)[0], trainee.hyper(2)
+    lr = torch.full((2, 1), 0.05, dtype=F64, requires_grad=True)
+    after, _ = trainee.unroll(start, lr, hyper, 1)
+    rows = trainee.batch_indices(after, 1)[:, 0]
+    loss, _ = trainee.loss(after.params, after, rows)
+    (reverse,) = torch.autograd.grad(loss.sum(), lr)
+    direction = ((start.params - after.params) / lr).detach()
+    weights = after.params.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(trainee.loss(weights, after, rows)[0].sum(), weights)
+    torch.testing.assert_close(reverse[:, 0], -(gradient * direction).sum(1), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["momentum", "weight_decay"])
+def test_hyperparameters_are_differentiable_too(toy: Callable[..., Task], name: str) -> None:
+    trainee = Trainee(toy(optimizer="momentum", weight_decay=0.01), dtype=F64)
+    start, lr = trainee.init([0, 1]), torch.full((2, 1), 0.1, dtype=F64)
+
+    def loss(value: Tensor) -> Tensor:
+        state, _ = trainee.unroll(start, lr, trainee.hyper(2) | {name: value}, STEPS)
+        return trainee.evaluate(state.params, state.buffers, trainee.val).loss
+
+    value = torch.tensor([[0.3], [0.02]], dtype=F64)
+    leaf = value.clone().requires_grad_()
+    (reverse,) = torch.autograd.grad(loss(leaf).sum(), leaf)
+    torch.testing.assert_close(reverse, central_differences(loss, value), rtol=1e-6, atol=1e-9)
+
+
+def test_trainees_do_not_interact(toy: Callable[..., Task], make_blobs: Callable[..., Data]) -> None:
+    trainee = Trainee(toy(make_blobs((2, 6, 6)), network=conv_net), dtype=F64)
+    loss = objective(trainee, range(3))
+    lr = torch.full((3, 1), 0.1, dtype=F64)
+    jacobian = torch.autograd.functional.jacobian(loss, lr).squeeze(-1)
+    assert torch.equal(jacobian, torch.diag(jacobian.diagonal()))
+    assert (jacobian.diagonal() != 0).all()

@@ -1,0 +1,233 @@
+"""Rewards by hand, the price of dying as a property, and signals against a second rendering in NumPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lrenv.rewards import CAP, REWARDS, make_reward
+from lrenv.signals import CLOCK, DYNAMICS, OBSERVATIONS, PAPER, SCALE_FREE, Dynamics, Observer
+
+F64 = torch.float64
+
+
+def dynamics(n: int = 1, **values: Any) -> Dynamics:
+    """`Dynamics` of n trainees that are 1 everywhere but where told otherwise."""
+    leaves = {name: torch.ones(n, dtype=F64) for name in Dynamics._fields}
+    leaves |= {name: torch.as_tensor(value, dtype=F64).expand(n) for name, value in values.items()}
+    return Dynamics(**leaves)
+
+
+def pay(reward: str, dead: bool = False, **values: Any) -> float:
+    got = make_reward(reward)(dynamics(**values), torch.tensor([dead]))
+    assert got.shape == (1,)
+    return float(got)
+
+
+def test_living_rewards_by_hand() -> None:
+    seen = {"val_loss": 0.5, "previous_val_loss": 0.8, "initial_val_loss": 2.0, "budget": 100, "interval": 10}
+    assert pay("val_loss", **seen) == -0.5
+    assert pay("log_val_loss", **seen) == pytest.approx(-math.log(0.5))
+    assert pay("improvement", **seen) == pytest.approx(math.log(0.8 / 0.5))
+    assert pay("final", **seen, inner_step=90) == 0
+    assert pay("final", **seen, inner_step=100) == -0.5
+
+
+def test_losses_count_up_to_the_cap() -> None:
+    seen = {"val_loss": 1e6, "previous_val_loss": 1e5, "initial_val_loss": 2.0, "inner_step": 100, "budget": 100}
+    cap = CAP * 2
+    assert pay("val_loss", **seen) == -cap
+    assert pay("log_val_loss", **seen) == pytest.approx(-math.log(cap))
+    assert pay("improvement", **seen) == 0
+    assert pay("final", **seen) == -cap
+
+
+def test_prices_of_divergence_by_hand() -> None:
+    """Ten decisions of ten steps, dead in the third: eight rewards were left."""
+    seen = {"val_loss": math.nan, "previous_val_loss": 0.5, "initial_val_loss": 2.0}
+    seen |= {"inner_step": 30, "budget": 100, "interval": 10}
+    cap = CAP * 2
+    assert pay("val_loss", True, **seen) == -cap * 9
+    assert pay("log_val_loss", True, **seen) == pytest.approx(-math.log(cap) * 8 - 1)
+    assert pay("improvement", True, **seen) == pytest.approx(math.log(0.5 / cap) - 1)
+    assert pay("final", True, **seen) == -2 * cap
+
+
+def run(reward: str, losses: list[float], initial: float, budget: int, interval: int, death: int | None) -> list[float]:
+    """The rewards of a run with these validation losses that dies in decision `death`, or lives."""
+    rewards = []
+    decisions = -(-budget // interval)
+    for k in range(decisions):
+        dead = k == death
+        rewards.append(
+            pay(
+                reward, dead, val_loss=math.nan if dead else losses[k], initial_val_loss=initial,
+                previous_val_loss=losses[k - 1] if k else initial, inner_step=min((k + 1) * interval, budget),
+                budget=budget, interval=interval,
+            )
+        )  # fmt: skip
+        if dead:
+            break
+    return rewards
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+def test_dying_is_worse_than_the_worst_way_to_live_on(reward: str) -> None:
+    """Whatever the past, no future losses, however bad, make a run that lives on worse than one that dies now."""
+    generator = np.random.default_rng(0)
+    for _ in range(40):
+        interval = int(generator.integers(1, 7))
+        budget = int(generator.integers(1, 9 * interval))
+        decisions = -(-budget // interval)
+        initial = float(10 ** generator.uniform(-3, 3))
+        losses = [float(x) for x in initial * 10 ** generator.uniform(-6, 6, decisions)]
+        for death in range(decisions):
+            dying = sum(run(reward, losses, initial, budget, interval, death))
+            for future in (losses[death:], [math.inf] * (decisions - death), [1e30] * (decisions - death)):
+                living = sum(run(reward, losses[:death] + future, initial, budget, interval, None))
+                assert dying < living
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+def test_returns_order_runs_by_their_losses(reward: str) -> None:
+    good = sum(run(reward, [1.0, 0.5, 0.2], 2.0, 30, 10, None))
+    bad = sum(run(reward, [1.1, 0.6, 0.3], 2.0, 30, 10, None))
+    assert bad < good
+    if reward == "improvement":
+        assert good == pytest.approx(math.log(2.0 / 0.2))
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 0.0])
+def test_rewards_are_always_finite(reward: str, bad: float) -> None:
+    """Also in decisions after the death, when the previous loss is no number either."""
+    for previous in (1.0, bad):
+        assert math.isfinite(pay(reward, True, val_loss=bad, previous_val_loss=previous, train_loss=bad))
+    if bad == 0.0:
+        assert math.isfinite(pay(reward, val_loss=bad, previous_val_loss=bad))
+
+
+def test_unknown_rewards_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown reward 'val_los'.*'val_loss'"):
+        make_reward("val_los")
+
+
+def random_dynamics(n: int) -> Dynamics:
+    generator = torch.Generator().manual_seed(0)
+    values = {name: 10 ** (6 * torch.rand(n, dtype=F64, generator=generator) - 4) for name in Dynamics._fields}
+    for name in ("weight_mean", "first_turn", "last_turn"):
+        values[name] = 2 * torch.rand(n, dtype=F64, generator=generator) - 1
+    values["inner_step"], values["budget"] = torch.arange(n, dtype=F64), torch.full((n,), float(n), dtype=F64)
+    return Dynamics(**values)
+
+
+def rendered(name: str, d: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Each signal of a set once more, in NumPy."""
+
+    def log(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.log(np.maximum(x, 1e-12)) / np.log(10)
+
+    z = d["weight_mean"] * 1000
+    progress = d["inner_step"] / d["budget"]
+    if name == "dynamics":
+        logs = ("train_loss", "val_loss", "prediction_variance", "prediction_change", "weight_variance", "lr")
+        values = {key: log(d[key]) for key in logs}
+        return values | {"weight_mean": np.sign(z) * np.log(np.abs(z) + np.sqrt(z * z + 1)), "progress": progress}
+    if name == "scale-free":
+        return {
+            "train_loss": log(d["train_loss"]),
+            "val_loss": log(d["val_loss"]),
+            "train_change": log(d["train_loss"] / d["previous_train_loss"]),
+            "val_change": log(d["val_loss"] / d["previous_val_loss"]),
+            "gap": log(d["val_loss"] / d["train_loss"]),
+            "loss_spread": log(d["loss_spread"] / d["train_loss"]),
+            "first_update": log(d["first_update"]),
+            "last_update": log(d["last_update"]),
+            "first_turn": d["first_turn"],
+            "last_turn": d["last_turn"],
+            "progress": progress,
+        }
+    return {key: d[key] for key in OBSERVATIONS[name]}
+
+
+@pytest.mark.parametrize("name", OBSERVATIONS)
+def test_signals_against_a_second_rendering(name: str) -> None:
+    d = random_dynamics(200)
+    observer = Observer(name, F64)
+    expected = rendered(name, {key: value.numpy() for key, value in d._asdict().items()})
+    assert set(expected) == set(observer.names)
+    columns = [np.clip(expected[key], *bounds(name, key)) for key in observer.names]
+    torch.testing.assert_close(observer(d), torch.from_numpy(np.stack(columns, -1)), rtol=1e-9, atol=1e-9)
+
+
+def bounds(name: str, key: str) -> tuple[float, float]:
+    signal = OBSERVATIONS[name][key]
+    return signal.low, signal.high
+
+
+def test_bounds_leave_room_for_what_training_gives() -> None:
+    """On ordinary dynamics no signal but the clock's lower ends is cut."""
+    d = random_dynamics(200)
+    for name in ("dynamics", "scale-free"):
+        observation = Observer(name, F64)(d)
+        space = Observer(name, F64).space
+        inside = (observation.numpy() < space.high) & (observation.numpy() > space.low)
+        assert inside.mean() > 0.9
+
+
+def test_the_paper_has_its_order() -> None:
+    """Xu et al. 2019, section 2.2: losses, predictions, weights, and the previous learning rate."""
+    assert list(PAPER) == [
+        "train_loss", "val_loss", "prediction_variance", "prediction_change", "weight_mean", "weight_variance", "lr",
+    ]  # fmt: skip
+    assert list(DYNAMICS) == [*PAPER, "progress"]
+    assert CLOCK == ("inner_step", "budget", "interval", "train_loss", "val_loss")
+
+
+def test_sets_stand_side_by_side() -> None:
+    d = random_dynamics(20)
+    both = Observer(("paper", "scale-free"), F64)
+    assert both.names == (*PAPER, *SCALE_FREE)
+    assert torch.equal(both(d), torch.cat([Observer("paper", F64)(d), Observer("scale-free", F64)(d)], 1))
+    assert both.space.shape == (len(PAPER) + len(SCALE_FREE),)
+
+
+def everywhere(n: int, value: float) -> Dynamics:
+    return Dynamics(*(torch.full((n,), value) for _ in Dynamics._fields))
+
+
+@pytest.mark.parametrize("name", OBSERVATIONS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.0, -1e30, 1e30, 1e-30])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_observations_are_inside_the_space_whatever_happens(name: str, value: float, dtype: torch.dtype) -> None:
+    observer = Observer(name, dtype)
+    for d in (everywhere(2, value), dynamics(2, train_loss=value, val_loss=value), dynamics(2, lr=value)):
+        for row in observer(d).numpy():
+            assert isinstance(observer.space, gym.spaces.Box) and observer.space.contains(row)
+
+
+def test_nan_takes_the_upper_bound() -> None:
+    observer = Observer("dynamics", F64)
+    assert observer(everywhere(1, math.nan))[0].tolist() == observer.space.high.tolist()
+
+
+def test_unknown_observations_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown observation 'dynamic'.*'dynamics'"):
+        Observer(("paper", "dynamic"), F64)
+
+
+def test_scale_free_ignores_the_rate_and_the_weights() -> None:
+    d = random_dynamics(50)
+    observe: Callable[[Dynamics], Tensor] = Observer("scale-free", F64)
+    other = d._replace(lr=d.lr * 7, weight_mean=d.weight_mean * 3, weight_variance=d.weight_variance * 9)
+    assert torch.equal(observe(d), observe(other))
+    doubled = {key: 2 * getattr(d, key) for key in ("train_loss", "previous_train_loss", "loss_spread")}
+    spread = SCALE_FREE["loss_spread"].value
+    torch.testing.assert_close(spread(d), spread(d._replace(**doubled)))

@@ -1,0 +1,173 @@
+"""Tasks: settings that cannot be meant are refused, overrides reach their field, names are unique."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from lrenv import data, networks
+from lrenv.data import Data
+from lrenv.optimizers import OPTIMIZERS, adam
+from lrenv.tasks import LogUniform, Task, initial_rates, make_task, on_register, register_task, tasks
+
+# As an attribute of the package, `tasks` is the function.
+tasks_module = importlib.import_module("lrenv.tasks")
+
+EMBEDDED = ("noisy-quadratic", "two-minima", "digits-logreg", "digits-mlp")
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that a test registers are gone afterwards."""
+    monkeypatch.setattr(tasks_module, "_TASKS", dict(tasks_module._TASKS))
+    monkeypatch.setattr(tasks_module, "_LISTENERS", [])
+
+
+@pytest.mark.parametrize("name", ["batch_size", "budget", "interval"])
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (0, ValueError, "at least 1, not 0"),
+        (-3, ValueError, "at least 1, not -3"),
+        (2.0, TypeError, "must be an integer, not 2.0"),
+        ("8", TypeError, "must be an integer"),
+        (True, TypeError, "must be an integer, not True"),
+    ],
+)
+def test_counts_must_count(name: str, value: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"{name}.*{message}"):
+        make_task("digits-mlp", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "adan"}, "unknown optimizer 'adan'.*'adam'"),
+        ({"loss": "cross-entropy"}, "unknown loss 'cross-entropy'.*'cross_entropy'"),
+        ({"augment": "crop_flip"}, "unknown augmentation 'crop_flip'.*'crop-flip'"),
+        ({"bugdet": 5}, "unknown setting of a task 'bugdet'.*'budget'"),
+        ({"path": "images"}, "unknown setting of a task 'path'"),
+        ({"optimizer": "sgd", "momentum": 0.9}, "momentum=0.9, but optimizer 'sgd' has no momentum"),
+        ({"optimizer": "rmsprop", "momentum": 0.0}, "has no momentum"),
+        ({"momentum": 1.0}, "at least 0 and below 1, not 1.0"),
+        ({"momentum": -0.1}, "at least 0 and below 1"),
+        ({"weight_decay": -1e-4}, "weight_decay must be at least 0, not"),
+        ({"weight_decay": math.nan}, "weight_decay must be at least 0, not nan"),
+        ({"initial_lr": -1.0}, "finite and at least 0, not -1.0"),
+        ({"initial_lr": (0.1, math.nan)}, "finite and at least 0, not nan"),
+        ({"initial_lr": math.inf}, "finite and at least 0, not inf"),
+        ({"initial_lr": ()}, "initial_lr is empty"),
+        ({"initial_lr": LogUniform(0.0, 1.0)}, "0 < low <= high"),
+        ({"initial_lr": LogUniform(1.0, 0.1)}, "0 < low <= high"),
+    ],
+)
+def test_settings_that_cannot_be_meant(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_task("digits-mlp", **settings)
+
+
+def test_unknown_tasks_name_the_near_ones() -> None:
+    with pytest.raises(ValueError, match="unknown task 'digit-mlp': did you mean 'digits-mlp'"):
+        make_task("digit-mlp")
+
+
+@pytest.mark.parametrize("size", [25, 1000])
+def test_a_batch_larger_than_the_data_is_refused(toy: Callable[..., Task], size: int) -> None:
+    task = toy(batch_size=size)
+    with pytest.raises(ValueError, match=f"task 'toy': batch_size={size} is larger than the 24 training examples"):
+        task.load()
+    assert make_task(task, replacement=True).load().classes == 3
+    assert make_task(task, batch_size=24).load().classes == 3
+
+
+def test_overrides_change_their_field_alone() -> None:
+    base = make_task("digits-mlp")
+    changed = make_task("digits-mlp", budget=7, optimizer="momentum", momentum=0.5)
+    assert (changed.budget, changed.optimizer, changed.momentum) == (7, "momentum", 0.5)
+    assert (changed.network, changed.data, changed.batch_size) == (base.network, base.data, base.batch_size)
+    assert make_task(changed) == changed and make_task(changed, interval=2).budget == 7
+    assert make_task("digits-mlp") == base
+
+
+def test_options_of_the_data_reach_the_data(monkeypatch: pytest.MonkeyPatch, make_blobs: Callable[..., Data]) -> None:
+    seen: dict[str, Any] = {}
+
+    def load(name: str, **options: Any) -> Data:
+        seen.update(options, name=name)
+        return make_blobs((3, 32, 32))
+
+    monkeypatch.setattr(tasks_module, "load", load)
+    task = make_task("folder-lenet", path="images", size=32, batch_size=4, data_options={"channels": 3})
+    assert dict(task.data_options) == {"path": "images", "size": 32, "channels": 3}
+    make_task(task, size=28).load()
+    assert seen == {"name": "folder", "path": "images", "size": 28, "channels": 3}
+    assert make_task("mnist-mlp", data_options={"whole_train": True}).data_options == {"whole_train": True}
+
+
+def test_hyperparameters_are_the_tasks_own_or_the_optimizers() -> None:
+    assert make_task("digits-mlp").hyper == {"momentum": 0.9, "weight_decay": 0.0}
+    assert make_task("digits-mlp", optimizer="adamw").hyper == {"momentum": 0.9, "weight_decay": 0.01}
+    assert make_task("digits-mlp", momentum=0.0, weight_decay=0.1).hyper == {"momentum": 0.0, "weight_decay": 0.1}
+    assert make_task("digits-mlp", optimizer="sgd").hyper == {"weight_decay": 0.0}
+    assert make_task("digits-mlp", optimizer=adam(decoupled=True), momentum=0.3).hyper["momentum"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("initial_lr", "rates"), [(0.1, (0.1,)), (1, (1.0,)), ((1e-2, 0.0), (1e-2, 0.0)), (LogUniform(1e-3, 1), (1e-3, 1))]
+)
+def test_initial_rates(initial_lr: Any, rates: tuple[float, ...]) -> None:
+    assert initial_rates(initial_lr) == rates
+
+
+def test_a_name_is_taken_once(registry: None, toy: Callable[..., Task]) -> None:
+    task = register_task(toy())
+    assert "toy" in tasks() and make_task("toy") is not None
+    with pytest.raises(ValueError, match="a task 'toy' exists.*replace_existing"):
+        register_task(toy(budget=3))
+    assert make_task("toy").budget == task.budget
+    register_task(toy(budget=3), replace_existing=True)
+    assert make_task("toy").budget == 3
+
+
+def test_listeners_hear_of_every_task(registry: None, toy: Callable[..., Task]) -> None:
+    heard: list[str] = []
+    on_register(lambda task: heard.append(task.name))
+    assert heard == list(tasks())
+    register_task(toy())
+    assert heard[-1] == "toy" and len(heard) == len(tasks())
+
+
+def test_the_table_of_tasks_is_sound() -> None:
+    known = data.datasets()
+    for name in tasks():
+        task = make_task(name)
+        assert task.name == name and task.summary
+        assert callable(task.data) or task.data in known
+        assert task.optimizer in OPTIMIZERS
+        assert task.budget % task.interval == 0
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_tasks_need_no_files(name: str) -> None:
+    task = make_task(name)
+    module = task.module()
+    inputs = task.load().train.inputs[:2].float()
+    assert module(inputs).shape == (len(inputs), max(task.load().classes, 1))
+
+
+def test_losses_against_plain_pytorch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs, targets = torch.randn(2, 5, 4, generator=generator), torch.arange(10).view(2, 5) % 4
+    got = tasks_module.LOSSES["cross_entropy"](outputs, targets)
+    expected = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
+    torch.testing.assert_close(got, expected.view(2, 5))
+    assert torch.equal(tasks_module.LOSSES["given"](outputs[..., :1], targets), outputs[..., 0])
+
+
+def test_modules_fit_the_data(toy: Callable[..., Task]) -> None:
+    assert toy(network=networks.logistic_regression).module()(torch.zeros(2, 6)).shape == (2, 3)

@@ -1,0 +1,238 @@
+"""The trainee: batches of n equal n alone, measuring equals plain computation, augmentation only moves images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lrenv import draws, networks, trainee as trainee_module
+from lrenv.augment import PADDING, crop, crop_flip
+from lrenv.data import Data
+from lrenv.tasks import Task
+from lrenv.trainee import Trainee, TraineeState, scatter, select
+
+F64 = torch.float64
+RATES = torch.tensor([[0.1], [0.3], [0.02]], dtype=F64)
+
+
+def conv_net(shape: networks.Shape, classes: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(shape[0], 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2), nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(), nn.Linear(16, classes),
+    )  # fmt: skip
+
+
+def assert_states_close(a: TraineeState, b: TraineeState, row: int) -> None:
+    """All leaves of row `row` of `a` and of the lone trainee `b`."""
+    torch.testing.assert_close(a.params[row], b.params[0], rtol=1e-10, atol=1e-10)
+    for mine, other in ((a.buffers, b.buffers), (a.opt, b.opt)):
+        assert mine.keys() == other.keys()
+        for name in mine:
+            torch.testing.assert_close(mine[name][row], other[name][0], rtol=1e-10, atol=1e-10)
+    assert (a.step[row], a.seed[row]) == (b.step[0], b.seed[0])
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv with everything"])
+def test_an_unroll_of_n_is_each_alone(toy: Callable[..., Task], make_blobs: Callable[..., Data], kind: str) -> None:
+    task = toy(optimizer="adam")
+    if kind != "mlp":
+        task = toy(make_blobs((2, 8, 8)), network=conv_net, optimizer="momentum", augment="crop-flip")
+    trainee = Trainee(task, dtype=F64)
+    seeds = [4, 9, 2]
+    state, losses = trainee.unroll(trainee.init(seeds), RATES, trainee.hyper(3), 9)
+    assert losses.shape == (3, 9)
+    for i, seed in enumerate(seeds):
+        alone, alone_losses = trainee.unroll(trainee.init([seed]), RATES[i : i + 1], trainee.hyper(1), 9)
+        torch.testing.assert_close(losses[i], alone_losses[0], rtol=1e-10, atol=1e-10)
+        assert_states_close(state, alone, i)
+
+
+def test_an_unroll_can_be_cut_anywhere(toy: Callable[..., Task]) -> None:
+    trainee = Trainee(toy(optimizer="adam"), dtype=F64)
+    start, hyper = trainee.init([0, 1, 2]), trainee.hyper(3)
+    whole, losses = trainee.unroll(start, RATES, hyper, 7)
+    part, first = trainee.unroll(start, RATES, hyper, 3)
+    parts, second = trainee.unroll(part, RATES, hyper, 4)
+    assert torch.equal(torch.cat([first, second], 1), losses)
+    assert torch.equal(parts.params, whole.params) and torch.equal(parts.step, whole.step)
+
+
+def test_until_stops_each_trainee_on_its_own(toy: Callable[..., Task], make_blobs: Callable[..., Data]) -> None:
+    trainee = Trainee(toy(make_blobs((2, 8, 8)), network=conv_net, optimizer="adam"), dtype=F64)
+    hyper = trainee.hyper(3)
+    start = trainee.init([0, 1, 2])
+    ahead, _ = trainee.unroll(start, RATES, hyper, 3)
+    mixed = select(torch.tensor([True, False, False]), ahead, start)
+    state, _ = trainee.unroll(mixed, RATES, hyper, 6, until=5)
+    assert state.step.tolist() == [5, 5, 5]
+    straight, _ = trainee.unroll(start, RATES, hyper, 5)
+    torch.testing.assert_close(state, straight, rtol=1e-12, atol=1e-12)
+    again, _ = trainee.unroll(state, RATES, hyper, 4, until=5)
+    assert torch.equal(again.params, state.params) and torch.equal(again.opt["square"], state.opt["square"])
+
+
+def test_training_loss_is_that_of_the_drawn_batch(toy: Callable[..., Task]) -> None:
+    trainee = Trainee(toy(), dtype=F64)
+    state = trainee.init([5])
+    data = trainee.task.load()
+    rows = draws.epoch_indices(state.seed, torch.tensor([[0, 1]]), 4, 24)
+    assert torch.equal(trainee.batch_indices(state, 2), rows)
+    torch.manual_seed(5)
+    module = trainee.task.module().double()
+    x = (data.train.inputs[rows[0, 0]].double() - data.mean.double()) / data.std.double()
+    expected = F.cross_entropy(module(x), data.train.targets[rows[0, 0]])
+    loss, _ = trainee.loss(state.params, state, rows[:, 0])
+    torch.testing.assert_close(loss, expected.detach()[None], rtol=1e-12, atol=0)
+
+
+def test_rates_per_layer_and_per_parameter(toy: Callable[..., Task]) -> None:
+    """A plain SGD step moves each parameter by its own rate times the same gradient."""
+    trainee = Trainee(toy(), dtype=F64)
+    network, hyper = trainee.network, trainee.hyper(2)
+    start = trainee.init([0, 1])
+
+    def displacement(lr: Tensor) -> Tensor:
+        return trainee.unroll(start, lr, hyper, 1)[0].params - start.params
+
+    unit = displacement(torch.ones(2, 1, dtype=F64))
+    layers = torch.tensor([[0.5, 2.0], [0.0, 3.0]], dtype=F64)
+    first = 6 * 5 + 5
+    expected = torch.cat([unit[:, :first] * layers[:, :1], unit[:, first:] * layers[:, 1:]], 1)
+    torch.testing.assert_close(displacement(layers), expected, rtol=1e-10, atol=1e-12)
+    each = torch.rand(2, network.size, dtype=F64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(displacement(each), unit * each, rtol=1e-10, atol=1e-12)
+    assert trainee.spread(layers).shape == (2, network.size)
+    assert trainee.spread(torch.ones(2, 1)).shape == (2, 1)
+
+
+def test_evaluation_is_plain_computation(toy: Callable[..., Task], make_blobs: Callable[..., Data]) -> None:
+    trainee = Trainee(toy(make_blobs((2, 8, 8), held_out=700), network=conv_net), dtype=F64)
+    state, _ = trainee.unroll(trainee.init([0, 1, 2]), RATES, trainee.hyper(3), 5)
+    measured = trainee.evaluate(state.params, state.buffers, trainee.val)
+    data = trainee.task.load()
+    x = (data.val.inputs.double() - data.mean.double()) / data.std.double()
+    for i in range(3):
+        module = trainee.task.module().double().eval()
+        named = {name: p[i] for name, p in trainee.network.named(state.params).items()}
+        module.load_state_dict(named | {name: b[i] for name, b in state.buffers.items()})
+        with torch.no_grad():
+            outputs = module(x)
+        torch.testing.assert_close(measured.loss[i], F.cross_entropy(outputs, data.val.targets))
+        torch.testing.assert_close(measured.accuracy[i], (outputs.argmax(1) == data.val.targets).double().mean())
+        torch.testing.assert_close(measured.predictions[i], outputs.softmax(1).T)
+
+
+def test_evaluation_in_pieces_is_evaluation_in_one(
+    toy: Callable[..., Task], make_blobs: Callable[..., Data], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch size 4 makes pieces of 256 of the 600 examples, batch size 200 one piece."""
+    monkeypatch.setattr(trainee_module, "PROBE", 300)
+    data = make_blobs(train=200, held_out=600)
+    pieces, one = (Trainee(toy(data, batch_size=b), dtype=F64) for b in (4, 200))
+    state = pieces.init([0, 1])
+    a, b = (t.evaluate(state.params, state.buffers, t.val) for t in (pieces, one))
+    assert a.predictions.shape == (2, 3, 300)
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_normalising_in_advance_changes_no_number(toy: Callable[..., Task], monkeypatch: pytest.MonkeyPatch) -> None:
+    early = Trainee(toy(), dtype=F64)
+    monkeypatch.setattr(trainee_module, "NORMALISED_IN_ADVANCE", 0)
+    late = Trainee(toy(), dtype=F64)
+    assert not torch.equal(early.train.inputs, late.train.inputs.double())
+    results = []
+    for trainee in (early, late):
+        state, losses = trainee.unroll(trainee.init([0, 1, 2]), RATES, trainee.hyper(3), 4)
+        results.append((losses, trainee.evaluate(state.params, state.buffers, trainee.test)))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1].loss, results[1][1].loss)
+
+
+def test_unrolls_are_detached_under_no_grad(toy: Callable[..., Task]) -> None:
+    trainee = Trainee(toy(optimizer="adam"), dtype=F64)
+    rates = RATES.clone().requires_grad_()
+    with torch.no_grad():
+        state, losses = trainee.unroll(trainee.init([0, 1, 2]), rates, trainee.hyper(3), 3)
+    assert not state.params.requires_grad and not losses.requires_grad
+    assert not any(leaf.requires_grad for leaf in state.opt.values())
+    attached, _ = trainee.unroll(trainee.init([0, 1, 2]), rates, trainee.hyper(3), 3)
+    assert attached.params.requires_grad
+    torch.testing.assert_close(attached.params.detach(), state.params, rtol=0, atol=0)
+
+
+def test_dropout_and_augmentation_are_redrawn_every_step(
+    toy: Callable[..., Task], make_blobs: Callable[..., Data]
+) -> None:
+    """The same examples and weights at two steps, or under two seeds, have different losses; repeated, the same."""
+    for task in (
+        toy(network=lambda s, c: nn.Sequential(nn.Dropout(0.5), nn.Linear(6, c))),
+        toy(make_blobs((1, 8, 8)), network=networks.logistic_regression, augment="crop"),
+    ):
+        trainee = Trainee(task, dtype=F64)
+        state = trainee.init([0])
+        rows = trainee.batch_indices(state, 1)[:, 0]
+        variants = (state, state._replace(step=state.step + 1), state._replace(seed=state.seed + 1))
+        losses = [trainee.loss(state.params, variant, rows)[0] for variant in variants]
+        assert len({float(loss) for loss in losses}) == 3
+        assert torch.equal(trainee.loss(state.params, state, rows)[0], losses[0])
+
+
+def test_crop_shifts_each_image() -> None:
+    n, b, height, width = 2, 40, 6, 5
+    x = torch.rand(n, b, 3, height, width, generator=torch.Generator().manual_seed(0))
+    out = crop(torch.tensor([1, 2]), x)
+    assert out.shape == x.shape
+    padded = F.pad(x, (PADDING,) * 4)
+    side = 2 * PADDING + 1
+    windows = torch.stack([padded[..., i : i + height, j : j + width] for i in range(side) for j in range(side)])
+    matches = (windows == out).flatten(3).all(-1)
+    assert matches.any(0).all()
+    chosen = [int(matches[:, i, j].int().argmax()) for i in range(n) for j in range(b)]
+    assert len(set(chosen)) > 40, "81 places, drawn 80 times"
+    assert torch.equal(crop(torch.tensor([2]), x[1:]), out[1:])
+
+
+def test_crop_draws_every_shift_equally_often() -> None:
+    """An image with one bright pixel in the middle shows where it was moved."""
+    x = torch.zeros(1, 81 * 200, 1, 9, 9)
+    x[..., 4, 4] = 1
+    place = crop(torch.tensor([3]), x).flatten(2).argmax(-1)
+    counts = torch.bincount(place.flatten(), minlength=81)
+    statistic = float(((counts - 200) ** 2 / 200).sum())
+    assert abs(statistic - 80) < 6 * 160**0.5
+
+
+def test_flip_mirrors_half_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lrenv import augment
+
+    monkeypatch.setattr(augment, "crop", lambda key, x: x)
+    x = torch.rand(1, 2000, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    out = crop_flip(torch.tensor([5]), x)
+    same, mirrored = ((out == y).flatten(2).all(-1)[0] for y in (x, x.flip(-1)))
+    assert (same | mirrored).all()
+    assert abs(mirrored.double().mean() - 0.5) < 5 * 0.5 / 2000**0.5
+
+
+def test_select_and_scatter_choose_by_env() -> None:
+    yes = {"a": torch.ones(3, 2), "b": (torch.ones(3, dtype=torch.int64),)}
+    no = {"a": torch.zeros(3, 2), "b": (torch.zeros(3, dtype=torch.int64),)}
+    chosen = select(torch.tensor([True, False, True]), yes, no)
+    assert chosen["a"][:, 0].tolist() == [1, 0, 1] and chosen["b"][0].tolist() == [1, 0, 1]  # type: ignore[call-overload]
+    put = scatter(torch.tensor([2, 0]), torch.tensor([[5.0], [6.0]]), torch.zeros(3, 1))
+    assert put.tolist() == [[6.0], [0.0], [5.0]]
+
+
+def test_reset_of_many_calls_a_data_function_once(toy: Callable[..., Task]) -> None:
+    held, calls = toy().load(), []
+
+    def data() -> Data:
+        calls.append(1)
+        return held
+
+    trainee = Trainee(Task("counted", data, networks.mlp(3), batch_size=4))
+    trainee.init(range(20))
+    assert len(calls) == 1
