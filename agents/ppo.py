@@ -1,5 +1,6 @@
-"""A learning-rate controller trained by reinforcement learning (Xu et al. 2019, "Learning an adaptive learning rate
-schedule", sections 2.3 and 3.3).
+"""A learning-rate controller trained by reinforcement learning.
+
+Xu et al. 2019, "Learning an adaptive learning rate schedule", sections 2.3 and 3.3.
 
 `PPOController` is the trained agent: an actor of Stable-Baselines3 (one hidden layer of 32, or an LSTM of 32) and
 the statistics that its observations are normalised with. `agents.ppo_training` trains it.
@@ -17,52 +18,11 @@ import torch
 from numpy.typing import NDArray
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import Schedule
-from torch import nn
 
 from lrenv.benchmark import controller_file
 from lrenv.benchmark.agent import State, View
 
 Array = NDArray[Any]
-CRITIC = ("value_net", "mlp_extractor.value_net", "lstm_critic", "critic")
-"""Beginnings of the names of the critic's parameters in Stable-Baselines3's policies."""
-
-
-class _TwoRates:
-    """Actor and critic in parameter groups of their own, since the paper gives them different learning rates.
-
-    Stable-Baselines3 would put all parameters under one rate; `agents.ppo_training` keeps it from overwriting these.
-    """
-
-    def __init__(self, *args: Any, actor_lr: float = 1e-3, critic_lr: float = 5e-3, **kwargs: Any) -> None:
-        self._rates = {"actor": actor_lr, "critic": critic_lr}
-        super().__init__(*args, **kwargs)
-
-    def _build(self, lr_schedule: Schedule) -> None:
-        super()._build(lr_schedule)  # type: ignore[misc]
-        self.split_optimizer()
-
-    def split_optimizer(self) -> None:
-        assert isinstance(self, nn.Module)
-        groups: dict[str, list[nn.Parameter]] = {"actor": [], "critic": []}
-        for name, parameter in self.named_parameters():
-            groups["critic" if name.startswith(CRITIC) else "actor"].append(parameter)
-        # Stable-Baselines3's default for policy gradients.
-        self.optimizer = torch.optim.Adam(
-            [{"params": groups[name], "lr": lr, "name": name} for name, lr in self._rates.items()], eps=1e-5
-        )
-
-
-class MLPPolicy(_TwoRates, ActorCriticPolicy):
-    """Actor and critic are perceptrons with one hidden layer each."""
-
-
-class LSTMPolicy(_TwoRates, RecurrentActorCriticPolicy):
-    """The actor is an LSTM, the critic a perceptron."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.split_optimizer()  # the base class has made the LSTM, and another optimizer, after _build
 
 
 @dataclass(frozen=True)
@@ -109,10 +69,10 @@ class Architecture:
         observations = gym.spaces.Box(-np.inf, np.inf, (self.observation,), np.float32)
         actions: gym.Space[Any] = gym.spaces.Box(-1, 1, (self.action,), np.float32)
         if self.choices:
-            actions = gym.spaces.MultiDiscrete(self.choices)
+            actions = gym.spaces.MultiDiscrete(list(self.choices))
             if len(self.choices) == 1:
                 actions = gym.spaces.Discrete(self.choices[0])
-        kind: type[ActorCriticPolicy] = LSTMPolicy if self.lstm else MLPPolicy
+        kind: type[ActorCriticPolicy] = RecurrentActorCriticPolicy if self.lstm else ActorCriticPolicy
         # Its weights will be replaced; the draws of the initial ones must not shift a training's random numbers.
         with torch.random.fork_rng(devices=[]):
             return kind(observations, actions, lambda _: 0.0, **self.policy_kwargs())
@@ -185,7 +145,7 @@ class PPOController:
         """
         tensors, metadata = controller_file.read(path)
         try:
-            view = {name: tuple(v) if isinstance(v, list) else v for name, v in metadata["view"].items()}
+            view: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["view"].items()}
             fields = metadata["architecture"]
             architecture = Architecture(**fields | {"choices": tuple(fields["choices"])})
             mean, std = tensors.pop("mean").numpy(), tensors.pop("std").numpy()

@@ -21,15 +21,16 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from agents.ppo import Architecture, LSTMPolicy, MLPPolicy, PPOController
+from agents.ppo import Architecture, PPOController
 from lrenv.benchmark import controller_file
 from lrenv.benchmark.agent import View
-from lrenv.benchmark.evaluate import evaluate
+from lrenv.benchmark.evaluation import evaluate
 from lrenv.progress import progress
 from lrenv.sb3_vec_env import LearningRateVecEnv
 from lrenv.tasks import count, make_task
@@ -117,20 +118,37 @@ class PPOSettings:
         return {name: v for name, v in asdict(self).items() if name not in ("out", "resume", "overwrite", "episodes")}
 
 
-class _KeepRates:
-    """Leaves the optimizer's groups at their own rates, where Stable-Baselines3 would set all to one."""
-
-    def _update_learning_rate(self, optimizers: torch.optim.Optimizer) -> None:
-        for group in optimizers.param_groups:
-            self.logger.record(f"train/{group['name']}_lr", group["lr"])  # type: ignore[attr-defined]
+CRITIC = ("value_net", "mlp_extractor.value_net", "critic")
+"""Beginnings of the names of the critic's parameters in Stable-Baselines3's policies."""
 
 
-class _MLPPPO(_KeepRates, PPO):
-    """PPO with a rate each for actor and critic."""
+def two_rates(policy: ActorCriticPolicy, actor_lr: float, critic_lr: float) -> torch.optim.Optimizer:
+    """Adam with actor and critic in parameter groups of their own, each at its rate (section 3.3)."""
+    groups: dict[str, list[torch.nn.Parameter]] = {"actor": [], "critic": []}
+    for name, parameter in policy.named_parameters():
+        groups["critic" if name.startswith(CRITIC) else "actor"].append(parameter)
+    rates = {"actor": actor_lr, "critic": critic_lr}
+    # eps is Stable-Baselines3's for policy gradients.
+    return torch.optim.Adam([{"params": groups[name], "lr": rates[name], "name": name} for name in groups], eps=1e-5)
 
 
-class _LSTMPPO(_KeepRates, RecurrentPPO):
-    """Recurrent PPO with a rate each for actor and critic."""
+def _log_rates(logger: Logger, optimizer: Any) -> None:
+    for group in optimizer.param_groups:
+        logger.record(f"train/{group['name']}_lr", group["lr"])
+
+
+class _MLPPPO(PPO):
+    """PPO that leaves the rates of `two_rates` alone, where Stable-Baselines3 would set both to one."""
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        _log_rates(self.logger, optimizers)
+
+
+class _LSTMPPO(RecurrentPPO):
+    """Recurrent PPO that leaves the rates of `two_rates` alone."""
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        _log_rates(self.logger, optimizers)
 
 
 class _Watch(BaseCallback):
@@ -159,7 +177,9 @@ class _Watch(BaseCallback):
             self.diverged += int(info["diverged"])
             self.running[i] = 0.0
         info = self.envs.info
-        lr = np.where(self.locals["dones"], info["final_info"]["lr"], info["lr"]) if "final_info" in info else info["lr"]
+        lr = (
+            np.where(self.locals["dones"], info["final_info"]["lr"], info["lr"]) if "final_info" in info else info["lr"]
+        )
         self.rates.append(float(np.exp(np.log(np.abs(lr).clip(1e-12)).mean())))
         return True
 
@@ -198,8 +218,9 @@ class PPOTraining:
             self.envs.observation_space, self.envs.action_space, settings.hidden, settings.lstm
         )
         decisions = self.envs.envs.episode.decisions
-        self.model = (_LSTMPPO if settings.lstm else _MLPPPO)(
-            LSTMPolicy if settings.lstm else MLPPolicy,
+        algorithm: Any = _LSTMPPO if settings.lstm else _MLPPPO
+        self.model: Any = algorithm(
+            "MlpLstmPolicy" if settings.lstm else "MlpPolicy",
             self.normalised,
             n_steps=decisions,
             batch_size=_divisor(decisions * settings.envs, settings.minibatch),
@@ -208,11 +229,11 @@ class PPOTraining:
             gae_lambda=settings.gae_lambda,
             clip_range=settings.clip,
             ent_coef=settings.entropy,
-            policy_kwargs=self.architecture.policy_kwargs()
-            | {"actor_lr": settings.actor_lr, "critic_lr": settings.critic_lr},
+            policy_kwargs=self.architecture.policy_kwargs(),
             seed=settings.seed,
             device="cpu",  # perceptrons of this size lose time on an accelerator
         )
+        self.model.policy.optimizer = two_rates(self.model.policy, settings.actor_lr, settings.critic_lr)
         self.watch = _Watch(self.envs)
         self.iteration = 0
         self.best_val_loss = float("inf")
@@ -225,9 +246,7 @@ class PPOTraining:
     def iterate(self) -> dict[str, float]:
         """One episode in every environment, and the policy's updates from it; gives what to log."""
         steps = self.model.n_steps * self.settings.envs
-        self.model.learn(
-            steps, callback=self.watch, log_interval=None, reset_num_timesteps=self.iteration == 0
-        )  # type: ignore[arg-type]
+        self.model.learn(steps, callback=self.watch, log_interval=None, reset_num_timesteps=self.iteration == 0)
         self.iteration += 1
         return {"iteration": self.iteration, "episodes": self.iteration * self.settings.envs} | self.watch.summary()
 
@@ -266,8 +285,8 @@ class PPOTraining:
         }  # fmt: skip
         for name, rms in _statistics(normalised).items():
             arrays |= {f"{name}.mean": rms.mean, f"{name}.var": rms.var, f"{name}.count": rms.count}
-        _, keys, position, *_ = np.random.get_state()  # noqa: NPY002 - Stable-Baselines3 shuffles with it
-        arrays["numpy_state"] = np.append(keys.astype(np.int64), position)
+        _, keys, position, *_ = np.random.get_state(legacy=True)  # noqa: NPY002 - Stable-Baselines3 shuffles with it
+        arrays["numpy_state"] = np.append(np.asarray(keys, dtype=np.int64), position)
         tensors = {name: torch.as_tensor(np.array(array)) for name, array in arrays.items()}
         tensors["torch_state"] = torch.get_rng_state()
         tensors |= {f"policy.{name}": x.clone() for name, x in model.policy.state_dict().items()}
@@ -314,7 +333,7 @@ class PPOTraining:
         model.num_timesteps, model._n_updates = metadata["num_timesteps"], metadata["n_updates"]
         self.iteration, self.best_val_loss = metadata["iteration"], metadata["best_val_loss"]
         keys = arrays["numpy_state"]
-        np.random.set_state(("MT19937", keys[:-1].astype(np.uint32), int(keys[-1])))  # noqa: NPY002
+        np.random.set_state(("MT19937", keys[:-1].astype(np.uint32), int(keys[-1]), 0, 0.0))  # noqa: NPY002
         torch.set_rng_state(tensors["torch_state"])
 
     @property
@@ -392,7 +411,7 @@ def _logger(out: Path, iteration: int) -> Logger:
             kept = [row for row in csv.DictReader(file) if int(row["iteration"]) <= iteration]
     table = CSVOutputFormat(str(path))
     for row in kept:
-        table.write({name: value for name, value in row.items() if value}, {name: () for name in row})
+        table.write({name: value for name, value in row.items() if value}, dict.fromkeys(row, ()))
     return Logger(str(out), [table, TensorBoardOutputFormat(str(out))])
 
 

@@ -14,6 +14,8 @@ from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor, nn
 
 from lrenv.data import Data, Split
@@ -89,24 +91,49 @@ def optimal_schedule(
 ) -> Tensor:
     """The rates (T,) of SGD, constant over each interval, that minimise the expected loss at the end of the budget.
 
-    Found by L-BFGS on log rates through `expected_loss`, in float64; for a single curvature it is
-    lr_t = 1 / (h (1 + sigma^2 / (b m_0) + t)), which tests hold it against.
+    Found by BFGS on log rates, in float64. Rates of successive steps can trade places at little cost, so there are
+    many local minima a few percent of the excess loss apart where intervals are short: the best of several starts
+    is taken, one of them the schedule refined from coarse intervals to fine ones. For a single curvature it is
+    lr_t = 1 / (h (1 + sigma^2 / (b m_0) + t)), which tests hold it against; m_0 is the square of the start.
     """
-    decisions = -(-budget // interval)
-    log_lr = torch.linspace(0.0, -2.0, decisions, dtype=torch.float64).requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [log_lr], max_iter=2000, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
-    )
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = expected_loss(log_lr.exp().repeat_interleave(interval)[:budget], batch_size, curvature)[-1]
-        loss.backward()
-        return loss
+    def solve(start: NDArray[np.float64], interval: int) -> OptimizeResult:
+        arguments = (budget, batch_size, interval, np.array(curvature))
+        options = {"gtol": 1e-9, "maxiter": 3000}
+        return minimize(_final_loss, start, arguments, method="BFGS", jac=True, options=options)
 
-    with torch.enable_grad():
-        optimizer.step(closure)
-    return log_lr.detach().exp().repeat_interleave(interval)[:budget]
+    def decisions(interval: int) -> int:
+        return -(-budget // interval)
+
+    coarse = interval
+    while coarse < budget:
+        coarse *= 2
+    refined = solve(np.full(1, -1.0), coarse)
+    while coarse > interval:
+        coarse //= 2
+        refined = solve(refined.x.repeat(2)[: decisions(coarse)], coarse)
+    lines = (np.linspace(first, last, decisions(interval)) for first, last in ((0.0, -2.0), (0.5, -3.0)))
+    best = min((refined, *(solve(line, interval) for line in lines)), key=lambda result: float(result.fun))
+    return torch.from_numpy(np.exp(best.x)).repeat_interleave(interval)[:budget]
+
+
+def _final_loss(
+    log_lr: NDArray[np.float64], budget: int, batch_size: int, interval: int, h: NDArray[np.float64]
+) -> tuple[float, NDArray[np.float64]]:
+    """The excess of the last `expected_loss` over that of w = 0, and its derivative by each decision's log rate."""
+    # Line searches look far afield; rates beyond e^10 would overflow.
+    lr = np.exp(log_lr.clip(-40, 10)).repeat(interval)[:budget, None]
+    shrink, noise = 1 - lr * h, h**2 * NOISE**2 / batch_size
+    moment = np.empty((budget + 1, len(h)))
+    moment[0] = START**2
+    for t in range(budget):
+        moment[t + 1] = shrink[t] ** 2 * moment[t] + lr[t] ** 2 * noise
+    weight = np.empty((budget, len(h)))  # twice the derivative of the loss by the moment after each step
+    weight[-1] = h
+    for t in range(budget - 1, 0, -1):
+        weight[t - 1] = weight[t] * shrink[t] ** 2
+    slope = (lr * weight * (lr * noise - h * shrink * moment[:-1])).sum(1)
+    return 0.5 * float(h @ moment[-1]), np.add.reduceat(slope, np.arange(0, budget, interval))
 
 
 class TwoMinima(nn.Module):

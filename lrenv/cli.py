@@ -15,7 +15,7 @@ from rich.table import Table
 
 from lrenv import data
 from lrenv.benchmark.agent import agents
-from lrenv.benchmark.compare import compare
+from lrenv.benchmark.comparison import compare
 from lrenv.benchmark.report import save_report, table
 from lrenv.tasks import make_task, tasks
 
@@ -107,7 +107,7 @@ def run(commands: Mapping[str, tuple[type[Any], Callable[[Any], Any]]], descript
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        functions = {kind: function for kind, function in commands.values()}
+        functions = dict(commands.values())
         parsed = tyro.extras.subcommand_cli_from_dict(
             {name: kind for name, (kind, _) in commands.items()}, description=description
         )

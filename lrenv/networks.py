@@ -27,7 +27,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The sum of both paths, shaped as each."""
-        return self.shortcut(x) + self.branch(x)
+        total: Tensor = self.shortcut(x) + self.branch(x)
+        return total
 
 
 def logistic_regression(shape: Shape, classes: int) -> nn.Module:
@@ -142,7 +143,7 @@ def conv3(units: int = 32) -> NetworkFactory:
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(units, classes),
         )  # fmt: skip
         for layer in net:
-            if isinstance(layer, nn.Conv2d | nn.Linear):
+            if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
         return net

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import Tensor
 import torch
+from torch import Tensor
 
 from lrenv.lookup import lookup
 from lrenv.signals import Dynamics

@@ -7,7 +7,7 @@ they can't disagree. Values are clamped to their bounds, and what is not finite 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -128,8 +128,9 @@ class Observer:
         self._signals = [signal for table in tables for signal in table.values()]
         self._dtype = dtype
         self.names = tuple(name for table in tables for name in table)
-        numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
-        low, high = (np.array([getattr(s, end) for s in self._signals], numpy_dtype) for end in ("low", "high"))
+        numpy_dtype: Any = np.float64 if dtype == torch.float64 else np.float32
+        low: Any = np.array([signal.low for signal in self._signals], numpy_dtype)
+        high: Any = np.array([signal.high for signal in self._signals], numpy_dtype)
         self.space = gym.spaces.Box(low, high, dtype=numpy_dtype)
 
     def __call__(self, dynamics: Dynamics) -> Tensor:

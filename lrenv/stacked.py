@@ -77,9 +77,7 @@ class Network:
         self.first, self.last = (self._columns(name) for name in (matrices[0], matrices[-1]))
         _replace_dropout(self._module)
         self._keys = [
-            name
-            for name, module in self._module.named_modules(remove_duplicate=False)
-            if isinstance(module, Dropout)
+            name for name, module in self._module.named_modules(remove_duplicate=False) if isinstance(module, Dropout)
         ]
         self.stochastic = bool(self._keys)
         # A tensor that two modules share has one name: only `functional_call` finds it from both.
@@ -144,7 +142,7 @@ def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _shares_tensors(module: nn.Module) -> bool:
-    tensors = [t for _, t in module.named_parameters(remove_duplicate=False)]
+    tensors: list[Tensor] = [t for _, t in module.named_parameters(remove_duplicate=False)]
     tensors += [t for _, t in module.named_buffers(remove_duplicate=False)]
     return len(set(map(id, tensors))) < len(tensors)
 
@@ -164,7 +162,8 @@ def _fold(x: Tensor) -> Tensor:
 
 def _unfold(x: Tensor, n: int) -> Tensor:
     """(b, n * c, ...) -> (n, b, c, ...), a view."""
-    return x.unflatten(1, (n, -1)).transpose(0, 1)
+    out: Tensor = x.unflatten(1, (n, -1))
+    return out.transpose(0, 1)
 
 
 def _linear(layer: nn.Linear, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:

@@ -235,7 +235,7 @@ for _task in (
          loss="given", optimizer="momentum", batch_size=1, budget=100, initial_lr=(1e-2, 1e-3)),
     Task("digits-logreg", "digits", networks.logistic_regression, "logistic regression on 8x8 digits"),
     Task("digits-mlp", "digits", networks.mlp(32, 32), "64-32-32-10 perceptron on 8x8 digits"),
-    Task("mnist1d-mlp", "mnist1d", networks.mlp(64, 64), "40-64-64-10 perceptron on MNIST-1D", budget=500),
+    Task("mnist1d-mlp", "mnist1d", networks.mlp(256), "40-256-10 perceptron on MNIST-1D", interval=5),
     Task("mnist-logreg", "mnist", networks.logistic_regression, "logistic regression on MNIST", batch_size=128),
     Task("mnist-mlp", "mnist", networks.mlp(1000, 1000), "784-1000-1000-10 perceptron on MNIST", batch_size=128,
          budget=1000),

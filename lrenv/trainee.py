@@ -98,9 +98,7 @@ class Trainee:
 
     def loss(self, params: Tensor, state: TraineeState, indices: Tensor) -> tuple[Tensor, Tensors]:
         """Training loss (n,) of the given examples (n, b), and the buffers after the pass."""
-        inputs, targets = (
-            rows.index_select(0, indices.flatten()).unflatten(0, indices.shape) for rows in self.train
-        )
+        inputs, targets = (rows.index_select(0, indices.flatten()).unflatten(0, indices.shape) for rows in self.train)
         inputs = inputs if self._in_advance else self._normalised(inputs)
         if self._augment is not None:
             inputs = self._augment(self._key(state, draws.AUGMENT), inputs)
@@ -108,9 +106,7 @@ class Trainee:
         outputs, buffers = self.network(params, state.buffers, inputs, True, key)
         return self._losses(outputs, targets).mean(1), buffers
 
-    def train_step(
-        self, state: TraineeState, lr: Tensor, hyper: Hyper, indices: Tensor
-    ) -> tuple[TraineeState, Tensor]:
+    def train_step(self, state: TraineeState, lr: Tensor, hyper: Hyper, indices: Tensor) -> tuple[TraineeState, Tensor]:
         """One inner step on the examples `indices` (n, b); gives the loss (n,) before the step.
 
         Args:
@@ -199,9 +195,11 @@ class Trainee:
 
 def select(mask: Tensor, yes: T, no: T) -> T:
     """Per env, `yes` where the mask (n,) holds and `no` elsewhere, over nested dicts and tuples of tensors."""
-    return tree_map(lambda a, b: torch.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b), yes, no)
+    chosen: T = tree_map(lambda a, b: torch.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b), yes, no)
+    return chosen
 
 
 def scatter(rows: Tensor, new: T, old: T) -> T:
     """`old` with the envs `rows` (m,) replaced by the m envs of `new`, over nested dicts and tuples of tensors."""
-    return tree_map(lambda a, b: b.index_copy(0, rows, a.to(b.dtype)), new, old)
+    merged: T = tree_map(lambda a, b: b.index_copy(0, rows, a.to(b.dtype)), new, old)
+    return merged

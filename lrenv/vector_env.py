@@ -11,7 +11,6 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lrenv import draws
 from lrenv.episode import Episode, EpisodeState

@@ -96,7 +96,8 @@ def test_beside_a_layerwise_rate() -> None:
     lr, hyper = apply(control, actions, LR[:2].expand(2, 3))
     torch.testing.assert_close(lr[0], torch.tensor([0.1, 0.2, 0.3], dtype=F64))
     torch.testing.assert_close(hyper["momentum"][:, 0], torch.full((2,), 1 - 10**-1.5, dtype=F64))
-    assert np.isinf(control.space.high[:3]).all() and control.space.high[3] == 1  # type: ignore[attr-defined]
+    assert np.isinf(control.space.high[:3]).all()
+    assert control.space.high[3] == 1
 
 
 def test_the_space_has_the_dtype_of_the_environment() -> None:

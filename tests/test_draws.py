@@ -102,7 +102,8 @@ def test_epochs_have_no_repeats_and_drop_the_remainder() -> None:
     step = torch.arange(batches * epochs)[None]
     indices = draws.epoch_indices(torch.tensor([3]), step, batch, size)
     epoch = indices.view(epochs, batches * batch)
-    assert epoch.min() >= 0 and epoch.max() < size
+    assert epoch.min() >= 0
+    assert epoch.max() < size
     assert all(len(set(row.tolist())) == batches * batch for row in epoch)
     assert epoch.unique(dim=0).shape[0] == epochs
     left_out = {tuple(sorted(set(range(size)) - set(row.tolist()))) for row in epoch}
@@ -137,8 +138,10 @@ def test_an_env_draws_alone_what_it_draws_in_a_batch(replacement: bool) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_uniform_numbers(dtype: torch.dtype) -> None:
     x = draws.uniform(torch.arange(1000), (10, 20), dtype)
-    assert x.shape == (1000, 10, 20) and x.dtype == dtype
-    assert x.min() >= 0 and x.max() < 1
+    assert x.shape == (1000, 10, 20)
+    assert x.dtype == dtype
+    assert x.min() >= 0
+    assert x.max() < 1
     x = x.double()
     count = x.numel()
     assert abs(x.mean() - 1 / 2) < 5 * math.sqrt(1 / 12 / count)
@@ -147,7 +150,8 @@ def test_uniform_numbers(dtype: torch.dtype) -> None:
     for a, b in ((x[:, :, :-1], x[:, :, 1:]), (x[:-1], x[1:])):
         assert abs(((a - 0.5) * (b - 0.5)).mean()) < 5 / 12 / math.sqrt(a.numel())
     scalar = draws.uniform(torch.arange(7), dtype=dtype)
-    assert scalar.shape == (7,) and scalar.unique().numel() == 7
+    assert scalar.shape == (7,)
+    assert scalar.unique().numel() == 7
 
 
 def test_streams_share_no_numbers() -> None:
@@ -162,5 +166,7 @@ def test_episode_seed() -> None:
     seeds = {(seed, episode): draws.episode_seed(seed, episode) for seed in range(30) for episode in range(30)}
     assert all(seeds[seed, 0] == seed for seed in range(30))
     later = [value for (_, episode), value in seeds.items() if episode > 0]
-    assert len(set(later)) == len(later) and min(later) >= 0 and max(later) < 2**62
+    assert len(set(later)) == len(later)
+    assert min(later) >= 0
+    assert max(later) < 2**62
     assert draws.episode_seed(7, 3) == seeds[7, 3]

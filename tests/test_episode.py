@@ -94,7 +94,8 @@ def test_what_a_decision_measures(toy: Callable[..., Task]) -> None:
     lr = torch.tensor([[0.3, 0.1], [0.02, 0.5]], dtype=F64)
     before, middle, after = play(e, [0, 1], lr, decisions=2)
     network, d = e.trainee.network, after.dynamics
-    predictions = [e.trainee.evaluate(s.trainee.params, s.trainee.buffers, e.trainee.val).predictions for s in (middle, after)]
+    states = (middle.trainee, after.trainee)
+    predictions = [e.trainee.evaluate(s.params, s.buffers, e.trainee.val).predictions for s in states]
     change = predictions[1] - predictions[0]
     for i in range(2):
         assert d.prediction_variance[i] == pytest.approx(float(predictions[1][i].var(correction=0)))
@@ -103,7 +104,8 @@ def test_what_a_decision_measures(toy: Callable[..., Task]) -> None:
         assert d.weight_mean[i] == pytest.approx(float(last.mean()))
         assert d.weight_variance[i] == pytest.approx(float(last.var(correction=0)))
         assert d.lr[i] == pytest.approx(math.sqrt(float(lr[i].prod())))
-        for name, update, turn in (("1.weight", d.first_update, d.first_turn), ("3.weight", d.last_update, d.last_turn)):
+        motions = (("1.weight", d.first_update, d.first_turn), ("3.weight", d.last_update, d.last_turn))
+        for name, update, turn in motions:
             w = [network.named(s.trainee.params)[name][i].flatten() for s in (before, middle, after)]
             new, old = w[2] - w[1], w[1] - w[0]
             assert update[i] == pytest.approx(float(new.norm() / w[2].norm()))
@@ -162,7 +164,8 @@ def test_a_diverged_env_ends_alone(
         x, y = leaves(e, a), leaves(e, b)
         for name in x:
             assert torch.equal(x[name][::2], y[name][::2]), name
-        assert y["observation"].isfinite().all() and y["reward"].isfinite().all()
+        assert y["observation"].isfinite().all()
+        assert y["reward"].isfinite().all()
         assert all(e.observer.space.contains(row) for row in y["observation"].numpy())
         assert y["test_loss"].isfinite().all(), "the best checkpoint is one from before the divergence"
     died = [bool(e.outcome(s).terminated[1]) for s in sick]
@@ -181,8 +184,10 @@ def test_one_nan_weight_ends_one_env(toy: Callable[..., Task]) -> None:
     with torch.no_grad():
         expected, got = e.outcome(e.step(clean, rates(2, 0.1))), e.outcome(e.step(state, rates(2, 0.1)))
     assert got.terminated.tolist() == [False, True]
-    assert torch.equal(got.observation[0], expected.observation[0]) and got.reward[0] == expected.reward[0]
-    assert got.observation.isfinite().all() and got.reward.isfinite().all()
+    assert torch.equal(got.observation[0], expected.observation[0])
+    assert got.reward[0] == expected.reward[0]
+    assert got.observation.isfinite().all()
+    assert got.reward.isfinite().all()
 
 
 def test_a_dead_weight_that_no_loss_sees_is_found(make_blobs: Callable[..., Data], toy: Callable[..., Task]) -> None:
@@ -218,7 +223,8 @@ def test_the_best_checkpoint_is_tested(toy: Callable[..., Task], make_blobs: Cal
             states.append(e.step(states[-1], rates(2, rate)))
     losses = torch.stack([s.dynamics.val_loss for s in states])
     lowest = losses.argmin(0)
-    assert (lowest > 0).all() and (lowest < 6).all()
+    assert (lowest > 0).all()
+    assert (lowest < 6).all()
     final = states[-1]
     assert torch.equal(final.best.val_loss, losses.min(0).values)
     tested = e.test(final, torch.tensor([1, 0]))
@@ -236,10 +242,12 @@ def test_initial_rates_are_drawn_from_the_seed(toy: Callable[..., Task]) -> None
     e = Episode(toy(initial_lr=choices), dtype=F64)
     drawn = e.reset(range(600)).lr[:, 0]
     counts = [int((drawn == rate).sum()) for rate in choices]
-    assert sum(counts) == 600 and all(abs(count - 200) < 5 * (600 * 2 / 9) ** 0.5 for count in counts)
+    assert sum(counts) == 600
+    assert all(abs(count - 200) < 5 * (600 * 2 / 9) ** 0.5 for count in counts)
     assert e.reset([17]).lr[0, 0] == drawn[17]
     ranged = e.reset(range(600), LogUniform(1e-4, 1e-1)).lr[:, 0].log10()
-    assert ranged.min() >= -4 and ranged.max() <= -1
+    assert ranged.min() >= -4
+    assert ranged.max() <= -1
     assert abs(ranged.mean() + 2.5) < 5 * math.sqrt(9 / 12 / 600)
     assert e.reset([0], 0.7).lr.tolist() == [[0.7]]
 
@@ -252,7 +260,8 @@ def test_scale_starts_from_the_initial_rate(toy: Callable[..., Task]) -> None:
     torch.testing.assert_close(lr, torch.tensor([[0.08, 0.02]], dtype=F64))
     for _ in range(12):
         state = e.step(state, torch.tensor([[1.0, -1.0]], dtype=F64))
-    assert BOUNDS[0] <= float(state.lr.min()) and float(state.lr.max()) == BOUNDS[1]
+    assert BOUNDS[0] <= float(state.lr.min())
+    assert float(state.lr.max()) == BOUNDS[1]
 
 
 def test_tasks_without_classes_report_no_accuracy(toy: Callable[..., Task]) -> None:

@@ -85,7 +85,8 @@ def test_rates_per_parameter(toy: Callable[..., Task]) -> None:
 def test_one_step_is_minus_the_product_of_gradient_and_direction(toy: Callable[..., Task]) -> None:
     """Baydin et al. 2018, equation 5: d L(w_t) / d lr = -<grad L(w_t), direction_(t-1)>."""
     trainee = Trainee(toy(optimizer="adam"), dtype=F64)
-    start, hyper = trainee.unroll(trainee.init([0, 1]), torch.full((2, 1), 0.01, dtype=F64), trainee.hyper(2), 3)[0], trainee.hyper(2)
+    hyper = trainee.hyper(2)
+    start, _ = trainee.unroll(trainee.init([0, 1]), torch.full((2, 1), 0.01, dtype=F64), hyper, 3)
     lr = torch.full((2, 1), 0.05, dtype=F64, requires_grad=True)
     after, _ = trainee.unroll(start, lr, hyper, 1)
     rows = trainee.batch_indices(after, 1)[:, 0]

@@ -93,7 +93,7 @@ def test_descend_takes_rates_per_trainee_and_per_parameter() -> None:
 def step_at(gradient: torch.Tensor, optimizer: Optimizer) -> torch.Tensor:
     params = torch.ones(1, 3, dtype=F64)
     hyper = {name: torch.full((1, 1), value, dtype=F64) for name, value in optimizer.hyper.items()}
-    direction, state = optimizer.direction(gradient, optimizer.init(params), params, hyper)
+    _direction, state = optimizer.direction(gradient, optimizer.init(params), params, hyper)
     return optimizer.direction(gradient, state, params, hyper)[0]
 
 

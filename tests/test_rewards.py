@@ -115,7 +115,7 @@ def test_rewards_are_always_finite(reward: str, bad: float) -> None:
 
 
 def test_unknown_rewards_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown reward 'val_los'.*'val_loss'"):
+    with pytest.raises(ValueError, match=r"unknown reward 'val_los'.*'val_loss'"):
         make_reward("val_los")
 
 
@@ -210,7 +210,8 @@ def test_observations_are_inside_the_space_whatever_happens(name: str, value: fl
     observer = Observer(name, dtype)
     for d in (everywhere(2, value), dynamics(2, train_loss=value, val_loss=value), dynamics(2, lr=value)):
         for row in observer(d).numpy():
-            assert isinstance(observer.space, gym.spaces.Box) and observer.space.contains(row)
+            assert isinstance(observer.space, gym.spaces.Box)
+            assert observer.space.contains(row)
 
 
 def test_nan_takes_the_upper_bound() -> None:
@@ -219,7 +220,7 @@ def test_nan_takes_the_upper_bound() -> None:
 
 
 def test_unknown_observations_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown observation 'dynamic'.*'dynamics'"):
+    with pytest.raises(ValueError, match=r"unknown observation 'dynamic'.*'dynamics'"):
         Observer(("paper", "dynamic"), F64)
 
 

@@ -188,7 +188,8 @@ def test_init_is_that_of_the_global_seed_and_leaves_it_alone() -> None:
     torch.manual_seed(8)
     alone = torch.cat([p.detach().flatten() for p in make().parameters()])
     assert torch.equal(params[1], alone)
-    assert torch.equal(params[0], params[2]) and not torch.equal(params[0], params[1])
+    assert torch.equal(params[0], params[2])
+    assert not torch.equal(params[0], params[1])
 
 
 def test_columns_name_what_they_hold() -> None:

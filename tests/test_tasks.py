@@ -72,7 +72,7 @@ def test_settings_that_cannot_be_meant(settings: dict[str, Any], message: str) -
 
 
 def test_unknown_tasks_name_the_near_ones() -> None:
-    with pytest.raises(ValueError, match="unknown task 'digit-mlp': did you mean 'digits-mlp'"):
+    with pytest.raises(ValueError, match=r"unknown task 'digit-mlp': did you mean 'digits-mlp'"):
         make_task("digit-mlp")
 
 
@@ -90,7 +90,8 @@ def test_overrides_change_their_field_alone() -> None:
     changed = make_task("digits-mlp", budget=7, optimizer="momentum", momentum=0.5)
     assert (changed.budget, changed.optimizer, changed.momentum) == (7, "momentum", 0.5)
     assert (changed.network, changed.data, changed.batch_size) == (base.network, base.data, base.batch_size)
-    assert make_task(changed) == changed and make_task(changed, interval=2).budget == 7
+    assert make_task(changed) == changed
+    assert make_task(changed, interval=2).budget == 7
     assert make_task("digits-mlp") == base
 
 
@@ -126,8 +127,9 @@ def test_initial_rates(initial_lr: Any, rates: tuple[float, ...]) -> None:
 
 def test_a_name_is_taken_once(registry: None, toy: Callable[..., Task]) -> None:
     task = register_task(toy())
-    assert "toy" in tasks() and make_task("toy") is not None
-    with pytest.raises(ValueError, match="a task 'toy' exists.*replace_existing"):
+    assert "toy" in tasks()
+    assert make_task("toy") is not None
+    with pytest.raises(ValueError, match=r"a task 'toy' exists.*replace_existing"):
         register_task(toy(budget=3))
     assert make_task("toy").budget == task.budget
     register_task(toy(budget=3), replace_existing=True)
@@ -139,14 +141,16 @@ def test_listeners_hear_of_every_task(registry: None, toy: Callable[..., Task]) 
     on_register(lambda task: heard.append(task.name))
     assert heard == list(tasks())
     register_task(toy())
-    assert heard[-1] == "toy" and len(heard) == len(tasks())
+    assert heard[-1] == "toy"
+    assert len(heard) == len(tasks())
 
 
 def test_the_table_of_tasks_is_sound() -> None:
     known = data.datasets()
     for name in tasks():
         task = make_task(name)
-        assert task.name == name and task.summary
+        assert task.name == name
+        assert task.summary
         assert callable(task.data) or task.data in known
         assert task.optimizer in OPTIMIZERS
         assert task.budget % task.interval == 0

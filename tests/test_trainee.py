@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrenv import draws, networks, trainee as trainee_module
+from lrenv import draws, networks
+from lrenv import trainee as trainee_module
 from lrenv.augment import PADDING, crop, crop_flip
 from lrenv.data import Data
 from lrenv.tasks import Task
@@ -58,7 +59,8 @@ def test_an_unroll_can_be_cut_anywhere(toy: Callable[..., Task]) -> None:
     part, first = trainee.unroll(start, RATES, hyper, 3)
     parts, second = trainee.unroll(part, RATES, hyper, 4)
     assert torch.equal(torch.cat([first, second], 1), losses)
-    assert torch.equal(parts.params, whole.params) and torch.equal(parts.step, whole.step)
+    assert torch.equal(parts.params, whole.params)
+    assert torch.equal(parts.step, whole.step)
 
 
 def test_until_stops_each_trainee_on_its_own(toy: Callable[..., Task], make_blobs: Callable[..., Data]) -> None:
@@ -72,7 +74,8 @@ def test_until_stops_each_trainee_on_its_own(toy: Callable[..., Task], make_blob
     straight, _ = trainee.unroll(start, RATES, hyper, 5)
     torch.testing.assert_close(state, straight, rtol=1e-12, atol=1e-12)
     again, _ = trainee.unroll(state, RATES, hyper, 4, until=5)
-    assert torch.equal(again.params, state.params) and torch.equal(again.opt["square"], state.opt["square"])
+    assert torch.equal(again.params, state.params)
+    assert torch.equal(again.opt["square"], state.opt["square"])
 
 
 def test_training_loss_is_that_of_the_drawn_batch(toy: Callable[..., Task]) -> None:
@@ -157,7 +160,8 @@ def test_unrolls_are_detached_under_no_grad(toy: Callable[..., Task]) -> None:
     rates = RATES.clone().requires_grad_()
     with torch.no_grad():
         state, losses = trainee.unroll(trainee.init([0, 1, 2]), rates, trainee.hyper(3), 3)
-    assert not state.params.requires_grad and not losses.requires_grad
+    assert not state.params.requires_grad
+    assert not losses.requires_grad
     assert not any(leaf.requires_grad for leaf in state.opt.values())
     attached, _ = trainee.unroll(trainee.init([0, 1, 2]), rates, trainee.hyper(3), 3)
     assert attached.params.requires_grad
@@ -221,7 +225,8 @@ def test_select_and_scatter_choose_by_env() -> None:
     yes = {"a": torch.ones(3, 2), "b": (torch.ones(3, dtype=torch.int64),)}
     no = {"a": torch.zeros(3, 2), "b": (torch.zeros(3, dtype=torch.int64),)}
     chosen = select(torch.tensor([True, False, True]), yes, no)
-    assert chosen["a"][:, 0].tolist() == [1, 0, 1] and chosen["b"][0].tolist() == [1, 0, 1]  # type: ignore[call-overload]
+    assert chosen["a"][:, 0].tolist() == [1, 0, 1]
+    assert chosen["b"][0].tolist() == [1, 0, 1]
     put = scatter(torch.tensor([2, 0]), torch.tensor([[5.0], [6.0]]), torch.zeros(3, 1))
     assert put.tolist() == [[6.0], [0.0], [5.0]]
 

@@ -111,7 +111,9 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
     if isinstance(agent, Path) or agent.endswith(".safetensors"):
         if settings:
             raise ValueError(f"a controller file takes no settings, but got {', '.join(settings)}")
-        kind = read_metadata(Path(agent))["agent"]
+        kind = read_metadata(Path(agent)).get("agent")
+        if kind is None:
+            raise ValueError(f"{agent} holds no agent but the state of a training; take the controller beside it")
         loaded: Agent = agent_factory(kind).load(Path(agent))  # type: ignore[attr-defined]
         return loaded
     try:

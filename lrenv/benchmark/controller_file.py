@@ -52,7 +52,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, Any] = json.loads((file.metadata() or {}).get("lrenv", "{}"))
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise ControllerFileError(f"{path} is damaged or no safetensors file ({error}); train or copy it again") from error
+        raise ControllerFileError(
+            f"{path} is damaged or no safetensors file ({error}); train or copy it again"
+        ) from error
     if metadata.get("format") != FORMAT:
         raise ControllerFileError(f"{path} is a safetensors file, but not one of lrenv's controllers")
     if metadata["version"] != VERSION:

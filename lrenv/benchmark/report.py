@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.table import Table
 
-from lrenv.benchmark.compare import Comparison, Row
+from lrenv.benchmark.comparison import Comparison, Row
 
 COLUMNS = ("agent", "settings", "val loss", "test loss", "test accuracy", "p", "diverged", "tuning runs")
 
@@ -99,7 +99,8 @@ PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse }} th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }}
+table {{ border-collapse: collapse }}
+th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }}
 th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left }} tr.best {{ font-weight: 600 }}
 img {{ max-width: 100%; margin: 1rem 0 }} .small {{ color: #666; font-size: .9rem }} code {{ background: #f4f4f4 }}
 </style>

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lrenv.benchmark.agent import agent_factory, make_agent
-from lrenv.benchmark.evaluate import TUNING_SEEDS, Result, evaluate, tune
+from lrenv.benchmark.evaluation import TUNING_SEEDS, Result, evaluate, tune
 from lrenv.benchmark.statistics import mean_std, welch
 from lrenv.progress import progress
 from lrenv.tasks import Task, count, initial_rates, make_task
@@ -138,7 +138,7 @@ def _rows(
         tuned = tune(name, task, tuning_seeds, device=device)
         settings, tuning_runs = tuned.settings, len(tuned.combinations) * len(tuning_seeds)
     agent = make_agent(name, **settings)
-    text = ", ".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in settings.items())
+    text = ", ".join(f"{key}={f'{value:g}' if isinstance(value, float) else value}" for key, value in settings.items())
     # Only an agent that scales the rate depends on where it starts.
     scales = str(agent.view.control).startswith(("scale", "discrete", "('scale"))
     rows = []

@@ -1,0 +1,47 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+DEMO_TASK = mnist1d-mlp
+
+.PHONY: demo test test-slow check format bench wheel clean
+
+demo: $(INSTALLED)  ## trains a PPO controller, compares it with tuned schedules, writes runs/demo/compare/report.html
+	$(BIN)/python train_controller.py ppo --task $(DEMO_TASK) --episodes 2048 --reward improvement --gamma 1 \
+		--out runs/demo --overwrite
+	$(BIN)/lrenv compare --task $(DEMO_TASK) --agents constant,step,cosine,runs/demo/controller.safetensors \
+		--initial-lr 1e-2,1e-3,1e-4 --out runs/demo/compare
+
+test: $(INSTALLED)  ## all but the slow tests
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(INSTALLED)  ## the slow tests
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(INSTALLED)  ## what must pass before a commit: format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not slow" -x
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)  ## trainee-steps per second against a loop over modules
+	$(BIN)/python benchmarks/throughput.py
+
+wheel: $(INSTALLED)  ## builds the wheel and tries it outside the checkout
+	rm -rf dist
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/python tests/try_wheel.py dist/*.whl
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lrenv needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache

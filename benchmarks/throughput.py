@@ -1,0 +1,108 @@
+"""Trainee-steps per second of the environment, against the plain loop that it replaces.
+
+`python benchmarks/throughput.py --task digits-mlp --envs 64`
+
+Both train with the same network, data, batch size, optimizer and budget, and measure the validation loss once an
+interval. The loop is ordinary PyTorch: one module after the other, `torch.optim`, data in memory. The contestants take
+turns, so that a machine whose speed drifts does so for both; medians and their ratio count.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import nn
+
+from lrenv.episode import Episode
+from lrenv.tasks import make_task
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to time."""
+
+    task: str = "digits-mlp"
+    """Trainees' task; one with classes."""
+    envs: int = 64
+    """Trainees in parallel."""
+    decisions: int = 30
+    """Decisions in a turn of the environment."""
+    turns: int = 5
+    """How often each contestant runs."""
+
+
+def environment(settings: Settings) -> Callable[[], float]:
+    """A turn of the batched environment, in trainee-steps per second."""
+    episode = Episode(make_task(settings.task))
+    action = torch.zeros(settings.envs, 1)
+    with torch.no_grad():
+        start = episode.step(episode.reset(range(settings.envs)), action)  # the first step imports and allocates
+
+    def turn() -> float:
+        state, begin = start, time.perf_counter()
+        with torch.no_grad():
+            for _ in range(settings.decisions):
+                state = episode.step(state, action)
+                episode.outcome(state)
+        steps = settings.envs * settings.decisions * episode.task.interval
+        return steps / (time.perf_counter() - begin)
+
+    return turn
+
+
+def loop(settings: Settings) -> Callable[[], float]:
+    """A turn of the plain loop, on two trainees: their number changes nothing about the rate."""
+    task = make_task(settings.task)
+    data = task.load()
+    train, val = ((((s.inputs - data.mean) / data.std), s.targets) for s in (data.train, data.val))
+    steps = settings.decisions * task.interval // 2
+
+    def single(module: nn.Module) -> None:
+        optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+        for step in range(steps):
+            rows = torch.randint(len(train[1]), (task.batch_size,))
+            optimizer.zero_grad()
+            F.cross_entropy(module(train[0][rows]), train[1][rows]).backward()
+            optimizer.step()
+            if step % task.interval == task.interval - 1:
+                with torch.no_grad():
+                    F.cross_entropy(module(val[0]), val[1])
+
+    def turn() -> float:
+        modules = [task.module() for _ in range(2)]
+        begin = time.perf_counter()
+        for module in modules:
+            single(module)
+        return 2 * steps / (time.perf_counter() - begin)
+
+    turn()
+    return turn
+
+
+def main(settings: Settings) -> None:
+    """Prints medians and the ratio."""
+    contestants = {"environment": environment(settings), "loop over modules": loop(settings)}
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(settings.turns):
+        for name, turn in contestants.items():
+            rates[name].append(turn())
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    print(
+        f"{settings.task}, {settings.envs} envs, eager, {torch.get_num_threads()} threads, {platform.machine()}, "
+        f"torch {torch.__version__}"
+    )
+    for name, values in rates.items():
+        print(f"{name:>20}: {medians[name]:10,.0f} trainee-steps/s  ({min(values):,.0f} to {max(values):,.0f})")
+    ratios = [a / b for a, b in zip(*rates.values(), strict=True)]
+    print(f"{'ratio':>20}: {statistics.median(ratios):10.1f}  ({min(ratios):.1f} to {max(ratios):.1f})")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))

@@ -1,0 +1,245 @@
+"""The adapters only call the core: one trajectory through all of them, snapshots, and the checkers of both libraries."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from numpy.typing import NDArray
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+from torch.utils._pytree import tree_flatten
+
+import lrenv
+from lrenv import draws
+from lrenv.env import LearningRateEnv
+from lrenv.episode import Episode
+from lrenv.sb3_vec_env import LearningRateVecEnv
+from lrenv.tasks import Task
+from lrenv.vector_env import LearningRateVectorEnv
+
+Array = NDArray[Any]
+SEEDS, EPISODES = (11, 12, 13), 3
+SETTINGS: dict[str, Any] = {"dtype": "float64", "device": "cpu"}
+EMBEDDED = ("noisy-quadratic", "two-minima", "digits-logreg", "digits-mlp", "mnist1d-mlp")
+INFO = ("train_loss", "val_loss", "val_accuracy", "lr", "inner_step", "diverged")
+
+Trajectory = list[list[dict[str, Array]]]
+"""Episode, then decision (the reset first) -> name -> (n, ...)."""
+
+
+def action(episode: int, decision: int, n: int) -> Array:
+    """Any fixed numbers in [-1, 1] that differ between envs, decisions and episodes."""
+    return np.array([[math.sin(1 + 7 * i + 3 * episode + 1.3 * decision)] for i in range(n)])
+
+
+def through_core(task: Task, n: int) -> Trajectory:
+    core = Episode(task, dtype=torch.float64)
+    trajectory: Trajectory = []
+    for episode in range(EPISODES):
+        with torch.no_grad():
+            state = core.reset([draws.episode_seed(seed, episode) for seed in SEEDS[:n]])
+            states = [state]
+            for k in range(core.decisions):
+                states.append(core.step(states[-1], torch.from_numpy(action(episode, k, n))))
+            tested = core.test(states[-1], torch.arange(n))
+        outcomes = [core.outcome(s) for s in states]
+        rows = [{"observation": o.observation, "reward": o.reward, "terminated": o.terminated} | o.info for o in outcomes]
+        rows[-1] |= tested
+        trajectory.append([{name: np.asarray(x) for name, x in row.items()} for row in rows])
+    return trajectory
+
+
+def record(observation: Array, info: dict[str, Any], **rest: Array) -> dict[str, Array]:
+    kept = {name: np.array(x) for name, x in info.items() if name in INFO or name.startswith("test_")}
+    return {"observation": observation.copy(), **kept, **rest}
+
+
+def through_vector_env(task: Task, n: int) -> Trajectory:
+    envs = LearningRateVectorEnv(n, task, **SETTINGS)
+    trajectory = [[record(*envs.reset(seed=SEEDS[0]))]]
+    while True:
+        k = len(trajectory[-1]) - 1
+        observation, reward, terminated, truncated, info = envs.step(action(len(trajectory) - 1, k, n))
+        trajectory[-1].append(record(observation, info, reward=reward, terminated=terminated))
+        assert not truncated.any()
+        if terminated.all():
+            if len(trajectory) == EPISODES:
+                return trajectory
+            # NEXT_STEP: the actions of this step are ignored, what it answers is the reset.
+            observation, reward, terminated, _, info = envs.step(np.zeros((n, 1)))
+            assert reward.tolist() == [0.0] * n
+            assert not terminated.any()
+            trajectory.append([record(observation, info)])
+
+
+def through_sb3(task: Task, n: int) -> Trajectory:
+    envs = LearningRateVecEnv(n, task, **SETTINGS)
+    envs.seed(SEEDS[0])
+    observation = envs.reset()
+    trajectory = [[record(observation, envs.info)]]
+    while len(trajectory) <= EPISODES:
+        k = len(trajectory[-1]) - 1
+        observation, reward, done, infos = envs.step(action(len(trajectory) - 1, k, n))
+        if not done.any():
+            assert infos == [{}] * n
+            trajectory[-1].append(record(observation, envs.info, reward=reward, terminated=done))
+            continue
+        assert done.all()
+        assert not any(info["TimeLimit.truncated"] for info in infos)
+        last = np.stack([info["terminal_observation"] for info in infos])
+        final = {name: np.array([info[name] for info in infos]) for name in infos[0] if name in INFO or "test" in name}
+        trajectory[-1].append(record(last, final, reward=reward, terminated=done))
+        trajectory.append([record(observation, envs.info)])
+    return trajectory[:EPISODES]
+
+
+def through_env(task: Task, n: int) -> Trajectory:
+    env = LearningRateEnv(task, **SETTINGS)
+    alone: list[Trajectory] = []
+    for i, seed in enumerate(SEEDS[:n]):
+        trajectory: Trajectory = []
+        for episode in range(EPISODES):
+            observation, info = env.reset(seed=seed if episode == 0 else None)
+            trajectory.append([record(observation, info)])
+            terminated = False
+            while not terminated:
+                k = len(trajectory[-1]) - 1
+                observation, reward, terminated, truncated, info = env.step(action(episode, k, n)[i])
+                assert not truncated
+                assert isinstance(reward, float)
+                trajectory[-1].append(record(observation, info, reward=np.array(reward), terminated=np.array(terminated)))
+        alone.append(trajectory)
+    return [
+        [{name: np.stack([a[e][k][name] for a in alone]) for name in alone[0][e][k]} for k in range(len(alone[0][e]))]
+        for e in range(EPISODES)
+    ]
+
+
+def assert_same(expected: Trajectory, got: Trajectory, tolerance: float) -> None:
+    assert len(expected) == len(got)
+    for episode, (theirs, ours) in enumerate(zip(expected, got, strict=True)):
+        for k, (a, b) in enumerate(zip(theirs, ours, strict=True)):
+            assert set(b) <= set(a)
+            for name, x in b.items():
+                # Stable-Baselines3 pays in float32.
+                wanted = a[name].astype(x.dtype) if name == "reward" else a[name]
+                where = f"{name} of decision {k} of episode {episode}"
+                np.testing.assert_allclose(x, wanted, rtol=tolerance, atol=tolerance, err_msg=where)
+
+
+@pytest.fixture
+def task(toy: Callable[..., Task]) -> Task:
+    return toy(budget=10, optimizer="adam", initial_lr=(0.1, 0.01))
+
+
+@pytest.mark.parametrize("adapter", [through_vector_env, through_sb3, through_env])
+@pytest.mark.parametrize("n", [1, 3])
+def test_one_trajectory_through_every_adapter(task: Task, adapter: Callable[[Task, int], Trajectory], n: int) -> None:
+    core, adapted = through_core(task, n), adapter(task, n)
+    # Three envs alone against a batch of three: the same draws, sums in another order.
+    assert_same(core, adapted, 1e-10 if adapter is through_env and n > 1 else 0.0)
+    assert set(adapted[0][-1]) >= {"observation", "reward", "terminated", "test_loss", "test_accuracy", *INFO}
+    first, second = adapted[0][0]["val_loss"], adapted[1][0]["val_loss"]
+    assert (first != second).all(), "a later episode starts from other weights"
+
+
+def test_a_batch_is_its_envs_alone(task: Task) -> None:
+    assert_same(through_vector_env(task, 3), through_env(task, 3), 1e-10)
+
+
+def test_gymnasium_makes_the_native_envs() -> None:
+    env = gym.make("lrenv/noisy-quadratic-v0", budget=20, device="cpu")
+    assert isinstance(env.unwrapped, LearningRateEnv)
+    assert env.unwrapped.task == lrenv.make_task("noisy-quadratic", budget=20)
+    envs = gym.make_vec("lrenv/noisy-quadratic-v0", num_envs=3, control="discrete", device="cpu")
+    assert isinstance(envs.unwrapped, LearningRateVectorEnv)
+    assert isinstance(envs.single_action_space, gym.spaces.Discrete)
+    assert envs.num_envs == 3
+    assert {f"lrenv/{name}-v0" for name in lrenv.tasks()} <= set(gym.registry)
+
+
+def random_actions(space: gym.Space[Any], decisions: int) -> list[Array]:
+    space.seed(0)
+    return [space.sample() for _ in range(decisions)]
+
+
+def flat(answer: tuple[Any, ...]) -> list[Array]:
+    return [np.asarray(leaf) for leaf in tree_flatten(answer)[0]]
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+@pytest.mark.parametrize("control", ["scale", "discrete", "set/layer"])
+def test_a_snapshot_continues_bit_for_bit(task: Task, mode: str, control: str) -> None:
+    envs = LearningRateVectorEnv(3, task, control=control, autoreset_mode=mode, device="cpu")
+    actions = random_actions(envs.action_space, 55)
+    envs.reset(seed=4)
+
+    def play(actions: list[Array]) -> list[list[Array]]:
+        answers = []
+        for chosen in actions:
+            *answer, info = envs.step(chosen)
+            if mode == "Disabled" and answer[2].any():
+                *_, info = envs.reset(options={"reset_mask": answer[2]})
+            answers.append(flat((*answer, sorted(info.items(), key=lambda item: item[0]))))
+        return answers
+
+    play(actions[:5])
+    snapshot = envs.snapshot()
+    kept = [leaf.clone() for leaf in tree_flatten(snapshot.state)[0]]
+    first = play(actions[5:])
+    assert all(torch.equal(a, b) for a, b in zip(kept, tree_flatten(snapshot.state)[0], strict=True))
+    for _ in range(2):
+        envs.restore(snapshot)
+        for a, b in zip(first, play(actions[5:]), strict=True):
+            for x, y in zip(a, b, strict=True):
+                np.testing.assert_array_equal(x, y)
+
+
+def test_a_snapshot_moves_to_another_env_of_the_same_settings(task: Task) -> None:
+    one, other = LearningRateEnv(task, **SETTINGS), LearningRateEnv(task, **SETTINGS)
+    one.reset(seed=1)
+    one.step(np.array([0.5]))
+    other.restore(one.snapshot())
+    for k in range(2):
+        chosen = action(0, k, 1)[0]
+        for x, y in zip(flat(one.step(chosen)), flat(other.step(chosen)), strict=True):
+            np.testing.assert_array_equal(x, y)
+    other.reset(seed=3)
+    other.restore(one.snapshot())
+    with pytest.raises(gym.error.ResetNeeded, match="ended"):
+        other.step(np.array([0.0]))
+
+
+def test_a_snapshot_of_other_settings_is_refused(task: Task) -> None:
+    three, two = LearningRateVectorEnv(3, task, **SETTINGS), LearningRateVectorEnv(2, task, **SETTINGS)
+    with pytest.raises(gym.error.ResetNeeded, match="reset"):
+        three.snapshot()
+    three.reset(seed=0)
+    with pytest.raises(ValueError, match=r"3 trainees .* 2 of"):
+        two.restore(three.snapshot())
+
+
+def check(env: gym.Env[Any, Any]) -> None:
+    """Both libraries' checkers, with every warning an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env)
+        sb3_check_env(env)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_checkers_accept_every_embedded_task(name: str) -> None:
+    check(gym.make(f"lrenv/{name}-v0", budget=20, device="cpu").unwrapped)
+
+
+@pytest.mark.parametrize("control", ["set", "discrete", "scale/layer", "discrete/layer", ("scale", "momentum")])
+@pytest.mark.parametrize("observe", ["paper", "scale-free", ("dynamics", "clock")])
+def test_the_checkers_accept_every_space(toy: Callable[..., Task], control: Any, observe: Any) -> None:
+    check(LearningRateEnv(toy(optimizer="momentum"), control=control, observe=observe, device="cpu"))

@@ -1,0 +1,73 @@
+"""The layers: a file imports only from files above it, and importing lrenv stays cheap."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = (
+    "lookup", "draws", "progress", "data.types", "data.store", "data.embedded", "data.folder", "data.published",
+    "data.registry", "data", "networks", "stacked", "augment", "optimizers", "analytic", "tasks", "trainee", "signals",
+    "rewards", "controls", "episode", "rendering", "", "vector_env", "env", "sb3_vec_env", "benchmark.controller_file",
+    "benchmark.agent", "benchmark.statistics", "benchmark.evaluation", "benchmark.comparison", "benchmark.report",
+    "benchmark", "cli",
+)  # fmt: skip
+"""Modules of lrenv from the bottom up; "" is the package itself."""
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT / "lrenv").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(path: Path, modules: set[str]) -> set[str]:
+    """Everything of `lrenv` and `agents` that a file imports, wherever in it, as modules."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            # `from lrenv import draws` imports a module, `from lrenv.tasks import Task` a name of one.
+            submodules = {name for name in below if name.removeprefix("lrenv.") in modules}
+            found |= submodules if submodules == below else submodules | {node.module}
+    return {name for name in found if name.split(".")[0] in ("lrenv", "agents")}
+
+
+FILES = {module_of(path): path for path in sorted((ROOT / "lrenv").rglob("*.py"))}
+
+
+def test_every_module_has_its_layer() -> None:
+    assert set(FILES) == set(LAYERS)
+
+
+@pytest.mark.parametrize("module", sorted(FILES))
+def test_imports_point_down(module: str) -> None:
+    for name in imported_modules(FILES[module], set(FILES)):
+        package, _, target = name.partition(".")
+        assert package == "lrenv", f"lrenv/{module} imports {name}: agents import lrenv, never the reverse"
+        assert LAYERS.index(target) < LAYERS.index(module), f"lrenv.{module} imports {name}, which is above it"
+
+
+def test_the_guard_sees_imports_of_every_form(tmp_path: Path) -> None:
+    source = tmp_path / "x.py"
+    source.write_text(
+        "import lrenv.tasks\nfrom lrenv import draws, networks\nfrom lrenv.data import load\n"
+        "def f():\n    from agents.ppo import PPOController\n"
+    )
+    expected = {"lrenv.tasks", "lrenv.draws", "lrenv.networks", "lrenv.data", "agents.ppo"}
+    assert imported_modules(source, set(FILES)) == expected
+
+
+def test_importing_lrenv_is_cheap() -> None:
+    heavy = ("matplotlib", "stable_baselines3", "sb3_contrib", "torchvision", "sklearn", "mnist1d", "tensorboard", "agents")
+    code = f"import lrenv, sys; print(*(name for name in {heavy} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
