@@ -245,7 +245,9 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             self._episodes[mask] += 1
             return
         if seed is None or isinstance(seed, int | np.integer):
-            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(None if seed is None else int(seed))
+            # A negative seed goes on to the check below: its message says what is wanted.
+            generator = gym.utils.seeding.np_random(None if seed is None else max(int(seed), 0))
+            self._np_random, self._np_random_seed = generator
             first = int(self._np_random.integers(2**31) if seed is None else seed)
             seeds: list[int | None] = [first + i for i in range(self.num_envs)]
         else:

@@ -21,7 +21,8 @@ F64 = torch.float64
 
 
 def episode(task: Task, **settings: Any) -> Episode:
-    return Episode(task, **({"control": "set-raw", "dtype": F64} | settings))
+    defaults: dict[str, Any] = {"control": "set-raw", "dtype": F64}
+    return Episode(task, **(defaults | settings))
 
 
 def rates(n: int, *values: float) -> Tensor:

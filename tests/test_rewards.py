@@ -32,7 +32,13 @@ def pay(reward: str, dead: bool = False, **values: Any) -> float:
 
 
 def test_living_rewards_by_hand() -> None:
-    seen = {"val_loss": 0.5, "previous_val_loss": 0.8, "initial_val_loss": 2.0, "budget": 100, "interval": 10}
+    seen: dict[str, Any] = {
+        "val_loss": 0.5,
+        "previous_val_loss": 0.8,
+        "initial_val_loss": 2.0,
+        "budget": 100,
+        "interval": 10,
+    }
     assert pay("val_loss", **seen) == -0.5
     assert pay("log_val_loss", **seen) == pytest.approx(-math.log(0.5))
     assert pay("improvement", **seen) == pytest.approx(math.log(0.8 / 0.5))
@@ -41,7 +47,13 @@ def test_living_rewards_by_hand() -> None:
 
 
 def test_losses_count_up_to_the_cap() -> None:
-    seen = {"val_loss": 1e6, "previous_val_loss": 1e5, "initial_val_loss": 2.0, "inner_step": 100, "budget": 100}
+    seen: dict[str, Any] = {
+        "val_loss": 1e6,
+        "previous_val_loss": 1e5,
+        "initial_val_loss": 2.0,
+        "inner_step": 100,
+        "budget": 100,
+    }
     cap = CAP * 2
     assert pay("val_loss", **seen) == -cap
     assert pay("log_val_loss", **seen) == pytest.approx(-math.log(cap))
@@ -51,7 +63,7 @@ def test_losses_count_up_to_the_cap() -> None:
 
 def test_prices_of_divergence_by_hand() -> None:
     """Ten decisions of ten steps, dead in the third: eight rewards were left."""
-    seen = {"val_loss": math.nan, "previous_val_loss": 0.5, "initial_val_loss": 2.0}
+    seen: dict[str, Any] = {"val_loss": math.nan, "previous_val_loss": 0.5, "initial_val_loss": 2.0}
     seen |= {"inner_step": 30, "budget": 100, "interval": 10}
     cap = CAP * 2
     assert pay("val_loss", True, **seen) == -cap * 9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -270,8 +271,9 @@ def test_dropout_masks_are_functions_of_the_key(make: Callable[[], nn.Module]) -
 def test_dropout_layers_draw_separately() -> None:
     drop = nn.Dropout(0.5)
     once = dropout_masks(Network(lambda: nn.Sequential(Scale(), nn.Dropout(0.5))), torch.arange(2))
-    for make in (lambda: nn.Sequential(Scale(), nn.Dropout(0.5), nn.Dropout(0.5)), lambda: nn.Sequential(Scale(), drop, drop)):
-        twice = dropout_masks(Network(make), torch.arange(2))
+    for first, second in ((nn.Dropout(0.5), nn.Dropout(0.5)), (drop, drop)):
+        network = Network(partial(nn.Sequential, Scale(), first, second))
+        twice = dropout_masks(network, torch.arange(2))
         assert abs((once != 0).double().mean() - 0.5) < 0.02
         assert abs((twice != 0).double().mean() - 0.25) < 0.02
 
