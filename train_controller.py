@@ -7,6 +7,7 @@ import sys
 from lrenv.cli import run
 
 if __name__ == "__main__":
-    from agents.ppo_training import PPOSettings, train
+    from agents.ppo_settings import PPOSettings
+    from agents.ppo_training import train
 
     sys.exit(run({"ppo": (PPOSettings, train)}, "Train an agent that controls learning rates."))

@@ -21,6 +21,7 @@ import tyro
 from torch import nn
 
 from lrenv.episode import Episode
+from lrenv.process import keep_memory
 from lrenv.tasks import make_task
 
 
@@ -88,6 +89,7 @@ def loop(settings: Settings) -> Callable[[], float]:
 
 def main(settings: Settings) -> None:
     """Prints medians and the ratio."""
+    keep_memory()
     contestants = {"environment": environment(settings), "loop over modules": loop(settings)}
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(settings.turns):

@@ -17,6 +17,7 @@ from lrenv import data
 from lrenv.benchmark.agent import agents
 from lrenv.benchmark.comparison import compare
 from lrenv.benchmark.report import save_report, table
+from lrenv.process import keep_memory
 from lrenv.tasks import make_task, tasks
 
 
@@ -106,6 +107,7 @@ def run(commands: Mapping[str, tuple[type[Any], Callable[[Any], Any]]], descript
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    keep_memory()
     try:
         functions = dict(commands.values())
         parsed = tyro.extras.subcommand_cli_from_dict(
@@ -115,8 +117,8 @@ def run(commands: Mapping[str, tuple[type[Any], Callable[[Any], Any]]], descript
     except (ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"interrupted: {error}" if str(error) else "interrupted", file=sys.stderr)
         return 130
     return 0
 

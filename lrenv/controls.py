@@ -70,6 +70,12 @@ KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 BESIDE: dict[str, Callable[[Tensor], Tensor]] = {"momentum": momentum, "weight_decay": weight_decay}
 
 
+def is_relative(control: str | tuple[str, ...]) -> bool:
+    """Whether rates under this control depend on where they started."""
+    names = (control,) if isinstance(control, str) else control
+    return any(name.partition("/")[0] in ("scale", "discrete") for name in names)
+
+
 class Control:
     """The action space of an environment, and what actions do.
 

@@ -59,21 +59,22 @@ def permuted(key: Tensor, position: Tensor, size: int) -> Tensor:
     Args:
         key: int64, broadcasts against `position`; one permutation a key.
         position: int64 in [0, size).
-        size: how many elements are permuted.
+        size: how many elements are permuted; below 2**31.
     """
+    # The rounds run on 32-bit integers, which halves their cost; a shift brings 64 random bits into their range.
     multipliers = fold(key.unsqueeze(-1), torch.arange(SHUFFLE_ROUNDS, device=key.device))
     offsets = mix(multipliers)
     pivots = _shift(mix(offsets), 1) % size
-    for multiplier, offset, pivot in zip(
-        (multipliers | 1).unbind(-1), offsets.unbind(-1), pivots.unbind(-1), strict=True
-    ):
+    rounds = ((multipliers >> 32 | 1).int(), (offsets >> 32).int(), pivots.int())
+    position = position.int()
+    for multiplier, offset, pivot in zip(*(x.unbind(-1) for x in rounds), strict=True):
         partner = pivot - position
-        partner = partner + (partner >> 63 & size)  # modulo size
+        partner = partner + (partner >> 31 & size)  # modulo size
         # The pair {position, partner} must agree on whether to swap: hash its larger member. The top bit of
         # a * x + b is a universal hash for random odd a and random b; shifted down, it is a mask of all bits.
-        swap = torch.maximum(position, partner) * multiplier + offset >> 63
+        swap = torch.maximum(position, partner) * multiplier + offset >> 31
         position = position ^ ((position ^ partner) & swap)
-    return position
+    return position.long()
 
 
 def epoch_indices(seed: Tensor, step: Tensor, batch_size: int, size: int, replacement: bool = False) -> Tensor:

@@ -167,12 +167,15 @@ def _unfold(x: Tensor, n: int) -> Tensor:
 
 
 def _linear(layer: nn.Linear, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
-    rows = x.flatten(1, -2)
-    weight = parameters[f"{prefix}weight"].transpose(1, 2)
+    # Activations lie in memory as (n, features, b): the gradients of weights then come out laid as the weights are,
+    # and a sum over examples runs along memory.
+    columns = x.flatten(1, -2).transpose(1, 2)
+    weight = parameters[f"{prefix}weight"]
     if layer.bias is None:
-        out = torch.bmm(rows, weight)
+        out = torch.bmm(weight, columns)
     else:
-        out = torch.baddbmm(parameters[f"{prefix}bias"].unsqueeze(1), rows, weight)
+        out = torch.baddbmm(parameters[f"{prefix}bias"].unsqueeze(2), weight, columns)
+    out = out.transpose(1, 2)
     return out.unflatten(1, x.shape[1:-1]) if x.ndim > 3 else out
 
 

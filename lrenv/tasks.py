@@ -105,9 +105,7 @@ class Task:
                 raise ValueError(f"{name}={value}, but optimizer {self.optimizer!r} has no {name}; leave it out")
             if value is not None and not 0 <= value < (1 if name == "momentum" else math.inf):
                 raise ValueError(f"{name} must be at least 0{' and below 1' * (name == 'momentum')}, not {value}")
-        for rate in initial_rates(self.initial_lr):
-            if not 0 <= rate < math.inf:
-                raise ValueError(f"initial_lr must be finite and at least 0, not {rate}")
+        initial_rates(self.initial_lr)
 
     def load(self) -> Data:
         """The data; a named set is loaded once and kept, a function is called each time.
@@ -143,16 +141,19 @@ def initial_rates(initial_lr: InitialLR) -> tuple[float, ...]:
     """The rates that bound or list `initial_lr`.
 
     Raises:
-        ValueError: an empty choice, or a range that is not one.
+        ValueError: an empty choice, a rate that is negative or not finite, or a range that is not one.
     """
     if isinstance(initial_lr, LogUniform):
-        if not 0 < initial_lr.low <= initial_lr.high:
-            raise ValueError(f"LogUniform needs 0 < low <= high, not {initial_lr}")
+        if not 0 < initial_lr.low <= initial_lr.high < math.inf:
+            raise ValueError(f"LogUniform needs 0 < low <= high, both finite, not {initial_lr}")
         return initial_lr.low, initial_lr.high
-    rates = tuple(initial_lr) if isinstance(initial_lr, tuple | list) else (initial_lr,)
+    rates = tuple(float(rate) for rate in (initial_lr if isinstance(initial_lr, tuple | list) else (initial_lr,)))
     if not rates:
         raise ValueError("initial_lr is empty: give a rate, several rates, or a LogUniform")
-    return tuple(float(rate) for rate in rates)
+    for rate in rates:
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"initial_lr must be finite and at least 0, not {rate}")
+    return rates
 
 
 def count(name: str, value: int) -> int:

@@ -167,14 +167,14 @@ class Trainee:
         The examples go through in pieces of four batches: more memory than training takes is never needed.
         """
         n = params.shape[0]
-        rows = max(4 * self.task.batch_size, 256)
+        rows = max(4 * self.task.batch_size, 512)
         losses, hits, probe, probed = [], [], [], 0
         for inputs, targets in zip(split.inputs.split(rows), split.targets.split(rows), strict=True):
             x = (inputs if self._in_advance else self._normalised(inputs)).expand(n, *inputs.shape)
             y = targets.expand(n, -1)
             outputs, _ = self.network(params, buffers, x, False)
             losses.append(self._losses(outputs, y))
-            hits.append(outputs.argmax(-1) == y)
+            hits.append(outputs.contiguous().argmax(-1) == y)  # five times faster on a CPU for the copy
             if probed < PROBE:
                 first = outputs[:, : PROBE - probed].transpose(1, 2).contiguous()
                 probe.append(first.softmax(1) if self.classes else first)

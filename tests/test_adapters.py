@@ -1,4 +1,4 @@
-"""The adapters only call the core: one trajectory through all of them, snapshots, and the checkers of both libraries."""
+"""The adapters only call the core: one trajectory through all of them, snapshots, both libraries' checkers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def through_core(task: Task, n: int) -> Trajectory:
                 states.append(core.step(states[-1], torch.from_numpy(action(episode, k, n))))
             tested = core.test(states[-1], torch.arange(n))
         outcomes = [core.outcome(s) for s in states]
-        rows = [{"observation": o.observation, "reward": o.reward, "terminated": o.terminated} | o.info for o in outcomes]
+        rows = [
+            {"observation": o.observation, "reward": o.reward, "terminated": o.terminated} | o.info for o in outcomes
+        ]
         rows[-1] |= tested
         trajectory.append([{name: np.asarray(x) for name, x in row.items()} for row in rows])
     return trajectory
@@ -82,10 +84,10 @@ def through_vector_env(task: Task, n: int) -> Trajectory:
 def through_sb3(task: Task, n: int) -> Trajectory:
     envs = LearningRateVecEnv(n, task, **SETTINGS)
     envs.seed(SEEDS[0])
-    observation = envs.reset()
-    trajectory = [[record(observation, envs.info)]]
+    trajectory = [[record(envs.reset(), envs.info)]]
     while len(trajectory) <= EPISODES:
         k = len(trajectory[-1]) - 1
+        observation: Any
         observation, reward, done, infos = envs.step(action(len(trajectory) - 1, k, n))
         if not done.any():
             assert infos == [{}] * n
@@ -114,7 +116,9 @@ def through_env(task: Task, n: int) -> Trajectory:
                 observation, reward, terminated, truncated, info = env.step(action(episode, k, n)[i])
                 assert not truncated
                 assert isinstance(reward, float)
-                trajectory[-1].append(record(observation, info, reward=np.array(reward), terminated=np.array(terminated)))
+                trajectory[-1].append(
+                    record(observation, info, reward=np.array(reward), terminated=np.array(terminated))
+                )
         alone.append(trajectory)
     return [
         [{name: np.stack([a[e][k][name] for a in alone]) for name in alone[0][e][k]} for k in range(len(alone[0][e]))]

@@ -11,8 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    "lookup", "draws", "progress", "data.types", "data.store", "data.embedded", "data.folder", "data.published",
-    "data.registry", "data", "networks", "stacked", "augment", "optimizers", "analytic", "tasks", "trainee", "signals",
+    "lookup", "process", "draws", "progress",
+    "data.types", "data.store", "data.embedded", "data.folder", "data.published", "data.registry", "data",
+    "networks", "stacked", "augment", "optimizers", "analytic", "tasks", "trainee", "signals",
     "rewards", "controls", "episode", "rendering", "", "vector_env", "env", "sb3_vec_env", "benchmark.controller_file",
     "benchmark.agent", "benchmark.statistics", "benchmark.evaluation", "benchmark.comparison", "benchmark.report",
     "benchmark", "cli",
@@ -67,7 +68,16 @@ def test_the_guard_sees_imports_of_every_form(tmp_path: Path) -> None:
 
 
 def test_importing_lrenv_is_cheap() -> None:
-    heavy = ("matplotlib", "stable_baselines3", "sb3_contrib", "torchvision", "sklearn", "mnist1d", "tensorboard", "agents")
+    heavy = (
+        "matplotlib",
+        "stable_baselines3",
+        "sb3_contrib",
+        "torchvision",
+        "sklearn",
+        "mnist1d",
+        "tensorboard",
+        "agents",
+    )
     code = f"import lrenv, sys; print(*(name for name in {heavy} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ast
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lrenv.benchmark.agent import agent_factory, make_agent
-from lrenv.benchmark.evaluation import TUNING_SEEDS, Result, evaluate, tune
+from lrenv.benchmark.controller_file import read_metadata
+from lrenv.benchmark.evaluation import TUNING_SEEDS, Result, evaluate, to_json, tune
 from lrenv.benchmark.statistics import mean_std, welch
+from lrenv.controls import is_relative
 from lrenv.progress import progress
 from lrenv.tasks import Task, count, initial_rates, make_task
 
@@ -24,7 +25,7 @@ class Row:
         spec: the agent as it was asked for.
         label: how the agent is called; distinct within a comparison.
         settings: what it was tuned to or given, as text.
-        tuning_runs: trainings that its tuning took.
+        runs_spent: trainings that its tuning, or its learning, took.
         result: its runs.
         p_value: Welch's t-test of its test losses against the baseline's; None for the baseline.
     """
@@ -32,7 +33,7 @@ class Row:
     spec: str
     label: str
     settings: str
-    tuning_runs: int
+    runs_spent: int
     result: Result
     p_value: float | None = None
 
@@ -45,7 +46,7 @@ class Row:
         diverged = int(self.result.diverged.sum())
         return {
             "agent": self.label, "settings": self.settings, "runs": len(self.result.seeds), **numbers,
-            "p_value": self.p_value, "diverged": diverged, "tuning_runs": self.tuning_runs,
+            "p_value": self.p_value, "diverged": diverged, "runs_spent": self.runs_spent,
         }  # fmt: skip
 
 
@@ -68,7 +69,7 @@ class Comparison:
         out.mkdir(parents=True, exist_ok=True)
         lines = [line for row in self.rows for line in row.result.lines()]
         (out / "results.jsonl").write_text("\n".join(lines) + "\n")
-        (out / "summary.json").write_text(json.dumps([row.summary() for row in self.rows], indent=2) + "\n")
+        (out / "summary.json").write_text(to_json([row.summary() for row in self.rows], indent=2) + "\n")
 
 
 def compare(
@@ -106,25 +107,32 @@ def compare(
         raise ValueError(f"the baseline {baseline!r} is not among the agents {', '.join(agents)}")
     parsed = {spec: _parse(spec) for spec in agents}  # every error before any work
     starts = list(initial_rates(tuple(initial_lrs))) if initial_lrs else []
+    labels = _labels(parsed)
     rows: list[Row] = []
     with progress(len(agents), "agents") as report:
         for number, (spec, (name, settings)) in enumerate(parsed.items()):
             report(number, spec)
-            rows += _rows(spec, name, settings, task, range(seeds), starts, tuning_seeds, device)
+            rows += _rows(spec, labels[spec], name, settings, task, range(seeds), starts, tuning_seeds, device)
             report(number + 1, spec)
-    reference = next(row.result for row in rows if row.spec == baseline)
+    reference = next(row for row in rows if row.spec == baseline)
+    held_against = reference.result.test_loss
     return Comparison(
         task,
-        baseline,
-        [
-            row if row.result is reference else replace(row, p_value=welch(row.result.test_loss, reference.test_loss))
-            for row in rows
-        ],
+        reference.label,
+        [row if row is reference else replace(row, p_value=welch(row.result.test_loss, held_against)) for row in rows],
     )
+
+
+def _labels(parsed: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, str]:
+    """Spec -> what to call the agent: its name, or the whole spec where several have that name."""
+    short = {spec: repr(make_agent(name)) if _is_file(name) else name for spec, (name, _) in parsed.items()}
+    names = list(short.values())
+    return {spec: spec if names.count(name) > 1 else name for spec, name in short.items()}
 
 
 def _rows(
     spec: str,
+    called: str,
     name: str,
     settings: dict[str, Any],
     task: Task,
@@ -133,30 +141,23 @@ def _rows(
     tuning_seeds: Sequence[int],
     device: str | None,
 ) -> list[Row]:
-    tuning_runs = 0
-    if not settings and not _is_file(name) and getattr(agent_factory(name), "grid", None):
+    runs_spent = read_metadata(Path(name)).get("episodes", 0) if _is_file(name) else 0
+    if not settings and _is_tuned(name):
         tuned = tune(name, task, tuning_seeds, device=device)
-        settings, tuning_runs = tuned.settings, len(tuned.combinations) * len(tuning_seeds)
+        settings, runs_spent = tuned.settings, len(tuned.combinations) * len(tuning_seeds)
     agent = make_agent(name, **settings)
     text = ", ".join(f"{key}={f'{value:g}' if isinstance(value, float) else value}" for key, value in settings.items())
-    # Only an agent that scales the rate depends on where it starts.
-    scales = str(agent.view.control).startswith(("scale", "discrete", "('scale"))
     rows = []
-    for start in starts if scales and starts else [None]:
-        label = repr(agent) if _is_file(name) else name
-        label += "" if start is None else f" from {start:g}"
+    for start in starts if starts and is_relative(agent.view.control) else [None]:
+        label = called if start is None else f"{called} from {start:g}"
         result = evaluate(agent, task, seeds, initial_lr=start, name=label, device=device)
-        rows.append(Row(spec, label, text, tuning_runs, result))
+        rows.append(Row(spec, label, text, runs_spent, result))
     return rows
 
 
 def _parse(spec: str) -> tuple[str, dict[str, Any]]:
-    """`name:key=value:key=value`, or a path -> name and settings; unknown names and missing files raise."""
+    """`name:key=value:key=value`, or a path -> name and settings; whatever can't be made raises."""
     name, *pairs = spec.split(":")
-    if _is_file(name):
-        make_agent(name)
-    else:
-        agent_factory(name)
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -166,7 +167,13 @@ def _parse(spec: str) -> tuple[str, dict[str, Any]]:
             settings[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             settings[key] = text
+    if settings or not _is_tuned(name):
+        make_agent(name, **settings)
     return name, settings
+
+
+def _is_tuned(name: str) -> bool:
+    return not _is_file(name) and bool(getattr(agent_factory(name), "grid", None))
 
 
 def _is_file(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ from lrenv.vector_env import LearningRateVectorEnv
 
 TUNING_SEEDS = tuple(range(10_000, 10_003))
 """Schedules are tuned on these; results are reported on others."""
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON with null for numbers that are not finite: JSON knows neither NaN nor infinity, and strict readers fail."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
 @dataclass(frozen=True)
@@ -50,14 +56,14 @@ class Result:
     view: dict[str, Any]
 
     def lines(self) -> list[str]:
-        """One JSON line a run."""
+        """One JSON line a run; null where there is no number."""
         shared = {"agent": self.agent, "task": self.task, "view": self.view, "seconds": round(self.seconds, 3)}
         return [
-            json.dumps(
+            to_json(
                 shared
                 | {name: getattr(self, name)[i].item() for name in ("val_loss", "test_loss", "test_accuracy")}
                 | {"seed": int(seed), "diverged": bool(self.diverged[i])}
-                | {name: [float(f"{x:.6g}") for x in curve[:, i]] for name, curve in self.curves.items()}
+                | {"curves": {name: [float(f"{x:.6g}") for x in curve[:, i]] for name, curve in self.curves.items()}}
             )
             for i, seed in enumerate(self.seeds)
         ]
@@ -166,6 +172,14 @@ def tune(
         losses.append(result.val_loss)
     mean = np.concatenate(losses).reshape(len(combinations), len(seeds)).mean(1)
     return Tuned(combinations[int(mean.argmin())], combinations, mean)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _one_rate(values: NDArray[Any]) -> NDArray[Any]:

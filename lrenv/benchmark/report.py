@@ -14,6 +14,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import rich.box
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -22,25 +23,34 @@ from rich.table import Table
 
 from lrenv.benchmark.comparison import Comparison, Row
 
-COLUMNS = ("agent", "settings", "val loss", "test loss", "test accuracy", "p", "diverged", "tuning runs")
+COLUMNS = ("agent", "settings", "val loss", "test loss", "test accuracy", "p", "diverged", "runs spent")
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """A row's entries under `COLUMNS`: mean (standard deviation) over seeds."""
     summary = row.summary()
     numbers = [_number(summary[name]) for name in ("val_loss", "test_loss", "test_accuracy")]
-    p_value = "baseline" if row.p_value is None else f"{row.p_value:.2g}"
-    return row.label, row.settings, *numbers, p_value, str(summary["diverged"]), str(row.tuning_runs)
+    p_value = "baseline" if row.p_value is None else "-" if np.isnan(row.p_value) else f"{row.p_value:.2g}"
+    return row.label, row.settings, *numbers, p_value, str(summary["diverged"]), str(row.runs_spent)
 
 
 def table(comparison: Comparison) -> Table:
-    """The comparison for a terminal; the lowest test loss is bold."""
-    shown = Table(title=_title(comparison), caption=_caption(comparison))
-    for column in COLUMNS:
-        shown.add_column(column, justify="left" if column in ("agent", "settings") else "right")
+    """The comparison for a terminal of 80 columns; the lowest test loss is bold."""
+    settings = [f"{row.label}: {row.settings}" for row in comparison.rows if row.settings]
+    shown = Table(
+        title=_title(comparison),
+        caption="\n".join([_caption(comparison), *settings]),
+        caption_justify="left",
+        box=rich.box.SIMPLE,
+    )
+    shown.add_column("agent")
+    for column in COLUMNS[2:6]:
+        shown.add_column(column, justify="right", no_wrap=True)
     best = _best(comparison)
     for row in comparison.rows:
-        shown.add_row(*cells(row), style="bold" if row is best else None)
+        label, _, *numbers, diverged, _ = cells(row)
+        mark = f" ({diverged} diverged)" if row.result.diverged.any() else ""
+        shown.add_row(label + mark, *numbers, style="bold" if row is best else None)
     return shown
 
 
@@ -59,7 +69,7 @@ def figure(comparison: Comparison) -> Figure:
     for axes, name in ((left, "validation loss"), (right, "learning rate")):
         axes.set(xlabel="inner step", ylabel=name, yscale="log")
         axes.grid(alpha=0.2)
-    if not all((row.result.curves["val_loss"] > 0).all() for row in comparison.rows):
+    if any((row.result.curves["val_loss"] <= 0).any() for row in comparison.rows):
         left.set_yscale("linear")
     right.legend(frameon=False, fontsize="small")
     return drawn
@@ -101,7 +111,8 @@ PAGE = """<!doctype html>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
 table {{ border-collapse: collapse }}
 th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }}
-th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left }} tr.best {{ font-weight: 600 }}
+th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left }}
+td:nth-child(n+3) {{ white-space: nowrap }} tr.best {{ font-weight: 600 }}
 img {{ max-width: 100%; margin: 1rem 0 }} .small {{ color: #666; font-size: .9rem }} code {{ background: #f4f4f4 }}
 </style>
 <h1>{title}</h1>
@@ -126,7 +137,8 @@ def _title(comparison: Comparison) -> str:
 def _caption(comparison: Comparison) -> str:
     return (
         "Mean (standard deviation) over seeds; the test split is read once, at the checkpoint with the best validation "
-        f"loss. p: Welch's t-test of the test loss against {comparison.baseline}."
+        f"loss. p: Welch's t-test of the test loss against {comparison.baseline}. Runs spent: trainings that tuning or "
+        "learning took."
     )
 
 

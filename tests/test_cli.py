@@ -1,0 +1,227 @@
+"""The command line: exit statuses, messages that help, and files where they were asked for."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agents
+import lrenv
+from agents.ppo_settings import PPOSettings
+from agents.ppo_training import train
+from lrenv import cli
+from lrenv.progress import progress
+
+
+@pytest.fixture(autouse=True)
+def _handler() -> Iterator[None]:
+    """`run` changes what SIGTERM does to the process."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    def lrenv_command(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["lrenv", *arguments])
+        return cli.main()
+
+    return lrenv_command
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a made-up command."""
+
+    rate: float = 0.1
+    """A rate."""
+
+
+@dataclass(frozen=True)
+class Others:
+    """Settings of another."""
+
+
+def run(monkeypatch: pytest.MonkeyPatch, function: Callable[[Settings], Any], *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["program", "made-up", *arguments])
+    return cli.run({"made-up": (Settings, function), "other": (Others, lambda _: None)}, "A made-up program.")
+
+
+def test_run_hands_over_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[Settings] = []
+    assert run(monkeypatch, got.append, "--rate", "0.5") == 0
+    assert run(monkeypatch, got.append) == 0
+    assert got == [Settings(0.5), Settings(0.1)]
+
+
+@pytest.mark.parametrize("kind", [ValueError, TypeError, OSError, FileNotFoundError])
+def test_errors_of_the_user_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: type[Exception]
+) -> None:
+    def fail(_: Settings) -> None:
+        raise kind("do that instead")
+
+    assert run(monkeypatch, fail) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "error: do that instead\n"
+
+
+def test_our_own_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Settings) -> None:
+        raise AssertionError("a defect")
+
+    with pytest.raises(AssertionError, match="a defect"):
+        run(monkeypatch, fail)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_interruptions_end_cleanly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], signal_number: signal.Signals
+) -> None:
+    cleaned: list[bool] = []
+
+    def interrupted(_: Settings) -> None:
+        try:
+            os.kill(os.getpid(), signal_number)
+            for _number in range(10_000_000):  # the handler runs between two bytecodes
+                pass
+        finally:
+            cleaned.append(True)
+
+    assert run(monkeypatch, interrupted) == 130
+    assert cleaned == [True]
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_tasks_are_listed(call: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert call("tasks") == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in lrenv.tasks():
+        task = lrenv.make_task(name)
+        row = next(line for line in lines if f" {name} " in line)
+        assert task.summary in row
+        assert str(task.budget) in row
+
+
+def test_agents_are_listed(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("agents") == 0
+    assert tuple(capsys.readouterr().out.split()) == agents.agents()
+
+
+def test_compare_writes_a_report(call: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "compare"
+    arguments = ("--task", "noisy-quadratic", "--budget", "20", "--seeds", "2", "--device", "cpu", "--out", str(out))
+    assert call("compare", "--agents", "constant:peak=0.1, cosine:peak=0.1:warmup=10", *arguments) == 0
+    printed = capsys.readouterr().out
+    assert f"report: {out / 'report.html'}" in printed.replace("\n", "")
+    assert "noisy-quadratic: 20 steps of batch 8, 2 seeds" in printed
+    runs = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [(run["agent"], run["seed"]) for run in runs] == [(a, s) for a in ("constant", "cosine") for s in (0, 1)]
+    assert "lrenv compare" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("compare", "--task", "digits-mpl"), "unknown task 'digits-mpl': did you mean 'digits-mlp'"),
+        (("compare", "--agents", "constnt"), "unknown agent 'constnt': did you mean 'constant'"),
+        (("compare", "--agents", ""), "name at least one agent"),
+        (("compare", "--agents", "missing.safetensors"), "no controller file missing.safetensors"),
+        (("compare", "--seeds", "0"), "seeds must be at least 1"),
+        (("compare", "--initial-lr", "0.1,fast"), "--initial-lr takes numbers separated by commas"),
+        (("compare", "--initial-lr", "-1"), "initial_lr must be finite and at least 0"),
+        (("compare", "--budget", "0"), "budget must be at least 1"),
+        (("compare", "--device", "abacus", "--agents", "constant:peak=0.1"), "device='abacus' can't be used here"),
+        (("download", "fashion-mnistt"), "fashion-mnist"),
+    ],
+)
+def test_bad_input_is_told(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert call(*arguments) == 2
+    err = capsys.readouterr().err
+    assert "error: " in err
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("compair",), "compare"),
+        (("compare", "--seed", "3"), "--seeds"),
+        (("compare", "--seeds", "three"), "--seeds"),
+        ((), "compare"),
+    ],
+)
+def test_bad_usage_ends_with_2(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        call(*arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_explains_every_setting(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        call("compare", "--help")
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "What to train; a name from `lrenv tasks`." in text
+    assert "Runs of each agent." in text
+
+
+def test_the_training_script_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    module = importlib.import_module("train_controller")
+    assert module.run is cli.run
+
+
+def test_a_training_from_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def command(*arguments: str) -> int:
+        small = ("--task", "noisy-quadratic", "--budget", "6", "--interval", "3", "--envs", "2", "--eval-seeds", "1")
+        argv = ["train_controller.py", "ppo", "--out", str(tmp_path), "--device", "cpu", *small, *arguments]
+        monkeypatch.setattr(sys, "argv", argv)
+        return cli.run({"ppo": (PPOSettings, train), "other": (Others, lambda _: None)}, "Train an agent.")
+
+    assert command("--episodes", "4") == 0
+    assert (tmp_path / "controller.safetensors").exists()
+    capsys.readouterr()
+    assert command("--episodes", "4") == 2
+    assert "--resume, --overwrite" in capsys.readouterr().err
+    assert command("--episodes", "8", "--resume") == 0
+    assert command("--observe", "dynamic", "--overwrite") == 2
+    assert "did you mean 'dynamics'" in capsys.readouterr().err
+
+
+def test_progress_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress(3, "things") as report:
+        for done in range(1, 4):
+            report(done, f"at {done}")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["1/3 things, 0 s  at 1", "3/3 things, 0 s  at 3"], "the first, the last, and few between"
+
+
+def test_progress_in_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    with progress(4, "things", done=1) as report:
+        report(4, "finished")
+    shown = capsys.readouterr().err
+    assert "4/4" in shown
+    assert "finished" in shown

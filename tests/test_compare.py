@@ -1,0 +1,251 @@
+"""Comparisons: honest statistics, labels that tell rows apart, files that parse, and mistakes found before any work."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from scipy import stats
+
+from agents import View
+from agents.ppo import Architecture, PPOController
+from lrenv.benchmark import Comparison, compare, comparison, evaluate, make_agent, tune
+from lrenv.benchmark.report import COLUMNS, cells, figure, save_report, table
+from lrenv.benchmark.statistics import mean_std, welch
+from lrenv.tasks import Task, make_task
+
+NOISY = make_task("noisy-quadratic", budget=20, interval=5)
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def strict(text: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_welch_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    for n, m in ((3, 3), (10, 4), (2, 30)):
+        a, b = rng.normal(0, 1, n), rng.normal(0.5, 3, m)
+        assert welch(a, b) == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue, rel=1e-12)
+        assert welch(a, b) == pytest.approx(welch(b, a))
+
+
+def test_welch_by_hand() -> None:
+    """Means 2 and 4, variances 1 and 4 over three: t = -2 / sqrt(5/3), and Welch and Satterthwaite's 50/17 degrees."""
+    a, b = np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])
+    t, degrees = -2 / math.sqrt(5 / 3), (5 / 3) ** 2 / ((1 / 3) ** 2 / 2 + (4 / 3) ** 2 / 2)
+    assert degrees == pytest.approx(50 / 17)
+    grid = np.linspace(-200, t, 2_000_001)
+    density = math.gamma((degrees + 1) / 2) / (math.sqrt(degrees * math.pi) * math.gamma(degrees / 2))
+    tail = float(np.trapezoid(density * (1 + grid**2 / degrees) ** (-(degrees + 1) / 2), grid))
+    assert welch(a, b) == pytest.approx(2 * tail, rel=1e-4)
+
+
+def test_welch_at_its_edges() -> None:
+    same, other = np.array([1.0, 1.0]), np.array([2.0, 2.0])
+    assert welch(same, same) == 1.0
+    assert welch(same, other) == 0.0
+    assert math.isnan(welch(np.array([1.0]), other))
+    assert math.isnan(welch(other, np.array([1.0])))
+
+
+def test_mean_and_deviation() -> None:
+    assert mean_std(np.array([1.0, 2.0, 6.0])) == pytest.approx((3.0, math.sqrt((4 + 1 + 9) / 2)))
+    mean, std = mean_std(np.array([5.0]))
+    assert mean == 5.0
+    assert math.isnan(std)
+
+
+@pytest.fixture(scope="module")
+def compared() -> Comparison:
+    task = make_task("digits-logreg", budget=40, interval=20)
+    return compare(
+        task, ["constant:peak=0.01", "cosine", "exponential:peak=0.1:decay=0.1"], 3, tuning_seeds=(1,), device="cpu"
+    )
+
+
+def test_a_comparison_is_its_evaluations(compared: Comparison) -> None:
+    constant, cosine, exponential = compared.rows
+    tuned = tune("cosine", compared.task, (1,), device="cpu")
+    for row, agent in (
+        (constant, make_agent("constant", peak=0.01)),
+        (cosine, make_agent("cosine", **tuned.settings)),
+        (exponential, make_agent("exponential", peak=0.1, decay=0.1)),
+    ):
+        np.testing.assert_array_equal(
+            row.result.test_loss, evaluate(agent, compared.task, range(3), device="cpu").test_loss
+        )
+    assert [row.runs_spent for row in compared.rows] == [0, len(tuned.combinations), 0]
+    assert [row.label for row in compared.rows] == ["constant", "cosine", "exponential"]
+    assert (constant.settings, exponential.settings) == ("peak=0.01", "peak=0.1, decay=0.1")
+    assert compared.baseline == "constant"
+    assert constant.p_value is None
+    assert cosine.p_value == welch(cosine.result.test_loss, constant.result.test_loss)
+
+
+def test_files_hold_every_run(compared: Comparison, tmp_path: Path) -> None:
+    page = save_report(compared, tmp_path / "a" / "out")
+    assert sorted(path.name for path in page.parent.iterdir()) == [
+        "comparison.png", "report.html", "results.jsonl", "summary.json",
+    ]  # fmt: skip
+    runs = [strict(line) for line in (page.parent / "results.jsonl").read_text().splitlines()]
+    assert [(run["agent"], run["seed"]) for run in runs] == [
+        (row.label, seed) for row in compared.rows for seed in range(3)
+    ]
+    np.testing.assert_allclose([run["test_loss"] for run in runs[3:6]], compared.rows[1].result.test_loss)
+    summary = strict((page.parent / "summary.json").read_text())
+    assert [row["agent"] for row in summary] == ["constant", "cosine", "exponential"]
+    assert summary[0]["test_loss"]["mean"] == pytest.approx(float(compared.rows[0].result.test_loss.mean()))
+    assert (page.parent / "comparison.png").read_bytes().startswith(PNG)
+    text = page.read_text()
+    for row in compared.rows:
+        assert "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row)) in text
+    assert all(f"<th>{column}</th>" in text for column in COLUMNS)
+    image = re.search(r'src="data:image/png;base64,([^"]+)"', text)
+    assert image is not None
+    assert base64.b64decode(image[1]) == (page.parent / "comparison.png").read_bytes()
+    assert text.count("class=best") == 1
+    best = min(compared.rows, key=lambda row: row.result.test_loss.mean())
+    assert f"<tr class=best><td>{best.label}</td>" in text
+    assert "http" not in text, "the page stands alone"
+
+
+def test_the_terminal_shows_every_row(compared: Comparison) -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table(compared))
+    text = console.export_text()
+    for row in compared.rows:
+        line = next(line for line in text.splitlines() if f" {row.label} " in line)
+        assert all(cell in line for cell in cells(row) if cell)
+    assert "digits-logreg: 40 steps of batch 64, 3 seeds" in text
+
+
+def test_divergence_and_single_runs_are_shown(tmp_path: Path) -> None:
+    """No accuracy, no deviation, no p-value, curves with holes, and losses beyond every scale."""
+    odd = compare(NOISY, ["constant:peak=0.1", "step:peak=1e38:discount_step=9:discount_factor=0.5"], 1, device="cpu")
+    page = save_report(odd, tmp_path)
+    summary = strict((tmp_path / "summary.json").read_text())
+    assert summary[0]["test_accuracy"] == {"mean": None, "std": None}
+    assert summary[1]["diverged"] == 1
+    assert [strict(line)["diverged"] for line in (tmp_path / "results.jsonl").read_text().splitlines()] == [False, True]
+    assert cells(odd.rows[0])[4] == "-"
+    assert "nan" not in page.read_text().split("<img")[0].split("<tbody>")[1]
+    left, _ = figure(odd).axes
+    assert left.get_yscale() == "log", "only losses below zero need a linear scale"
+
+
+def test_negative_losses_get_a_linear_scale() -> None:
+    negative = compare("two-minima", ["constant:peak=0.01"], 1, device="cpu")
+    assert (negative.rows[0].result.curves["val_loss"] < 0).any()
+    assert figure(negative).axes[0].get_yscale() == "linear"
+
+
+def controller(path: Path, hidden: int = 4, control: str = "scale") -> str:
+    architecture = Architecture(8, 1, (), hidden)
+    with torch.random.fork_rng():
+        torch.manual_seed(hidden)
+        policy = architecture.build()
+    PPOController(policy, np.zeros(8), np.ones(8), View(control), architecture).save(path, {})
+    return str(path)
+
+
+def test_agents_that_scale_the_rate_get_a_row_from_each_start(tmp_path: Path) -> None:
+    path = controller(tmp_path / "c.safetensors")
+    table = compare(NOISY, ["constant:peak=0.1", path], 2, initial_lrs=(0.1, 0.01), device="cpu")
+    assert [row.label for row in table.rows] == ["constant", "ppo(dynamics) from 0.1", "ppo(dynamics) from 0.01"]
+    assert [row.result.curves["lr"][0].tolist() for row in table.rows[1:]] == [
+        pytest.approx([0.1, 0.1]), pytest.approx([0.01, 0.01]),
+    ]  # fmt: skip
+    mixed = compare(NOISY, ["constant:peak=0.1", path], 2, device="cpu")
+    assert [row.label for row in mixed.rows] == ["constant", "ppo(dynamics)"]
+    scaled = compare(NOISY, [path], 2, initial_lrs=(0.1, 0.01), device="cpu")
+    assert scaled.baseline == "ppo(dynamics) from 0.1", "p-values refer to one row"
+    assert [row.p_value is None for row in scaled.rows] == [True, False]
+
+
+def test_labels_are_distinct(tmp_path: Path) -> None:
+    specs = ["constant:peak=0.1", "constant:peak=0.2", *(controller(tmp_path / f"{h}.safetensors", h) for h in (4, 5))]
+    labels = [row.label for row in compare(NOISY, specs, 1, device="cpu").rows]
+    assert len(set(labels)) == 4
+    assert labels[:2] == specs[:2]
+
+
+def test_the_baseline() -> None:
+    two = ["constant:peak=0.1", "linear:peak=0.1"]
+    assert compare(NOISY, two, 2, device="cpu").baseline == "constant"
+    chosen = compare(NOISY, two, 2, baseline="linear:peak=0.1", device="cpu")
+    assert chosen.baseline == "linear"
+    assert [row.p_value is None for row in chosen.rows] == [False, True]
+    tuned = compare(NOISY, ["constant:peak=0.1", "step"], 2, tuning_seeds=(1,), device="cpu")
+    assert tuned.baseline == "step"
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "settings"),
+    [
+        ("cosine", "cosine", {}),
+        ("cosine:peak=0.01:warmup=10", "cosine", {"peak": 0.01, "warmup": 10}),
+        ("constant:peak=1e-3", "constant", {"peak": 1e-3}),
+        ("constant:peak=[0.1, 0.2]", "constant", {"peak": [0.1, 0.2]}),
+    ],
+)
+def test_specs(spec: str, name: str, settings: dict[str, Any]) -> None:
+    found = comparison._parse(spec)
+    assert found == (name, settings)
+    assert all(type(x) is type(settings[key]) for key, x in found[1].items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"agents": ["constant:peak=0.1", "cosin"]}, "unknown agent 'cosin': did you mean 'cosine'"),
+        ({"agents": ["constant:peak=0.1", "cosine:peek=0.1"]}, "peek"),
+        ({"agents": ["constant:peak=0.1", "cosine:peak=-1"]}, "peak=-1"),
+        ({"agents": ["constant:peak=0.1", "cosine:peak=fast"]}, "peak='fast'"),
+        ({"agents": ["constant:peak=0.1", "cosine:0.1"]}, "name:key=value"),
+        ({"agents": ["constant:peak=0.1", "ppo"]}, "'ppo'"),
+        ({"agents": ["constant:peak=0.1", "constant:peak=0.1"]}, "named twice"),
+        ({"agents": []}, "at least one agent"),
+        ({"baseline": "step"}, "baseline 'step' is not among the agents constant"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"task": "digits-mlpp"}, "did you mean 'digits-mlp'"),
+        ({"initial_lrs": (float("nan"),)}, "initial_lr"),
+        ({"initial_lrs": (-1.0,)}, "initial_lr"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(
+    arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: Any, **__: Any) -> None:
+        raise AssertionError("a run began")
+
+    monkeypatch.setattr(comparison, "evaluate", work)
+    monkeypatch.setattr(comparison, "tune", work)
+    with pytest.raises(ValueError, match=message):
+        compare(**{"task": NOISY, "agents": ["constant:peak=0.1"], "seeds": 2, "device": "cpu", **arguments})
+
+
+def test_a_missing_controller_is_found_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "evaluate", lambda *_, **__: pytest.fail("a run began"))
+    with pytest.raises(FileNotFoundError, match="no controller file"):
+        compare(NOISY, ["constant:peak=0.1", str(tmp_path / "x.safetensors")], 1, device="cpu")
+
+
+def test_comparing_leaves_the_task_alone(toy: Callable[..., Task]) -> None:
+    task = toy()
+    assert compare(task, ["constant:peak=0.1"], 1, device="cpu").task is not None
+    assert compare(task, ["constant:peak=0.1"], 1, device="cpu").task == task
