@@ -1,7 +1,7 @@
 """The trainee: n networks in training as one value, and the pure functions that train and measure them.
 
 Everything here is detached when called under `torch.no_grad()`, as the adapters do, and differentiable
-otherwise: call `unroll` with rates that require a gradient for reverse mode, or under `torch.func.jvp` for
+otherwise: call `unroll` with rates that require a gradient for reverse mode, or inside `torch.func.jvp` for
 forward mode. Trainees do not interact, so the sum of their losses has all their gradients at once.
 """
 
@@ -120,7 +120,14 @@ class Trainee:
             loss, buffers = self.loss(params, state, indices)
             return loss.sum(), (loss, buffers)
 
-        grads, (loss, buffers) = grad(total, has_aux=True)(state.params)
+        if torch.is_grad_enabled():
+            grads, (loss, buffers) = grad(total, has_aux=True)(state.params)
+        else:  # the same numbers, detached, from autograd itself, which is a fifth faster
+            with torch.enable_grad():
+                leaf = state.params.detach().requires_grad_()
+                value, (loss, buffers) = total(leaf)
+            (grads,) = torch.autograd.grad(value, leaf)
+            loss, buffers = loss.detach(), {name: buffer.detach() for name, buffer in buffers.items()}
         direction, opt = self.optimizer.direction(grads, state.opt, state.params, hyper)
         params = descend(state.params, direction, lr)
         return TraineeState(params, buffers, opt, state.step + 1, state.seed), loss

@@ -90,7 +90,7 @@ def save_report(comparison: Comparison, out: Path) -> Path:
         title=html.escape(_title(comparison)),
         head="".join(f"<th>{column}</th>" for column in COLUMNS),
         body=body,
-        caption=html.escape(_caption(comparison)),
+        caption=html.escape(_caption(comparison) + " Runs spent: trainings that tuning or learning took."),
         image=base64.b64encode(buffer.getvalue()).decode(),
         command=html.escape(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         machine=html.escape(_machine()),
@@ -137,8 +137,7 @@ def _title(comparison: Comparison) -> str:
 def _caption(comparison: Comparison) -> str:
     return (
         "Mean (standard deviation) over seeds; the test split is read once, at the checkpoint with the best validation "
-        f"loss. p: Welch's t-test of the test loss against {comparison.baseline}. Runs spent: trainings that tuning or "
-        "learning took."
+        f"loss. p: Welch's t-test of the test loss against {comparison.baseline}."
     )
 
 
