@@ -216,8 +216,11 @@ class PPOTraining:
             tensors |= {f"lstm.{i}": x.clone() for i, x in enumerate(tree_flatten(tuple(self._lstm_states))[0])}
         counters = {"num_timesteps": model.num_timesteps, "n_updates": model._n_updates, "iteration": self.iteration}
         return tensors, {
-            **counters, "best_val_loss": self.best_val_loss, "settings": self.settings.essence(),
-        }  # fmt: skip
+            **counters,
+            "best_val_loss": self.best_val_loss,
+            "episodes": self.settings.episodes,
+            "settings": self.settings.essence(),
+        }
 
     def restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         """Goes on from a checkpoint, exactly."""

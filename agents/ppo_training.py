@@ -73,17 +73,19 @@ def train(settings: PPOSettings) -> Path:
 
 
 def _resumed(settings: PPOSettings, checkpoint: Path) -> PPOSettings:
-    """The settings of the training to resume; what was given by hand must agree, `episodes` may grow."""
+    """The settings of the training to resume; what was given by hand must agree, but `episodes` may be another."""
     if not checkpoint.exists():
         raise FileNotFoundError(f"nothing to resume: there is no {checkpoint}; leave --resume out to start")
-    before = controller_file.read_metadata(checkpoint)["settings"]
+    metadata = controller_file.read_metadata(checkpoint)
+    before = metadata["settings"]
     defaults = {f.name: f.default for f in fields(PPOSettings)}
     given = settings.essence()
     clash = [name for name in before if given[name] not in (before[name], defaults[name])]
     if clash:
         pairs = ", ".join(f"{name}={given[name]!r} (was {before[name]!r})" for name in clash)
         raise ValueError(f"can't resume with other settings: {pairs}; leave them out, or start anew in another --out")
-    return replace(settings, **before)
+    episodes = metadata["episodes"] if settings.episodes == defaults["episodes"] else settings.episodes
+    return replace(settings, **before, episodes=episodes)
 
 
 def _logger(out: Path, iteration: int) -> Logger:

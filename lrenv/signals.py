@@ -1,7 +1,7 @@
 """What agents see: quantities of training, and the named sets of them that make an observation.
 
 Each set is one table of (low, high, function), from which both the Gymnasium space and the values come, so that
-they can't disagree. Values are clamped to their bounds, and what is not finite takes the upper bound.
+they can't disagree. Values are clamped to their bounds; NaN takes the upper one.
 """
 
 from __future__ import annotations

@@ -58,15 +58,14 @@ class Network:
         first, last: the columns of the first and the last weight (the tensors with two or more axes; else any).
 
     Raises:
-        ValueError: the module has no parameters.
+        ValueError: the module has no parameters, frozen ones, or a kind of dropout that can't be drawn statelessly.
     """
 
     def __init__(self, make: Callable[[], nn.Module]) -> None:
         self._make = make
         self._module = _seeded(make, 0)
         self.shapes = {name: p.shape for name, p in self._module.named_parameters()}
-        if not self.shapes:
-            raise ValueError("the network has no parameters, so there is nothing to train")
+        _check(self._module)
         self._sizes = [shape.numel() for shape in self.shapes.values()]
         self.size = sum(self._sizes)
         owners = [name.rpartition(".")[0] for name in self.shapes]
@@ -128,6 +127,18 @@ class Network:
         position = list(self.shapes).index(name)
         start = sum(self._sizes[:position])
         return slice(start, start + self._sizes[position])
+
+
+def _check(module: nn.Module) -> None:
+    parameters = dict(module.named_parameters())
+    if not parameters:
+        raise ValueError("the network has no parameters, so there is nothing to train")
+    frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
+    if frozen:
+        raise ValueError(f"parameters {', '.join(frozen)} are frozen; register what isn't trained as a buffer")
+    for name, part in module.named_modules():
+        if isinstance(part, nn.modules.dropout._DropoutNd) and not isinstance(part, nn.Dropout):
+            raise ValueError(f"{name} is a {type(part).__name__}, which draws from a global generator; use nn.Dropout")
 
 
 def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:

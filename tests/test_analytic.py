@@ -72,9 +72,7 @@ def test_expected_loss_takes_many_schedules() -> None:
 
 
 @pytest.mark.parametrize(("curvature", "batch_size", "budget"), [(0.5, 1, 10), (1.0, 8, 30), (3.0, 4, 20)])
-def test_optimal_schedule_of_one_curvature_is_its_closed_form(
-    curvature: float, batch_size: int, budget: int
-) -> None:
+def test_optimal_schedule_of_one_curvature_is_its_closed_form(curvature: float, batch_size: int, budget: int) -> None:
     found = optimal_schedule(budget, batch_size, curvature=(curvature,))
     t = torch.arange(budget, dtype=F64)
     formula = 1 / (curvature * (1 + NOISE**2 / (batch_size * START**2) + t))

@@ -116,7 +116,9 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
             raise ValueError(f"{agent} holds no agent but the state of a training; take the controller beside it")
         loaded: Agent = agent_factory(kind).load(Path(agent))  # type: ignore[attr-defined]
         return loaded
+    factory = agent_factory(agent)
     try:
-        return agent_factory(agent)(**settings)
+        return factory(**settings)
     except TypeError as error:
-        raise ValueError(f"agent {agent!r}: {error}") from error
+        hint = "; it is trained, so give its controller file instead of its name" if hasattr(factory, "load") else ""
+        raise ValueError(f"agent {agent!r}: {error}{hint}") from error
