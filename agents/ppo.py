@@ -101,7 +101,7 @@ class PPOController:
         self.architecture = architecture
 
     def __repr__(self) -> str:
-        return f"ppo{'-lstm' if self.architecture.lstm else ''}({self._view.observe})"
+        return "ppo-lstm" if self.architecture.lstm else "ppo"
 
     @property
     def view(self) -> View:

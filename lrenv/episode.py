@@ -127,7 +127,7 @@ class Episode:
         return EpisodeState(
             trainee,
             lr[:, None].expand(-1, self.control.rates),
-            self.trainee.hyper(n),
+            self.trainee.hyper(n, self.control.beside),
             dynamics,
             measured.accuracy,
             measured.predictions,

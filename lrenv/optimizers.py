@@ -21,7 +21,7 @@ from lrenv.lookup import lookup
 OptState = dict[str, Tensor]
 """Slot -> (n, P) for moments, (n, 1) for counters."""
 Hyper = dict[str, Tensor]
-"""Hyperparameter -> (n, 1)."""
+"""Hyperparameter -> (n, 1). Without `weight_decay` there is none, and its pass over the weights is saved."""
 
 
 def descend(params: Tensor, direction: Tensor, lr: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class Optimizer:
 
 def _decayed(grads: Tensor, params: Tensor, hyper: Hyper) -> Tensor:
     """Adds the gradient of an L2 penalty, weight_decay / 2 * |w|^2."""
-    return torch.addcmul(grads, hyper["weight_decay"], params)
+    return torch.addcmul(grads, hyper["weight_decay"], params) if "weight_decay" in hyper else grads
 
 
 def sgd() -> Optimizer:
@@ -128,7 +128,7 @@ def adam(beta2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, decoupl
         # number a trainee, moved to where they cost no pass over the weights.
         c1, c2 = 1 - beta1_power, 1 - beta2_power
         scaled = mean / torch.addcmul(c1 * eps, c1 / c2.sqrt(), _root(square, c2 * eps_root if eps_root else 0.0))
-        if decoupled:
+        if decoupled and "weight_decay" in hyper:
             scaled = torch.addcmul(scaled, hyper["weight_decay"], params)
         powers = {"beta1_power": beta1_power, "beta2_power": beta2_power}
         return scaled, {"mean": mean, "square": square, **powers}

@@ -7,7 +7,7 @@ forward mode. Trainees do not interact, so the sum of their losses has all their
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -83,11 +83,15 @@ class Trainee:
         seed = torch.tensor(seeds, dtype=torch.int64).to(self.device)
         return TraineeState(params, buffers, self.optimizer.init(params), torch.zeros_like(seed), seed)
 
-    def hyper(self, n: int) -> Hyper:
-        """The task's hyperparameters besides the learning rate, name -> (n, 1)."""
+    def hyper(self, n: int, controlled: Collection[str] = ()) -> Hyper:
+        """The task's hyperparameters besides the learning rate, name -> (n, 1).
+
+        A weight decay of 0 is left out, unless it is `controlled` and may become another.
+        """
         return {
             name: torch.full((n, 1), value, dtype=self.dtype, device=self.device)
             for name, value in self.task.hyper.items()
+            if value or name != "weight_decay" or name in controlled
         }
 
     def batch_indices(self, state: TraineeState, steps: int) -> Tensor:

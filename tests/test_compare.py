@@ -168,14 +168,14 @@ def controller(path: Path, hidden: int = 4, control: str = "scale") -> str:
 def test_agents_that_scale_the_rate_get_a_row_from_each_start(tmp_path: Path) -> None:
     path = controller(tmp_path / "c.safetensors")
     table = compare(NOISY, ["constant:peak=0.1", path], 2, initial_lrs=(0.1, 0.01), device="cpu")
-    assert [row.label for row in table.rows] == ["constant", "ppo(dynamics) from 0.1", "ppo(dynamics) from 0.01"]
+    assert [row.label for row in table.rows] == ["constant", "ppo from 0.1", "ppo from 0.01"]
     assert [row.result.curves["lr"][0].tolist() for row in table.rows[1:]] == [
         pytest.approx([0.1, 0.1]), pytest.approx([0.01, 0.01]),
     ]  # fmt: skip
     mixed = compare(NOISY, ["constant:peak=0.1", path], 2, device="cpu")
-    assert [row.label for row in mixed.rows] == ["constant", "ppo(dynamics)"]
+    assert [row.label for row in mixed.rows] == ["constant", "ppo"]
     scaled = compare(NOISY, [path], 2, initial_lrs=(0.1, 0.01), device="cpu")
-    assert scaled.baseline == "ppo(dynamics) from 0.1", "p-values refer to one row"
+    assert scaled.baseline == "ppo from 0.1", "p-values refer to one row"
     assert [row.p_value is None for row in scaled.rows] == [True, False]
 
 
