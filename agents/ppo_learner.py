@@ -128,7 +128,7 @@ class PPOTraining:
         self.view = View(settings.control, settings.observe, self.task.interval)
         self.envs = LearningRateVecEnv(
             settings.envs, self.task, control=settings.control, observe=settings.observe, reward=settings.reward,
-            device=settings.device,
+            device=settings.device, compile=settings.compile,
         )  # fmt: skip
         self.envs.seed(TRAINING_SEEDS * (settings.seed + 1))
         self.normalised = VecNormalize(self.envs, gamma=settings.gamma, clip_obs=PPOController.CLIP)

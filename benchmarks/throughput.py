@@ -1,6 +1,6 @@
 """Trainee-steps per second of the environment, against the plain loop that it replaces.
 
-`python benchmarks/throughput.py --task digits-mlp --envs 64`
+`python benchmarks/throughput.py --task digits-mlp --envs 64`, and `--compile` for a compiled contestant beside them.
 
 Both train with the same network, data, batch size, optimizer and budget, and measure the validation loss once an
 interval. The loop is ordinary PyTorch: one module after the other, `torch.optim`, data in memory. The contestants take
@@ -37,14 +37,19 @@ class Settings:
     """Decisions in a turn of the environment."""
     turns: int = 5
     """How often each contestant runs."""
+    compile: bool = False
+    """Also time compiled inner steps; compiling, apart from the rest, takes about half a minute."""
 
 
-def environment(settings: Settings) -> Callable[[], float]:
+def environment(settings: Settings, compile: bool = False) -> Callable[[], float]:
     """A turn of the batched environment, in trainee-steps per second."""
-    episode = Episode(make_task(settings.task))
+    begin = time.perf_counter()
+    episode = Episode(make_task(settings.task), compile=compile)
     action = torch.zeros(settings.envs, 1)
     with torch.no_grad():
         start = episode.step(episode.reset(range(settings.envs)), action)  # the first step imports and allocates
+    if compile:
+        print(f"compiled in {time.perf_counter() - begin:.0f} s")
 
     def turn() -> float:
         state, begin = start, time.perf_counter()
@@ -90,20 +95,21 @@ def loop(settings: Settings) -> Callable[[], float]:
 def main(settings: Settings) -> None:
     """Prints medians and the ratio."""
     keep_memory()
-    contestants = {"environment": environment(settings), "loop over modules": loop(settings)}
+    contestants = {"loop over modules": loop(settings), "environment": environment(settings)}
+    if settings.compile:
+        contestants["compiled"] = environment(settings, compile=True)
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(settings.turns):
         for name, turn in contestants.items():
             rates[name].append(turn())
-    medians = {name: statistics.median(values) for name, values in rates.items()}
     print(
-        f"{settings.task}, {settings.envs} envs, eager, {torch.get_num_threads()} threads, {platform.machine()}, "
+        f"{settings.task}, {settings.envs} envs, {torch.get_num_threads()} threads, {platform.machine()}, "
         f"torch {torch.__version__}"
     )
     for name, values in rates.items():
-        print(f"{name:>20}: {medians[name]:10,.0f} trainee-steps/s  ({min(values):,.0f} to {max(values):,.0f})")
-    ratios = [a / b for a, b in zip(*rates.values(), strict=True)]
-    print(f"{'ratio':>20}: {statistics.median(ratios):10.1f}  ({min(ratios):.1f} to {max(ratios):.1f})")
+        ratio = statistics.median(a / b for a, b in zip(values, rates["loop over modules"], strict=True))
+        spread = f"({min(values):,.0f} to {max(values):,.0f})"
+        print(f"{name:>20}: {statistics.median(values):10,.0f} trainee-steps/s  {spread:20}  {ratio:5.1f} x the loop")
 
 
 if __name__ == "__main__":

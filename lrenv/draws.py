@@ -48,7 +48,8 @@ def fold(key: Tensor, data: Tensor | int) -> Tensor:
 def uniform(key: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32) -> Tensor:
     """Uniform numbers in [0, 1): keys of shape (...) give numbers of shape (..., *shape)."""
     count = math.prod(shape)
-    bits = mix(mix(key).unsqueeze(-1) + torch.arange(count, device=key.device) * GOLDEN)
+    # Hashed, not multiplied: the compiler computes products of an index ahead of time, and they overflow.
+    bits = mix(mix(key).unsqueeze(-1) + mix(torch.arange(count, device=key.device)))
     mantissa = 24 if dtype == torch.float32 else 53
     return (_shift(bits, 64 - mantissa).to(dtype) * 2.0**-mantissa).reshape(*key.shape, *shape)
 

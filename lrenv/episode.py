@@ -63,6 +63,7 @@ class Episode:
         reward: what they are paid for (`lrenv.rewards`).
         device: where trainees live.
         dtype: of trainees, observations and Box actions.
+        compile: compile the inner steps (`lrenv.trainee.Trainee`).
 
     Raises:
         ValueError: an unknown name, or settings that contradict each other.
@@ -76,11 +77,12 @@ class Episode:
         reward: str = "val_loss",
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        compile: bool = False,
     ) -> None:
         self.task = task
         self.observer = Observer(observe, dtype)
         self.reward = make_reward(reward)
-        self.trainee = Trainee(task, device, dtype)
+        self.trainee = Trainee(task, device, dtype, compile)
         network = self.trainee.network
         self.control = Control(control, len(network.layers), network.size, task.hyper, dtype)
         self._watched = (network.first, network.last)

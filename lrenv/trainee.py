@@ -57,9 +57,16 @@ class Trainee:
         task: what to train.
         device: where data and trainees live.
         dtype: of weights and losses; float64 for tests of gradients, float32 otherwise.
+        compile: compile detached inner steps with `torch.compile`. The first one then takes about half a minute.
     """
 
-    def __init__(self, task: Task, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        task: Task,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        compile: bool = False,
+    ) -> None:
         self.task = task
         self.device = torch.device(device)
         self.dtype = dtype
@@ -76,6 +83,10 @@ class Trainee:
         )
         self._losses = LOSSES[task.loss]
         self._augment = AUGMENTATIONS[task.augment] if task.augment else None
+        self._fast_step = self._detached_step
+        if compile:
+            # A compiled step fuses the gradient of `torch.func` with the update; static shapes, rates as tensors.
+            self._fast_step = torch.compile(self._differentiable_step, dynamic=False, fullgraph=True)
 
     def init(self, seeds: Sequence[int]) -> TraineeState:
         """Untrained networks, one a seed."""
@@ -119,22 +130,36 @@ class Trainee:
             hyper: hyperparameter -> (n, 1).
             indices: rows of the training split.
         """
+        step = self._differentiable_step if torch.is_grad_enabled() else self._fast_step
+        return step(state, lr, hyper, indices)
 
+    def _differentiable_step(
+        self, state: TraineeState, lr: Tensor, hyper: Hyper, indices: Tensor
+    ) -> tuple[TraineeState, Tensor]:
         def total(params: Tensor) -> tuple[Tensor, tuple[Tensor, Tensors]]:
             loss, buffers = self.loss(params, state, indices)
             return loss.sum(), (loss, buffers)
 
-        if torch.is_grad_enabled():
-            grads, (loss, buffers) = grad(total, has_aux=True)(state.params)
-        else:  # the same numbers, detached, from autograd itself, which is a fifth faster
-            with torch.enable_grad():
-                leaf = state.params.detach().requires_grad_()
-                value, (loss, buffers) = total(leaf)
-            (grads,) = torch.autograd.grad(value, leaf)
-            loss, buffers = loss.detach(), {name: buffer.detach() for name, buffer in buffers.items()}
+        grads, (loss, buffers) = grad(total, has_aux=True)(state.params)
+        return self._descended(state, lr, hyper, grads, buffers), loss
+
+    def _detached_step(
+        self, state: TraineeState, lr: Tensor, hyper: Hyper, indices: Tensor
+    ) -> tuple[TraineeState, Tensor]:
+        """The same numbers from autograd itself, which is a fifth faster where nothing is compiled."""
+        with torch.enable_grad():
+            leaf = state.params.detach().requires_grad_()
+            loss, buffers = self.loss(leaf, state, indices)
+            (grads,) = torch.autograd.grad(loss.sum(), leaf)
+        buffers = {name: buffer.detach() for name, buffer in buffers.items()}
+        return self._descended(state, lr, hyper, grads, buffers), loss.detach()
+
+    def _descended(
+        self, state: TraineeState, lr: Tensor, hyper: Hyper, grads: Tensor, buffers: Tensors
+    ) -> TraineeState:
         direction, opt = self.optimizer.direction(grads, state.opt, state.params, hyper)
         params = descend(state.params, direction, lr)
-        return TraineeState(params, buffers, opt, state.step + 1, state.seed), loss
+        return TraineeState(params, buffers, opt, state.step + 1, state.seed)
 
     def unroll(
         self, state: TraineeState, lr: Tensor, hyper: Hyper, steps: int, until: int | None = None

@@ -72,6 +72,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         reward: see `lrenv.rewards`.
         device: where the trainees live; CUDA where there is any, else the CPU.
         dtype: "float32", or "float64" for exact comparisons; of trainees, observations and Box actions.
+        compile: compile the inner steps with `torch.compile`: about twice as fast for small networks, after half a
+            minute for the first step. Needs a C++ compiler on a CPU.
         autoreset_mode: Gymnasium's. In DISABLED mode an ended episode stands still, with reward 0, until it is
             reset with `options={"reset_mask": mask}`.
         render_mode: "rgb_array" draws losses and rates of the first 16 envs, "human" prints a line a decision.
@@ -98,6 +100,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         reward: str = "val_loss",
         device: str | torch.device | None = None,
         dtype: str = "float32",
+        compile: bool = False,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
@@ -113,7 +116,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = render_mode
         self.episode = Episode(
-            task, control, observe, reward, choose_device(device), lookup(DTYPES, dtype, "dtype")
+            task, control, observe, reward, choose_device(device), lookup(DTYPES, dtype, "dtype"), compile
         )  # fmt: skip
         self.single_observation_space = self.episode.observer.space
         self.single_action_space = self.episode.control.space
