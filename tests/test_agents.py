@@ -137,8 +137,6 @@ def test_sb3_evaluates_our_agents() -> None:
 
 def test_a_plain_sb3_model_is_an_agent() -> None:
     model = PPO("MlpPolicy", LearningRateVecEnv(2, TASK, device="cpu"), n_steps=4, batch_size=8, seed=0, device="cpu")
-    model.view = View()  # type: ignore[attr-defined]
-    assert isinstance(model, Agent)
     model.learn(8)
     result = evaluate(model, TASK, [3, 4], initial_lr=0.1, device="cpu")
     envs = LearningRateVectorEnv(2, TASK, initial_lr=0.1, device="cpu")

@@ -72,6 +72,12 @@ class Agent(Protocol):
         """
 
 
+def view_of(agent: Agent) -> View:
+    """The agent's view; one without, such as a Stable-Baselines3 model, was trained on the environment's defaults."""
+    view: View = getattr(agent, "view", View())
+    return view
+
+
 Factory = Callable[..., Agent]
 """Makes an agent from keyword arguments. May carry `grid`: hyperparameter -> values worth trying, and must
 carry `load(path)` if controller files name it."""

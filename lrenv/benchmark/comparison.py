@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lrenv.benchmark.agent import agent_factory, make_agent
+from lrenv.benchmark.agent import agent_factory, make_agent, view_of
 from lrenv.benchmark.controller_file import read_metadata
 from lrenv.benchmark.evaluation import TUNING_SEEDS, Result, evaluate, to_json, tune
 from lrenv.benchmark.statistics import mean_std, welch
@@ -148,7 +148,7 @@ def _rows(
     agent = make_agent(name, **settings)
     text = ", ".join(f"{key}={f'{value:g}' if isinstance(value, float) else value}" for key, value in settings.items())
     rows = []
-    for start in starts if starts and is_relative(agent.view.control) else [None]:
+    for start in starts if starts and is_relative(view_of(agent).control) else [None]:
         label = called if start is None else f"{called} from {start:g}"
         result = evaluate(agent, task, seeds, initial_lr=start, name=label, device=device)
         rows.append(Row(spec, label, text, runs_spent, result))

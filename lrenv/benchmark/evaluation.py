@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from lrenv.benchmark.agent import Agent, agent_factory, make_agent
+from lrenv.benchmark.agent import Agent, agent_factory, make_agent, view_of
 from lrenv.tasks import InitialLR, Task, make_task
 from lrenv.vector_env import LearningRateVectorEnv
 
@@ -81,7 +81,7 @@ def evaluate(
     """Runs an agent, deterministically, on one trainee a seed, all in one batch.
 
     Args:
-        agent: an agent, or the name or file of one.
+        agent: an agent, or the name or file of one; a Stable-Baselines3 model is one as it stands.
         task: a task, or its name.
         seeds: of the initial weights and batches.
         initial_lr: the rate before the first action, for agents that scale it; the task's own if None.
@@ -92,10 +92,11 @@ def evaluate(
         ValueError: no seeds, or an agent that doesn't fit the task.
     """
     agent = make_agent(agent) if isinstance(agent, str) else agent
+    view = view_of(agent)
     if not len(seeds):
         raise ValueError("evaluate needs at least one seed")
     envs = LearningRateVectorEnv(
-        len(seeds), task, **agent.view.settings(), device=device, autoreset_mode=AutoresetMode.DISABLED
+        len(seeds), task, **view.settings(), device=device, autoreset_mode=AutoresetMode.DISABLED
     )
     begin = time.perf_counter()
     options = {} if initial_lr is None else {"initial_lr": initial_lr}
@@ -124,7 +125,7 @@ def evaluate(
         info["diverged"],
         {key: np.stack(curve) for key, curve in curves.items()},
         time.perf_counter() - begin,
-        agent.view.settings(),
+        view.settings(),
     )
 
 
