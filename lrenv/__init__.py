@@ -17,8 +17,10 @@ __all__ = ["LogUniform", "Task", "make_task", "register_task", "tasks"]
 
 
 def _register(task: Task) -> None:
+    name = f"lrenv/{task.name}-v0"
+    gym.registry.pop(name, None)  # a task that replaces another, which Gymnasium would warn of
     gym.register(
-        f"lrenv/{task.name}-v0",
+        name,
         entry_point="lrenv.env:LearningRateEnv",
         vector_entry_point="lrenv.vector_env:LearningRateVectorEnv",
         kwargs={"task": task.name},

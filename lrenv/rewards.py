@@ -27,7 +27,9 @@ class Reward(NamedTuple):
 
 
 def _cap(d: Dynamics) -> Tensor:
-    return d.initial_val_loss + (CAP - 1) * d.initial_val_loss.abs()
+    # A network that starts broken ends at its first decision; its price must be a number nevertheless.
+    start = d.initial_val_loss.where(d.initial_val_loss.isfinite(), 1.0)
+    return start + (CAP - 1) * start.abs()
 
 
 def _loss(d: Dynamics) -> Tensor:

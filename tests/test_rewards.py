@@ -122,6 +122,7 @@ def test_rewards_are_always_finite(reward: str, bad: float) -> None:
     """Also in decisions after the death, when the previous loss is no number either."""
     for previous in (1.0, bad):
         assert math.isfinite(pay(reward, True, val_loss=bad, previous_val_loss=previous, train_loss=bad))
+        assert math.isfinite(pay(reward, True, val_loss=bad, previous_val_loss=previous, initial_val_loss=bad))
     if bad == 0.0:
         assert math.isfinite(pay(reward, val_loss=bad, previous_val_loss=bad))
 
