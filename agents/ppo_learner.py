@@ -1,7 +1,8 @@
 """Proximal policy optimisation (Schulman et al. 2017) of a controller, as in Xu et al. 2019, section 3.3.
 
-One iteration is one episode in every environment, then ten epochs of PPO on what happened. Everything that the next
-iteration depends on is in the checkpoint, so a training that was interrupted ends as one that was not.
+One iteration is as many decisions as an episode has, in every environment, then ten epochs of PPO on what happened;
+where no trainee diverges, iterations are episodes. Everything that the next iteration depends on is in the checkpoint,
+so a training that was interrupted ends as one that was not.
 """
 
 from __future__ import annotations
@@ -125,13 +126,15 @@ class PPOTraining:
         self.settings = settings
         own = {name: getattr(settings, name) for name in ("budget", "interval", "optimizer")}
         self.task = make_task(settings.task, **{name: value for name, value in own.items() if value is not None})
-        self.view = View(settings.control, settings.observe, self.task.interval)
+        self.view = View(settings.control, settings.observe, self.task.interval, settings.optimizer)
         self.envs = LearningRateVecEnv(
             settings.envs, self.task, control=settings.control, observe=settings.observe, reward=settings.reward,
             device=settings.device, compile=settings.compile,
         )  # fmt: skip
-        self.envs.seed(TRAINING_SEEDS * (settings.seed + 1))
-        self.normalised = VecNormalize(self.envs, gamma=settings.gamma, clip_obs=PPOController.CLIP)
+        # Rewards are not clipped: the price of divergence must stay above that of any living on.
+        self.normalised = VecNormalize(
+            self.envs, gamma=settings.gamma, clip_obs=PPOController.CLIP, clip_reward=float("inf")
+        )
         self.architecture = Architecture.of(
             self.envs.observation_space, self.envs.action_space, settings.hidden, settings.lstm
         )
@@ -152,6 +155,8 @@ class PPOTraining:
             device="cpu",  # perceptrons of this size lose time on an accelerator
         )
         self.model.policy.optimizer = two_rates(self.model.policy, settings.actor_lr, settings.critic_lr)
+        # After the model, whose constructor seeds the environments with its own small seed.
+        self.envs.seed(TRAINING_SEEDS * (settings.seed + 1))
         self.watch = _Watch(self.envs)
         self.iteration = 0
         self.best_val_loss = float("inf")
@@ -162,7 +167,7 @@ class PPOTraining:
         return -(-self.settings.episodes // self.settings.envs)
 
     def iterate(self) -> dict[str, float]:
-        """One episode in every environment, and the policy's updates from it; gives what to log."""
+        """An episode's decisions in every environment, and the policy's updates from them; gives what to log."""
         steps = self.model.n_steps * self.settings.envs
         self.model.learn(steps, callback=self.watch, log_interval=None, reset_num_timesteps=self.iteration == 0)
         self.iteration += 1

@@ -39,7 +39,8 @@ class PPOSettings:
         compile: compile the trainees' inner steps: worth half a minute in a long training.
         seed: of initial weights, exploration and episodes.
         device: where the trainees live; CUDA where there is any by default.
-        resume: go on from the checkpoint in `out`.
+        resume: go on from the checkpoint in `out`, with its settings; one given here that is not the default must
+            agree with them, but `episodes` may be another.
         overwrite: start anew although `out` holds a training.
     """
 
@@ -75,6 +76,10 @@ class PPOSettings:
         """Raises ValueError or TypeError for a setting that cannot be meant."""
         for name in ("envs", "episodes", "hidden", "epochs", "minibatch", "eval_every", "eval_seeds"):
             count(name, getattr(self, name))
+        if self.resume and self.overwrite:
+            raise ValueError("--resume goes on with a training and --overwrite discards it: choose one")
+        if self.control.startswith("set-raw"):
+            raise ValueError("a policy of bounded actions can't control by 'set-raw'; use 'scale' or 'set'")
         for name in ("actor_lr", "critic_lr"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
@@ -88,5 +93,5 @@ class PPOSettings:
 
     def essence(self) -> dict[str, Any]:
         """The settings that a resumed training must share with its beginning, as JSON values."""
-        free = ("out", "resume", "overwrite", "episodes")
+        free = ("out", "resume", "overwrite", "episodes", "device")
         return {name: value for name, value in self.as_json().items() if name not in free}

@@ -73,13 +73,15 @@ def train(settings: PPOSettings) -> Path:
 
 
 def _resumed(settings: PPOSettings, checkpoint: Path) -> PPOSettings:
-    """The settings of the training to resume; what was given by hand must agree, but `episodes` may be another."""
+    """The settings of the training to resume; what is not the default must agree, but `episodes` may be another."""
     if not checkpoint.exists():
         raise FileNotFoundError(f"nothing to resume: there is no {checkpoint}; leave --resume out to start")
     metadata = controller_file.read_metadata(checkpoint)
     before = metadata["settings"]
     defaults = {f.name: f.default for f in fields(PPOSettings)}
     given = settings.essence()
+    if before.keys() != given.keys():
+        raise controller_file.ControllerFileError(f"{checkpoint} was written by another version of lrenv; start anew")
     clash = [name for name in before if given[name] not in (before[name], defaults[name])]
     if clash:
         pairs = ", ".join(f"{name}={given[name]!r} (was {before[name]!r})" for name in clash)

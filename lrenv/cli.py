@@ -84,6 +84,8 @@ def _compare(command: Compare) -> None:
     except ValueError as error:
         raise ValueError(f"--initial-lr takes numbers separated by commas: {error}") from None
     task = make_task(command.task, **({} if command.budget is None else {"budget": command.budget}))
+    if command.out.exists() and not command.out.is_dir():
+        raise ValueError(f"--out {command.out} is a file; name a folder")
     names = [name.strip() for name in command.agents.split(",") if name.strip()]
     comparison = compare(
         task, names, command.seeds, baseline=command.baseline, initial_lrs=rates, device=command.device

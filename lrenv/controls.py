@@ -153,7 +153,7 @@ class Control:
                 f"actions of environments {np.flatnonzero(outside).tolist()} lie outside {self.space}; "
                 "clip or squash them"
             )
-        return array.reshape(n, -1)
+        return np.ascontiguousarray(array).reshape(n, -1)
 
     def __call__(self, action: Tensor, lr: Tensor, hyper: Hyper) -> tuple[Tensor, Hyper]:
         """Applies actions (n, K + beside) to rates (n, K) and hyperparameters (n, 1)."""

@@ -151,7 +151,7 @@ class Episode:
             train_loss, spread = losses.mean(1), losses.std(1, correction=0)
         else:
             train_loss, spread = self._masked_moments(losses, state.trainee.step)
-        diverged = state.diverged | ~(losses.isfinite() & measured.loss.isfinite()[:, None]).all(1)
+        diverged = state.diverged | ~(train_loss.isfinite() & measured.loss.isfinite())
         diverged = diverged | ~trainee.params.isfinite().all(1)
         (first, first_update, first_turn), (last, last_update, last_turn) = (
             _motion(state.trainee.params[:, columns], trainee.params[:, columns], before)

@@ -31,6 +31,7 @@ class Snapshot(NamedTuple):
     env_seeds: NDArray[np.int64]  # (n,)
     episodes: NDArray[np.int64]  # (n,), how many came before the present one since the env was seeded
     ended: NDArray[np.bool_]  # (n,)
+    settings: dict[str, Any]  # what an environment must share to go on from here
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -213,20 +214,22 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         """
         if self._state is None:
             raise gym.error.ResetNeeded("call reset() before snapshot()")
-        return Snapshot(self._state, self._env_seeds.copy(), self._episodes.copy(), self._ended.copy())
+        return Snapshot(
+            self._state, self._env_seeds.copy(), self._episodes.copy(), self._ended.copy(), self._settings()
+        )
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continues from a snapshot of an environment with the same settings.
 
         Raises:
-            ValueError: the snapshot is of another number of environments, or of another network.
+            ValueError: the snapshot is of an environment with other settings; the message says which.
         """
-        theirs, ours = snapshot.state.trainee.params.shape, (self.num_envs, self.episode.trainee.network.size)
-        if theirs != ours:
-            raise ValueError(
-                f"the snapshot holds {theirs[0]} trainees of {theirs[1]} parameters, this environment "
-                f"{ours[0]} of {ours[1]}; make it with the settings of the other"
-            )
+        ours = self._settings()
+        differ = [
+            f"{name} {theirs} (here {ours[name]})" for name, theirs in snapshot.settings.items() if theirs != ours[name]
+        ]
+        if differ:
+            raise ValueError(f"the snapshot is of an environment with {', '.join(differ)}; restore it to one like it")
         self._state = snapshot.state
         self._env_seeds, self._episodes = snapshot.env_seeds.copy(), snapshot.episodes.copy()
         self._ended = snapshot.ended.copy()
@@ -237,6 +240,17 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             gym.logger.warn("render() needs render_mode='rgb_array' or 'human' when the environment is made")
             return None
         return self._history.draw() if self.render_mode == "rgb_array" else None
+
+    def _settings(self) -> dict[str, Any]:
+        task, trainee = self.task, self.episode.trainee
+        shared = ("optimizer", "budget", "interval", "batch_size")
+        return {name: getattr(task, name) for name in shared} | {
+            "num_envs": self.num_envs,
+            "parameters": trainee.network.size,
+            "rates": self.episode.control.rates,
+            "controlled": self.episode.control.beside,
+            "dtype": trainee.dtype,
+        }
 
     @property
     def _device(self) -> torch.device:

@@ -265,3 +265,34 @@ def test_it_learns_to_raise_a_rate_that_is_far_too_small(
     constant = evaluate(make_agent("constant", peak=0.01), slow, seeds, device="cpu")
     assert learned.val_loss.mean() < 0.9 * constant.val_loss.mean()
     assert np.median(learned.curves["lr"][-1]) > 0.05
+
+
+def test_training_runs_on_seeds_of_its_own(tmp_path: Path) -> None:
+    """Results are reported on 0, 1, ..., grids are searched and the best controller is chosen on others."""
+    trainings = [begin(settings(tmp_path, seed=seed)) for seed in (0, 1)]
+    for training in trainings:
+        training.iterate()
+    first, second = (set(training.envs.envs._env_seeds.tolist()) for training in trainings)
+    assert min(first | second) >= 1_000_000
+    assert not first & second
+
+
+def test_the_price_of_divergence_is_not_clipped(tmp_path: Path) -> None:
+    normalised = begin(settings(tmp_path)).normalised
+    normalised.ret_rms.var = np.array(4.0)
+    np.testing.assert_allclose(normalised.normalize_reward(np.array([-1e6])), [-5e5], rtol=1e-6)
+
+
+def test_the_view_remembers_the_optimizer(tmp_path: Path) -> None:
+    path = train(settings(tmp_path, optimizer="momentum"))
+    assert make_agent(path).view.optimizer == "momentum"
+
+
+def test_contradictory_settings_are_refused(tmp_path: Path) -> None:
+    train(settings(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="choose one"):
+        train(settings(tmp_path, resume=True, overwrite=True))
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}, "nothing is lost"
+    with pytest.raises(ValueError, match="'set-raw'"):
+        settings(tmp_path, control="set-raw/layer")

@@ -432,3 +432,24 @@ def test_a_foreign_ppo_learns() -> None:
     history = learn(normalised, steps=7, iterations=12)
     untrained, trained = float(np.mean(history[:2])), float(np.mean(history[-3:]))
     assert trained > untrained + 0.05
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [({"optimizer": "sgd"}, "optimizer"), ({"budget": 20}, "budget"), ({"control": "scale/layer"}, "rates"),
+     ({"dtype": "float64"}, "dtype"), ({"num_envs": 3}, "num_envs")],
+)  # fmt: skip
+def test_a_snapshot_of_another_environment_is_refused(other: dict[str, Any], named: str) -> None:
+    envs = LearningRateVectorEnv(2, "digits-mlp", budget=30, device="cpu")
+    envs.reset(seed=0)
+    different = LearningRateVectorEnv(**{"num_envs": 2, "task": "digits-mlp", "budget": 30, "device": "cpu"} | other)
+    different.reset(seed=0)
+    with pytest.raises(ValueError, match=named):
+        different.restore(envs.snapshot())
+
+
+def test_actions_may_be_views_of_any_stride() -> None:
+    envs = LearningRateVectorEnv(2, "digits-logreg", budget=20, device="cpu")
+    envs.reset(seed=0)
+    _, _, _, _, info = envs.step(np.array([[1.0], [-1.0]], np.float32)[::-1])
+    assert info["lr"].shape == (2,)
