@@ -66,6 +66,8 @@ def environment(settings: Settings, compile: bool = False) -> Callable[[], float
 def loop(settings: Settings) -> Callable[[], float]:
     """A turn of the plain loop, on two trainees: their number changes nothing about the rate."""
     task = make_task(settings.task)
+    if task.optimizer != "adam" or task.loss != "cross_entropy" or task.augment:
+        raise SystemExit(f"the loop trains plain classification with Adam; {settings.task} does something else")
     data = task.load()
     train, val = ((((s.inputs - data.mean) / data.std), s.targets) for s in (data.train, data.val))
     steps = settings.decisions * task.interval // 2
