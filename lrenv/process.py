@@ -12,7 +12,7 @@ def keep_memory() -> bool:
     """Tells glibc's allocator to keep freed memory instead of handing it back to the system.
 
     By default each large tensor is mapped afresh and costs a page fault for every 4 KiB; kept memory has none. On two
-    cores this took the validation pass of 64 wide perceptrons from 48 to 20 ms (`benchmarks/allocator.py`).
+    cores this made the validation pass of 64 wide perceptrons 1.3 to 2.4 times faster (`benchmarks/allocator.py`).
 
     Returns:
         Whether it took effect: only where the C library is glibc.

@@ -35,7 +35,7 @@ InitialLR = float | tuple[float, ...] | LogUniform
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    # With the classes ahead of the examples the CPU kernels vectorise: ten times faster for ten classes.
+    # With the classes ahead of the examples the CPU kernels vectorise.
     return F.cross_entropy(outputs.transpose(1, 2).contiguous(), targets, reduction="none")
 
 

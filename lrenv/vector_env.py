@@ -73,7 +73,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         reward: see `lrenv.rewards`.
         device: where the trainees live; CUDA where there is any, else the CPU.
         dtype: "float32", or "float64" for exact comparisons; of trainees, observations and Box actions.
-        compile: compile the inner steps with `torch.compile`: about twice as fast for small networks, after half a
+        compile: compile the inner steps with `torch.compile`: half as fast again on `digits-mlp`, after up to half a
             minute for the first step. Needs a C++ compiler on a CPU.
         autoreset_mode: Gymnasium's. In DISABLED mode an ended episode stands still, with reward 0, until it is
             reset with `options={"reset_mask": mask}`.
