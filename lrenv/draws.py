@@ -22,6 +22,10 @@ GOLDEN = -7046029254386353131  # 2**64 / golden ratio, as a signed 64-bit intege
 # points untouched; tests/test_draws.py checks that positions and pairs are uniform.
 SHUFFLE_ROUNDS = 16
 
+# Each round uses the one before several times: a compiler that inlines whatever is cheap would write every round out
+# a thousandfold.
+COMPILER_OPTIONS = {"realize_opcount_threshold": 8}
+
 BATCH, DROPOUT, AUGMENT, INITIAL_LR, EPISODE = range(5)
 """Streams: draws made for different purposes from the same seed must not share numbers."""
 

@@ -6,6 +6,7 @@ measures stays in tensors until the adapter fetches it all at once.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,13 +14,15 @@ import torch
 from torch import Tensor
 
 from lrenv import draws
+from lrenv.compiling import compiled
 from lrenv.controls import Control
+from lrenv.layers import Tensors
 from lrenv.optimizers import Hyper
 from lrenv.rewards import make_reward
 from lrenv.signals import Dynamics, Observer
-from lrenv.stacked import Tensors
 from lrenv.tasks import InitialLR, LogUniform, Task, initial_rates
-from lrenv.trainee import Trainee, TraineeState, select
+from lrenv.trainee import Measurement, Trainee, TraineeState
+from lrenv.trees import cut, join, select
 
 
 class Checkpoint(NamedTuple):
@@ -63,7 +66,8 @@ class Episode:
         reward: what they are paid for (`lrenv.rewards`).
         device: where trainees live.
         dtype: of trainees, observations and Box actions.
-        compile: compile the inner steps (`lrenv.trainee.Trainee`).
+        compile: compile the inner steps (`lrenv.trainee.Trainee`), the measurements and the signals.
+        precision: "bf16" runs networks in bfloat16 (`lrenv.trainee.Trainee`).
 
     Raises:
         ValueError: an unknown name, or settings that contradict each other.
@@ -78,16 +82,20 @@ class Episode:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         compile: bool = False,
+        precision: str = "full",
     ) -> None:
         self.task = task
         self.observer = Observer(observe, dtype)
         self.reward = make_reward(reward)
-        self.trainee = Trainee(task, device, dtype, compile)
+        self.trainee = Trainee(task, device, dtype, compile, precision)
         network = self.trainee.network
         self.control = Control(control, len(network.layers), network.size, task.hyper, dtype)
         self._watched = (network.first, network.last)
         # An interval that the budget cuts short needs trainees to stand still; others are spared the masks.
         self._until = task.budget if task.budget % task.interval else None
+        self._measure, self._answer = self._measured, self._answered
+        if compile:
+            self._measure, self._answer = (compiled(f, self.trainee.device) for f in (self._measure, self._answer))
 
     @property
     def decisions(self) -> int:
@@ -101,8 +109,14 @@ class Episode:
             seeds: one an episode.
             initial_lr: instead of the task's.
         """
+        initial_lr = self.task.initial_lr if initial_lr is None else initial_lr
+        order = iter(seeds)
+        groups = self.trainee.groups(len(seeds))
+        return join([self._fresh(list(itertools.islice(order, size)), initial_lr) for size in groups])
+
+    def _fresh(self, seeds: Sequence[int], initial_lr: InitialLR) -> EpisodeState:
         trainee, n = self.trainee.init(seeds), len(seeds)
-        lr = self._initial_lr(trainee.seed, self.task.initial_lr if initial_lr is None else initial_lr)
+        lr = self._initial_lr(trainee.seed, initial_lr)
         train_loss, _ = self.trainee.loss(trainee.params, trainee, self.trainee.batch_indices(trainee, 1)[:, 0])
         measured = self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
         nothing = torch.zeros_like(train_loss)
@@ -128,7 +142,7 @@ class Episode:
         first, last = (torch.zeros_like(trainee.params[:, columns]) for columns in self._watched)
         return EpisodeState(
             trainee,
-            lr[:, None].expand(-1, self.control.rates),
+            lr[:, None].repeat(1, self.control.rates),
             self.trainee.hyper(n, self.control.beside),
             dynamics,
             measured.accuracy,
@@ -144,8 +158,19 @@ class Episode:
         The action already applies to this interval. A trainee with a non-finite loss or weight has diverged:
         its episode terminates, and what it computes from here on touches no other.
         """
+        groups = self.trainee.groups(len(action))
+        return join([self._decided(*part) for part in zip(cut(state, groups), cut(action, groups), strict=True)])
+
+    def _decided(self, state: EpisodeState, action: Tensor) -> EpisodeState:
         lr, hyper = self.control(action, state.lr, state.hyper)
         trainee, losses = self.trainee.unroll(state.trainee, lr, hyper, self.task.interval, self._until)
+        measure = self._measured if torch.is_grad_enabled() else self._measure
+        return measure(state, trainee, losses, lr, hyper)
+
+    def _measured(
+        self, state: EpisodeState, trainee: TraineeState, losses: Tensor, lr: Tensor, hyper: Hyper
+    ) -> EpisodeState:
+        """The state after an interval that began in `state` and had the training losses (n, N)."""
         measured = self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
         if self._until is None:
             train_loss, spread = losses.mean(1), losses.std(1, correction=0)
@@ -184,6 +209,9 @@ class Episode:
 
     def outcome(self, state: EpisodeState) -> Outcome:
         """What the environments answer in this state. The reward is that of the decision that led to it."""
+        return (self._answered if torch.is_grad_enabled() else self._answer)(state)
+
+    def _answered(self, state: EpisodeState) -> Outcome:
         ended = state.trainee.step >= self.task.budget
         info = {
             "train_loss": state.dynamics.train_loss,
@@ -199,10 +227,14 @@ class Episode:
 
     def test(self, state: EpisodeState, rows: Tensor) -> dict[str, Tensor]:
         """Test loss and accuracy, (m,) each, of the best checkpoints of the episodes `rows` (m,)."""
-        buffers = {name: buffer[rows] for name, buffer in state.best.buffers.items()}
-        measured = self.trainee.evaluate(state.best.params[rows], buffers, self.trainee.test)
+        parts = cut(rows, self.trainee.groups(len(rows)))
+        measured = join([self._tested(state.best, part) for part in parts])
         tested = {"test_loss": measured.loss, "test_accuracy": measured.accuracy}
         return tested if self.trainee.classes else {"test_loss": measured.loss}
+
+    def _tested(self, best: Checkpoint, rows: Tensor) -> Measurement:
+        buffers = {name: buffer[rows] for name, buffer in best.buffers.items()}
+        return self.trainee.evaluate(best.params[rows], buffers, self.trainee.test)
 
     def _initial_lr(self, seed: Tensor, initial_lr: InitialLR) -> Tensor:
         rates = torch.tensor(initial_rates(initial_lr), dtype=self.trainee.dtype).to(seed.device)

@@ -68,6 +68,7 @@ class Task:
         initial_lr: the rate before the first action.
         augment: a name in `lrenv.augment.AUGMENTATIONS`; None leaves images as they are.
         replacement: draw each example of a batch independently instead of by epochs.
+        val_examples: validation examples that a decision measures, always the same; None measures all.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Task:
     initial_lr: InitialLR = (1e-2, 1e-3, 1e-4)
     augment: str | None = None
     replacement: bool = False
+    val_examples: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses settings that cannot be meant.
@@ -95,6 +97,8 @@ class Task:
         """
         for name in ("batch_size", "budget", "interval"):
             count(name, getattr(self, name))
+        if self.val_examples is not None:
+            count("val_examples", self.val_examples)
         lookup(LOSSES, self.loss, "loss")
         known = make_optimizer(self.optimizer).hyper
         if self.augment is not None:

@@ -7,29 +7,42 @@ forward mode. Trainees do not interact, so the sum of their losses has all their
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import grad
-from torch.utils._pytree import tree_map
 
 from lrenv import draws
 from lrenv.augment import AUGMENTATIONS
+from lrenv.compiling import compiled
 from lrenv.data import Split
+from lrenv.layers import Tensors
+from lrenv.lookup import lookup
+from lrenv.memory import Memory
 from lrenv.optimizers import Hyper, OptState, descend, make_optimizer
-from lrenv.stacked import Network, Tensors
+from lrenv.stacked import Network
 from lrenv.tasks import LOSSES, Task
-
-T = TypeVar("T")
+from lrenv.trees import select
 
 PROBE = 1000
 """Predictions are compared from decision to decision on at most this many validation examples: their variance
 needs no more, and the memory of it stays a small part of a trainee's."""
 NORMALISED_IN_ADVANCE = 2**26
 """Numbers in a data set up to which it is kept in normalised form (256 MiB of float32)."""
+TENSORS_A_GRAPH = 60
+"""Inner steps are compiled several at a time, so that calling the graph weighs little, until a graph updates this many
+tensors: ten steps of a perceptron with three layers, one of a ResNet-18. Compiling takes a third of a second for each."""
+
+
+CACHED = 2**24
+"""Bytes that a group of trainees works on, on a CPU: more of them push one another out of the caches, fewer leave the
+machine waiting for the next call (`benchmarks/groups.py`)."""
+PRECISIONS = {"full": None, "bf16": torch.bfloat16}
+"""Name -> what networks are autocast to."""
 
 
 class TraineeState(NamedTuple):
@@ -57,7 +70,8 @@ class Trainee:
         task: what to train.
         device: where data and trainees live.
         dtype: of weights and losses; float64 for tests of gradients, float32 otherwise.
-        compile: compile detached inner steps with `torch.compile`. The first one then takes about half a minute.
+        compile: compile the draws of batches and detached inner steps with `torch.compile`.
+        precision: "bf16" runs networks in bfloat16 by `torch.autocast`; weights and losses stay in `dtype`.
     """
 
     def __init__(
@@ -66,6 +80,7 @@ class Trainee:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         compile: bool = False,
+        precision: str = "full",
     ) -> None:
         self.task = task
         self.device = torch.device(device)
@@ -73,20 +88,50 @@ class Trainee:
         data = task.load().to(self.device)
         self.classes = data.classes
         self.network = Network(partial(task.network, data.train.inputs.shape[1:], data.classes))
+        self._autocast = lookup(PRECISIONS, precision, "precision")
         self._layer_of = self.network.layer_of.to(self.device)
         self.optimizer = make_optimizer(task.optimizer)
         self._mean, self._std = data.mean.to(dtype), data.std.to(dtype)
         # Small data sets are normalised once; large ones stay as they are stored, often a quarter of the memory.
         self._in_advance = sum(split.inputs.numel() for split in data[:3]) <= NORMALISED_IN_ADVANCE
         self.train, self.val, self.test = (
-            Split(self._normalised(split.inputs), split.targets) if self._in_advance else split for split in data[:3]
+            Split(self._normalised(split.inputs), split.targets) if self._in_advance else split
+            for split in (data.train, _first(data.val, task.val_examples), data.test)
         )
+        self._rows = max(4 * task.batch_size, 512)
+        self.memory = self._memory(sum(x.nbytes for split in data[:3] for x in split))
+        self.at_once = 1 if self.network.has_convolutions else max(1, CACHED // self.memory.training)
         self._losses = LOSSES[task.loss]
         self._augment = AUGMENTATIONS[task.augment] if task.augment else None
-        self._fast_step = self._detached_step
+        self._draw, self._fast_steps, self._steps_a_graph = draws.epoch_indices, self._steps, task.interval
         if compile:
-            # A compiled step fuses the gradient of `torch.func` with the update; static shapes, rates as tensors.
-            self._fast_step = torch.compile(self._differentiable_step, dynamic=False, fullgraph=True)
+            self._draw = compiled(draws.epoch_indices, self.device, **draws.COMPILER_OPTIONS)
+            self._fast_steps = compiled(self._steps, self.device)
+            graphs = math.ceil(task.interval * len(self.network.shapes) / TENSORS_A_GRAPH)
+            self._steps_a_graph = math.ceil(task.interval / graphs)
+
+    def groups(self, n: int) -> list[int]:
+        """The sizes of the groups in which n trainees go through a decision, one group after the other.
+
+        On a CPU a group is what its caches hold, and of trainees with convolutions one: there is more work in a batch
+        of images than a call costs, and grouped convolutions are slower (`benchmarks/groups.py`). A GPU takes all.
+        """
+        if self.device.type != "cpu":
+            return [n]
+        number = math.ceil(n / self.at_once)
+        return [n // number + (i < n % number) for i in range(number)]
+
+    def _memory(self, data: int) -> Memory:
+        shape = self.train.inputs.shape[1:]
+        weights, inputs = self.network.size, shape.numel()
+        layers = self.network.activations(shape) or [1]
+        slots = len(self.optimizer.init(torch.zeros(1, 1)))
+        predictions = max(self.classes, 1) * min(PROBE, len(self.val.targets))
+        # A layer's output waits for the backward pass, which holds two gradients at a time.
+        training = 2 * weights + self.task.batch_size * (inputs + sum(layers) + 2 * max(layers))
+        measuring = min(self._rows, len(self.val.targets)) * (inputs + 3 * max(layers))
+        held = (3 + 2 * slots) * weights + 2 * predictions
+        return Memory(data, *(self.dtype.itemsize * numbers for numbers in (held, training, measuring)))
 
     def init(self, seeds: Sequence[int]) -> TraineeState:
         """Untrained networks, one a seed."""
@@ -109,7 +154,9 @@ class Trainee:
         """Indices (n, steps, b) of the training examples of the next inner steps."""
         step = state.step[:, None] + torch.arange(steps, device=self.device)
         size = len(self.train.targets)
-        return draws.epoch_indices(state.seed, step, self.task.batch_size, size, self.task.replacement)
+        fast = steps == self.task.interval and not torch.is_grad_enabled()
+        draw = self._draw if fast else draws.epoch_indices
+        return draw(state.seed, step, self.task.batch_size, size, self.task.replacement)
 
     def loss(self, params: Tensor, state: TraineeState, indices: Tensor) -> tuple[Tensor, Tensors]:
         """Training loss (n,) of the given examples (n, b), and the buffers after the pass."""
@@ -118,7 +165,7 @@ class Trainee:
         if self._augment is not None:
             inputs = self._augment(self._key(state, draws.AUGMENT), inputs)
         key = self._key(state, draws.DROPOUT) if self.network.stochastic else None
-        outputs, buffers = self.network(params, state.buffers, inputs, True, key)
+        outputs, buffers = self._run(params, state.buffers, inputs, True, key)
         return self._losses(outputs, targets).mean(1), buffers
 
     def train_step(self, state: TraineeState, lr: Tensor, hyper: Hyper, indices: Tensor) -> tuple[TraineeState, Tensor]:
@@ -130,8 +177,9 @@ class Trainee:
             hyper: hyperparameter -> (n, 1).
             indices: rows of the training split.
         """
-        step = self._differentiable_step if torch.is_grad_enabled() else self._fast_step
-        return step(state, lr, hyper, indices)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._differentiable_step(state, lr, hyper, indices)
+        return self._detached_step(state, lr, hyper, indices)
 
     def _differentiable_step(
         self, state: TraineeState, lr: Tensor, hyper: Hyper, indices: Tensor
@@ -177,10 +225,20 @@ class Trainee:
             The state after the steps, and the training losses (n, steps), each before its step.
         """
         rates = self.spread(lr)
-        indices = self.batch_indices(state, steps)
+        take = self._steps if torch.is_grad_enabled() else self._fast_steps
         losses = []
-        for number in range(steps):
-            after, loss = self.train_step(state, rates, hyper, indices[:, number])
+        for indices in self.batch_indices(state, steps).split(self._steps_a_graph, 1):
+            state, loss = take(state, rates, hyper, indices, until)
+            losses.append(loss)
+        return state, torch.cat(losses, 1)
+
+    def _steps(
+        self, state: TraineeState, rates: Tensor, hyper: Hyper, indices: Tensor, until: int | None
+    ) -> tuple[TraineeState, Tensor]:
+        """Inner steps on the examples `indices` (n, k, b); gives the losses (n, k)."""
+        losses = []
+        for batch in indices.unbind(1):
+            after, loss = self.train_step(state, rates, hyper, batch)
             state = after if until is None else select(state.step < until, after, state)
             losses.append(loss)
         return state, torch.stack(losses, 1)
@@ -204,12 +262,11 @@ class Trainee:
         backward pass, so a piece takes about what training takes.
         """
         n = params.shape[0]
-        rows = max(4 * self.task.batch_size, 512)
         losses, hits, probe, probed = [], [], [], 0
-        for inputs, targets in zip(split.inputs.split(rows), split.targets.split(rows), strict=True):
+        for inputs, targets in zip(split.inputs.split(self._rows), split.targets.split(self._rows), strict=True):
             x = (inputs if self._in_advance else self._normalised(inputs)).expand(n, *inputs.shape)
             y = targets.expand(n, -1)
-            outputs, _ = self.network(params, buffers, x, False)
+            outputs, _ = self._run(params, buffers, x, False)
             losses.append(self._losses(outputs, y))
             hits.append(outputs.contiguous().argmax(-1) == y)  # argmax over a strided axis is slow on a CPU
             if probed < PROBE:
@@ -223,6 +280,16 @@ class Trainee:
             torch.cat(probe, 2),
         )
 
+    def _run(
+        self, params: Tensor, buffers: Tensors, inputs: Tensor, training: bool, key: Tensor | None = None
+    ) -> tuple[Tensor, Tensors]:
+        if self._autocast is None:
+            return self.network(params, buffers, inputs, training, key)
+        # Weights change with every step: casts of them are not worth keeping.
+        with torch.autocast(self.device.type, self._autocast, cache_enabled=False):
+            outputs, buffers = self.network(params, buffers, inputs, training, key)
+        return outputs.to(self.dtype), buffers
+
     def _normalised(self, inputs: Tensor) -> Tensor:
         return (inputs.to(self.dtype) - self._mean) / self._std
 
@@ -230,13 +297,6 @@ class Trainee:
         return draws.fold(draws.fold(state.seed, stream), state.step)
 
 
-def select(mask: Tensor, yes: T, no: T) -> T:
-    """Per env, `yes` where the mask (n,) holds and `no` elsewhere, over nested dicts and tuples of tensors."""
-    chosen: T = tree_map(lambda a, b: torch.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b), yes, no)
-    return chosen
-
-
-def scatter(rows: Tensor, new: T, old: T) -> T:
-    """`old` with the envs `rows` (m,) replaced by the m envs of `new`, over nested dicts and tuples of tensors."""
-    merged: T = tree_map(lambda a, b: b.index_copy(0, rows, a.to(b.dtype)), new, old)
-    return merged
+def _first(split: Split, examples: int | None) -> Split:
+    """The first examples of a split; splits are shuffled once for all, so these are a fair sample."""
+    return Split(split.inputs[:examples], split.targets[:examples])

@@ -18,7 +18,7 @@ from lrenv.lookup import lookup
 from lrenv.optimizers import Optimizer
 from lrenv.rendering import History
 from lrenv.tasks import InitialLR, Task, count, make_task
-from lrenv.trainee import scatter, select
+from lrenv.trees import scatter, select
 
 Array = NDArray[Any]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -73,8 +73,12 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         reward: see `lrenv.rewards`.
         device: where the trainees live; CUDA where there is any, else the CPU.
         dtype: "float32", or "float64" for exact comparisons; of trainees, observations and Box actions.
-        compile: compile the inner steps with `torch.compile`: half as fast again on `digits-mlp`, after up to half a
-            minute for the first step. Needs a C++ compiler on a CPU.
+        val_examples: validation examples that a decision measures, always the same; the task's own if None, and all if
+            the task has none.
+        compile: compile decisions with `torch.compile`: perceptrons train twice as fast, after about half a minute for
+            the first decision; convolutions gain nothing. Needs a C++ compiler on a CPU.
+        precision: "full" computes in `dtype`; "bf16" runs networks in bfloat16 by `torch.autocast`, for hardware that
+            multiplies it faster. Weights, optimizer and losses stay in `dtype`.
         autoreset_mode: Gymnasium's. In DISABLED mode an ended episode stands still, with reward 0, until it is
             reset with `options={"reset_mask": mask}`.
         render_mode: "rgb_array" draws losses and rates of the first 16 envs, "human" prints a line a decision.
@@ -101,13 +105,15 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         reward: str = "val_loss",
         device: str | torch.device | None = None,
         dtype: str = "float32",
+        val_examples: int | None = None,
         compile: bool = False,
+        precision: str = "full",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
         own = {
             "interval": interval, "budget": budget, "batch_size": batch_size, "optimizer": optimizer,
-            "initial_lr": initial_lr,
+            "initial_lr": initial_lr, "val_examples": val_examples,
         }  # fmt: skip
         task = make_task(task, **{name: value for name, value in own.items() if value is not None})
         if render_mode is not None:
@@ -117,7 +123,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = render_mode
         self.episode = Episode(
-            task, control, observe, reward, choose_device(device), lookup(DTYPES, dtype, "dtype"), compile
+            task, control, observe, reward, choose_device(device), lookup(DTYPES, dtype, "dtype"), compile, precision
         )  # fmt: skip
         self.single_observation_space = self.episode.observer.space
         self.single_action_space = self.episode.control.space

@@ -14,7 +14,8 @@ from lrenv import trainee as trainee_module
 from lrenv.augment import PADDING, crop, crop_flip
 from lrenv.data import Data
 from lrenv.tasks import Task
-from lrenv.trainee import Trainee, TraineeState, scatter, select
+from lrenv.trainee import Trainee, TraineeState
+from lrenv.trees import scatter, select
 
 F64 = torch.float64
 RATES = torch.tensor([[0.1], [0.3], [0.02]], dtype=F64)

@@ -1,0 +1,39 @@
+"""Compiled functions: static shapes, one graph a shape, captured as a CUDA graph where there is a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, TypeVar
+
+import torch
+from torch.utils._pytree import tree_map
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F, device: torch.device, **options: Any) -> F:
+    """`torch.compile` for the functions that every decision calls with tensors of the same shapes.
+
+    Args:
+        function: takes and gives tensors; rates and seeds are tensors, too, or each value would compile anew.
+        device: on CUDA the graph is captured and replayed as a whole, and its outputs, which the next replay would
+            overwrite, are copied out.
+        **options: of the compiler.
+    """
+
+    def entry(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    # The compiler allows each code object a few graphs: one that all environments shared would use them up.
+    code = entry.__code__.replace(co_name=getattr(function, "__name__", "compiled"))
+    own = FunctionType(code, entry.__globals__, code.co_name, None, entry.__closure__)
+    on_cuda = device.type == "cuda"
+    graph = torch.compile(own, dynamic=False, fullgraph=True, options=options | {"triton.cudagraphs": on_cuda})
+    if not on_cuda:
+        return graph  # type: ignore[return-value]
+
+    def replayed(*arguments: Any) -> Any:
+        return tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, graph(*arguments))
+
+    return replayed  # type: ignore[return-value]

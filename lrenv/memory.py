@@ -1,0 +1,27 @@
+"""How much memory trainees take, predicted from the shapes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that trainees of one task take on their device.
+
+    Attributes:
+        data: the data set, shared by all trainees.
+        held: what each trainee keeps: weights and optimizer state before and after a decision, the best checkpoint,
+            predictions.
+        training: what each trainee of the group at work takes on top: a batch, the outputs of the layers, gradients.
+        measuring: the same for a piece of the validation split.
+    """
+
+    data: int
+    held: int
+    training: int
+    measuring: int
+
+    def total(self, n: int, at_once: int) -> int:
+        """Bytes of n trainees in groups of at most `at_once`; the process itself takes some hundred MiB more."""
+        return self.data + n * self.held + min(n, at_once) * max(self.training, self.measuring)
