@@ -28,8 +28,8 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## trainee-steps per second against a loop over modules
-	$(BIN)/python benchmarks/throughput.py
+bench: $(INSTALLED)  ## trainee-steps per second against a loop over modules; benchmarks/RESULTS.md names all others
+	$(BIN)/python benchmarks/against_loop.py --compile
 
 wheel: $(INSTALLED)  ## builds the wheel and tries it outside the checkout
 	rm -rf dist

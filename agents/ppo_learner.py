@@ -124,7 +124,7 @@ class PPOTraining:
 
     def __init__(self, settings: PPOSettings) -> None:
         self.settings = settings
-        own = {name: getattr(settings, name) for name in ("budget", "interval", "optimizer")}
+        own = {name: getattr(settings, name) for name in ("budget", "interval", "optimizer", "val_examples")}
         self.task = make_task(settings.task, **{name: value for name, value in own.items() if value is not None})
         self.view = View(settings.control, settings.observe, self.task.interval, settings.optimizer)
         self.envs = LearningRateVecEnv(

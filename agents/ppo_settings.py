@@ -18,9 +18,10 @@ class PPOSettings:
         out: folder for controller.safetensors, checkpoint.safetensors, progress.csv and TensorBoard's events.
         envs: trainees in parallel.
         episodes: trainees in all; rounded up to whole iterations of `envs`.
-        budget: inner steps of an episode; the task's own by default, as for the next two.
+        budget: inner steps of an episode; the task's own by default, as for the next three.
         interval: inner steps between two actions.
         optimizer: the trainees'.
+        val_examples: validation examples that a decision measures.
         control: what actions turn.
         observe: what the controller sees.
         reward: what it is paid for.
@@ -51,6 +52,7 @@ class PPOSettings:
     budget: int | None = None
     interval: int | None = None
     optimizer: str | None = None
+    val_examples: int | None = None
     control: str = "scale"
     observe: str = "dynamics"
     reward: str = "val_loss"

@@ -1,118 +1,97 @@
-"""Trainee-steps per second of the environment, against the plain loop that it replaces.
+"""Trainee-steps per second of the environment, over the number of environments: `python benchmarks/throughput.py`.
 
-`python benchmarks/throughput.py --task digits-mlp --envs 64`, and `--compile` for a compiled contestant beside them.
-
-Both train with the same network, data, batch size, optimizer and budget, and measure the validation loss once an
-interval. The loop is ordinary PyTorch: one module after the other, `torch.optim`, data in memory. The contestants take
-turns, so that a machine whose speed drifts does so for both; medians and their ratio count.
+Counted are whole steps of the vector environment, from NumPy to NumPy, with the restarts of ended episodes. A turn of
+30 decisions is an episode of `digits-mlp`. `--ppo` adds the training of a controller as `make demo` runs it.
 """
 
 from __future__ import annotations
 
-import platform
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
-import torch
-import torch.nn.functional as F
 import tyro
-from torch import nn
 
-from lrenv.episode import Episode
+from agents.ppo_learner import PPOTraining
+from agents.ppo_settings import PPOSettings
+from environments import stepping
+from harness import STEPS_RATE, Race, Row, Settings, number, peak_mib, race, rate, report
 from lrenv.process import keep_memory
 from lrenv.tasks import make_task
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What to time."""
+class Throughput(Settings):
+    """How the environment's speed grows with its size."""
 
-    task: str = "digits-mlp"
-    """Trainees' task; one with classes."""
-    envs: int = 64
-    """Trainees in parallel."""
-    decisions: int = 30
-    """Decisions in a turn of the environment."""
-    turns: int = 5
-    """How often each contestant runs."""
-    compile: bool = False
-    """Also time compiled inner steps; compiling, apart from the rest, takes about half a minute."""
+    envs: str = "1,16,64,256,1024"
+    """Trainees in parallel, numbers separated by commas."""
+    ppo: bool = False
+    """Also train a controller, and tell how much of the time passes outside the environment."""
 
 
-def environment(settings: Settings, compile: bool = False) -> Callable[[], float]:
-    """A turn of the batched environment, in trainee-steps per second."""
-    begin = time.perf_counter()
-    episode = Episode(make_task(settings.task), compile=compile)
-    action = torch.zeros(settings.envs, 1)
-    with torch.no_grad():
-        start = episode.step(episode.reset(range(settings.envs)), action)  # the first step imports and allocates
-    if compile:
-        print(f"compiled in {time.perf_counter() - begin:.0f} s")
-
-    def turn() -> float:
-        state, begin = start, time.perf_counter()
-        with torch.no_grad():
-            for _ in range(settings.decisions):
-                state = episode.step(state, action)
-                episode.outcome(state)
-        steps = settings.envs * settings.decisions * episode.task.interval
-        return steps / (time.perf_counter() - begin)
-
-    return turn
+def sweep(settings: Throughput) -> Race:
+    """A contestant for each number of environments."""
+    contestants = {
+        f"n = {envs}": partial(
+            stepping, settings.task, int(envs), settings.decisions, settings.compile, **settings.options
+        )
+        for envs in settings.envs.split(",")
+    }
+    baseline = next((name for name in contestants if name == "n = 64"), next(iter(contestants)))
+    title = f"{settings.variant}: n environments"
+    result = race(title, STEPS_RATE, contestants, settings.turns, baseline)
+    interval = make_task(settings.task).interval
+    rates = ", ".join(f"{number(row.median / interval)} for {row.contestant}" for row in result.rows)
+    return replace(result, notes=(f"Decisions/s, all environments together: {rates}.",))
 
 
-def loop(settings: Settings) -> Callable[[], float]:
-    """A turn of the plain loop, on two trainees: their number changes nothing about the rate."""
-    task = make_task(settings.task)
-    if task.optimizer != "adam" or task.loss != "cross_entropy" or task.augment:
-        raise SystemExit(f"the loop trains plain classification with Adam; {settings.task} does something else")
-    data = task.load()
-    train, val = ((((s.inputs - data.mean) / data.std), s.targets) for s in (data.train, data.val))
-    steps = settings.decisions * task.interval // 2
-
-    def single(module: nn.Module) -> None:
-        optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
-        for step in range(steps):
-            rows = torch.randint(len(train[1]), (task.batch_size,))
-            optimizer.zero_grad()
-            F.cross_entropy(module(train[0][rows]), train[1][rows]).backward()
-            optimizer.step()
-            if step % task.interval == task.interval - 1:
-                with torch.no_grad():
-                    F.cross_entropy(module(val[0]), val[1])
-
-    def turn() -> float:
-        modules = [task.module() for _ in range(2)]
-        begin = time.perf_counter()
-        for module in modules:
-            single(module)
-        return 2 * steps / (time.perf_counter() - begin)
-
-    turn()
-    return turn
-
-
-def main(settings: Settings) -> None:
-    """Prints medians and the ratio."""
+def training(settings: Throughput) -> Race:
+    """Iterations of PPO, in this process: there is nothing to take turns with."""
     keep_memory()
-    contestants = {"loop over modules": loop(settings), "environment": environment(settings)}
-    if settings.compile:
-        contestants["compiled"] = environment(settings, compile=True)
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    begin = time.perf_counter()
+    ppo = PPOTraining(PPOSettings(settings.task, reward="improvement", gamma=1.0, compile=settings.compile))
+    spent = [clocked(ppo.envs, name) for name in ("step_wait", "reset")]
+    ppo.iterate()
+    built = time.perf_counter() - begin
+    steps = ppo.envs.num_envs * ppo.task.budget
+    inside, whole = [], []
     for _ in range(settings.turns):
-        for name, turn in contestants.items():
-            rates[name].append(turn())
-    print(
-        f"{settings.task}, {settings.envs} envs, {torch.get_num_threads()} threads, {platform.machine()}, "
-        f"torch {torch.__version__}"
+        for seconds in spent:
+            seconds.clear()
+        whole.append(rate(ppo.iterate, units=steps))
+        inside.append(steps / sum(map(sum, spent)))
+    rows = tuple(
+        Row.of(name, rates, inside, built, peak_mib())
+        for name, rates in (("the environment's part", inside), ("end to end", whole))
     )
-    for name, values in rates.items():
-        ratio = statistics.median(a / b for a, b in zip(values, rates["loop over modules"], strict=True))
-        spread = f"({min(values):,.0f} to {max(values):,.0f})"
-        print(f"{name:>20}: {statistics.median(values):10,.0f} trainee-steps/s  {spread:20}  {ratio:5.1f} x the loop")
+    title = f"{settings.variant}: PPO with {ppo.envs.num_envs} environments"
+    return Race(title, STEPS_RATE, rows, (f"{1 - rows[1].ratio:.0%} of the time passes outside the environment.",))
+
+
+def clocked(owner: Any, name: str) -> list[float]:
+    """Has a method note the seconds of each of its calls, in the list that this gives."""
+    method: Callable[..., Any] = getattr(owner, name)
+    seconds: list[float] = []
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        begin = time.perf_counter()
+        result = method(*args, **kwargs)
+        seconds.append(time.perf_counter() - begin)
+        return result
+
+    setattr(owner, name, timed)
+    return seconds
+
+
+def main(settings: Throughput) -> None:
+    """Runs and reports the sweep, and the training if asked."""
+    report(sweep(settings), settings.record)
+    if settings.ppo:
+        report(training(settings), settings.record)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    main(tyro.cli(Throughput, description=__doc__))

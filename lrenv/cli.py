@@ -18,12 +18,18 @@ from lrenv.benchmark.agent import agents
 from lrenv.benchmark.comparison import compare
 from lrenv.benchmark.report import save_report, table
 from lrenv.process import keep_memory
-from lrenv.tasks import make_task, tasks
+from lrenv.tasks import count, make_task, tasks
+from lrenv.trainee import Trainee
 
 
 @dataclass(frozen=True)
 class Tasks:
     """Lists the tasks."""
+
+    memory: bool = False
+    """Also predict how much memory trainees take; reads the data sets, and leaves out what isn't there."""
+    envs: int = 64
+    """Trainees in the prediction's total."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +68,32 @@ class Compare:
 
 
 def _tasks(command: Tasks) -> None:
+    if command.memory:
+        _memory(command.envs)
+        return
     shown = Table("task", "what", "batch", "budget", "optimizer")
     for name in tasks():
         task = make_task(name)
         shown.add_row(name, task.summary, str(task.batch_size), str(task.budget), str(task.optimizer))
+    Console().print(shown)
+
+
+def _memory(envs: int) -> None:
+    count("envs", envs)
+    shown = Table(title="MiB, on a CPU, beside the process itself: of the data, and of each trainee")
+    shown.add_column("task", no_wrap=True)
+    for column in ("data", "held", "training", "measuring", "at once", f"all {envs}"):
+        shown.add_column(column, justify="right")
+    for name in tasks():
+        try:
+            trainee = Trainee(make_task(name))
+        except (OSError, TypeError):  # data that isn't there, or a folder that isn't named
+            continue
+        bytes_ = trainee.memory
+        numbers = (bytes_.data, bytes_.held, bytes_.training, bytes_.measuring)
+        total = bytes_.total(envs, trainee.at_once)
+        at_once = str(min(envs, trainee.at_once))
+        shown.add_row(name, *(f"{x / 2**20:,.1f}" for x in numbers), at_once, f"{total / 2**20:,.0f}")
     Console().print(shown)
 
 

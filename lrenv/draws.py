@@ -14,7 +14,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 GOLDEN = -7046029254386353131  # 2**64 / golden ratio, as a signed 64-bit integer
@@ -109,9 +111,10 @@ def epoch_indices(seed: Tensor, step: Tensor, batch_size: int, size: int, replac
     return permuted(epoch.unsqueeze(-1), position, size)
 
 
-def episode_seed(seed: int, episode: int) -> int:
-    """The seed of an env's later episodes: episode 0 has the env's own seed, the others hash it."""
-    if episode == 0:
-        return seed
-    folded = fold(fold(torch.tensor(seed), EPISODE), episode)
-    return int(folded & (2**62 - 1))
+def episode_seeds(seeds: NDArray[np.int64], episodes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The seeds of the given episodes of envs with the given seeds, (n,) each.
+
+    Episode 0 has the env's own seed, the later ones hash it.
+    """
+    folded = fold(fold(torch.from_numpy(seeds), EPISODE), torch.from_numpy(episodes)) & (2**62 - 1)
+    return np.where(episodes == 0, seeds, folded.numpy())

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from lrenv import draws
 from lrenv.compiling import compiled
@@ -95,7 +96,8 @@ class Episode:
         self._until = task.budget if task.budget % task.interval else None
         self._measure, self._answer = self._measured, self._answered
         if compile:
-            self._measure, self._answer = (compiled(f, self.trainee.device) for f in (self._measure, self._answer))
+            self._measure = compiled(self._measured, self.trainee.device)
+            self._answer = compiled(self._answered, self.trainee.device)
 
     @property
     def decisions(self) -> int:
@@ -140,7 +142,7 @@ class Episode:
             **self._last_weights(trainee.params),
         )
         first, last = (torch.zeros_like(trainee.params[:, columns]) for columns in self._watched)
-        return EpisodeState(
+        state = EpisodeState(
             trainee,
             lr[:, None].repeat(1, self.control.rates),
             self.trainee.hyper(n, self.control.beside),
@@ -151,6 +153,9 @@ class Episode:
             Checkpoint(measured.loss, trainee.params, trainee.buffers),
             torch.zeros(n, dtype=torch.bool, device=lr.device),
         )
+        # Each leaf a tensor of its own: a compiler would take one that stands in two places as a promise.
+        own: EpisodeState = tree_map(torch.clone, state)
+        return own
 
     def step(self, state: EpisodeState, action: Tensor) -> EpisodeState:
         """One decision: applies the actions (n, A), trains for an interval, measures.

@@ -99,7 +99,7 @@ class _Recorder(TorchDispatchMode):
     """Notes how tensors are filled, in order."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._seen: list[tuple[Tensor, Callable[..., Any], tuple[Any, ...]]] = []
 
     def __torch_dispatch__(

@@ -111,8 +111,10 @@ def _batch_norm(layer: nn.BatchNorm2d, prefix: str, parameters: Tensors, state: 
 
 
 def _fills_vectors(layer: nn.Conv2d) -> bool:
-    """Whether a convolution is faster with its channels innermost: those it writes, and those it reads unless they are
-    an image's, fill whole vectors of 16 numbers."""
+    """Whether a convolution is faster with its channels innermost.
+
+    It is where the channels that it writes, and those that it reads unless they are an image's, fill vectors of 16.
+    """
     return layer.out_channels % 16 == 0 and (layer.in_channels % 16 == 0 or layer.in_channels <= 4)
 
 

@@ -115,7 +115,7 @@ def adam(beta2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, decoupl
         # Running products instead of beta ** t: they stay right when an agent changes beta_1 on the way.
         ones = torch.ones_like(params[:, :1])
         moments = {"mean": torch.zeros_like(params), "square": torch.zeros_like(params)}
-        return moments | {"beta1_power": ones, "beta2_power": ones}
+        return moments | {"beta1_power": ones, "beta2_power": ones.clone()}
 
     def direction(grads: Tensor, state: OptState, params: Tensor, hyper: Hyper) -> tuple[Tensor, OptState]:
         beta1 = hyper["momentum"]

@@ -34,8 +34,8 @@ needs no more, and the memory of it stays a small part of a trainee's."""
 NORMALISED_IN_ADVANCE = 2**26
 """Numbers in a data set up to which it is kept in normalised form (256 MiB of float32)."""
 TENSORS_A_GRAPH = 60
-"""Inner steps are compiled several at a time, so that calling the graph weighs little, until a graph updates this many
-tensors: ten steps of a perceptron with three layers, one of a ResNet-18. Compiling takes a third of a second for each."""
+"""Inner steps are compiled several at a time, so that calling the graph weighs little: as many as update this many
+tensors, ten of a perceptron with three layers, one of a ResNet-18. Each adds a third of a second to the compiling."""
 
 
 CACHED = 2**24
@@ -98,7 +98,7 @@ class Trainee:
             Split(self._normalised(split.inputs), split.targets) if self._in_advance else split
             for split in (data.train, _first(data.val, task.val_examples), data.test)
         )
-        self._rows = max(4 * task.batch_size, 512)
+        self._rows = max(task.batch_size, 512)
         self.memory = self._memory(sum(x.nbytes for split in data[:3] for x in split))
         self.at_once = 1 if self.network.has_convolutions else max(1, CACHED // self.memory.training)
         self._losses = LOSSES[task.loss]
@@ -258,7 +258,7 @@ class Trainee:
     def evaluate(self, params: Tensor, buffers: Tensors, split: Split) -> Measurement:
         """Loss and accuracy on a whole split, in evaluation mode.
 
-        The examples go through in pieces of four batches, or 512 examples, which bounds memory: nothing is kept for a
+        The examples go through in pieces of a batch, or of 512 examples, which bounds memory: nothing is kept for a
         backward pass, so a piece takes about what training takes.
         """
         n = params.shape[0]

@@ -34,6 +34,13 @@ class Snapshot(NamedTuple):
     settings: dict[str, Any]  # what an environment must share to go on from here
 
 
+class Prepared(NamedTuple):
+    """Episodes that have not begun yet, one an env."""
+
+    seeds: NDArray[np.int64]  # (n,)
+    state: EpisodeState
+
+
 def choose_device(device: str | torch.device | None) -> torch.device:
     """The given device; without one, CUDA where there is any, else the CPU.
 
@@ -130,6 +137,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._state: EpisodeState | None = None
+        self._prepared: Prepared | None = None
         self._env_seeds = np.zeros(num_envs, dtype=np.int64)
         self._episodes = np.zeros(num_envs, dtype=np.int64)
         self._ended = np.zeros(num_envs, dtype=bool)
@@ -196,8 +204,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             if not restarts.all():
                 self._state = self.episode.step(before, torch.from_numpy(checked).to(self._device))
             if restarts.any():
-                self._episodes[restarts] += 1
-                self._state = self._begin(restarts)
+                self._state = self._restarted(restarts)
             elif waiting.any():
                 self._state = select(torch.from_numpy(waiting).to(self._device), before, self._state)
             arrays, info = self._fetch()
@@ -286,13 +293,30 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _begin(self, mask: NDArray[np.bool_], initial_lr: InitialLR | None = None) -> EpisodeState:
         """The state with new episodes where the mask holds."""
-        rows = np.flatnonzero(mask)
-        seeds = [draws.episode_seed(int(self._env_seeds[i]), int(self._episodes[i])) for i in rows]
-        fresh = self.episode.reset(seeds, initial_lr)
+        seeds = draws.episode_seeds(self._env_seeds, self._episodes)
+        fresh = self.episode.reset(seeds[mask].tolist(), initial_lr)
         self._ended = self._ended & ~mask
         if self._state is None or mask.all():
             return fresh
-        return scatter(torch.from_numpy(rows).to(self._device), fresh, self._state)
+        return scatter(torch.from_numpy(np.flatnonzero(mask)).to(self._device), fresh, self._state)
+
+    def _restarted(self, mask: NDArray[np.bool_]) -> EpisodeState:
+        """The state with the next episodes where the mask holds.
+
+        Beginning a few episodes takes nearly as long as beginning all. So where episodes end at different times, the
+        next ones of all envs are prepared together, and again when half of them are used.
+        """
+        self._episodes[mask] += 1
+        if mask.all():
+            return self._begin(mask)
+        assert self._state is not None
+        following = draws.episode_seeds(self._env_seeds, self._episodes + ~mask)
+        if self._prepared is None or (self._prepared.seeds == following).sum() <= self.num_envs // 2:
+            self._prepared = Prepared(following, self.episode.reset(following.tolist()))
+        if not (self._prepared.seeds == following)[mask].all():
+            return self._begin(mask)
+        self._ended = self._ended & ~mask
+        return select(torch.from_numpy(mask).to(self._device), self._prepared.state, self._state)
 
     def _restart_at_once(
         self, observation: Array, info: dict[str, Any], mask: NDArray[np.bool_]
@@ -302,9 +326,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         for i in np.flatnonzero(mask):
             final_obs[i] = observation[i].copy()
         final = {name: np.where(_along(mask, x), x, np.zeros_like(x)) for name, x in info.items() if name[0] != "_"}
-        self._episodes[mask] += 1
         with torch.no_grad():
-            self._state = self._begin(mask)
+            self._state = self._restarted(mask)
             arrays, info = self._fetch()
         self._record(info, mask)
         masks = {f"_{name}": mask.copy() for name in final}

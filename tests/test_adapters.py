@@ -44,7 +44,7 @@ def through_core(task: Task, n: int) -> Trajectory:
     trajectory: Trajectory = []
     for episode in range(EPISODES):
         with torch.no_grad():
-            state = core.reset([draws.episode_seed(seed, episode) for seed in SEEDS[:n]])
+            state = core.reset(draws.episode_seeds(np.array(SEEDS[:n]), np.full(n, episode)).tolist())
             states = [state]
             for k in range(core.decisions):
                 states.append(core.step(states[-1], torch.from_numpy(action(episode, k, n))))

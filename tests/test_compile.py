@@ -13,6 +13,7 @@ from torch._dynamo.utils import counters
 
 from lrenv import Task
 from lrenv.data import Data
+from lrenv.episode import Episode
 from lrenv.trainee import Trainee
 from lrenv.vector_env import LearningRateVectorEnv
 
@@ -51,8 +52,35 @@ def test_compiled_steps_give_the_numbers_of_eager_ones(
         torch.testing.assert_close(compiled.buffers[name], buffer, rtol=1e-10, atol=1e-12)
 
 
-def test_nothing_is_compiled_again_for_other_rates_seeds_and_resets() -> None:
-    envs = LearningRateVectorEnv(4, "digits-logreg", budget=30, compile=True, autoreset_mode="Disabled", device="cpu")
+def test_compiled_decisions_give_what_eager_ones_give(toy: Callable[..., Task]) -> None:
+    """Whole episodes with a shortened last interval, restarts and a death, from NumPy to NumPy."""
+    task = toy(optimizer="adam", budget=10, interval=4)
+    settings: dict[str, Any] = {"control": "set-raw", "autoreset_mode": "SameStep", "device": "cpu", "dtype": "float64"}
+    eager, compiled = (LearningRateVectorEnv(3, task, compile=compile, **settings) for compile in (False, True))
+    for ours, theirs in zip(eager.reset(seed=3), compiled.reset(seed=3), strict=True):
+        assert_close(theirs, ours)
+    for decision in range(7):
+        rates = np.array([[0.1], [1e308 if decision == 1 else 0.05], [0.01 * decision]])
+        for ours, theirs in zip(eager.step(rates), compiled.step(rates), strict=True):
+            assert_close(theirs, ours)
+
+
+def assert_close(actual: Any, expected: Any) -> None:
+    if isinstance(expected, dict):
+        assert actual.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_close(actual[name], value)
+    elif expected.dtype == object:
+        for x, y in zip(actual, expected, strict=True):
+            assert (x is None) == (y is None)
+            if y is not None:
+                assert_close(x, y)
+    else:
+        np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_nothing_is_compiled_again_for_other_rates_seeds_resets_and_ended_envs() -> None:
+    envs = LearningRateVectorEnv(4, "digits-logreg", budget=30, compile=True, autoreset_mode="SameStep", device="cpu")
     rng = np.random.default_rng(0)
 
     def act() -> None:
@@ -62,12 +90,22 @@ def test_nothing_is_compiled_again_for_other_rates_seeds_and_resets() -> None:
     act()
     graphs = counters["stats"]["unique_graphs"]
     assert graphs > 0
-    act()
+    for _ in range(4):  # over the end of the episodes
+        act()
     envs.reset(options={"reset_mask": np.array([True, False, False, True])})
-    act()
+    for _ in range(4):  # some end, some don't
+        act()
     envs.reset(seed=7, options={"initial_lr": 0.5})
     act()
     assert counters["stats"]["unique_graphs"] == graphs
+
+
+def test_many_compiled_environments_can_live_in_one_process(toy: Callable[..., Task]) -> None:
+    for rate in range(10):  # more than the graphs that the compiler allows one function
+        episode = Episode(toy(initial_lr=float(rate + 1), optimizer="sgd"), compile=True)
+        with torch.no_grad():
+            state = episode.reset([0, 1])
+            assert torch.equal(episode.step(state, torch.zeros(2, 1)).lr, torch.full((2, 1), rate + 1.0))
 
 
 def test_a_compiled_trainee_can_still_be_differentiated(toy: Callable[..., Task]) -> None:

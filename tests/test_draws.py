@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -162,11 +163,12 @@ def test_streams_share_no_numbers() -> None:
     assert (correlation - torch.eye(len(streams))).abs().max() < 5 / math.sqrt(20_000)
 
 
-def test_episode_seed() -> None:
-    seeds = {(seed, episode): draws.episode_seed(seed, episode) for seed in range(30) for episode in range(30)}
-    assert all(seeds[seed, 0] == seed for seed in range(30))
-    later = [value for (_, episode), value in seeds.items() if episode > 0]
-    assert len(set(later)) == len(later)
-    assert min(later) >= 0
-    assert max(later) < 2**62
-    assert draws.episode_seed(7, 3) == seeds[7, 3]
+def test_episode_seeds() -> None:
+    seeds, episodes = (x.flatten() for x in np.meshgrid(np.arange(30), np.arange(30), indexing="ij"))
+    drawn = draws.episode_seeds(seeds, episodes)
+    assert (drawn[episodes == 0] == np.arange(30)).all()
+    later = drawn[episodes > 0]
+    assert len(set(later.tolist())) == len(later)
+    assert later.min() >= 0
+    assert later.max() < 2**62
+    assert draws.episode_seeds(np.array([7]), np.array([3])) == drawn[(seeds == 7) & (episodes == 3)]

@@ -287,3 +287,16 @@ def test_rewards_are_those_of_the_dynamics(toy: Callable[..., Task], reward: str
         "final": torch.cat([torch.zeros(2, 2, dtype=F64), -losses[-1:]]),
     }[reward]
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_groups_change_no_number(toy: Callable[..., Task], at_once: int) -> None:
+    whole, grouped = (Episode(toy(optimizer="adam"), dtype=torch.float64) for _ in range(2))
+    grouped.trainee.at_once = at_once
+    action = torch.tensor([[0.5], [0.0], [-0.5]], dtype=torch.float64)
+    states = []
+    for episode in (whole, grouped):
+        with torch.no_grad():
+            state = episode.step(episode.step(episode.reset([5, 6, 7]), action), action)
+            states.append((episode.outcome(state), episode.test(state, torch.tensor([2, 0, 1]))))
+    torch.testing.assert_close(states[1], states[0], rtol=1e-12, atol=1e-12)

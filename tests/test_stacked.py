@@ -290,3 +290,31 @@ def test_dropout_layers_draw_separately() -> None:
 def test_networks_refuse_unfit_examples(factory: networks.NetworkFactory, shape: tuple[int, ...], parts: Any) -> None:
     with pytest.raises(ValueError, match=parts):
         factory(shape, 10)
+
+
+def pooled(shape: Any, classes: int) -> nn.Module:
+    # ReLU ahead of the pool, which are swapped, and pools that only the general kernel can do.
+    return nn.Sequential(
+        nn.Conv2d(shape[0], 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 16, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1),
+        nn.Conv2d(16, 5, 1), nn.MaxPool2d(2, ceil_mode=True), nn.Flatten(), nn.Linear(5 * 2 * 2, classes),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_swapped_and_plain_pools_equal_modules_alone(n: int) -> None:
+    def make() -> nn.Module:
+        return pooled((1, 12, 12), 4)
+
+    assert_equals_modules_alone(make, (1, 12, 12), n=n)
+    network = Network(make)
+    params, buffers = network.init([1], CPU, F64)
+    x = torch.randn(1, 2, 1, 12, 12, dtype=F64)
+    with torch.no_grad():
+        without, _ = network(params, buffers, x, False)
+    with_gradient, _ = network(params.requires_grad_(), buffers, x, False)
+    assert torch.equal(without, with_gradient)
+
+
+def test_activations_are_counted_for_one_example() -> None:
+    assert Network(lambda: networks.mlp(8)((3,), 2)).activations((3,)) == [8, 8, 2]

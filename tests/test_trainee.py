@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from lrenv.augment import PADDING, crop, crop_flip
 from lrenv.data import Data
 from lrenv.tasks import Task
 from lrenv.trainee import Trainee, TraineeState
-from lrenv.trees import scatter, select
+from lrenv.trees import select
 
 F64 = torch.float64
 RATES = torch.tensor([[0.1], [0.3], [0.02]], dtype=F64)
@@ -222,16 +223,6 @@ def test_flip_mirrors_half_of_the_images(monkeypatch: pytest.MonkeyPatch) -> Non
     assert abs(mirrored.double().mean() - 0.5) < 5 * 0.5 / 2000**0.5
 
 
-def test_select_and_scatter_choose_by_env() -> None:
-    yes = {"a": torch.ones(3, 2), "b": (torch.ones(3, dtype=torch.int64),)}
-    no = {"a": torch.zeros(3, 2), "b": (torch.zeros(3, dtype=torch.int64),)}
-    chosen = select(torch.tensor([True, False, True]), yes, no)
-    assert chosen["a"][:, 0].tolist() == [1, 0, 1]
-    assert chosen["b"][0].tolist() == [1, 0, 1]
-    put = scatter(torch.tensor([2, 0]), torch.tensor([[5.0], [6.0]]), torch.zeros(3, 1))
-    assert put.tolist() == [[6.0], [0.0], [5.0]]
-
-
 def test_reset_of_many_calls_a_data_function_once(toy: Callable[..., Task]) -> None:
     held, calls = toy().load(), []
 
@@ -242,3 +233,58 @@ def test_reset_of_many_calls_a_data_function_once(toy: Callable[..., Task]) -> N
     trainee = Trainee(Task("counted", data, networks.mlp(3), batch_size=4))
     trainee.init(range(20))
     assert len(calls) == 1
+
+
+def test_groups_share_the_envs_evenly(toy: Callable[..., Task]) -> None:
+    trainee = Trainee(toy())
+    trainee.at_once = 4
+    assert [trainee.groups(n) for n in (1, 4, 5, 8, 11)] == [[1], [4], [3, 2], [4, 4], [4, 4, 3]]
+
+
+def test_trainees_with_convolutions_go_one_by_one_on_a_cpu(toy: Callable[..., Task], make_blobs: Any) -> None:
+    small = Trainee(toy())
+    images = Trainee(toy(make_blobs((1, 8, 8)), network=networks.conv3(4)))
+    assert small.groups(500) == [500]
+    assert images.groups(3) == [1, 1, 1]
+
+
+def test_memory_is_counted_by_hand(toy: Callable[..., Task]) -> None:
+    # A 6-5-3 perceptron: 53 weights; 24 + 10 + 10 examples of 6 float32 and an int64; outputs of 5, 5 and 3 numbers.
+    memory = Trainee(toy(optimizer="momentum")).memory
+    assert memory.data == 44 * (6 * 4 + 8)
+    assert memory.held == 4 * (53 * (3 + 2) + 2 * 3 * 10)  # weights before, after and best; momentum before and after
+    assert memory.training == 4 * (2 * 53 + 4 * (6 + 13 + 2 * 5))
+    assert memory.measuring == 4 * 10 * (6 + 3 * 5)
+    assert memory.total(n=8, at_once=2) == memory.data + 8 * memory.held + 2 * max(memory.training, memory.measuring)
+
+
+def test_a_fixed_part_of_the_validation_split_is_measured(toy: Callable[..., Task]) -> None:
+    full, part = (Trainee(toy(val_examples=k), dtype=torch.float64) for k in (None, 4))
+    state = full.init([0, 1])
+    assert len(part.val.targets) == 4
+    assert torch.equal(part.val.inputs, full.val.inputs[:4])
+    assert torch.equal(part.test.inputs, full.test.inputs)
+    outputs, _ = full.network(state.params, state.buffers, full.val.inputs[:4].expand(2, 4, 6), False)
+    by_hand = torch.stack([torch.nn.functional.cross_entropy(o, full.val.targets[:4]) for o in outputs])
+    torch.testing.assert_close(part.evaluate(state.params, state.buffers, part.val).loss, by_hand)
+
+
+@pytest.mark.parametrize(("k", "error"), [(0, ValueError), (2.5, TypeError)])
+def test_a_part_of_nothing_is_refused(toy: Callable[..., Task], k: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="val_examples"):
+        toy(val_examples=k)
+
+
+def test_bf16_rounds_networks_and_nothing_else(toy: Callable[..., Task]) -> None:
+    exact, rounded = (Trainee(toy(), precision=precision) for precision in ("full", "bf16"))
+    rate = torch.full((2, 1), 0.1)
+    with torch.no_grad():
+        (one, losses), (other, rounded_losses) = (
+            trainee.unroll(trainee.init([0, 1]), rate, trainee.hyper(2), 8) for trainee in (exact, rounded)
+        )
+    assert other.params.dtype == rounded_losses.dtype == torch.float32
+    assert not torch.equal(losses, rounded_losses)
+    torch.testing.assert_close(rounded_losses, losses, rtol=0.05, atol=0.02)  # bfloat16 has 8 bits of precision
+    torch.testing.assert_close(other.params, one.params, rtol=0.1, atol=0.02)
+    with pytest.raises(ValueError, match="bf16"):
+        Trainee(toy(), precision="fp8")

@@ -15,6 +15,7 @@ from gymnasium.wrappers import vector as wrappers
 from numpy.typing import NDArray
 from torch import nn
 
+from lrenv import draws
 from lrenv.env import LearningRateEnv
 from lrenv.rewards import REWARDS
 from lrenv.sb3_vec_env import LearningRateVecEnv
@@ -453,3 +454,27 @@ def test_actions_may_be_views_of_any_stride() -> None:
     envs.reset(seed=0)
     _, _, _, _, info = envs.step(np.array([[1.0], [-1.0]], np.float32)[::-1])
     assert info["lr"].shape == (2,)
+
+
+def test_staggered_episodes_are_begun_together(toy: Callable[..., Task], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four envs out of step: one call prepares everyone's next episode, and each gets the one that is its own."""
+    task = toy(budget=20)
+    envs, alone = (LearningRateVectorEnv(4, task, autoreset_mode="SameStep", **EXACT) for _ in range(2))
+    action = np.zeros((4, 1))
+    envs.reset(seed=0)
+    for i in range(4):
+        envs.reset(options={"reset_mask": np.arange(4) == i})
+        envs.step(action)
+    begun: list[int] = []
+    reset = envs.episode.reset
+    monkeypatch.setattr(envs.episode, "reset", lambda seeds, *rest: begun.append(len(seeds)) or reset(seeds, *rest))
+    firsts = []
+    for _ in range(4):
+        observation, _, terminated, _, _ = envs.step(action)
+        assert terminated.sum() == 1
+        firsts.append(observation[terminated][0])
+    assert sum(begun) <= 2 * 4
+    assert len(begun) <= 2
+    seeds = draws.episode_seeds(np.arange(4), np.full(4, 2))
+    expected, _ = alone.reset(seed=seeds.tolist())
+    np.testing.assert_allclose(np.stack(firsts), expected, rtol=1e-10, atol=1e-10)

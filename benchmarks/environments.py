@@ -1,0 +1,125 @@
+"""The environment as a contestant: its core alone, whole steps from NumPy to NumPy, and the parts of a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+
+from harness import Build, Sized, Turn, rate
+from lrenv.episode import Episode
+from lrenv.process import keep_memory
+from lrenv.tasks import make_task
+from lrenv.vector_env import LearningRateVectorEnv
+
+WARM_UP = 2
+"""Decisions that don't count. The second starts from what a decision made, for which graphs may compile once more."""
+
+
+def decisions(
+    task: str,
+    envs: int,
+    number: int,
+    compile: bool = False,
+    precision: str = "full",
+    at_once: int | None = None,
+    **options: Any,
+) -> Turn:
+    """Builds the core of the environment; a turn is in trainee-steps per second.
+
+    Args:
+        task: a task's name.
+        envs: trainees in parallel.
+        number: decisions in a turn.
+        compile: as of `Episode`.
+        precision: as of `Episode`.
+        at_once: trainees in a group; its own choice if None.
+        **options: settings of the task.
+    """
+    keep_memory()
+    episode = Episode(make_task(task, **options), compile=compile, precision=precision)
+    episode.trainee.at_once = at_once or episode.trainee.at_once
+    action = torch.zeros(envs, 1)
+
+    @torch.no_grad()
+    def run(number: int) -> None:
+        # Always from the same state: far beyond the budget, vanishing gradients would be slow denormal numbers.
+        state = start
+        for _ in range(number):
+            state = episode.step(state, action)
+            episode.outcome(state)
+
+    with torch.no_grad():
+        start = episode.reset(range(envs))
+    run(WARM_UP)
+    return partial(rate, partial(run, number), units=number * envs * episode.task.interval)
+
+
+def entrants(settings: Sized) -> dict[str, Build]:
+    """The contestants of a race against something else: the eager environment and, if asked, the compiled one."""
+    eager = partial(decisions, settings.task, settings.envs, settings.decisions, **settings.options)
+    contestants: dict[str, Build] = {"environment": eager}
+    if settings.compile:
+        contestants["environment, compiled"] = partial(eager, compile=True)
+    if settings.bf16:
+        contestants["environment, bf16"] = partial(eager, precision="bf16")
+    return contestants
+
+
+def stepping(task: str, envs: int, number: int, compile: bool = False, **options: Any) -> Turn:
+    """Builds the vector environment, whose episodes restart as they end; for the rest see `decisions`."""
+    keep_memory()
+    step, vector_env = _stepped(task, envs, compile, options)
+    return partial(rate, step, number, envs * vector_env.task.interval)
+
+
+def parts(task: str, envs: int, compile: bool = False, **options: Any) -> dict[str, Callable[[], object]]:
+    """What a whole step spends its time on, each part ready to be called alone.
+
+    Returns:
+        `draws` of batches, `training` (draws included), `measuring` (networks and losses), and the whole `step`.
+    """
+    step, vector_env = _stepped(task, envs, compile, options)
+    trainee = vector_env.episode.trainee
+    # The environment may send its trainees through in groups: the parts work on what it gave to `unroll`.
+    with mock.patch.object(trainee, "unroll", wraps=trainee.unroll) as unroll:
+        step()
+    groups = [call.args for call in unroll.call_args_list]
+    evaluate = torch.compile(trainee.evaluate, dynamic=False) if compile else trainee.evaluate
+
+    def draws() -> None:
+        for state, _, _, steps, *_ in groups:
+            trainee.batch_indices(state, steps)
+
+    def training() -> None:
+        for group in groups:
+            trainee.unroll(*group)
+
+    def measuring() -> None:
+        for state, *_ in groups:
+            evaluate(state.params, state.buffers, trainee.val)
+
+    calls = {"draws": draws, "training": training, "measuring": measuring, "step": step}
+    quiet = {name: torch.no_grad()(call) for name, call in calls.items()}
+    for call in quiet.values():
+        call()
+    return quiet
+
+
+def _stepped(
+    task: str, envs: int, compile: bool, options: dict[str, Any]
+) -> tuple[Callable[[], object], LearningRateVectorEnv]:
+    """What takes another step of a warm vector environment, and that environment."""
+    vector_env = LearningRateVectorEnv(
+        envs, make_task(task, **options), device="cpu", compile=compile, autoreset_mode=AutoresetMode.SAME_STEP
+    )
+    vector_env.reset(seed=0)
+    step = partial(vector_env.step, np.zeros(vector_env.action_space.shape or (), np.float32))
+    for _ in range(WARM_UP):
+        step()
+    return step, vector_env

@@ -1,0 +1,143 @@
+"""The environment's work in JAX: a decision is `jit` of `vmap` over trainees of `lax.scan` over inner steps.
+
+Batches are drawn with replacement, which spares JAX the shuffle that the environment does. This file is imported in
+the contestant's own process alone, so that JAX is loaded nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from torch import nn
+from torch.nn.modules.utils import _pair
+
+from harness import Turn, rate
+from loops import LR, normalised, piece, plain_task
+from lrenv.tasks import Task
+
+Params = list[tuple[Array, ...]]
+"""Weight and bias of each layer that has them."""
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+"""Adam's."""
+
+
+class State(NamedTuple):
+    """One trainee."""
+
+    params: Params
+    mean: Params
+    square: Params
+    step: Array
+    key: Array
+
+
+def trainees(name: str, envs: int, number: int, sequential: bool = False, **options: Any) -> Turn:
+    """Builds trainees in JAX; a turn is in trainee-steps per second.
+
+    Args:
+        name: a task's name.
+        envs: trainees in parallel.
+        number: decisions in a turn.
+        sequential: one trainee after the other, instead of all at once by `vmap`.
+        **options: settings of the task.
+
+    Raises:
+        ValueError: the task is not plain classification with Adam, or its network has a layer of another kind.
+    """
+    task = plain_task(name, "adam", **options)
+    decide = jax.jit(_decision(task) if sequential else jax.vmap(_decision(task)))
+    networks = [_weights(task.module()) for _ in range(envs)]
+    keys = jax.random.split(jax.random.key(0), envs)
+    start = [_fresh(params, key) for params, key in zip(networks, keys, strict=True)]
+    if not sequential:
+        start = [jax.tree.map(lambda *copies: jnp.stack(copies), *start)]
+
+    def run(number: int) -> None:
+        states = start
+        for _ in range(number):
+            states = [decide(state)[0] for state in states]
+        jax.block_until_ready(states)  # type: ignore[no-untyped-call]
+
+    run(1)
+    return partial(rate, partial(run, number), units=number * envs * task.interval)
+
+
+def _decision(task: Task) -> Callable[[State], tuple[State, tuple[Array, Array]]]:
+    """One trainee's decision: an interval of training, then the mean training loss and the validation loss."""
+    (inputs, targets), (val_inputs, val_targets) = ((jnp.asarray(x.numpy()) for x in s) for s in normalised(task))
+    layers = list(_sequential(task.module()))
+
+    def loss(params: Params, inputs: Array, targets: Array) -> Array:
+        scores = jax.nn.log_softmax(_forward(layers, params, inputs))
+        return -jnp.take_along_axis(scores, targets[:, None], 1)[:, 0]
+
+    def mean_loss(params: Params, inputs: Array, targets: Array) -> Array:
+        return loss(params, inputs, targets).mean()
+
+    def inner_step(state: State, rows: Array) -> tuple[State, Array]:
+        value, grads = jax.value_and_grad(mean_loss)(state.params, inputs[rows], targets[rows])
+        count = state.step + 1
+        mean = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, state.mean, grads)
+        square = jax.tree.map(lambda v, g: BETA2 * v + (1 - BETA2) * g * g, state.square, grads)
+        c1, c2 = 1 - BETA1**count, 1 - BETA2**count
+        params = jax.tree.map(lambda p, m, v: p - LR * (m / c1) / (jnp.sqrt(v / c2) + EPS), state.params, mean, square)
+        return State(params, mean, square, count, state.key), value
+
+    def decision(state: State) -> tuple[State, tuple[Array, Array]]:
+        key, drawn = jax.random.split(state.key)
+        rows = jax.random.randint(drawn, (task.interval, task.batch_size), 0, len(targets))
+        state, losses = lax.scan(inner_step, state._replace(key=key), rows)
+
+        # Not by `lax.map`: inside XLA's loops its convolutions are slower on a CPU.
+        pieces = (slice(first, first + piece(task)) for first in range(0, len(val_targets), piece(task)))
+        val_losses = (loss(state.params, val_inputs[rows], val_targets[rows]) for rows in pieces)
+        return state, (losses.mean(), jnp.concatenate(list(val_losses)).mean())
+
+    return decision
+
+
+def _fresh(params: Params, key: Array) -> State:
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return State(params, zeros, zeros, jnp.zeros(()), key)
+
+
+def _sequential(module: nn.Module) -> nn.Sequential:
+    if not isinstance(module, nn.Sequential):
+        raise ValueError(f"only plain sequences of layers are written in JAX, not {type(module).__name__}")
+    return module
+
+
+def _weights(module: nn.Module) -> Params:
+    layers = (layer for layer in _sequential(module) if isinstance(layer, nn.Linear | nn.Conv2d))
+    return [tuple(jnp.asarray(x.detach().numpy()) for x in layer.parameters()) for layer in layers]
+
+
+def _forward(layers: Sequence[nn.Module], params: Params, x: Array) -> Array:
+    """What a torch network computes, in JAX."""
+    weights = iter(params)
+    for layer in layers:
+        match layer:
+            case nn.Linear():
+                weight, bias = next(weights)
+                x = x @ weight.T + bias
+            case nn.Conv2d():
+                weight, bias = next(weights)
+                sides = [(side, side) for side in _pair(layer.padding)]
+                images = ("NCHW", "OIHW", "NCHW")
+                x = lax.conv_general_dilated(x, weight, layer.stride, sides, dimension_numbers=images)
+                x = x + bias[:, None, None]
+            case nn.MaxPool2d():
+                window, strides = ((1, 1, *_pair(sides)) for sides in (layer.kernel_size, layer.stride))
+                x = lax.reduce_window(x, -jnp.inf, lax.max, window, strides, "VALID")
+            case nn.Flatten():
+                x = x.reshape(len(x), -1)
+            case nn.ReLU():
+                x = jax.nn.relu(x)
+            case _:
+                raise ValueError(f"the layer {type(layer).__name__} is not written in JAX")
+    return x
