@@ -118,7 +118,9 @@ class Trainee:
         """
         if self.device.type != "cpu":
             return [n]
-        number = math.ceil(n / self.at_once)
+        least = math.ceil(n / self.at_once)
+        # Groups of one size need one compiled graph: a few more of them may divide n.
+        number = next((k for k in range(least, 2 * least) if n % k == 0), least)
         return [n // number + (i < n % number) for i in range(number)]
 
     def _memory(self, data: int) -> Memory:
@@ -262,22 +264,19 @@ class Trainee:
         backward pass, so a piece takes about what training takes.
         """
         n = params.shape[0]
-        losses, hits, probe, probed = [], [], [], 0
-        for inputs, targets in zip(split.inputs.split(self._rows), split.targets.split(self._rows), strict=True):
+        pieces = []
+        for inputs in split.inputs.split(self._rows):
             x = (inputs if self._in_advance else self._normalised(inputs)).expand(n, *inputs.shape)
-            y = targets.expand(n, -1)
-            outputs, _ = self._run(params, buffers, x, False)
-            losses.append(self._losses(outputs, y))
-            hits.append(outputs.contiguous().argmax(-1) == y)  # argmax over a strided axis is slow on a CPU
-            if probed < PROBE:
-                first = outputs[:, : PROBE - probed].transpose(1, 2).contiguous()
-                probe.append(first.softmax(1) if self.classes else first)
-                probed += first.shape[2]
-        accuracy = torch.cat(hits, 1).to(self.dtype).mean(1)
+            pieces.append(self._run(params, buffers, x, False)[0])
+        outputs = torch.cat(pieces, 1)
+        targets = split.targets.expand(n, -1)
+        hits = outputs.contiguous().argmax(-1) == targets  # argmax over a strided axis is slow on a CPU
+        accuracy = hits.to(self.dtype).mean(1)
+        probe = outputs[:, :PROBE].transpose(1, 2).contiguous()
         return Measurement(
-            torch.cat(losses, 1).mean(1),
+            self._losses(outputs, targets).mean(1),
             accuracy if self.classes else torch.full_like(accuracy, torch.nan),
-            torch.cat(probe, 2),
+            probe.softmax(1) if self.classes else probe,
         )
 
     def _run(

@@ -238,7 +238,7 @@ def test_reset_of_many_calls_a_data_function_once(toy: Callable[..., Task]) -> N
 def test_groups_share_the_envs_evenly(toy: Callable[..., Task]) -> None:
     trainee = Trainee(toy())
     trainee.at_once = 4
-    assert [trainee.groups(n) for n in (1, 4, 5, 8, 11)] == [[1], [4], [3, 2], [4, 4], [4, 4, 3]]
+    assert [trainee.groups(n) for n in (1, 4, 5, 8, 11, 9)] == [[1], [4], [3, 2], [4, 4], [4, 4, 3], [3, 3, 3]]
 
 
 def test_trainees_with_convolutions_go_one_by_one_on_a_cpu(toy: Callable[..., Task], make_blobs: Any) -> None:
