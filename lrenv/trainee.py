@@ -36,8 +36,6 @@ NORMALISED_IN_ADVANCE = 2**26
 TENSORS_A_GRAPH = 60
 """Inner steps are compiled several at a time, so that calling the graph weighs little: as many as update this many
 tensors, ten of a perceptron with three layers, one of a ResNet-18. Each adds a third of a second to the compiling."""
-
-
 CACHED = 2**24
 """Bytes that a group of trainees works on, on a CPU: more of them push one another out of the caches, fewer leave the
 machine waiting for the next call (`benchmarks/groups.py`)."""
@@ -71,7 +69,14 @@ class Trainee:
         device: where data and trainees live.
         dtype: of weights and losses; float64 for tests of gradients, float32 otherwise.
         compile: compile the draws of batches and detached inner steps with `torch.compile`.
-        precision: "bf16" runs networks in bfloat16 by `torch.autocast`; weights and losses stay in `dtype`.
+        precision: "bf16" runs networks in bfloat16 by `torch.autocast`; weights and losses stay float32.
+
+    Attributes:
+        memory: how many bytes trainees take.
+        at_once: how many of them go through a decision together at most, on a CPU.
+
+    Raises:
+        ValueError: an unknown precision, or bf16 beside another dtype than float32.
     """
 
     def __init__(
@@ -89,6 +94,8 @@ class Trainee:
         self.classes = data.classes
         self.network = Network(partial(task.network, data.train.inputs.shape[1:], data.classes))
         self._autocast = lookup(PRECISIONS, precision, "precision")
+        if self._autocast is not None and dtype != torch.float32:
+            raise ValueError(f"precision={precision!r} rounds float32 networks; leave dtype at float32, not {dtype}")
         self._layer_of = self.network.layer_of.to(self.device)
         self.optimizer = make_optimizer(task.optimizer)
         self._mean, self._std = data.mean.to(dtype), data.std.to(dtype)

@@ -256,7 +256,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _settings(self) -> dict[str, Any]:
         task, trainee = self.task, self.episode.trainee
-        shared = ("optimizer", "budget", "interval", "batch_size")
+        shared = ("optimizer", "budget", "interval", "batch_size", "val_examples")
         return {name: getattr(task, name) for name in shared} | {
             "num_envs": self.num_envs,
             "parameters": trainee.network.size,

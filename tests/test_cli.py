@@ -20,6 +20,8 @@ from agents.ppo_settings import PPOSettings
 from agents.ppo_training import train
 from lrenv import cli
 from lrenv.progress import progress
+from lrenv.tasks import make_task
+from lrenv.trainee import Trainee
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +104,20 @@ def test_interruptions_end_cleanly(
     assert run(monkeypatch, interrupted) == 130
     assert cleaned == [True]
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_memory_is_predicted_for_the_data_that_is_there(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(cli, "tasks", lambda: ("two-minima", "digits-mlp", "folder-lenet"))
+    assert call("tasks", "--memory", "--envs", "1000") == 0
+    text = capsys.readouterr().out
+    assert "folder-lenet" not in text
+    memory = Trainee(make_task("digits-mlp")).memory
+    line = next(line for line in text.splitlines() if "digits-mlp" in line)
+    assert [cell.strip() for cell in line.split("│")][2] == f"{memory.data / 2**20:,.1f}"
+    assert call("tasks", "--memory", "--envs", "0") == 2
 
 
 def test_tasks_are_listed(call: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

@@ -288,3 +288,5 @@ def test_bf16_rounds_networks_and_nothing_else(toy: Callable[..., Task]) -> None
     torch.testing.assert_close(other.params, one.params, rtol=0.1, atol=0.02)
     with pytest.raises(ValueError, match="bf16"):
         Trainee(toy(), precision="fp8")
+    with pytest.raises(ValueError, match="leave dtype at float32"):
+        Trainee(toy(), precision="bf16", dtype=torch.float64)
