@@ -61,7 +61,7 @@ def trainees(name: str, envs: int, number: int, sequential: bool = False, **opti
         states = start
         for _ in range(number):
             states = [decide(state)[0] for state in states]
-        jax.block_until_ready(states)  # type: ignore[no-untyped-call]
+        jax.block_until_ready(states)
 
     run(1)
     return partial(rate, partial(run, number), units=number * envs * task.interval)
