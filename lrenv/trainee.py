@@ -121,7 +121,7 @@ class Trainee:
         """The sizes of the groups in which n trainees go through a decision, one group after the other.
 
         On a CPU a group is what its caches hold, and of trainees with convolutions one: there is more work in a batch
-        of images than a call costs, and grouped convolutions are slower (`benchmarks/groups.py`). A GPU takes all.
+        of images than a call costs, and grouped convolutions are slower (`benchmarks/layers.py`). A GPU takes all.
         """
         if self.device.type != "cpu":
             return [n]
