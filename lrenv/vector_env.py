@@ -82,8 +82,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         dtype: "float32", or "float64" for exact comparisons; of trainees, observations and Box actions.
         val_examples: validation examples that a decision measures, always the same; the task's own if None, and all if
             the task has none.
-        compile: compile decisions with `torch.compile`: small perceptrons train twice as fast, after about half a minute
-            for the first decision. Needs a C++ compiler on a CPU.
+        compile: compile decisions with `torch.compile`: small perceptrons train twice as fast, after about half a
+            minute for the first decision. Needs a C++ compiler on a CPU.
         precision: "full" computes in `dtype`; "bf16" runs networks in bfloat16 by `torch.autocast`, for hardware that
             multiplies it faster. Weights, optimizer and losses stay in `dtype`.
         autoreset_mode: Gymnasium's. In DISABLED mode an ended episode stands still, with reward 0, until it is
