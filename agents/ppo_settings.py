@@ -37,7 +37,7 @@ class PPOSettings:
         entropy: weight of the entropy bonus.
         eval_every: iterations between two evaluations of the controller on held-out seeds.
         eval_seeds: how many of them.
-        compile: compile the trainees' inner steps, which pays in long trainings.
+        compile: compile the trainees' decisions, which pays in long trainings.
         seed: of initial weights, exploration and episodes.
         device: where the trainees live; CUDA where there is any by default.
         resume: go on from the checkpoint in `out`, with its settings; one given here that is not the default must

@@ -71,7 +71,7 @@ def normalised(task: Task) -> tuple[Split, Split]:
 
 def piece(task: Task) -> int:
     """Validation examples that go through a network at once."""
-    return max(4 * task.batch_size, 512)
+    return max(task.batch_size, 512)
 
 
 def _train(

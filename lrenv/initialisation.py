@@ -18,8 +18,6 @@ from lrenv.layers import Tensors
 
 TRIALS = (1, 2)
 """Seeds on which a recording is compared with the constructor."""
-
-
 RANDOM = (torch.ops.aten.uniform_.default, torch.ops.aten.normal_.default)
 CONSTANT = (torch.ops.aten.zero_.default, torch.ops.aten.fill_.Scalar)
 """They count, too: a constructor may draw a bias and then set it to zero."""

@@ -4,7 +4,8 @@ A linear layer of n trainees is one batched matrix product, a convolution one gr
 numbers of the module run alone. Inputs and outputs have shape (n, b, ...). Images between convolutions are views of a
 (b, n * channels, height, width) tensor, so that entering and leaving a layer costs no copy.
 
-What is fast on a CPU was measured with `benchmarks/layers.py`; the rules stand where they apply.
+On a CPU the environment sends trainees with convolutions through one by one (`Trainee.groups`); that, and the layouts
+and pools below, follow from `benchmarks/layers.py`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ def keep_memory() -> bool:
     """Tells glibc's allocator to keep freed memory instead of handing it back to the system.
 
     By default each large tensor is mapped afresh and costs a page fault for every 4 KiB; kept memory has none. On two
-    cores LeNet-5 at batch 1,000 trained 1.8 times as fast in a plain loop (`benchmarks/against_loop.py`), and 64
+    cores LeNet-5 at batch 1,000 trained 1.9 times as fast in a plain loop (`benchmarks/against_loop.py`), and 64
     perceptrons were measured 1.1 times as fast (`benchmarks/allocator.py`).
 
     Returns:

@@ -35,7 +35,7 @@ NORMALISED_IN_ADVANCE = 2**26
 """Numbers in a data set up to which it is kept in normalised form (256 MiB of float32)."""
 TENSORS_A_GRAPH = 60
 """Inner steps are compiled several at a time, so that calling the graph weighs little: as many as update this many
-tensors, ten of a perceptron with three layers, one of a ResNet-18. Each adds a third of a second to the compiling."""
+tensors, ten of a perceptron with three layers, one of a ResNet-18. More of them only compile longer."""
 CACHED = 2**24
 """Bytes that a group of trainees works on, on a CPU: more of them push one another out of the caches, fewer leave the
 machine waiting for the next call (`benchmarks/groups.py`)."""
