@@ -9,13 +9,13 @@ A control is named `kind` or `kind/granularity`:
 | `set-raw` | any number | a |
 | `discrete` | 0, 1, 2 | lr / 2, lr, lr * 2 |
 
-There is one rate a trainee, or one a `layer` (a module that holds parameters), or one a `parameter`.
+There is one rate a trainee, or one a `layer` (a module that holds parameters), a `tensor`, or a `parameter`.
 `momentum` and `weight_decay` (Box[-1, 1]) can stand beside a Box control: `("scale", "momentum")`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -81,12 +81,12 @@ class Control:
 
     Args:
         control: a control's name, or a tuple with one of them and some of `BESIDE`.
-        layers: how many layers the network has.
-        parameters: P, how many parameters.
+        sizes: granularity -> K, how many rates it makes a trainee; without one in the control's name, "trainee".
         hyper: the hyperparameters that the optimizer reads.
         dtype: of Box actions.
 
     Attributes:
+        granularity: what has a rate of its own.
         rates: K, learning rates a trainee.
         space: the single action space.
 
@@ -97,8 +97,7 @@ class Control:
     def __init__(
         self,
         control: str | tuple[str, ...],
-        layers: int,
-        parameters: int,
+        sizes: Mapping[str, int],
         hyper: Collection[str],
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -108,10 +107,9 @@ class Control:
         if len(main) != 1:
             raise ValueError(f"control={control!r} must name one way to turn the rate, one of {', '.join(KINDS)}")
         kind, _, granularity = main[0].partition("/")
-        self._kind = kind
+        self._kind, self.granularity = kind, granularity or "trainee"
         self._turn = lookup(KINDS, kind, "control")
-        sizes = {"": 1, "layer": layers, "parameter": parameters}
-        self.rates = lookup(sizes, granularity, f"granularity of control {kind!r}")
+        self.rates = lookup(sizes, self.granularity, f"granularity of control {kind!r}")
         for name in self.beside:
             if name not in hyper:
                 raise ValueError(f"control {name!r}: this optimizer has no {name}; it has {', '.join(hyper) or 'none'}")

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from lrenv.tasks import Task
-from lrenv.vector_env import LearningRateVectorEnv, Snapshot
+from lrenv.vector_env import LearningRateVectorEnv, Snapshot, row
 
 Array = NDArray[Any]
 
@@ -45,7 +45,7 @@ class LearningRateEnv(gym.Env[Array, Array]):
         super().reset(seed=seed)
         observation, info = self._envs.reset(seed=seed, options=options)
         self._terminated = False
-        return observation[0], _first(info)
+        return row(observation, 0), _first(info)
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """One decision; see `LearningRateVectorEnv.step`.
@@ -57,7 +57,7 @@ class LearningRateEnv(gym.Env[Array, Array]):
             raise gym.error.ResetNeeded("the episode has ended: call reset()")
         observation, reward, terminated, _, info = self._envs.step(np.asarray(action)[None])
         self._terminated = bool(terminated[0])
-        return observation[0], float(reward[0]), self._terminated, False, _first(info)
+        return row(observation, 0), float(reward[0]), self._terminated, False, _first(info)
 
     def snapshot(self) -> Snapshot:
         """Everything that the future of this environment depends on."""

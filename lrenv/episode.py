@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -18,9 +20,11 @@ from lrenv import draws
 from lrenv.compiling import compiled
 from lrenv.controls import Control
 from lrenv.layers import Tensors
+from lrenv.lookahead import Ahead, Lookahead
 from lrenv.optimizers import Hyper
+from lrenv.packing import pack, unpack
 from lrenv.rewards import make_reward
-from lrenv.signals import Dynamics, Observer
+from lrenv.signals import MOTION, Dynamics, Observer
 from lrenv.tasks import InitialLR, LogUniform, Task, initial_rates
 from lrenv.trainee import Measurement, Trainee, TraineeState
 from lrenv.trees import cut, join, select
@@ -43,18 +47,26 @@ class EpisodeState(NamedTuple):
     dynamics: Dynamics
     accuracy: Tensor  # (n,), on the validation split
     predictions: Tensor  # (n, k, p), on validation examples
-    displacement: tuple[Tensor, Tensor]  # of the first and last weights over the last interval, (n, size)
+    displacement: tuple[Tensor, ...]  # of the watched weights over the last interval, (n, size)
     best: Checkpoint
     diverged: Tensor  # (n,) bool
+    ahead: Ahead | tuple[()]  # where gradients are observed
 
 
 class Outcome(NamedTuple):
     """What n environments answer; every leaf has the env axis first."""
 
-    observation: Tensor  # (n, signals)
+    observation: Tensor | dict[str, Tensor]  # (n, signals); with white-box parts, name -> (n, size)
     reward: Tensor  # (n,)
     terminated: Tensor  # (n,) bool
     info: dict[str, Tensor]  # name -> (n,), `lr` is (n, K) where there are several
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """All of it under one name each; those of a dict's observations begin with "observation/"."""
+        seen = self.observation
+        shown = {f"observation/{k}": x for k, x in seen.items()} if isinstance(seen, dict) else {"observation": seen}
+        return {**shown, "reward": self.reward, "terminated": self.terminated, **self.info}
 
 
 class Episode:
@@ -86,18 +98,23 @@ class Episode:
         precision: str = "full",
     ) -> None:
         self.task = task
-        self.observer = Observer(observe, dtype)
         self.reward = make_reward(reward)
         self.trainee = Trainee(task, device, dtype, compile, precision)
         network = self.trainee.network
-        self.control = Control(control, len(network.layers), network.size, task.hyper, dtype)
-        self._watched = (network.first, network.last)
+        self.control = Control(control, self.trainee.rates, task.hyper, dtype)
+        sizes = {"rates": self.control.rates, "parameters": network.size}
+        self.observer = Observer(observe, dtype, sizes)
+        # Motions take several passes over the first layer, which is often the largest.
+        self._watched = (network.first, network.last) if MOTION & set(self.observer.names) else ()
+        gradients = [part for part in self.observer.white_box if part != "parameters"]
+        self._lookahead = Lookahead(self.trainee, gradients, self.control.granularity, compile) if gradients else None
         # An interval that the budget cuts short needs trainees to stand still; others are spared the masks.
         self._until = task.budget if task.budget % task.interval else None
-        self._measure, self._answer = self._measured, self._answered
+        self._measure, self._pack = self._measured, self._packed
+        self._shapes: dict[str, torch.Size] = {}
         if compile:
             self._measure = compiled(self._measured, self.trainee.device)
-            self._answer = compiled(self._answered, self.trainee.device)
+            self._pack = compiled(self._packed, self.trainee.device)
 
     @property
     def decisions(self) -> int:
@@ -122,6 +139,7 @@ class Episode:
         train_loss, _ = self.trainee.loss(trainee.params, trainee, self.trainee.batch_indices(trainee, 1)[:, 0])
         measured = self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
         nothing = torch.zeros_like(train_loss)
+        hyper = self.trainee.hyper(n, self.control.beside)
         dynamics = Dynamics(
             inner_step=nothing,
             budget=torch.full_like(nothing, self.task.budget),
@@ -141,52 +159,93 @@ class Episode:
             last_turn=nothing,
             **self._last_weights(trainee.params),
         )
-        first, last = (torch.zeros_like(trainee.params[:, columns]) for columns in self._watched)
         state = EpisodeState(
             trainee,
             lr[:, None].repeat(1, self.control.rates),
-            self.trainee.hyper(n, self.control.beside),
+            hyper,
             dynamics,
             measured.accuracy,
             measured.predictions,
-            (first, last),
+            tuple(torch.zeros_like(trainee.params[:, columns]) for columns in self._watched),
             Checkpoint(measured.loss, trainee.params, trainee.buffers),
             torch.zeros(n, dtype=torch.bool, device=lr.device),
+            self._lookahead.start(trainee, hyper) if self._lookahead else (),
         )
         # Each leaf a tensor of its own: a compiler would take one that stands in two places as a promise.
         own: EpisodeState = tree_map(torch.clone, state)
         return own
 
-    def step(self, state: EpisodeState, action: Tensor) -> EpisodeState:
+    def due(self, inner_step: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Whose next decision ends with a measurement (n,), of trainees that have taken so many steps; None if all's.
+
+        The end of the budget is measured in any case.
+        """
+        after = np.minimum(inner_step + self.task.interval, self.task.budget)
+        ends = (after == self.task.budget) & (inner_step < self.task.budget)
+        due: NDArray[np.bool_] = (after % (self.task.measure_interval or 1) == 0) | ends
+        return None if self.task.measure_interval is None or due.all() else due
+
+    def step(self, state: EpisodeState, action: Tensor, due: NDArray[np.bool_] | None = None) -> EpisodeState:
         """One decision: applies the actions (n, A), trains for an interval, measures.
 
         The action already applies to this interval. A trainee with a non-finite loss or weight has diverged:
         its episode terminates, and what it computes from here on touches no other.
+
+        Args:
+            state: n episodes.
+            action: (n, A).
+            due: (n,), whom to measure on the validation split, as the method `due` says; everyone if None.
         """
         groups = self.trainee.groups(len(action))
-        return join([self._decided(*part) for part in zip(cut(state, groups), cut(action, groups), strict=True)])
+        shares = [None] * len(groups) if due is None else np.split(due, np.cumsum(groups)[:-1])
+        parts = zip(cut(state, groups), cut(action, groups), shares, strict=True)
+        return join([self._decided(*part) for part in parts])
 
-    def _decided(self, state: EpisodeState, action: Tensor) -> EpisodeState:
+    def _decided(self, state: EpisodeState, action: Tensor, due: NDArray[np.bool_] | None) -> EpisodeState:
         lr, hyper = self.control(action, state.lr, state.hyper)
-        trainee, losses = self.trainee.unroll(state.trainee, lr, hyper, self.task.interval, self._until)
+        ahead: Ahead | tuple[()] = ()
+        if self._lookahead is None:
+            trainee, losses = self.trainee.unroll(state.trainee, lr, hyper, self.task.interval, self._until)
+        else:
+            assert isinstance(state.ahead, Ahead)
+            trainee, ahead, losses = self._lookahead.unroll(
+                state.trainee, state.ahead, lr, hyper, self.task.interval, self._until
+            )
+        some: Tensor | bool = due is None or bool(due.all())
+        if due is not None and due.any() and not due.all():
+            some = torch.from_numpy(due).to(action.device)
         measure = self._measured if torch.is_grad_enabled() else self._measure
-        return measure(state, trainee, losses, lr, hyper)
+        return measure(state, trainee, losses, lr, hyper, some)._replace(ahead=ahead)
 
     def _measured(
-        self, state: EpisodeState, trainee: TraineeState, losses: Tensor, lr: Tensor, hyper: Hyper
+        self,
+        state: EpisodeState,
+        trainee: TraineeState,
+        losses: Tensor,
+        lr: Tensor,
+        hyper: Hyper,
+        due: Tensor | bool = True,
     ) -> EpisodeState:
-        """The state after an interval that began in `state` and had the training losses (n, N)."""
-        measured = self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
+        """The state after an interval that began in `state` and had the training losses (n, N).
+
+        Trainees that are not `due` keep what was last measured on the validation split.
+        """
+        last = Measurement(state.dynamics.val_loss, state.accuracy, state.predictions)
+        measured = last if due is False else self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
+        if isinstance(due, Tensor):
+            measured = select(due, measured, last)
         if self._until is None:
             train_loss, spread = losses.mean(1), losses.std(1, correction=0)
         else:
             train_loss, spread = self._masked_moments(losses, state.trainee.step)
         diverged = state.diverged | ~(train_loss.isfinite() & measured.loss.isfinite())
-        diverged = diverged | ~trainee.params.isfinite().all(1)
-        (first, first_update, first_turn), (last, last_update, last_turn) = (
+        diverged = diverged | ~trainee.params.sum(1).isfinite()  # one pass: a sum keeps NaN and infinity
+        nothing = torch.zeros_like(train_loss)
+        motions = [
             _motion(state.trainee.params[:, columns], trainee.params[:, columns], before)
             for columns, before in zip(self._watched, state.displacement, strict=True)
-        )
+        ]
+        (_, first_update, first_turn), (_, last_update, last_turn) = motions or [(nothing, nothing, nothing)] * 2
         dynamics = Dynamics(
             inner_step=trainee.step.to(lr.dtype),
             budget=state.dynamics.budget,
@@ -206,17 +265,17 @@ class Episode:
             last_turn=last_turn,
             **self._last_weights(trainee.params),
         )
-        now = Checkpoint(measured.loss, trainee.params, trainee.buffers)
-        best = select((measured.loss < state.best.val_loss) & ~diverged, now, state.best)
+        best = state.best
+        if due is not False:
+            now = Checkpoint(measured.loss, trainee.params, trainee.buffers)
+            best = select((measured.loss < state.best.val_loss) & ~diverged, now, state.best)
+        moved = tuple(displacement for displacement, _, _ in motions)
         return EpisodeState(
-            trainee, lr, hyper, dynamics, measured.accuracy, measured.predictions, (first, last), best, diverged
+            trainee, lr, hyper, dynamics, measured.accuracy, measured.predictions, moved, best, diverged, ()
         )
 
     def outcome(self, state: EpisodeState) -> Outcome:
         """What the environments answer in this state. The reward is that of the decision that led to it."""
-        return (self._answered if torch.is_grad_enabled() else self._answer)(state)
-
-    def _answered(self, state: EpisodeState) -> Outcome:
         ended = state.trainee.step >= self.task.budget
         info = {
             "train_loss": state.dynamics.train_loss,
@@ -228,7 +287,17 @@ class Episode:
         if self.trainee.classes:
             info["val_accuracy"] = state.accuracy
         reward = self.reward(state.dynamics, state.diverged)
-        return Outcome(self.observer(state.dynamics), reward, state.diverged | ended, info)
+        white_box = {"parameters": state.trainee.params} | (state.ahead.sums if state.ahead else {})
+        return Outcome(self.observer(state.dynamics, white_box), reward, state.diverged | ended, info)
+
+    def answers(self, state: EpisodeState) -> dict[str, NDArray[Any]]:
+        """The parts of the outcome as arrays on the host, brought there in one transfer."""
+        if not self._shapes or next(iter(self._shapes.values()))[0] != len(state.lr):
+            self._shapes = {name: part.shape for name, part in self.outcome(state).parts.items()}
+        return unpack(self._pack(state).cpu().numpy(), self._shapes)
+
+    def _packed(self, state: EpisodeState) -> Tensor:
+        return pack(self.outcome(state).parts, self.trainee.dtype)
 
     def test(self, state: EpisodeState, rows: Tensor) -> dict[str, Tensor]:
         """Test loss and accuracy, (m,) each, of the best checkpoints of the episodes `rows` (m,)."""

@@ -44,11 +44,17 @@ class Optimizer:
         direction: (gradients, state, parameters, hyperparameters) -> (direction, state).
         hyper: default of each hyperparameter that an agent may also control while training:
             `momentum` (beta_1 for the Adam family) and `weight_decay`.
+        decoupled: weight decay is no part of the loss that is minimised (AdamW), but a step of its own.
     """
 
     init: Callable[[Tensor], OptState]
     direction: Callable[[Tensor, OptState, Tensor, Hyper], tuple[Tensor, OptState]]
     hyper: dict[str, float] = field(default_factory=dict)
+    decoupled: bool = False
+
+    def regularised(self, grads: Tensor, params: Tensor, hyper: Hyper) -> Tensor:
+        """Gradients (n, P) of what is minimised: of the loss, and of the L2 penalty unless it is decoupled."""
+        return grads if self.decoupled else _decayed(grads, params, hyper)
 
 
 def _decayed(grads: Tensor, params: Tensor, hyper: Hyper) -> Tensor:
@@ -133,7 +139,7 @@ def adam(beta2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, decoupl
         powers = {"beta1_power": beta1_power, "beta2_power": beta2_power}
         return scaled, {"mean": mean, "square": square, **powers}
 
-    return Optimizer(init, direction, {"momentum": 0.9, "weight_decay": 0.01 if decoupled else 0.0})
+    return Optimizer(init, direction, {"momentum": 0.9, "weight_decay": 0.01 if decoupled else 0.0}, decoupled)
 
 
 def _root(square: Tensor, eps_root: Tensor | float) -> Tensor:

@@ -2,11 +2,25 @@
 
 Each set is one table of (low, high, function), from which both the Gymnasium space and the values come, so that
 they can't disagree. Values are clamped to their bounds; NaN takes the upper one.
+
+Beside these sets stand the white-box parts: gradients and parameters themselves. They make the observation a `Dict`.
+
+| part | shape | |
+|---|---|---|
+| `hypergradient` | K | sum over the interval's steps of -<g_(t+1), d_t> (Baydin et al. 2018, equation 5) |
+| `gradient_square` | K | sum of |g_(t+1)|^2 |
+| `direction_square` | K | sum of |d_t|^2 |
+| `gradient_change_square` | K | sum of |g_(t+1) - g_t|^2 |
+| `mean_gradient` | P | mean of g_(t+1) |
+| `parameters` | P | w |
+
+d_t is the optimizer's direction, w_(t+1) = w_t - lr d_t, and g_(t+1) the gradient on the batch of the next step, which
+that step will use (`lrenv.lookahead`). K rates a trainee are those of the control's granularity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -14,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrenv.lookahead import MEAN, PRODUCTS
 from lrenv.lookup import lookup
 
 
@@ -111,32 +126,73 @@ OBSERVATIONS: dict[str, dict[str, Signal]] = {
 }
 
 
+MOTION = {"first_update", "last_update", "first_turn", "last_turn"}
+"""Signals that are measured only where they are observed; elsewhere they are 0."""
+WHITE_BOX: dict[str, str] = dict.fromkeys(PRODUCTS, "rates") | dict.fromkeys((MEAN, "parameters"), "parameters")
+"""Part -> what it has a number for."""
+
+
 class Observer:
-    """Turns `Dynamics` into observations of one or several sets of signals, side by side.
+    """Turns what is known of n trainees into observations.
+
+    Several sets of signals stand side by side in one Box. With white-box parts the observation is a dict instead, of
+    each set and each part under its name.
 
     Args:
-        observe: a name in `OBSERVATIONS`, or several.
+        observe: a name in `OBSERVATIONS` or `WHITE_BOX`, or several.
         dtype: of the observations: float32, or float64 for exact comparisons.
+        sizes: how many "rates" and "parameters" a trainee has.
+
+    Attributes:
+        names: of the signals, in order.
+        white_box: the parts.
+        space: the single observation space.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or one that is given twice.
     """
 
-    def __init__(self, observe: str | tuple[str, ...], dtype: torch.dtype) -> None:
-        names = (observe,) if isinstance(observe, str) else tuple(observe)
-        tables = [lookup(OBSERVATIONS, name, "observation") for name in names]
-        self._signals = [signal for table in tables for signal in table.values()]
+    def __init__(self, observe: str | tuple[str, ...], dtype: torch.dtype, sizes: Mapping[str, int]) -> None:
+        chosen = (observe,) if isinstance(observe, str) else tuple(observe)
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise ValueError(f"observe={observe!r} must name what is observed, each once")
+        for name in chosen:
+            lookup({**OBSERVATIONS, **WHITE_BOX}, name, "observation")
+        self._sets = {name: OBSERVATIONS[name] for name in chosen if name in OBSERVATIONS}
+        self.white_box = tuple(name for name in chosen if name in WHITE_BOX)
+        self.names = tuple(signal for table in self._sets.values() for signal in table)
         self._dtype = dtype
-        self.names = tuple(name for table in tables for name in table)
-        numpy_dtype: Any = np.float64 if dtype == torch.float64 else np.float32
-        low: Any = np.array([signal.low for signal in self._signals], numpy_dtype)
-        high: Any = np.array([signal.high for signal in self._signals], numpy_dtype)
-        self.space = gym.spaces.Box(low, high, dtype=numpy_dtype)
+        self._numpy_dtype: Any = np.float64 if dtype == torch.float64 else np.float32
+        shown: dict[str, gym.Space[Any]] = {name: self._box(list(table.values())) for name, table in self._sets.items()}
+        for name in self.white_box:
+            size = sizes[WHITE_BOX[name]]
+            shown[name] = gym.spaces.Box(-np.inf, np.inf, (size,), self._numpy_dtype)
+        self.space: gym.Space[Any] = gym.spaces.Dict(shown) if self.white_box else self._box(self._signals)
 
-    def __call__(self, dynamics: Dynamics) -> Tensor:
-        """(n, number of signals), inside the space whatever the dynamics are."""
+    @property
+    def _signals(self) -> list[Signal]:
+        return [signal for table in self._sets.values() for signal in table.values()]
+
+    def _box(self, signals: list[Signal]) -> gym.spaces.Box:
+        low: Any = np.array([signal.low for signal in signals], self._numpy_dtype)
+        high: Any = np.array([signal.high for signal in signals], self._numpy_dtype)
+        return gym.spaces.Box(low, high, dtype=self._numpy_dtype)
+
+    def __call__(self, dynamics: Dynamics, white_box: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
+        """(n, number of signals), or a dict, inside the space whatever the dynamics are.
+
+        Args:
+            dynamics: how training goes.
+            white_box: part -> (n, size), those of `white_box` among them.
+        """
+        if not self.white_box:
+            return self._values(dynamics, self._signals)
+        shown = {name: self._values(dynamics, list(table.values())) for name, table in self._sets.items()}
+        # A diverged trainee's gradients are no numbers, which no space holds.
+        return shown | {name: white_box[name].nan_to_num().to(self._dtype) for name in self.white_box}
+
+    def _values(self, dynamics: Dynamics, signals: list[Signal]) -> Tensor:
         columns = [
-            signal.value(dynamics).nan_to_num(nan=signal.high).clamp(signal.low, signal.high)
-            for signal in self._signals
+            signal.value(dynamics).nan_to_num(nan=signal.high).clamp(signal.low, signal.high) for signal in signals
         ]
         return torch.stack(columns, -1).to(self._dtype)

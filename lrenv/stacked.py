@@ -25,7 +25,8 @@ class Network:
         shapes: parameter name -> shape of one copy, in the module's own order, which is that of the P columns.
         size: P, the parameters of one copy.
         layers: the modules that hold parameters, in order.
-        layer_of: (P,) int64, the position in `layers` of the module that each parameter belongs to.
+        pieces: granularity -> how many consecutive columns each piece has: all of them are one ("trainee"), or a piece
+            is a layer, or a tensor.
         stochastic: whether the module draws random numbers in training (dropout).
         first, last: the columns of the first and the last weight (the tensors with two or more axes; else any).
 
@@ -42,8 +43,10 @@ class Network:
         self.size = sum(self._sizes)
         owners = [name.rpartition(".")[0] for name in self.shapes]
         self.layers = list(dict.fromkeys(owners))
-        index = torch.tensor([self.layers.index(owner) for owner in owners])
-        self.layer_of = index.repeat_interleave(torch.tensor(self._sizes), output_size=self.size)
+        sizes = dict.fromkeys(self.layers, 0)
+        for owner, size in zip(owners, self._sizes, strict=True):
+            sizes[owner] += size
+        self.pieces = {"trainee": [self.size], "layer": list(sizes.values()), "tensor": self._sizes}
         matrices = [name for name, shape in self.shapes.items() if len(shape) > 1] or list(self.shapes)
         self.first, self.last = (self._columns(name) for name in (matrices[0], matrices[-1]))
         _replace_dropout(self._module)
@@ -88,6 +91,14 @@ class Network:
         """The columns of (n, P) parameters, or gradients, as views: name -> (n, *shape)."""
         pieces = params.split(self._sizes, dim=1)
         return {name: x.unflatten(1, shape) for (name, shape), x in zip(self.shapes.items(), pieces, strict=True)}
+
+    def inner(self, a: Tensor, b: Tensor, granularity: str) -> Tensor:
+        """Inner products (n, K) of the K pieces of two tensors (n, P); at granularity "parameter", a * b itself."""
+        if granularity == "parameter":
+            return a * b
+        sizes = self.pieces[granularity]
+        pairs = zip(a.split(sizes, 1), b.split(sizes, 1), strict=True)
+        return torch.stack([torch.linalg.vecdot(x, y) for x, y in pairs], 1)
 
     def __call__(
         self, params: Tensor, buffers: Tensors, x: Tensor, training: bool, key: Tensor | None = None

@@ -69,6 +69,9 @@ class Task:
         augment: a name in `lrenv.augment.AUGMENTATIONS`; None leaves images as they are.
         replacement: draw each example of a batch independently instead of by epochs.
         val_examples: validation examples that a decision measures, always the same; None measures all.
+        measure_interval: inner steps between two measurements on the validation split, a multiple of `interval`; in
+            between, what was last measured stands. None measures at every decision, which agents that act at every
+            inner step can ill afford.
     """
 
     name: str
@@ -87,6 +90,7 @@ class Task:
     augment: str | None = None
     replacement: bool = False
     val_examples: int | None = None
+    measure_interval: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses settings that cannot be meant.
@@ -99,6 +103,11 @@ class Task:
             count(name, getattr(self, name))
         if self.val_examples is not None:
             count("val_examples", self.val_examples)
+        if self.measure_interval is not None and count("measure_interval", self.measure_interval) % self.interval:
+            raise ValueError(
+                f"measure_interval={self.measure_interval} must be a multiple of interval={self.interval}: "
+                "measurements end decisions"
+            )
         lookup(LOSSES, self.loss, "loss")
         known = make_optimizer(self.optimizer).hyper
         if self.augment is not None:

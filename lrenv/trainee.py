@@ -53,6 +53,14 @@ class TraineeState(NamedTuple):
     seed: Tensor  # (n,) int64, of the episode
 
 
+class Gradient(NamedTuple):
+    """What a batch says about n trainees; every leaf has the env axis first."""
+
+    loss: Tensor  # (n,)
+    grads: Tensor  # (n, P), of the loss, without weight decay
+    buffers: Tensors  # name -> (n, *shape), after the pass
+
+
 class Measurement(NamedTuple):
     """What n trainees achieve on one split."""
 
@@ -74,6 +82,8 @@ class Trainee:
     Attributes:
         memory: how many bytes trainees take.
         at_once: how many of them go through a decision together at most, on a CPU.
+        steps_a_graph: how many inner steps are compiled together.
+        rates: granularity -> K, how many learning rates a trainee has where each such piece has its own.
 
     Raises:
         ValueError: an unknown precision, or bf16 beside another dtype than float32.
@@ -96,7 +106,14 @@ class Trainee:
         self._autocast = lookup(PRECISIONS, precision, "precision")
         if self._autocast is not None and dtype != torch.float32:
             raise ValueError(f"precision={precision!r} rounds float32 networks; leave dtype at float32, not {dtype}")
-        self._layer_of = self.network.layer_of.to(self.device)
+        pieces = self.network.pieces
+        self.rates = {name: len(sizes) for name, sizes in pieces.items()} | {"parameter": self.network.size}
+        self._piece_of = {
+            len(sizes): torch.arange(len(sizes))
+            .repeat_interleave(torch.tensor(sizes), output_size=sum(sizes))
+            .to(device)
+            for sizes in pieces.values()
+        }
         self.optimizer = make_optimizer(task.optimizer)
         self._mean, self._std = data.mean.to(dtype), data.std.to(dtype)
         # Small data sets are normalised once; large ones stay as they are stored, often a quarter of the memory.
@@ -110,12 +127,12 @@ class Trainee:
         self.at_once = 1 if self.network.has_convolutions else max(1, CACHED // self.memory.training)
         self._losses = LOSSES[task.loss]
         self._augment = AUGMENTATIONS[task.augment] if task.augment else None
-        self._draw, self._fast_steps, self._steps_a_graph = draws.epoch_indices, self._steps, task.interval
+        self._draw, self._fast_steps, self.steps_a_graph = draws.epoch_indices, self._steps, task.interval
         if compile:
             self._draw = compiled(draws.epoch_indices, self.device, **draws.COMPILER_OPTIONS)
             self._fast_steps = compiled(self._steps, self.device)
             graphs = math.ceil(task.interval * len(self.network.shapes) / TENSORS_A_GRAPH)
-            self._steps_a_graph = math.ceil(task.interval / graphs)
+            self.steps_a_graph = math.ceil(task.interval / graphs)
 
     def groups(self, n: int) -> list[int]:
         """The sizes of the groups in which n trainees go through a decision, one group after the other.
@@ -186,37 +203,33 @@ class Trainee:
             hyper: hyperparameter -> (n, 1).
             indices: rows of the training split.
         """
+        gradient = self.gradient(state, indices)
+        return self.descended(state, lr, hyper, gradient)[0], gradient.loss
+
+    def gradient(self, state: TraineeState, indices: Tensor) -> Gradient:
+        """The gradient on the examples `indices` (n, b), in training mode."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._differentiable_step(state, lr, hyper, indices)
-        return self._detached_step(state, lr, hyper, indices)
 
-    def _differentiable_step(
-        self, state: TraineeState, lr: Tensor, hyper: Hyper, indices: Tensor
-    ) -> tuple[TraineeState, Tensor]:
-        def total(params: Tensor) -> tuple[Tensor, tuple[Tensor, Tensors]]:
-            loss, buffers = self.loss(params, state, indices)
-            return loss.sum(), (loss, buffers)
+            def total(params: Tensor) -> tuple[Tensor, tuple[Tensor, Tensors]]:
+                loss, buffers = self.loss(params, state, indices)
+                return loss.sum(), (loss, buffers)
 
-        grads, (loss, buffers) = grad(total, has_aux=True)(state.params)
-        return self._descended(state, lr, hyper, grads, buffers), loss
-
-    def _detached_step(
-        self, state: TraineeState, lr: Tensor, hyper: Hyper, indices: Tensor
-    ) -> tuple[TraineeState, Tensor]:
-        """The same numbers from autograd itself, which has less overhead where nothing is compiled."""
+            grads, (loss, buffers) = grad(total, has_aux=True)(state.params)
+            return Gradient(loss, grads, buffers)
+        # The same numbers from autograd itself, which has less overhead where nothing is compiled.
         with torch.enable_grad():
             leaf = state.params.detach().requires_grad_()
             loss, buffers = self.loss(leaf, state, indices)
             (grads,) = torch.autograd.grad(loss.sum(), leaf)
-        buffers = {name: buffer.detach() for name, buffer in buffers.items()}
-        return self._descended(state, lr, hyper, grads, buffers), loss.detach()
+        return Gradient(loss.detach(), grads, {name: buffer.detach() for name, buffer in buffers.items()})
 
-    def _descended(
-        self, state: TraineeState, lr: Tensor, hyper: Hyper, grads: Tensor, buffers: Tensors
-    ) -> TraineeState:
-        direction, opt = self.optimizer.direction(grads, state.opt, state.params, hyper)
+    def descended(
+        self, state: TraineeState, lr: Tensor, hyper: Hyper, gradient: Gradient
+    ) -> tuple[TraineeState, Tensor]:
+        """The state after a step along the optimizer's direction (n, P), and that direction."""
+        direction, opt = self.optimizer.direction(gradient.grads, state.opt, state.params, hyper)
         params = descend(state.params, direction, lr)
-        return TraineeState(params, buffers, opt, state.step + 1, state.seed)
+        return TraineeState(params, gradient.buffers, opt, state.step + 1, state.seed), direction
 
     def unroll(
         self, state: TraineeState, lr: Tensor, hyper: Hyper, steps: int, until: int | None = None
@@ -236,7 +249,7 @@ class Trainee:
         rates = self.spread(lr)
         take = self._steps if torch.is_grad_enabled() else self._fast_steps
         losses = []
-        for indices in self.batch_indices(state, steps).split(self._steps_a_graph, 1):
+        for indices in self.batch_indices(state, steps).split(self.steps_a_graph, 1):
             state, loss = take(state, rates, hyper, indices, until)
             losses.append(loss)
         return state, torch.cat(losses, 1)
@@ -256,13 +269,13 @@ class Trainee:
         """Brings rates (n, K) to the form that `descend` takes.
 
         Args:
-            lr: K = 1 rate a trainee, one a layer of the network, or one a parameter.
+            lr: K = 1 rate a trainee, one a layer of the network, one a tensor, or one a parameter.
 
         Returns:
             (n, 1) or (n, P).
         """
-        per_layer = 1 < lr.shape[1] == len(self.network.layers) < self.network.size
-        return lr[:, self._layer_of] if per_layer else lr
+        per_piece = 1 < lr.shape[1] < self.network.size
+        return lr[:, self._piece_of[lr.shape[1]]] if per_piece else lr
 
     def evaluate(self, params: Tensor, buffers: Tensors, split: Split) -> Measurement:
         """Loss and accuracy on a whole split, in evaluation mode.

@@ -82,6 +82,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         dtype: "float32", or "float64" for exact comparisons; of trainees, observations and Box actions.
         val_examples: validation examples that a decision measures, always the same; the task's own if None, and all if
             the task has none.
+        measure_interval: inner steps between two measurements on the validation split, see `lrenv.tasks.Task`.
         compile: compile decisions with `torch.compile`: small perceptrons train twice as fast, after about half a
             minute for the first decision. Needs a C++ compiler on a CPU.
         precision: "full" computes in `dtype`; "bf16" runs networks in bfloat16 by `torch.autocast`, for hardware that
@@ -113,6 +114,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         device: str | torch.device | None = None,
         dtype: str = "float32",
         val_examples: int | None = None,
+        measure_interval: int | None = None,
         compile: bool = False,
         precision: str = "full",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
@@ -120,7 +122,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
     ) -> None:
         own = {
             "interval": interval, "budget": budget, "batch_size": batch_size, "optimizer": optimizer,
-            "initial_lr": initial_lr, "val_examples": val_examples,
+            "initial_lr": initial_lr, "val_examples": val_examples, "measure_interval": measure_interval,
         }  # fmt: skip
         task = make_task(task, **{name: value for name, value in own.items() if value is not None})
         if render_mode is not None:
@@ -138,6 +140,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._state: EpisodeState | None = None
         self._prepared: Prepared | None = None
+        self._inner_step = np.zeros(num_envs, dtype=np.int64)
         self._env_seeds = np.zeros(num_envs, dtype=np.int64)
         self._episodes = np.zeros(num_envs, dtype=np.int64)
         self._ended = np.zeros(num_envs, dtype=bool)
@@ -179,7 +182,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             self._state = self._begin(mask, initial_lr)
             arrays, info = self._fetch()
         self._record(info, mask)
-        return arrays["observation"], info
+        return _observation(arrays), info
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """One decision in every environment: act, train for an interval, measure.
@@ -202,14 +205,15 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         restarts = waiting & (self.autoreset_mode == AutoresetMode.NEXT_STEP)
         with torch.no_grad():
             if not restarts.all():
-                self._state = self.episode.step(before, torch.from_numpy(checked).to(self._device))
+                due = self.episode.due(self._inner_step)
+                self._state = self.episode.step(before, torch.from_numpy(checked).to(self._device), due)
             if restarts.any():
                 self._state = self._restarted(restarts)
             elif waiting.any():
                 self._state = select(torch.from_numpy(waiting).to(self._device), before, self._state)
             arrays, info = self._fetch()
         arrays["reward"][waiting] = 0.0
-        terminated, observation = arrays["terminated"], arrays["observation"]
+        terminated, observation = arrays["terminated"], _observation(arrays)
         self._record(info, restarts)
         ending = terminated & ~waiting
         if ending.any():
@@ -244,6 +248,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         if differ:
             raise ValueError(f"the snapshot is of an environment with {', '.join(differ)}; restore it to one like it")
         self._state = snapshot.state
+        self._inner_step = snapshot.state.trainee.step.cpu().numpy()
         self._env_seeds, self._episodes = snapshot.env_seeds.copy(), snapshot.episodes.copy()
         self._ended = snapshot.ended.copy()
 
@@ -256,12 +261,13 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _settings(self) -> dict[str, Any]:
         task, trainee = self.task, self.episode.trainee
-        shared = ("optimizer", "budget", "interval", "batch_size", "val_examples")
+        shared = ("optimizer", "budget", "interval", "batch_size", "val_examples", "measure_interval")
         return {name: getattr(task, name) for name in shared} | {
             "num_envs": self.num_envs,
             "parameters": trainee.network.size,
             "rates": self.episode.control.rates,
             "controlled": self.episode.control.beside,
+            "white_box": self.episode.observer.white_box,
             "dtype": trainee.dtype,
         }
 
@@ -324,7 +330,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         """SAME_STEP: what ended goes to `final_obs` and `final_info`, new episodes take its place."""
         final_obs = np.full(self.num_envs, None, dtype=object)
         for i in np.flatnonzero(mask):
-            final_obs[i] = observation[i].copy()
+            final_obs[i] = row(observation, i)
         final = {name: np.where(_along(mask, x), x, np.zeros_like(x)) for name, x in info.items() if name[0] != "_"}
         with torch.no_grad():
             self._state = self._restarted(mask)
@@ -332,22 +338,15 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self._record(info, mask)
         masks = {f"_{name}": mask.copy() for name in final}
         info |= {"final_obs": final_obs, "_final_obs": mask.copy(), "final_info": final | masks}
-        return arrays["observation"], info | {"_final_info": mask.copy()}
+        return _observation(arrays), info | {"_final_info": mask.copy()}
 
     def _fetch(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Brings the outcome to the host in one transfer."""
+        """The outcome's parts on the host, and those of them that are info."""
         assert self._state is not None
-        outcome = self.episode.outcome(self._state)
-        parts = {"observation": outcome.observation, "reward": outcome.reward, "terminated": outcome.terminated}
-        parts |= outcome.info
-        flat = [part.reshape(self.num_envs, -1).to(outcome.observation.dtype) for part in parts.values()]
-        packed = torch.cat(flat, 1).cpu().numpy()
-        columns = np.split(packed, np.cumsum([x.shape[1] for x in flat])[:-1], axis=1)
-        arrays: dict[str, Array] = {}
-        for (name, part), column in zip(parts.items(), columns, strict=True):
-            array = column.reshape(part.shape)
-            arrays[name] = array.astype(HOST_DTYPES.get(name, array.dtype))
-        return arrays, {name: arrays[name] for name in outcome.info}
+        arrays = self.episode.answers(self._state)
+        self._inner_step = arrays["inner_step"].copy()
+        asked = ("reward", "terminated", "observation")
+        return arrays, {name: x for name, x in arrays.items() if name.partition("/")[0] not in asked}
 
     def _add_test(self, info: dict[str, Any], mask: NDArray[np.bool_]) -> None:
         assert self._state is not None
@@ -367,8 +366,18 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
                 print(self._history.line(), flush=True)
 
 
-HOST_DTYPES = {"reward": np.float64, "terminated": np.bool_, "diverged": np.bool_, "inner_step": np.int64}
-"""Everything crosses to the host in one array of the observations' dtype; these arrive as something else."""
+def row(observation: Any, i: Any) -> Any:
+    """The observation of env i: an array, or a dict of them."""
+    if isinstance(observation, dict):
+        return {name: x[i].copy() for name, x in observation.items()}
+    return observation[i].copy()
+
+
+def _observation(arrays: dict[str, Array]) -> Any:
+    """The observation among the parts of an outcome."""
+    if "observation" in arrays:
+        return arrays["observation"]
+    return {name.partition("/")[2]: x for name, x in arrays.items() if name.startswith("observation/")}
 
 
 def _along(mask: NDArray[np.bool_], x: Array) -> NDArray[np.bool_]:

@@ -12,11 +12,12 @@ import torch
 from lrenv.controls import BOUNDS, Control
 
 F64 = torch.float64
+SIZES = {"trainee": 1, "layer": 3, "tensor": 5, "parameter": 7}
 LR = torch.tensor([[0.1], [0.01], [1e-3]], dtype=F64)
 
 
 def make(control: str | tuple[str, ...], hyper: tuple[str, ...] = ("momentum", "weight_decay")) -> Control:
-    return Control(control, layers=3, parameters=7, hyper=hyper, dtype=F64)
+    return Control(control, SIZES, hyper, F64)
 
 
 def apply(control: Control, actions: Any, lr: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -102,7 +103,7 @@ def test_beside_a_layerwise_rate() -> None:
 
 def test_the_space_has_the_dtype_of_the_environment() -> None:
     assert make("scale").space.dtype == np.float64
-    assert Control("scale", 1, 1, ()).space == gym.spaces.Box(-1, 1, (1,), np.float32)
+    assert Control("scale", SIZES, ()).space == gym.spaces.Box(-1, 1, (1,), np.float32)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_controlled_momentum_and_weight_decay_apply_and_stay(toy: Callable[..., 
 
 def test_what_a_decision_measures(toy: Callable[..., Task]) -> None:
     """Every quantity of `Dynamics` that is not a loss, from the networks before and after."""
-    e = episode(toy(), control="set-raw/layer")
+    e = episode(toy(), control="set-raw/layer", observe=("dynamics", "scale-free"))
     lr = torch.tensor([[0.3, 0.1], [0.02, 0.5]], dtype=F64)
     before, middle, after = play(e, [0, 1], lr, decisions=2)
     network, d = e.trainee.network, after.dynamics

@@ -14,6 +14,7 @@ import pytest
 PRELUDE = """
 import importlib
 
+import numpy as np
 import torch
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -55,13 +56,12 @@ def play(task, **settings):
         state = episode.reset([0, 1])
         columns = episode.control.rates + len(episode.control.beside)
         with torch.no_grad():
-            for _ in range(2):
-                state = episode.step(state, torch.zeros(2, columns, device="gpu"))
+            for due in (None, np.array([True, False]), np.array([False, False])):
+                state = episode.step(state, torch.zeros(2, columns, device="gpu"), due)
         outcome = episode.outcome(state)
         tested = episode.test(state, torch.zeros(1, dtype=torch.int64, device="gpu"))
-        for name, tensor in (outcome.info | tested).items():
+        for name, tensor in (outcome.parts | tested).items():
             assert tensor.device.type == "gpu", name
-        assert outcome.observation.device.type == outcome.reward.device.type == "gpu"
         assert outcome.reward.shape == (2,)
 """
 
@@ -104,7 +104,7 @@ from torch import nn
 from lrenv.controls import KINDS
 from lrenv.optimizers import OPTIMIZERS, adam
 from lrenv.rewards import REWARDS
-from lrenv.signals import OBSERVATIONS
+from lrenv.signals import OBSERVATIONS, WHITE_BOX
 from lrenv.tasks import LogUniform
 from lrenv.trainee import Trainee
 
@@ -115,8 +115,9 @@ base = make_task("digits-mlp", batch_size=4, budget=3, interval=2)
 for optimizer in OPTIMIZERS:
     play(make_task(base, optimizer=optimizer))
 for kind in KINDS:
-    for granularity in ("", "/layer", "/parameter"):
+    for granularity in ("", "/layer", "/tensor", "/parameter"):
         play(base, control=kind + granularity)
+        play(base, control=kind + granularity, observe=tuple(WHITE_BOX))
 for observe in OBSERVATIONS:
     play(base, observe=observe)
 for reward in REWARDS:

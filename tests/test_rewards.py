@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from lrenv.rewards import CAP, REWARDS, make_reward
 from lrenv.signals import CLOCK, DYNAMICS, OBSERVATIONS, PAPER, SCALE_FREE, Dynamics, Observer
@@ -173,11 +171,11 @@ def rendered(name: str, d: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndar
 @pytest.mark.parametrize("name", OBSERVATIONS)
 def test_signals_against_a_second_rendering(name: str) -> None:
     d = random_dynamics(200)
-    observer = Observer(name, F64)
+    observer = Observer(name, F64, {})
     expected = rendered(name, {key: value.numpy() for key, value in d._asdict().items()})
     assert set(expected) == set(observer.names)
     columns = [np.clip(expected[key], *bounds(name, key)) for key in observer.names]
-    torch.testing.assert_close(observer(d), torch.from_numpy(np.stack(columns, -1)), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(observer(d, {}), torch.from_numpy(np.stack(columns, -1)), rtol=1e-9, atol=1e-9)
 
 
 def bounds(name: str, key: str) -> tuple[float, float]:
@@ -189,8 +187,8 @@ def test_bounds_leave_room_for_what_training_gives() -> None:
     """On ordinary dynamics no signal but the clock's lower ends is cut."""
     d = random_dynamics(200)
     for name in ("dynamics", "scale-free"):
-        observation = Observer(name, F64)(d)
-        space = Observer(name, F64).space
+        observation = Observer(name, F64, {})(d, {})
+        space = Observer(name, F64, {}).space
         inside = (observation.numpy() < space.high) & (observation.numpy() > space.low)
         assert inside.mean() > 0.9
 
@@ -206,9 +204,10 @@ def test_the_paper_has_its_order() -> None:
 
 def test_sets_stand_side_by_side() -> None:
     d = random_dynamics(20)
-    both = Observer(("paper", "scale-free"), F64)
+    both = Observer(("paper", "scale-free"), F64, {})
     assert both.names == (*PAPER, *SCALE_FREE)
-    assert torch.equal(both(d), torch.cat([Observer("paper", F64)(d), Observer("scale-free", F64)(d)], 1))
+    apart: list[Any] = [Observer(name, F64, {})(d, {}) for name in ("paper", "scale-free")]
+    assert torch.equal(both(d, {}), torch.cat(apart, 1))
     assert both.space.shape == (len(PAPER) + len(SCALE_FREE),)
 
 
@@ -220,28 +219,28 @@ def everywhere(n: int, value: float) -> Dynamics:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.0, -1e30, 1e30, 1e-30])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_observations_are_inside_the_space_whatever_happens(name: str, value: float, dtype: torch.dtype) -> None:
-    observer = Observer(name, dtype)
+    observer = Observer(name, dtype, {})
     for d in (everywhere(2, value), dynamics(2, train_loss=value, val_loss=value), dynamics(2, lr=value)):
-        for row in observer(d).numpy():
+        for row in observer(d, {}).numpy():
             assert isinstance(observer.space, gym.spaces.Box)
             assert observer.space.contains(row)
 
 
 def test_nan_takes_the_upper_bound() -> None:
-    observer = Observer("dynamics", F64)
-    assert observer(everywhere(1, math.nan))[0].tolist() == observer.space.high.tolist()
+    observer = Observer("dynamics", F64, {})
+    assert observer(everywhere(1, math.nan), {})[0].tolist() == observer.space.high.tolist()
 
 
 def test_unknown_observations_are_refused() -> None:
     with pytest.raises(ValueError, match=r"unknown observation 'dynamic'.*'dynamics'"):
-        Observer(("paper", "dynamic"), F64)
+        Observer(("paper", "dynamic"), F64, {})
 
 
 def test_scale_free_ignores_the_rate_and_the_weights() -> None:
     d = random_dynamics(50)
-    observe: Callable[[Dynamics], Tensor] = Observer("scale-free", F64)
+    observe = Observer("scale-free", F64, {})
     other = d._replace(lr=d.lr * 7, weight_mean=d.weight_mean * 3, weight_variance=d.weight_variance * 9)
-    assert torch.equal(observe(d), observe(other))
+    assert torch.equal(observe(d, {}), observe(other, {}))
     doubled = {key: 2 * getattr(d, key) for key in ("train_loss", "previous_train_loss", "loss_spread")}
     spread = SCALE_FREE["loss_spread"].value
     torch.testing.assert_close(spread(d), spread(d._replace(**doubled)))

@@ -197,7 +197,7 @@ def test_columns_name_what_they_hold() -> None:
     network = Network(lambda: nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2), nn.Linear(2, 4)))
     assert network.size == 8 + 4 + 12
     assert network.layers == ["0", "1", "2"]
-    assert network.layer_of.tolist() == [0] * 8 + [1] * 4 + [2] * 12
+    assert network.pieces == {"trainee": [24], "layer": [8, 4, 12], "tensor": [6, 2, 2, 2, 8, 4]}
     assert (network.first, network.last) == (slice(0, 6), slice(12, 20))
     params, _ = network.init([0, 1], CPU, F64)
     named = network.named(params)

@@ -95,8 +95,17 @@ def evaluate(
     view = view_of(agent)
     if not len(seeds):
         raise ValueError("evaluate needs at least one seed")
+    task = make_task(task)
+    settings = {"interval": task.interval} | view.settings()
+    # An agent that acts more often than others is measured no more often: the best of many measurements is lower.
+    measured = task.measure_interval or max(task.interval, settings["interval"])
     envs = LearningRateVectorEnv(
-        len(seeds), task, **view.settings(), device=device, autoreset_mode=AutoresetMode.DISABLED
+        len(seeds),
+        task,
+        **settings,
+        measure_interval=-(-measured // settings["interval"]) * settings["interval"],
+        device=device,
+        autoreset_mode=AutoresetMode.DISABLED,
     )
     begin = time.perf_counter()
     options = {} if initial_lr is None else {"initial_lr": initial_lr}

@@ -1,0 +1,133 @@
+"""Inner steps that look one gradient ahead, for agents that see gradients.
+
+A one-step hypergradient is -<g_(t+1), d_t>: the direction of a step and the gradient that follows it (Baydin et al.
+2018, equation 5). An agent that acts before step t + 1 needs g_(t+1) by then. So the gradient of the next batch is
+computed at the end of an interval instead of the beginning of the next one: the same work, only earlier.
+
+    before the interval:   w_1, g_1
+    its steps:             d_1, w_2, g_2 | d_2, w_3, g_3 | ... | d_N, w_(N+1), g_(N+1)
+
+Each step, with the gradient that follows it, adds to the sums that are observed. Both its gradients and directions are
+those of what is minimised, L2 penalty included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lrenv.compiling import compiled
+from lrenv.optimizers import Hyper
+from lrenv.trainee import Gradient, Trainee, TraineeState
+from lrenv.trees import select
+
+
+class Step(NamedTuple):
+    """One inner step, seen from behind; every leaf is (n, P)."""
+
+    before: Tensor  # g_t
+    direction: Tensor  # d_t
+    after: Tensor  # g_(t+1)
+
+
+PRODUCTS: dict[str, Callable[[Step], tuple[Tensor, Tensor]]] = {
+    "hypergradient": lambda step: (-step.after, step.direction),
+    "gradient_square": lambda step: (step.after, step.after),
+    "direction_square": lambda step: (step.direction, step.direction),
+    "gradient_change_square": lambda step: (step.after - step.before,) * 2,
+}
+"""Name -> the two tensors whose inner product each step adds, at the granularity of the rates."""
+MEAN = "mean_gradient"
+"""The mean of the gradients g_2 ... g_(N+1), one number a parameter."""
+
+
+class Ahead(NamedTuple):
+    """What n trainees know of their next step, and of the last interval."""
+
+    gradient: Gradient  # on the batch of the next step
+    sums: dict[str, Tensor]  # name -> (n, K), `mean_gradient` (n, P)
+
+
+class Lookahead:
+    """Trains like `Trainee.unroll`, with the same numbers, one gradient ahead.
+
+    Args:
+        trainee: what is trained.
+        parts: what to sum up: names in `PRODUCTS`, and `MEAN`.
+        granularity: of the sums (`lrenv.controls`).
+        compile: compile detached steps.
+    """
+
+    def __init__(self, trainee: Trainee, parts: Sequence[str], granularity: str, compile: bool = False) -> None:
+        self._trainee = trainee
+        self._products = {name: PRODUCTS[name] for name in parts if name != MEAN}
+        self._mean = MEAN in parts
+        self._granularity = granularity
+        self._fast_steps = compiled(self._steps, trainee.device) if compile else self._steps
+
+    def start(self, state: TraineeState, hyper: Hyper) -> Ahead:
+        """Before the first step: sums over no step, but for the gradient that is there already."""
+        indices = self._trainee.batch_indices(state, 1)[:, 0]
+        gradient = self._trainee.gradient(state, indices)
+        seen = self._trainee.optimizer.regularised(gradient.grads, state.params, hyper)
+        nothing = torch.zeros_like(seen)
+        sums = self._added(Step(seen, nothing, seen), {})
+        return Ahead(gradient, sums | {MEAN: seen} if self._mean else sums)
+
+    def unroll(
+        self, state: TraineeState, ahead: Ahead, lr: Tensor, hyper: Hyper, steps: int, until: int | None = None
+    ) -> tuple[TraineeState, Ahead, Tensor]:
+        """Inner steps at a constant rate.
+
+        Args:
+            state: n trainees.
+            ahead: what `start` or the last call gave.
+            lr: (n, K) rates, as `Trainee.spread` takes them.
+            hyper: hyperparameter -> (n, 1).
+            steps: how many.
+            until: trainees that have taken this many inner steps stand still.
+
+        Returns:
+            The state after the steps, what is known of the next one, and the training losses (n, steps), each before
+            its step.
+        """
+        rates = self._trainee.spread(lr)
+        take = self._steps if torch.is_grad_enabled() else self._fast_steps
+        following = self._trainee.batch_indices(state._replace(step=state.step + 1), steps)
+        ahead = ahead._replace(sums={name: torch.zeros_like(x) for name, x in ahead.sums.items()})
+        start, losses = state.step, []
+        for indices in following.split(self._trainee.steps_a_graph, 1):
+            state, ahead, loss = take(state, ahead, rates, hyper, indices, until)
+            losses.append(loss)
+        if self._mean:
+            taken = (state.step - start).clamp(min=1).to(lr.dtype)
+            ahead = ahead._replace(sums=ahead.sums | {MEAN: ahead.sums[MEAN] / taken[:, None]})
+        return state, ahead, torch.cat(losses, 1)
+
+    def _steps(
+        self, state: TraineeState, ahead: Ahead, rates: Tensor, hyper: Hyper, indices: Tensor, until: int | None
+    ) -> tuple[TraineeState, Ahead, Tensor]:
+        """One inner step before each of the batches `indices` (n, k, b); gives the losses (n, k)."""
+        trainee, regularised, losses = self._trainee, self._trainee.optimizer.regularised, []
+        before = regularised(ahead.gradient.grads, state.params, hyper)
+        for batch in indices.unbind(1):
+            losses.append(ahead.gradient.loss)
+            moved, direction = trainee.descended(state, rates, hyper, ahead.gradient)
+            gradient = trainee.gradient(moved, batch)
+            after = regularised(gradient.grads, moved.params, hyper)
+            then = Ahead(gradient, self._added(Step(before, direction, after), ahead.sums))
+            if until is not None:
+                moved, then = select(state.step < until, (moved, then), (state, ahead))
+            state, ahead, before = moved, then, after
+        return state, ahead, torch.stack(losses, 1)
+
+    def _added(self, step: Step, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        products = {
+            name: self._trainee.network.inner(*factors(step), self._granularity)
+            for name, factors in self._products.items()
+        }
+        added = {name: sums[name] + product if sums else product for name, product in products.items()}
+        return added | ({MEAN: sums[MEAN] + step.after} if self._mean and sums else {})
