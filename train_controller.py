@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 from lrenv.cli import run
 
 if __name__ == "__main__":
+    from agents.outer_training import train
+    from agents.ppo_learner import PPOTraining
     from agents.ppo_settings import PPOSettings
-    from agents.ppo_training import train
 
-    sys.exit(run({"ppo": (PPOSettings, train)}, "Train an agent that controls learning rates."))
+    sys.exit(run({"ppo": (PPOSettings, partial(train, PPOTraining))}, "Train an agent that controls learning rates."))

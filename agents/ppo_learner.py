@@ -7,9 +7,6 @@ so a training that was interrupted ends as one that was not.
 
 from __future__ import annotations
 
-import shlex
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,17 +22,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from agents.outer_training import TRAINING_SEEDS, Training
 from agents.ppo import Architecture, PPOController
 from agents.ppo_settings import PPOSettings
 from lrenv.benchmark.agent import View
-from lrenv.benchmark.evaluation import evaluate
 from lrenv.sb3_vec_env import LearningRateVecEnv
-from lrenv.tasks import make_task
-
-TRAINING_SEEDS = 1_000_000
-"""Training seed s starts its environments at s + 1 times this, far from the seeds that results are reported on."""
-VALIDATION_SEEDS = 20_000
-"""The best controller is chosen on the seeds from here on."""
 
 CRITIC = ("value_net", "mlp_extractor.value_net", "critic")
 """Beginnings of the names of the critic's parameters in Stable-Baselines3's policies."""
@@ -115,17 +106,17 @@ class _Watch(BaseCallback):
         }
 
 
-class PPOTraining:
-    """A training between two iterations: `iterate`, look, `checkpoint`, and the same again.
+class PPOTraining(Training[PPOSettings]):
+    """A training with PPO.
 
     Args:
         settings: how to train.
     """
 
+    unit = "episodes"
+
     def __init__(self, settings: PPOSettings) -> None:
-        self.settings = settings
-        own = {name: getattr(settings, name) for name in ("budget", "interval", "optimizer", "val_examples")}
-        self.task = make_task(settings.task, **{name: value for name, value in own.items() if value is not None})
+        super().__init__(settings, settings.make_task())
         self.view = View(settings.control, settings.observe, self.task.interval, settings.optimizer)
         self.envs = LearningRateVecEnv(
             settings.envs, self.task, control=settings.control, observe=settings.observe, reward=settings.reward,
@@ -158,20 +149,36 @@ class PPOTraining:
         # After the model, whose constructor seeds the environments with its own small seed.
         self.envs.seed(TRAINING_SEEDS * (settings.seed + 1))
         self.watch = _Watch(self.envs)
-        self.iteration = 0
-        self.best_val_loss = float("inf")
 
     @property
     def iterations(self) -> int:
-        """Iterations of the whole training."""
+        """Of the whole training."""
         return -(-self.settings.episodes // self.settings.envs)
+
+    @property
+    def units(self) -> int:
+        """Episodes an iteration."""
+        return self.settings.envs
+
+    @property
+    def episodes(self) -> int:
+        """Trainees that were trained so far."""
+        return self.iteration * self.settings.envs
+
+    def attach(self, logger: Logger) -> None:
+        """Lets Stable-Baselines3 log its losses."""
+        self.model.set_logger(logger)
 
     def iterate(self) -> dict[str, float]:
         """An episode's decisions in every environment, and the policy's updates from them; gives what to log."""
         steps = self.model.n_steps * self.settings.envs
         self.model.learn(steps, callback=self.watch, log_interval=None, reset_num_timesteps=self.iteration == 0)
-        self.iteration += 1
-        return {"iteration": self.iteration, "episodes": self.iteration * self.settings.envs} | self.watch.summary()
+        return self.watch.summary()
+
+    def status(self, row: dict[str, float]) -> str:
+        """Return, validation loss and rates."""
+        rates = " ".join(f"{row[f'episode/lr_{at}']:.1e}" for at in ("first", "middle", "last"))
+        return f"return {row['episode/return']:.3f}  lr {rates}  val loss {row['episode/val_loss']:.4f}"
 
     def controller(self) -> PPOController:
         """The controller as it is now."""
@@ -183,23 +190,7 @@ class PPOTraining:
         std = np.sqrt(rms.var + self.normalised.epsilon)
         return PPOController(policy, rms.mean.copy(), std, self.view, self.architecture)
 
-    def validate(self) -> dict[str, float]:
-        """The controller's mean best validation loss on held-out seeds; the best controller so far is saved."""
-        seeds = range(VALIDATION_SEEDS, VALIDATION_SEEDS + self.settings.eval_seeds)
-        controller = self.controller()
-        # The actions are deterministic, so this leaves the random state of the training alone.
-        result = evaluate(controller, self.task, seeds, device=self.settings.device)
-        loss = float(result.val_loss.mean())
-        if loss < self.best_val_loss:
-            self.best_val_loss = loss
-            episodes = self.iteration * self.settings.envs
-            trained = {"episodes": episodes, "val_loss": loss, "command": _command()}
-            controller.save(
-                self.settings.out / "controller.safetensors", trained | {"settings": self.settings.as_json()}
-            )
-        return {"eval/val_loss": loss, "eval/best_val_loss": self.best_val_loss}
-
-    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that the next iteration depends on: tensors, and JSON values."""
         model, normalised, snapshot = self.model, self.normalised, self.envs.envs.snapshot()
         arrays: dict[str, Any] = {
@@ -219,16 +210,10 @@ class PPOTraining:
         tensors |= {f"env.{i}": x.clone() for i, x in enumerate(tree_flatten(snapshot.state)[0])}
         if self.settings.lstm:
             tensors |= {f"lstm.{i}": x.clone() for i, x in enumerate(tree_flatten(tuple(self._lstm_states))[0])}
-        counters = {"num_timesteps": model.num_timesteps, "n_updates": model._n_updates, "iteration": self.iteration}
-        return tensors, {
-            **counters,
-            "best_val_loss": self.best_val_loss,
-            "episodes": self.settings.episodes,
-            "settings": self.settings.essence(),
-        }
+        return tensors, {"num_timesteps": model.num_timesteps, "n_updates": model._n_updates}
 
-    def restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        """Goes on from a checkpoint, exactly."""
+    def restore_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Goes on from a state, exactly."""
         model = self.model
         self.normalised.reset()
         arrays = {name: x.numpy() for name, x in tensors.items() if "." not in name}
@@ -257,8 +242,7 @@ class PPOTraining:
             leaves, structure = tree_flatten(tuple(self._lstm_states))
             loaded = tree_unflatten([tensors[f"lstm.{i}"] for i in range(len(leaves))], structure)
             model._last_lstm_states = RNNStates(*loaded)
-        model.num_timesteps, model._n_updates = metadata["num_timesteps"], metadata["n_updates"]
-        self.iteration, self.best_val_loss = metadata["iteration"], metadata["best_val_loss"]
+        model.num_timesteps, model._n_updates = values["num_timesteps"], values["n_updates"]
         keys = arrays["numpy_state"]
         np.random.set_state(("MT19937", keys[:-1].astype(np.uint32), int(keys[-1]), 0, 0.0))  # noqa: NPY002
         torch.set_rng_state(tensors["torch_state"])
@@ -281,7 +265,3 @@ def _group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _divisor(total: int, about: int) -> int:
     """The divisor of `total` nearest to `about`: no minibatch is then cut short."""
     return min((d for d in range(1, total + 1) if total % d == 0), key=lambda d: (abs(d - about), d))
-
-
-def _command() -> str:
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -28,9 +28,11 @@ def decisions(
     compile: bool = False,
     precision: str = "full",
     at_once: int | None = None,
+    control: str = "set-raw",
+    observe: str | tuple[str, ...] = "dynamics",
     **options: Any,
 ) -> Turn:
-    """Builds the core of the environment; a turn is in trainee-steps per second.
+    """Builds the core of the environment; a turn is in trainee-steps per second, at a rate of 1e-3.
 
     Args:
         task: a task's name.
@@ -39,20 +41,23 @@ def decisions(
         compile: as of `Episode`.
         precision: as of `Episode`.
         at_once: trainees in a group; its own choice if None.
+        control: as of `Episode`.
+        observe: as of `Episode`.
         **options: settings of the task.
     """
     keep_memory()
-    episode = Episode(make_task(task, **options), compile=compile, precision=precision)
+    episode = Episode(make_task(task, **options), control, observe, compile=compile, precision=precision)
     episode.trainee.at_once = at_once or episode.trainee.at_once
-    action = torch.zeros(envs, 1)
+    action = torch.full((envs, episode.control.rates), 1e-3)
 
     @torch.no_grad()
     def run(number: int) -> None:
         # Always from the same state: far beyond the budget, vanishing gradients would be slow denormal numbers.
-        state = start
+        state, steps = start, np.zeros(envs, np.int64)
         for _ in range(number):
-            state = episode.step(state, action)
-            episode.outcome(state)
+            state = episode.step(state, action, episode.due(steps))
+            steps += episode.task.interval
+            episode.answers(state)
 
     with torch.no_grad():
         start = episode.reset(range(envs))

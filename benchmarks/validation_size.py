@@ -18,8 +18,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from agents.outer_training import train
+from agents.ppo_learner import PPOTraining
 from agents.ppo_settings import PPOSettings
-from agents.ppo_training import train
 from harness import machine
 from lrenv.benchmark import evaluate
 from lrenv.process import keep_memory
@@ -50,7 +51,7 @@ def outcome(settings: Settings, size: int, seed: int) -> dict[str, Any]:
             settings.task, Path(folder), episodes=settings.episodes, reward="improvement", gamma=1.0, seed=seed,
             val_examples=size, compile=True,
         )  # fmt: skip
-        controller = train(ppo)
+        controller = train(PPOTraining, ppo)
         results = [evaluate(str(controller), settings.task, range(10), initial_lr=rate) for rate in RATES]
     losses = {
         name: torch.tensor([getattr(result, name).mean() for result in results]).mean().item()

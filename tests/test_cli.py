@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import pytest
 
 import agents
 import lrenv
+from agents.outer_training import train
+from agents.ppo_learner import PPOTraining
 from agents.ppo_settings import PPOSettings
-from agents.ppo_training import train
 from lrenv import cli
 from lrenv.progress import progress
 from lrenv.tasks import make_task
@@ -213,7 +215,8 @@ def test_a_training_from_the_command_line(
         small = ("--task", "noisy-quadratic", "--budget", "6", "--interval", "3", "--envs", "2", "--eval-seeds", "1")
         argv = ["train_controller.py", "ppo", "--out", str(tmp_path), "--device", "cpu", *small, *arguments]
         monkeypatch.setattr(sys, "argv", argv)
-        return cli.run({"ppo": (PPOSettings, train), "other": (Others, lambda _: None)}, "Train an agent.")
+        commands: Any = {"ppo": (PPOSettings, partial(train, PPOTraining)), "other": (Others, lambda _: None)}
+        return cli.run(commands, "Train an agent.")
 
     assert command("--episodes", "4") == 0
     assert (tmp_path / "controller.safetensors").exists()

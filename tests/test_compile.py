@@ -14,6 +14,7 @@ from torch._dynamo.utils import counters
 from lrenv import Task
 from lrenv.data import Data
 from lrenv.episode import Episode
+from lrenv.signals import WHITE_BOX
 from lrenv.trainee import Trainee
 from lrenv.vector_env import LearningRateVectorEnv
 
@@ -61,6 +62,22 @@ def test_compiled_decisions_give_what_eager_ones_give(toy: Callable[..., Task]) 
         assert_close(theirs, ours)
     for decision in range(7):
         rates = np.array([[0.1], [1e308 if decision == 1 else 0.05], [0.01 * decision]])
+        for ours, theirs in zip(eager.step(rates), compiled.step(rates), strict=True):
+            assert_close(theirs, ours)
+
+
+def test_compiled_white_box_decisions_give_what_eager_ones_give(toy: Callable[..., Task]) -> None:
+    """Gradients ahead, measured at every second decision, with rates of their own for layers."""
+    task = toy(optimizer="adam", budget=10, interval=2, measure_interval=4, weight_decay=0.01)
+    settings: dict[str, Any] = {
+        "control": "set-raw/layer", "observe": ("clock", *WHITE_BOX), "autoreset_mode": "SameStep", "device": "cpu",
+        "dtype": "float64",
+    }  # fmt: skip
+    eager, compiled = (LearningRateVectorEnv(3, task, compile=compile, **settings) for compile in (False, True))
+    for ours, theirs in zip(eager.reset(seed=3), compiled.reset(seed=3), strict=True):
+        assert_close(theirs, ours)
+    for decision in range(7):
+        rates = np.array([[0.1, 0.2], [0.05, 0.0], [0.01 * decision, 0.1]])
         for ours, theirs in zip(eager.step(rates), compiled.step(rates), strict=True):
             assert_close(theirs, ours)
 

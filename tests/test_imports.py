@@ -11,10 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    "lookup", "process", "draws", "progress", "trees", "memory", "compiling",
+    "lookup", "process", "draws", "progress", "trees", "memory", "compiling", "packing",
     "data.types", "data.store", "data.embedded", "data.folder", "data.published", "data.registry", "data",
     "networks", "pooling", "layers", "initialisation", "stacked", "augment", "optimizers", "analytic", "tasks",
-    "trainee", "signals",
+    "trainee", "lookahead", "hypergradients", "signals",
     "rewards", "controls", "episode", "rendering", "", "vector_env", "env", "sb3_vec_env", "benchmark.controller_file",
     "benchmark.agent", "benchmark.statistics", "benchmark.evaluation", "benchmark.comparison", "benchmark.report",
     "benchmark", "cli",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,16 @@ import pytest
 import torch
 from stable_baselines3.common.logger import Logger
 
-from agents import make_agent
+from agents import make_agent, outer_training
 from agents.ppo import PPOController
 from agents.ppo_learner import PPOTraining
 from agents.ppo_settings import PPOSettings
-from agents.ppo_training import train
 from lrenv import make_task
 from lrenv.benchmark import controller_file, evaluate
 from lrenv.sb3_vec_env import LearningRateVecEnv
 
 DECISIONS, ITERATIONS = 4, 4
+train = partial(outer_training.train, PPOTraining)
 
 
 def settings(out: Path, **others: Any) -> PPOSettings:
