@@ -8,18 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.schedules import (
-    PEAKS,
-    VIEW,
-    Hyperparameter,
-    Hyperparameters,
-    as_action,
-    checked,
-    per_env,
-    read_clock,
-    show,
-    tuned,
-)
+from agents.hyperparameters import Hyperparameter, Hyperparameters, checked, per_env, show, tuned
+from agents.memory import recalled
+from agents.schedules import PEAKS, VIEW, as_action, read_clock
 from lrenv.benchmark.agent import State, View
 
 MIN_CHANGE = 1e-8
@@ -64,14 +55,7 @@ class Plateau:
             np.zeros(n, np.int64),
             np.zeros(n, np.int64),
         )
-        if state is None:
-            state = fresh
-        elif len(state[0]) != n:
-            raise ValueError(f"the state is that of {len(state[0])} envs, the observation of {n}: pass None to restart")
-        elif episode_start is not None:
-            state = tuple(np.where(episode_start, new, old) for new, old in zip(fresh, state, strict=True))
-
-        rate, best, bad, cooling = state
+        rate, best, bad, cooling = recalled(state, fresh, episode_start)
         better = clock["val_loss"] < best * (1 - values["threshold"])
         best = np.where(better, clock["val_loss"], best)
         bad = np.where(better | (cooling > 0), 0, bad + 1)

@@ -1,4 +1,4 @@
-"""Hypergradients of an unroll: reverse mode, forward mode and finite differences agree."""
+"""Derivatives of `Trainee.unroll`, by rates of layers and parameters too: both modes and finite differences agree."""
 
 from __future__ import annotations
 
@@ -80,37 +80,6 @@ def test_rates_per_parameter(toy: Callable[..., Task]) -> None:
     leaf = lr.clone().requires_grad_()
     (reverse,) = torch.autograd.grad(loss(leaf).sum(), leaf)
     torch.testing.assert_close(reverse, central_differences(loss, lr), rtol=1e-6, atol=1e-9)
-
-
-def test_one_step_is_minus_the_product_of_gradient_and_direction(toy: Callable[..., Task]) -> None:
-    """Baydin et al. 2018, equation 5: d L(w_t) / d lr = -<grad L(w_t), direction_(t-1)>."""
-    trainee = Trainee(toy(optimizer="adam"), dtype=F64)
-    hyper = trainee.hyper(2)
-    start, _ = trainee.unroll(trainee.init([0, 1]), torch.full((2, 1), 0.01, dtype=F64), hyper, 3)
-    lr = torch.full((2, 1), 0.05, dtype=F64, requires_grad=True)
-    after, _ = trainee.unroll(start, lr, hyper, 1)
-    rows = trainee.batch_indices(after, 1)[:, 0]
-    loss, _ = trainee.loss(after.params, after, rows)
-    (reverse,) = torch.autograd.grad(loss.sum(), lr)
-    direction = ((start.params - after.params) / lr).detach()
-    weights = after.params.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(trainee.loss(weights, after, rows)[0].sum(), weights)
-    torch.testing.assert_close(reverse[:, 0], -(gradient * direction).sum(1), rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", ["momentum", "weight_decay"])
-def test_hyperparameters_are_differentiable_too(toy: Callable[..., Task], name: str) -> None:
-    trainee = Trainee(toy(optimizer="momentum", weight_decay=0.01), dtype=F64)
-    start, lr = trainee.init([0, 1]), torch.full((2, 1), 0.1, dtype=F64)
-
-    def loss(value: Tensor) -> Tensor:
-        state, _ = trainee.unroll(start, lr, trainee.hyper(2) | {name: value}, STEPS)
-        return trainee.evaluate(state.params, state.buffers, trainee.val).loss
-
-    value = torch.tensor([[0.3], [0.02]], dtype=F64)
-    leaf = value.clone().requires_grad_()
-    (reverse,) = torch.autograd.grad(loss(leaf).sum(), leaf)
-    torch.testing.assert_close(reverse, central_differences(loss, value), rtol=1e-6, atol=1e-9)
 
 
 def test_trainees_do_not_interact(toy: Callable[..., Task], make_blobs: Callable[..., Data]) -> None:

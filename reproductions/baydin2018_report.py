@@ -1,0 +1,228 @@
+"""Figures and the table of claims of `baydin2018.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plumbing import COLOURS, Lines, markdown, panels
+
+Array = NDArray[np.float64]
+FAMILIES = {"sgd": "sgd-hd", "nesterov": "nesterov-hd", "adam": "adam-hd"}
+"""Plain method -> the one with hypergradients."""
+BETA = {"sgd-hd": 1e-3, "nesterov-hd": 1e-3, "adam-hd": 1e-7}
+"""That figures show and claims are about."""
+PUBLISHED = {
+    "sgd": 0.3737, "sgd-hd": 0.2878, "nesterov": 0.2846, "nesterov-hd": 0.2719, "adam": 0.2719, "adam-hd": 0.2723,
+}  # fmt: skip
+"""Validation loss of logistic regression after 10 epochs from the rate 1e-3, one seed each: `results/logreg` of the
+authors' repository, github.com/gbaydin/hypergradient-descent."""
+LOW_RATES = (1e-3, 1e-4, 1e-5, 1e-6)
+
+
+def report(lines: Lines, networks: Collection[str], out: Path) -> None:
+    """Draws tuning.png, online-*.png and beta.png, and writes results.md, of the runs that there are."""
+    networks = [name for name in networks if lines.where(network=name)]
+    if not networks:
+        return
+    draw_tuning(lines, networks, out / "tuning.png")
+    for name in networks:
+        draw_online(lines, name, out / f"online-{name}.png")
+    draw_beta(lines, out / "beta.png")
+    text = "# Hypergradient descent (Baydin et al. 2018)\n\n"
+    text += (
+        "Means over seeds; runs that diverged count as infinite. HD methods with the betas of the paper unless said.\n"
+    )
+    text += "".join(f"\n## {name}\n\n{losses(lines, name)}" for name in networks)
+    text += "\n## Claims\n\n" + markdown(("claim", "holds", "numbers"), claims(lines, networks))
+    (out / "results.md").write_text(text)
+
+
+def final(results: Iterable[dict[str, Any]], name: str = "val_loss") -> Array:
+    """Where the runs ended, (n,); infinite where they diverged."""
+    return np.array([np.inf if (last := r["curves"][name][-1]) is None else last for r in results])
+
+
+def curves(results: Iterable[dict[str, Any]], name: str) -> Array:
+    """(n, epochs), NaN after divergence."""
+    return np.array([r["curves"][name] for r in results], np.float64)
+
+
+def cells(lines: Lines, **where: Any) -> dict[float, Array]:
+    """Initial rate -> final validation losses, falling rates first."""
+    results = lines.where(**where)
+    return {a: final(r for r in results if r["alpha0"] == a) for a in sorted({r["alpha0"] for r in results})[::-1]}
+
+
+def settings(lines: Lines, network: str) -> list[tuple[str, float, int]]:
+    """(method, beta, epochs) of which there are runs from several rates, in the order of the families."""
+    found = dict.fromkeys((r["method"], r["beta"], r["epochs"]) for r in lines.where(network=network))
+    order = [name for pair in FAMILIES.items() for name in pair] + ["adam-decayed"]
+    return sorted(found, key=lambda s: (order.index(s[0]), s[2], -s[1]))
+
+
+def losses(lines: Lines, network: str) -> str:
+    """The table of final validation losses: a row a method, beta and length, a column an initial rate."""
+    rates = sorted({r["alpha0"] for r in lines.where(network=network)})[::-1]
+    rows = []
+    for method, beta, epochs in settings(lines, network):
+        row = cells(lines, network=network, method=method, beta=beta, epochs=epochs)
+        published = PUBLISHED.get(method) if network == "logreg" and beta == BETA.get(method, 0.0) else None
+        shown = [shortly(row.get(rate)) for rate in rates]
+        rows.append((method, f"{beta:g}" if beta else "", epochs, *shown, published or ""))
+    return markdown(
+        ("method", "beta", "epochs", *(f"from {rate:g}" for rate in rates), "authors' run from 0.001"), rows
+    )
+
+
+def shortly(values: Array | None) -> str:
+    """Mean and standard deviation, and how many diverged."""
+    if values is None or not len(values):
+        return ""
+    finite = values[np.isfinite(values)]
+    mark = f" ({len(values) - len(finite)} of {len(values)} diverged)" if len(finite) < len(values) else ""
+    if not len(finite):
+        return mark.strip(" ()")
+    return f"{finite.mean():.4f}" + (f" ± {finite.std(ddof=1):.4f}" if len(finite) > 1 else "") + mark
+
+
+def claims(lines: Lines, networks: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """(claim, whether it holds, the numbers it is judged by), for the networks that there are."""
+    for network in networks:
+        epochs = {r["epochs"] for r in lines.where(network=network, alpha0=1e-6)}
+        for plain, hd in FAMILIES.items():
+            yield better(lines, network, plain, hd, (1e-3,), {r["epochs"] for r in lines.where(network=network)})
+            for rates in (LOW_RATES, LOW_RATES[1:]):
+                yield better(lines, network, plain, hd, rates, epochs)
+        exploded = lines.where(network=network, method="adam-hd", beta=1e-4)
+        numbers = f"{sum(r['diverged'] for r in exploded)} of {len(exploded)} runs diverged"
+        claim = (
+            f"{network}: adam-hd with beta 1e-4 explodes from every rate (Tran and Rauf 2019, section 3.1, of the MLP)"
+        )
+        yield claim, verdict([r["diverged"] for r in exploded]), numbers
+    for plain, hd in FAMILIES.items():
+        yield robust(lines, plain, hd)
+
+
+def better(
+    lines: Lines, network: str, plain: str, hd: str, rates: tuple[float, ...], epochs: Collection[int]
+) -> tuple[str, str, str]:
+    """Whether hypergradients end lower from every one of the rates, on average over seeds, after the most epochs."""
+    name = f"from {rates[0]:g}" if len(rates) == 1 else f"from every rate in {rates[-1]:g} to {rates[0]:g}"
+    claim = f"{network}: {hd} ends below {plain} {name}"
+    if not epochs:
+        return claim, "not run", ""
+    ours, theirs = (
+        cells(lines, network=network, method=method, beta=BETA.get(method, 0.0), epochs=max(epochs))
+        for method in (hd, plain)
+    )
+    compared = [rate for rate in rates if len(ours.get(rate, ())) and len(theirs.get(rate, ()))]
+    if len(compared) < len(rates):
+        return claim, "not run", ""
+    held = [bool(ours[rate].mean() < theirs[rate].mean()) for rate in rates]
+    numbers = "; ".join(f"{rate:g}: {shortly(ours[rate])} < {shortly(theirs[rate])}" for rate in rates)
+    return claim, verdict(held), numbers
+
+
+def robust(lines: Lines, plain: str, hd: str) -> tuple[str, str, str]:
+    """The paper's figure 4: a region of small betas in which hypergradients never do worse, whatever the first rate."""
+    claim = f"logreg: {hd} ends no higher than {plain} from any rate, if beta is small enough (figure 4)"
+    grid = lines.where(network="logreg", method=hd, seed=0)
+    theirs = {r["alpha0"]: final([r])[0] for r in lines.where(network="logreg", method=plain, seed=0)}
+    betas = sorted({r["beta"] for r in grid})
+    if len(betas) < 3 or not theirs:
+        return claim, "not run", ""
+    # A beta too small to matter leaves the loss as it is, up to rounding.
+    never_worse = {
+        beta: all(final([r])[0] <= 1.001 * theirs[r["alpha0"]] for r in grid if r["beta"] == beta) for beta in betas
+    }
+    good = ", ".join(f"{beta:g}" for beta in betas if never_worse[beta])
+    return claim, verdict([never_worse[betas[0]]]), f"within 0.1 % or lower from all rates for beta = {good or 'none'}"
+
+
+def verdict(held: Collection[bool]) -> str:
+    """In words, of several conditions."""
+    return "not run" if not held else "true" if all(held) else f"false ({sum(held)} of {len(held)})"
+
+
+def draw_tuning(lines: Lines, networks: list[str], path: Path) -> None:
+    """Losses and rates from 1e-3: a column a network."""
+    figure, axes = panels(3, len(networks))
+    for column, network in enumerate(networks):
+        longest = max(r["epochs"] for r in lines.where(network=network))
+        for ax, name in zip(axes[:, column], ("train_loss", "val_loss", "lr"), strict=True):
+            for number, (method, beta, epochs) in enumerate(settings(lines, network)):
+                if epochs == longest and beta == BETA.get(method, 0.0):
+                    runs = lines.where(network=network, method=method, beta=beta, epochs=epochs, alpha0=1e-3)
+                    line(ax, runs, name, COLOURS[number % 10], "-", method)
+            dress(ax, name)
+        axes[0, column].set_title(network)
+    name_lines(axes)
+    figure.savefig(path)
+
+
+def draw_online(lines: Lines, network: str, path: Path) -> None:
+    """Losses and rates from every rate: a column a family, plain methods dashed."""
+    figure, axes = panels(3, len(FAMILIES))
+    epochs = max((r["epochs"] for r in lines.where(network=network, alpha0=1e-6)), default=0)
+    rates = sorted({r["alpha0"] for r in lines.where(network=network, epochs=epochs)})[::-1]
+    for column, (plain, hd) in enumerate(FAMILIES.items()):
+        for ax, name in zip(axes[:, column], ("train_loss", "val_loss", "lr"), strict=True):
+            for number, rate in enumerate(rates):
+                for method, style in ((plain, "--"), (hd, "-")):
+                    beta = BETA.get(method, 0.0)
+                    runs = lines.where(network=network, method=method, beta=beta, epochs=epochs, alpha0=rate)
+                    line(ax, runs, name, COLOURS[number], style, f"{rate:g}" if style == "-" else None)
+            dress(ax, name)
+        axes[0, column].set_title(f"{plain} (dashed), {hd}")
+    name_lines(axes, "initial rate")
+    figure.savefig(path)
+
+
+def dress(ax: Any, name: str) -> None:
+    """Names and scales the axes; rates may be 0 or negative."""
+    ax.set(xlabel="epoch", ylabel=name.replace("_", " "), yscale="log")
+    if name == "lr":
+        ax.set_yscale("symlog", linthresh=1e-6)
+
+
+def name_lines(axes: Any, title: str | None = None) -> None:
+    """A legend in the last panel of the first row that has lines."""
+    drawn = [ax for ax in axes[0] if ax.get_legend_handles_labels()[0]]
+    if drawn:
+        drawn[-1].legend(title=title, frameon=False, fontsize="small")
+
+
+def line(ax: Any, results: list[dict[str, Any]], name: str, colour: Any, style: str, label: str | None) -> None:
+    """The mean over seeds of a curve."""
+    if results:
+        mean = curves(results, name).mean(0)
+        ax.plot(np.arange(1, len(mean) + 1), mean, style, color=colour, label=label, linewidth=1.2)
+
+
+def draw_beta(lines: Lines, path: Path) -> None:
+    """Final validation losses of logistic regression over beta and initial rate; the last row is the plain method."""
+    figure, axes = panels(1, len(FAMILIES))
+    for ax, (plain, hd) in zip(axes[0], FAMILIES.items(), strict=True):
+        runs = lines.where(network="logreg", seed=0, method=hd) + lines.where(network="logreg", seed=0, method=plain)
+        if not runs:
+            continue
+        betas = sorted({r["beta"] for r in runs})
+        rates = sorted({r["alpha0"] for r in runs})
+        grid = np.full((len(betas), len(rates)), np.nan)
+        for r in runs:
+            grid[betas.index(r["beta"]), rates.index(r["alpha0"])] = final([r])[0]
+        shown = ax.imshow(np.where(np.isfinite(grid), grid, np.nan), origin="lower", vmin=0.26, vmax=0.6, aspect="auto")
+        ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+        ax.set_yticks(range(len(betas)), [f"{beta:g}" if beta else "plain" for beta in betas])
+        ax.set(title=hd, xlabel="initial rate", ylabel="beta")
+        ax.grid(False)
+        for (i, j), value in np.ndenumerate(grid):
+            if not np.isnan(value):
+                ax.text(j, i, f"{value:.2f}" if np.isfinite(value) else "div.", ha="center", va="center", fontsize=6)
+        figure.colorbar(shown, ax=ax, label="validation loss")
+    figure.savefig(path)

@@ -1,0 +1,375 @@
+"""Agents of gradients against their recurrences in plain NumPy: networks, gradients and optimizers of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from agents import Agent, make_agent
+from agents.gala import gala
+from agents.hypergradient import adam_hd, nesterov_hd, sgd_hd
+from agents.osgm import osgm
+from lrenv.benchmark import evaluate
+from lrenv.data import Data
+from lrenv.networks import logistic_regression
+from lrenv.tasks import Task
+from lrenv.vector_env import LearningRateVectorEnv
+
+Array = NDArray[np.float64]
+SHAPES = ((5, 6), (5,), (3, 5), (3,))
+"""The tensors of the toy task's 6-5-3 perceptron, in its order."""
+PARTS = [slice(0, 30), slice(30, 35), slice(35, 50), slice(50, 53)]
+LAYERS = [slice(0, 35), slice(35, 53)]
+DECAY = 0.01
+FACTORIES = {"sgd": sgd_hd, "nesterov": nesterov_hd, "adam": adam_hd}
+BETAS = {"sgd": 0.02, "nesterov": 2e-3, "adam": 1e-4}
+
+
+class Run(NamedTuple):
+    """What n trainees did; the step axis first."""
+
+    rates: Array  # (T, n, K)
+    losses: Array  # (T, n)
+
+
+def environment(task: Task, agent: Agent, n: int, **settings: Any) -> LearningRateVectorEnv:
+    return LearningRateVectorEnv(n, task, **agent.view.settings(), dtype="float64", device="cpu", **settings)
+
+
+def trained(task: Task, agent: Agent, seeds: Iterable[int]) -> Run:
+    """The agent on the real environment, until the budget is spent."""
+    seeds = list(seeds)
+    envs = environment(task, agent, len(seeds))
+    observation, _ = envs.reset(seed=seeds)
+    state, start = None, np.ones(len(seeds), dtype=bool)
+    rates, losses = [], []
+    for _ in range(task.budget):
+        action, state = agent.predict(observation, state, start, deterministic=True)
+        observation, _, start, _, info = envs.step(action)
+        rates.append(action)
+        losses.append(info["train_loss"])
+    assert start.all()
+    return Run(np.stack(rates), np.stack(losses))
+
+
+def softmax(logits: Array) -> Array:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+class Perceptron:
+    """Cross-entropy of a tanh perceptron and its gradient with an L2 penalty, written out."""
+
+    def __init__(self, envs: LearningRateVectorEnv, seed: int) -> None:
+        trainee = envs.episode.trainee
+        self.start = trainee.init([seed])
+        self.inputs, self.targets = trainee.train.inputs.numpy(), trainee.train.targets.numpy()
+        self.rows = trainee.batch_indices(self.start, envs.task.budget)[0].numpy()
+
+    def __call__(self, params: Array, step: int) -> tuple[float, Array]:
+        x, y = self.inputs[self.rows[step]], self.targets[self.rows[step]]
+        first, first_bias, second, second_bias = (params[p].reshape(s) for p, s in zip(PARTS, SHAPES, strict=True))
+        hidden = np.tanh(x @ first.T + first_bias)
+        probabilities = softmax(hidden @ second.T + second_bias)
+        error = (probabilities - np.eye(3)[y]) / len(y)
+        back = error @ second * (1 - hidden**2)
+        grads = (back.T @ x, back.sum(0), error.T @ hidden, error.sum(0))
+        loss = -np.log(probabilities[np.arange(len(y)), y]).mean()
+        return float(loss), np.concatenate([g.ravel() for g in grads]) + DECAY * params
+
+
+class Sgd:
+    def __call__(self, g: Array) -> Array:
+        return g
+
+
+class Nesterov:
+    velocity: Array | float = 0.0
+
+    def __call__(self, g: Array) -> Array:
+        self.velocity = 0.9 * self.velocity + g
+        return g + 0.9 * self.velocity
+
+
+class Adam:
+    mean: Array | float = 0.0
+    square: Array | float = 0.0
+    step = 0
+
+    def __call__(self, g: Array) -> Array:
+        self.step += 1
+        self.mean = 0.9 * self.mean + 0.1 * g
+        self.square = 0.999 * self.square + 0.001 * g**2
+        corrected = np.sqrt(self.square / (1 - 0.999**self.step))
+        direction: Array = self.mean / (1 - 0.9**self.step) / (corrected + 1e-8)
+        return direction
+
+
+DIRECTIONS: dict[str, Callable[[], Callable[[Array], Array]]] = {"sgd": Sgd, "nesterov": Nesterov, "adam": Adam}
+
+Move = Callable[[Array, Array, Array, Array], Array]
+"""(rates, g_t, g_(t-1), d_(t-1)) -> rates (K,)."""
+
+
+def recurred(task: Task, agent: Agent, seed: int, move: Move, pieces: list[slice], initial_lr: float) -> Run:
+    """The paper's loop: gradient, then the rate, then the weights."""
+    model = Perceptron(environment(task, agent, 1), seed)
+    params = model.start.params[0].numpy()
+    direct = DIRECTIONS[str(task.optimizer)]()
+    rates = np.full(len(pieces), initial_lr)
+    before = direction = np.zeros_like(params)
+    history, losses = [], []
+    for step in range(task.budget):
+        loss, g = model(params, step)
+        if step:
+            rates = move(rates, g, before, direction)
+        direction, before = direct(g), g
+        params = params.copy()
+        for piece, rate in zip(pieces, rates, strict=True):
+            params[piece] -= rate * direction[piece]
+        history.append(rates)
+        losses.append(loss)
+    return Run(np.stack(history)[:, None], np.array(losses)[:, None])
+
+
+def assert_same(ours: Run, reference: Run) -> None:
+    np.testing.assert_allclose(ours.rates, reference.rates, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(ours.losses, reference.losses, rtol=1e-9, atol=1e-12)
+    assert np.ptp(reference.rates) > 1e-3, "a rate that stands still would agree with any rule"
+
+
+def products(pieces: list[slice], a: Array, b: Array) -> Array:
+    return np.array([a[piece] @ b[piece] for piece in pieces])
+
+
+@pytest.fixture
+def long(toy: Callable[..., Task]) -> Callable[..., Task]:
+    """The toy task with weight decay, for 100 steps."""
+    return lambda **settings: toy(**({"budget": 100, "interval": 1, "weight_decay": DECAY} | settings))
+
+
+WHOLE = [slice(None)]
+GRANULARITIES = {"": WHOLE, "layer": LAYERS, "tensor": PARTS}
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("optimizer", FACTORIES)
+def test_additive_is_the_papers_recurrence(long: Callable[..., Task], optimizer: str, granularity: str) -> None:
+    pieces, beta = GRANULARITIES[granularity], BETAS[optimizer]
+    agent = FACTORIES[optimizer](initial_lr=0.01, beta=beta, granularity=granularity)
+    task = long(optimizer=optimizer, budget=200)
+    reference = recurred(task, agent, 3, lambda a, g, _, d: a + beta * products(pieces, g, d), pieces, 0.01)
+    assert_same(trained(task, agent, [3]), reference)
+    assert reference.losses[-20:].mean() < 0.8 * reference.losses[:20].mean()
+
+
+@pytest.mark.parametrize("granularity", ["", "layer"])
+@pytest.mark.parametrize("optimizer", FACTORIES)
+def test_multiplicative_moves_by_the_cosine(long: Callable[..., Task], optimizer: str, granularity: str) -> None:
+    pieces = GRANULARITIES[granularity]
+    agent = FACTORIES[optimizer](initial_lr=0.01, beta=0.1, rule="multiplicative", granularity=granularity)
+
+    def move(rates: Array, g: Array, before: Array, d: Array) -> Array:
+        norms = np.sqrt(products(pieces, g, g) * products(pieces, d, d))
+        moved: Array = rates * (1 + 0.1 * products(pieces, g, d) / norms)
+        return moved
+
+    task = long(optimizer=optimizer)
+    assert_same(trained(task, agent, [3]), recurred(task, agent, 3, move, pieces, 0.01))
+
+
+def test_in_loop_each_tensor_moves_the_rate_in_turn(long: Callable[..., Task]) -> None:
+    agent = adam_hd(initial_lr=0.01, beta=1e-3, in_loop=True)
+
+    def move(rates: Array, g: Array, before: Array, d: Array) -> Array:
+        alpha, moved = rates[-1], []
+        for piece in PARTS:
+            alpha += 1e-3 * g[piece] @ d[piece]
+            moved.append(alpha)
+        return np.array(moved)
+
+    task = long(optimizer="adam")
+    ours = trained(task, agent, [3])
+    assert_same(ours, recurred(task, agent, 3, move, PARTS, 0.01))
+    plain = trained(task, adam_hd(initial_lr=0.01, beta=1e-3), [3])
+    assert np.abs(plain.losses - ours.losses).max() > 1e-3, "the quirk changes training"
+
+
+@pytest.mark.parametrize("optimizer", FACTORIES)
+def test_a_batch_of_initial_rates_is_as_many_single_runs(long: Callable[..., Task], optimizer: str) -> None:
+    initial, betas = np.geomspace(1e-6, 0.1, 16), BETAS[optimizer] * np.linspace(0.5, 1, 16)
+    factory, task = FACTORIES[optimizer], long(optimizer=optimizer, budget=30)
+    together = trained(task, factory(initial_lr=initial, beta=betas), range(16))
+    for i in range(16):
+        alone = trained(task, factory(initial_lr=initial[i], beta=betas[i]), [i])
+        np.testing.assert_allclose(together.rates[:, i], alone.rates[:, 0], rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(together.losses[:, i], alone.losses[:, 0], rtol=1e-9)
+
+
+def test_a_rate_of_zero_gets_going(long: Callable[..., Task]) -> None:
+    run = trained(long(), sgd_hd(initial_lr=0.0, beta=0.02), range(4))
+    assert (run.rates[0] == 0).all()
+    assert (run.rates[-1] > 0.01).all()
+    assert (run.losses[-20:].mean(0) < 0.8 * run.losses[:20].mean(0)).all()
+
+
+def test_rates_are_clamped_and_go_on_from_the_bound() -> None:
+    agent = sgd_hd(initial_lr=[0.1, 0.2], beta=1.0, low=[0.05, 0.0], high=[0.15, 1.0])
+    state, rates = None, []
+    for h in (0.0, -1.0, 0.02, 9.0):
+        action, state = agent.predict({"hypergradient": np.full((2, 1), h)}, state)
+        rates.append(action[:, 0])
+    np.testing.assert_allclose(rates, [[0.1, 0.2], [0.15, 1.0], [0.13, 0.98], [0.05, 0.0]])
+
+
+def test_episodes_start_with_the_first_rate() -> None:
+    agent = sgd_hd(initial_lr=0.1, beta=1.0)
+    _, state = agent.predict({"hypergradient": np.full((2, 3), -1.0)})
+    action, _ = agent.predict({"hypergradient": np.array([[0.0] * 3, [-1.0] * 3])}, state, np.array([True, False]))
+    np.testing.assert_allclose(action, [[0.1] * 3, [2.1] * 3])
+
+
+def test_overflow_ends_as_divergence_beside_others_that_train_on(long: Callable[..., Task]) -> None:
+    """The rate stays a number: the environment refuses others, and would stop the whole batch."""
+    task, agent = long(), sgd_hd(initial_lr=0.1, beta=[1e-3, 1e30])
+    envs = LearningRateVectorEnv(2, task, **agent.view.settings(), device="cpu", autoreset_mode="Disabled")
+    observation, _ = envs.reset(seed=0)
+    state, ended, steps = None, np.zeros(2, dtype=bool), np.zeros(2, dtype=int)
+    while not ended.all():
+        action, state = agent.predict(observation, state)
+        assert np.isfinite(action).all()
+        steps += ~ended
+        observation, _, ended, _, info = envs.step(action)
+    np.testing.assert_array_equal(info["diverged"], [False, True])
+    assert steps[0] == 100
+    assert steps[1] < 20
+
+
+def test_a_rate_holds_where_the_hypergradient_is_no_number() -> None:
+    agent = sgd_hd(initial_lr=0.1, beta=1.0)
+    for dtype in (np.float32, np.float64):
+        seen = np.array([[np.nan], [np.inf], [-np.inf], [-1.0]], dtype)
+        action, _ = agent.predict({"hypergradient": seen})
+        assert action.dtype == dtype
+        largest = np.finfo(dtype).max
+        np.testing.assert_allclose(action[:, 0], [0.1, -largest, largest, 1.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("delta", [0.0, 0.5])
+def test_gala_follows_the_leader(long: Callable[..., Task], optimizer: str, delta: float) -> None:
+    agent, low, high = gala(initial_lr=0.05, delta=delta, low=1e-3, high=0.2), 1e-3, 0.2
+    surrogates: list[tuple[float, float]] = []
+
+    def move(rates: Array, g: Array, before: Array, d: Array) -> Array:
+        """The minimiser of all surrogates so far and the pull, on a grid refined by its neighbours' parabola."""
+        curvature = np.linalg.norm(g - before) / np.linalg.norm(rates[0] * d)
+        surrogates.append((g @ d, curvature * (d @ d)))
+        grid = np.array([0.0, 0.1, 0.2])
+        total = delta / 2 * (grid - 0.05) ** 2 + sum(-grid * a + grid**2 / 2 * c for a, c in surrogates)
+        second, first = np.polyfit(grid, total, 2)[:2]
+        return np.clip([-first / (2 * second)], low, high)
+
+    task = long(optimizer=optimizer)
+    ours, reference = trained(task, agent, [3]), recurred(task, agent, 3, move, WHOLE, 0.05)
+    np.testing.assert_allclose(ours.rates, reference.rates, rtol=1e-7)
+    np.testing.assert_allclose(ours.losses, reference.losses, rtol=1e-7)
+    assert np.ptp(reference.rates) > 1e-3
+
+
+def test_gala_finds_half_the_inverse_curvature_of_a_quadratic() -> None:
+    """With a curvature of c in every direction L = c, and the leader eta = (1 - eta c) / c comes to 1 / (2 c)."""
+    c, w, agent = 4.0, np.array([[1.0, -2.0, 0.5]]), gala(initial_lr=1e-3)
+    seen, state = {name: np.zeros((1, 1)) for name in agent.view.observe}, None
+    for _ in range(30):
+        rate, state = agent.predict(seen, state)
+        after = w - rate * c * w
+        seen = {
+            "hypergradient": -(c * after * c * w).sum(1, keepdims=True),
+            "direction_square": ((c * w) ** 2).sum(1, keepdims=True),
+            "gradient_change_square": ((c * after - c * w) ** 2).sum(1, keepdims=True),
+        }
+        w = after
+    assert rate == pytest.approx(1 / (2 * c), rel=0.01)
+
+
+@pytest.mark.parametrize("granularity", ["", "tensor", "parameter"])
+def test_osgm_is_adagrad_on_normalised_hypergradients(long: Callable[..., Task], granularity: str) -> None:
+    pieces = {**GRANULARITIES, "parameter": [slice(i, i + 1) for i in range(53)]}[granularity]
+    agent, squares = osgm(initial_lr=0.01, adagrad_lr=0.05, granularity=granularity, low=None), np.zeros(len(pieces))
+
+    def move(rates: Array, g: Array, before: Array, d: Array) -> Array:
+        feedback = -products(pieces, g, before) / (before @ before)
+        squares[:] += feedback**2
+        moved: Array = rates - 0.05 * feedback / np.sqrt(squares + 1e-20)
+        return moved
+
+    task = long(batch_size=24)
+    assert_same(trained(task, agent, [3]), recurred(task, agent, 3, move, pieces, 0.01))
+
+
+@pytest.mark.parametrize("granularity", ["", "parameter"])
+def test_osgm_solves_a_convex_problem_where_a_small_rate_does_not(long: Callable[..., Task], granularity: str) -> None:
+    task = long(batch_size=24, network=logistic_regression)
+    learned = trained(task, osgm(granularity=granularity), [0]).losses[-1, 0]
+    fixed = trained(task, sgd_hd(initial_lr=0.01, beta=0.0), [0]).losses[-1, 0]
+    well = trained(task, sgd_hd(initial_lr=0.5, beta=0.0), [0]).losses[-1, 0]
+    assert learned < 1.02 * well
+    assert fixed > 1.2 * well
+
+
+@pytest.mark.parametrize("name", ["sgd-hd", "nesterov-hd", "adam-hd", "gala", "osgm"])
+def test_agents_are_installed_and_evaluated(toy: Callable[..., Task], name: str) -> None:
+    result = evaluate(name, toy(), seeds=range(3), device="cpu")
+    assert not result.diverged.any()
+    assert len(result.curves["lr"]) == 13, "they act at every inner step"
+    assert repr(make_agent(name)).startswith(f"{name}(initial_lr=")
+
+
+@pytest.mark.parametrize(("agent", "seen", "missing"), [
+    (sgd_hd(), {"clock": np.zeros((1, 5))}, "sgd-hd reads hypergradient, which"),
+    (adam_hd(rule="multiplicative"), {"hypergradient": np.zeros((1, 1))}, "gradient_square, direction_square"),
+    (gala(), {"hypergradient": np.zeros((1, 1))}, "direction_square, gradient_change_square"),
+    (osgm(), np.zeros((1, 8)), "hypergradient, direction_square.*observe="),
+])  # fmt: skip
+def test_what_is_missing_of_an_observation_is_named(agent: Agent, seen: Any, missing: str) -> None:
+    with pytest.raises(ValueError, match=missing):
+        agent.predict(seen)
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: sgd_hd(initial_lr=-1.0), "initial_lr must be a learning rate, 0 or more"),
+    (lambda: sgd_hd(beta=[1e-3, -1e-3]), "beta must be 0 or more"),
+    (lambda: sgd_hd(beta=np.nan), "beta must be"),
+    (lambda: sgd_hd(rule="additve"), "did you mean 'additive'"),
+    (lambda: sgd_hd(granularity="layers"), "did you mean 'layer'"),
+    (lambda: sgd_hd(initial_lr=0.1, high=0.01), "initial_lr=0.1 is above high=0.01"),
+    (lambda: gala(low=1.0, high=0.1), "low=1.0 is above high=0.1"),
+    (lambda: adam_hd(in_loop=True, rule="multiplicative"), "leave rule and granularity out"),
+    (lambda: adam_hd(in_loop=True, granularity="layer"), "leave rule and granularity out"),
+    (lambda: osgm(adagrad_lr=0.0), "adagrad_lr must be positive"),
+    (lambda: osgm(granularity="row"), "unknown granularity"),
+])  # fmt: skip
+def test_unfit_settings_are_refused(make: Callable[[], Agent], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_batches_of_another_size_are_refused() -> None:
+    agent = sgd_hd(initial_lr=[0.1, 0.2])
+    with pytest.raises(ValueError, match="initial_lr has 2 values"):
+        agent.predict({"hypergradient": np.zeros((3, 1))})
+    _, state = sgd_hd().predict({"hypergradient": np.zeros((3, 1))})
+    with pytest.raises(ValueError, match="state is that of 3 envs"):
+        sgd_hd().predict({"hypergradient": np.zeros((2, 1))}, state)
+
+
+def test_more_blobs_are_no_other_recurrence(long: Callable[..., Task], make_blobs: Callable[..., Data]) -> None:
+    """Epochs of another length, so that batches of the last and the next one meet in a hypergradient."""
+    task, agent = long(data=make_blobs(train=31)), sgd_hd(initial_lr=0.01, beta=0.02)
+    reference = recurred(task, agent, 5, lambda a, g, _, d: a + 0.02 * products(WHOLE, g, d), WHOLE, 0.01)
+    assert_same(trained(task, agent, [5]), reference)
