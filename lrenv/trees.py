@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 T = TypeVar("T")
 
@@ -23,6 +23,27 @@ def scatter(rows: Tensor, new: T, old: T) -> T:
     """`old` with the envs `rows` (m,) replaced by the m envs of `new`."""
     merged: T = tree_map(lambda a, b: b.index_copy(0, rows, a.to(b.dtype)), new, old)
     return merged
+
+
+def replace_rows(rows: Tensor, new: T, old: T, keep: Any) -> T:
+    """As `scatter(rows, new[rows], old)`, in place: far cheaper where few envs of large trees change.
+
+    Args:
+        rows: (m,), of the envs.
+        new: all n envs.
+        old: is used up.
+        keep: a tree that must stay as it is: leaves that share memory with it, or with one another, are copied.
+    """
+    taken = {x.untyped_storage().data_ptr() for x in tree_leaves(keep)}
+
+    def placed(a: Tensor, b: Tensor) -> Tensor:
+        memory = b.untyped_storage().data_ptr()
+        own = b.clone() if memory in taken else b
+        taken.add(memory)
+        return own.index_copy_(0, rows, a[rows].to(own.dtype))
+
+    replaced: T = tree_map(placed, new, old)
+    return replaced
 
 
 def cut(tree: T, sizes: Sequence[int]) -> list[T]:

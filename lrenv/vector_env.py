@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from lrenv import draws
 from lrenv.episode import Episode, EpisodeState
 from lrenv.lookup import lookup
-from lrenv.optimizers import Optimizer
+from lrenv.optimizers import Optimizer, OptimizerFactory
 from lrenv.rendering import History
 from lrenv.tasks import InitialLR, Task, count, make_task
-from lrenv.trees import scatter, select
+from lrenv.trees import replace_rows, scatter, select
 
 Array = NDArray[Any]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -73,7 +73,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         interval: N, inner steps between two actions; the task's own if None, as for the next four.
         budget: T, inner steps of an episode. If N does not divide T, the last interval is shorter.
         batch_size: examples an inner step.
-        optimizer: the trainee's, by name or as an `Optimizer`.
+        optimizer: the trainee's: a name, an `Optimizer`, or an `OptimizerFactory`.
         initial_lr: the rate before the first action: one, several to draw from, or a `LogUniform`.
         control: what actions turn, see `lrenv.controls`.
         observe: what is observed, see `lrenv.signals`.
@@ -106,7 +106,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         interval: int | None = None,
         budget: int | None = None,
         batch_size: int | None = None,
-        optimizer: str | Optimizer | None = None,
+        optimizer: str | Optimizer | OptimizerFactory | None = None,
         initial_lr: InitialLR | None = None,
         control: str | tuple[str, ...] = "scale",
         observe: str | tuple[str, ...] = "dynamics",
@@ -208,7 +208,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
                 due = self.episode.due(self._inner_step)
                 self._state = self.episode.step(before, torch.from_numpy(checked).to(self._device), due)
             if restarts.any():
-                self._state = self._restarted(restarts)
+                self._state = self._restarted(restarts, before)
             elif waiting.any():
                 self._state = select(torch.from_numpy(waiting).to(self._device), before, self._state)
             arrays, info = self._fetch()
@@ -220,7 +220,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             self._add_test(info, ending)
         self._ended = terminated.copy()
         if ending.any() and self.autoreset_mode == AutoresetMode.SAME_STEP:
-            observation, info = self._restart_at_once(observation, info, ending)
+            observation, info = self._restart_at_once(observation, info, ending, before)
         return observation, arrays["reward"], terminated, np.zeros_like(terminated), info
 
     def snapshot(self) -> Snapshot:
@@ -306,8 +306,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             return fresh
         return scatter(torch.from_numpy(np.flatnonzero(mask)).to(self._device), fresh, self._state)
 
-    def _restarted(self, mask: NDArray[np.bool_]) -> EpisodeState:
-        """The state with the next episodes where the mask holds.
+    def _restarted(self, mask: NDArray[np.bool_], before: EpisodeState) -> EpisodeState:
+        """The state with the next episodes where the mask holds; `before` is the one that this decision began in.
 
         Beginning a few episodes takes nearly as long as beginning all. So where episodes end at different times, the
         next ones of all envs are prepared together, and again when half of them are used.
@@ -322,10 +322,11 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         if not (self._prepared.seeds == following)[mask].all():
             return self._begin(mask)
         self._ended = self._ended & ~mask
-        return select(torch.from_numpy(mask).to(self._device), self._prepared.state, self._state)
+        rows = torch.from_numpy(np.flatnonzero(mask)).to(self._device)
+        return replace_rows(rows, self._prepared.state, self._state, before)
 
     def _restart_at_once(
-        self, observation: Array, info: dict[str, Any], mask: NDArray[np.bool_]
+        self, observation: Array, info: dict[str, Any], mask: NDArray[np.bool_], before: EpisodeState
     ) -> tuple[Array, dict[str, Any]]:
         """SAME_STEP: what ended goes to `final_obs` and `final_info`, new episodes take its place."""
         final_obs = np.full(self.num_envs, None, dtype=object)
@@ -333,7 +334,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             final_obs[i] = row(observation, i)
         final = {name: np.where(_along(mask, x), x, np.zeros_like(x)) for name, x in info.items() if name[0] != "_"}
         with torch.no_grad():
-            self._state = self._restarted(mask)
+            self._state = self._restarted(mask, before)
             arrays, info = self._fetch()
         self._record(info, mask)
         masks = {f"_{name}": mask.copy() for name in final}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrenv.trees import cut, join, scatter, select
+from lrenv.trees import cut, join, replace_rows, scatter, select
 
 
 class Tree(NamedTuple):
@@ -29,6 +29,20 @@ def test_select_and_scatter_choose_by_env() -> None:
     merged = scatter(torch.tensor([2, 0]), tree(2, 20), tree(3))
     assert merged.vector.tolist() == [21, 1, 20]
     assert merged.named["matrix"][:, 0].tolist() == [21, 1, 20]
+
+
+def test_rows_are_replaced_in_place_where_nobody_looks() -> None:
+    before, new = tree(3), tree(3, 20.0)
+    fresh, shared = torch.zeros(3), torch.ones(3, 2)
+    old = (Tree(before.vector, {"matrix": fresh[:, None]}), Tree(shared[:, 0], {"matrix": shared}))
+    first, second = replace_rows(
+        torch.tensor([2, 0]), (Tree(new.vector, {"matrix": new.vector[:, None]}), new), old, before
+    )
+    assert first.vector.tolist() == [20, 1, 22]
+    assert before.vector.tolist() == [0, 1, 2], "what must stay was copied"
+    assert fresh.tolist() == [20, 0, 22], "what nobody else holds was not"
+    assert second.vector.tolist() == [20, 1, 22]
+    assert second.named["matrix"].tolist() == [[20, 20], [1, 1], [22, 22]]
 
 
 @pytest.mark.parametrize("sizes", [[5], [2, 3], [1, 1, 3]])

@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import vector as wrappers
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from lrenv import draws
 from lrenv.env import LearningRateEnv
@@ -454,6 +455,22 @@ def test_actions_may_be_views_of_any_stride() -> None:
     envs.reset(seed=0)
     _, _, _, _, info = envs.step(np.array([[1.0], [-1.0]], np.float32)[::-1])
     assert info["lr"].shape == (2,)
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_restarts_leave_snapshots_and_actions_alone(toy: Callable[..., Task], mode: str) -> None:
+    """Rows of episodes that begin are written in place, but not into what others hold."""
+    envs = LearningRateVectorEnv(3, toy(), control="set-raw", autoreset_mode=mode, device="cpu")
+    envs.reset(seed=0)
+    envs.step(np.full((3, 1), 0.1, np.float32))
+    envs.reset(options={"reset_mask": np.array([False, True, False])})
+    for _ in range(6):
+        snapshot = envs.snapshot()
+        held = [leaf.clone() for leaf in tree_leaves(snapshot.state)]
+        action = np.array([[0.1], [0.2], [0.3]], np.float32)
+        envs.step(action)
+        assert action[:, 0].tolist() == np.array([0.1, 0.2, 0.3], np.float32).tolist()
+        assert all(torch.equal(a, b) for a, b in zip(tree_leaves(snapshot.state), held, strict=True))
 
 
 def test_staggered_episodes_are_begun_together(toy: Callable[..., Task], monkeypatch: pytest.MonkeyPatch) -> None:
