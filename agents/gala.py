@@ -3,7 +3,7 @@
 Jiang, Kavis and Mokhtari 2025, "Online learning-guided learning rate adaptation via gradient alignment"
 (arXiv:2506.08419), bound the loss after a step from w_t along -d_t by a surrogate of its rate eta,
 
-    l_t(eta) = -eta <g_(t+1), d_t> + eta^2 / 2 * L_t |d_t|^2,      L_t = |g_(t+1) - g_t| / |w_(t+1) - w_t|,
+    l_t(eta) = -eta <g_(t+1), d_t> + eta^2 / 2 * L_t |d_t|^2,      L_t = |g_(t+1) - g'_t| / |w_(t+1) - w_t|,
 
 and let follow-the-regularised-leader choose the next rate, the minimiser of all surrogates so far and of a pull
 delta / 2 * (eta - eta_0)^2 towards the first rate:
@@ -12,9 +12,8 @@ delta / 2 * (eta - eta_0)^2 towards the first rate:
 
 Theirs: the surrogate, the curvature and the leader. Ours:
 
-- Each gradient is that of its own batch, so that nothing is computed twice. The paper takes both gradients of the
-  alignment, and of L_t, on one fresh batch, at the price of a second gradient a step. On full batches the two agree; on
-  small ones the noise between batches counts as curvature here, which keeps rates lower.
+- The direction is that of the step's own batch. Both gradients of L_t are on the next one, as in the paper, at the price
+  of a second gradient a step: between different batches, their noise would count as curvature.
 - d_t is the direction of the trainee's optimizer, as it stands in the step: SGD's or Adam's.
 - Without a pull, delta = 0, eta_0 is the rate of the first step alone.
 - Rates are clipped: a negative sum of alignments gives `low`.

@@ -75,8 +75,10 @@ class Recurrence:
             after, *slots = self.update(parts, memory, values)
         dtype = observation["hypergradient"].dtype
         largest = np.finfo(dtype).max
-        after = np.clip(after, values.get("low", -largest), values.get("high", largest)).clip(-largest, largest)
-        after = np.where(np.isnan(after), memory[0], after)
+        low, high = (
+            np.clip(values.get(name, end), -largest, largest) for name, end in (("low", -largest), ("high", largest))
+        )
+        after = np.where(np.isnan(after), memory[0], np.clip(after, low, high))
         return after.astype(dtype), (after, *slots)
 
 

@@ -7,8 +7,8 @@ computed at the end of an interval instead of the beginning of the next one: the
     before the interval:   w_1, g_1
     its steps:             d_1, w_2, g_2 | d_2, w_3, g_3 | ... | d_N, w_(N+1), g_(N+1)
 
-Each step, with the gradient that follows it, adds to the sums that are observed. Both its gradients and directions are
-those of what is minimised, L2 penalty included.
+Each step, with the gradient that follows it, adds to the sums that are observed. Gradients and directions are those of
+what is minimised, L2 penalty included.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ from lrenv.trees import select
 class Step(NamedTuple):
     """One inner step, seen from behind; every leaf is (n, P)."""
 
-    before: Tensor  # g_t
     direction: Tensor  # d_t
     after: Tensor  # g_(t+1)
+    before: Tensor  # g'_t: at w_t on the batch of g_(t+1); empty where nobody asks for it
 
 
+CHANGE = "gradient_change_square"
+"""The product that takes another gradient a step: of the next batch, where the step began."""
 PRODUCTS: dict[str, Callable[[Step], tuple[Tensor, Tensor]]] = {
     "hypergradient": lambda step: (-step.after, step.direction),
     "gradient_square": lambda step: (step.after, step.after),
     "direction_square": lambda step: (step.direction, step.direction),
-    "gradient_change_square": lambda step: (step.after - step.before,) * 2,
+    CHANGE: lambda step: (step.after - step.before,) * 2,
 }
 """Name -> the two tensors whose inner product each step adds, at the granularity of the rates."""
 MEAN = "mean_gradient"
@@ -74,7 +76,7 @@ class Lookahead:
         gradient = self._trainee.gradient(state, indices)
         seen = self._trainee.optimizer.regularised(gradient.grads, state.params, hyper)
         nothing = torch.zeros_like(seen)
-        sums = self._added(Step(seen, nothing, seen), {})
+        sums = self._added(Step(nothing, seen, seen), {})
         return Ahead(gradient, sums | {MEAN: seen} if self._mean else sums)
 
     def unroll(
@@ -111,17 +113,21 @@ class Lookahead:
         self, state: TraineeState, ahead: Ahead, rates: Tensor, hyper: Hyper, indices: Tensor, until: int | None
     ) -> tuple[TraineeState, Ahead, Tensor]:
         """One inner step before each of the batches `indices` (n, k, b); gives the losses (n, k)."""
-        trainee, regularised, losses = self._trainee, self._trainee.optimizer.regularised, []
-        before = regularised(ahead.gradient.grads, state.params, hyper)
+        trainee, losses = self._trainee, []
+
+        def regularised(state: TraineeState, gradient: Gradient) -> Tensor:
+            return trainee.optimizer.regularised(gradient.grads, state.params, hyper)
+
         for batch in indices.unbind(1):
             losses.append(ahead.gradient.loss)
             moved, direction = trainee.descended(state, rates, hyper, ahead.gradient)
             gradient = trainee.gradient(moved, batch)
-            after = regularised(gradient.grads, moved.params, hyper)
-            then = Ahead(gradient, self._added(Step(before, direction, after), ahead.sums))
+            before = regularised(state, trainee.gradient(state, batch)) if CHANGE in self._products else direction.new_zeros(0)
+            step = Step(direction, regularised(moved, gradient), before)
+            then = Ahead(gradient, self._added(step, ahead.sums))
             if until is not None:
                 moved, then = select(state.step < until, (moved, then), (state, ahead))
-            state, ahead, before = moved, then, after
+            state, ahead = moved, then
         return state, ahead, torch.stack(losses, 1)
 
     def _added(self, step: Step, sums: dict[str, Tensor]) -> dict[str, Tensor]:

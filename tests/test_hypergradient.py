@@ -112,7 +112,7 @@ class Adam:
 DIRECTIONS: dict[str, Callable[[], Callable[[Array], Array]]] = {"sgd": Sgd, "nesterov": Nesterov, "adam": Adam}
 
 Move = Callable[[Array, Array, Array, Array], Array]
-"""(rates, g_t, g_(t-1), d_(t-1)) -> rates (K,)."""
+"""(rates, g_t, the gradient at w_(t-1) on the same batch, d_(t-1)) -> rates (K,)."""
 
 
 def recurred(task: Task, agent: Agent, seed: int, move: Move, pieces: list[slice], initial_lr: float) -> Run:
@@ -121,14 +121,14 @@ def recurred(task: Task, agent: Agent, seed: int, move: Move, pieces: list[slice
     params = model.start.params[0].numpy()
     direct = DIRECTIONS[str(task.optimizer)]()
     rates = np.full(len(pieces), initial_lr)
-    before = direction = np.zeros_like(params)
+    earlier = direction = np.zeros_like(params)
     history, losses = [], []
     for step in range(task.budget):
         loss, g = model(params, step)
         if step:
-            rates = move(rates, g, before, direction)
-        direction, before = direct(g), g
-        params = params.copy()
+            rates = move(rates, g, model(earlier, step)[1], direction)
+        direction = direct(g)
+        earlier, params = params, params.copy()
         for piece, rate in zip(pieces, rates, strict=True):
             params[piece] -= rate * direction[piece]
         history.append(rates)
@@ -297,13 +297,24 @@ def test_gala_finds_half_the_inverse_curvature_of_a_quadratic() -> None:
     assert rate == pytest.approx(1 / (2 * c), rel=0.01)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("batch_size", [8, 24])
+def test_gala_forgets_the_first_rate(long: Callable[..., Task], optimizer: str, batch_size: int) -> None:
+    task, first = long(optimizer=optimizer, batch_size=batch_size), np.geomspace(1e-4, 0.1, 4)
+    ends = trained(task, gala(initial_lr=first), [0] * 4).losses[-1]
+    fixed = trained(task, FACTORIES[optimizer](initial_lr=first, beta=0.0), [0] * 4).losses[-1]
+    assert ends.max() < 1.1 * ends.min(), "wherever it starts"
+    assert ends.max() < 1.05 * fixed.min(), "it does as well as the best of these rates"
+    assert fixed.max() > 3 * fixed.min(), "which make a difference"
+
+
 @pytest.mark.parametrize("granularity", ["", "tensor", "parameter"])
 def test_osgm_is_adagrad_on_normalised_hypergradients(long: Callable[..., Task], granularity: str) -> None:
     pieces = {**GRANULARITIES, "parameter": [slice(i, i + 1) for i in range(53)]}[granularity]
     agent, squares = osgm(initial_lr=0.01, adagrad_lr=0.05, granularity=granularity, low=None), np.zeros(len(pieces))
 
     def move(rates: Array, g: Array, before: Array, d: Array) -> Array:
-        feedback = -products(pieces, g, before) / (before @ before)
+        feedback = -products(pieces, g, d) / (d @ d)
         squares[:] += feedback**2
         moved: Array = rates - 0.05 * feedback / np.sqrt(squares + 1e-20)
         return moved

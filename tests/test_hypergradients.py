@@ -70,6 +70,23 @@ def assert_equal(first: Schedule, second: Schedule, rtol: float = 1e-9) -> None:
         torch.testing.assert_close(first[name], second[name], rtol=rtol, atol=1e-10)
 
 
+def test_running_statistics_are_constants(toy: Callable[..., Task], make_blobs: Callable[..., Data]) -> None:
+    """In evaluation mode, the derivatives are those with the statistics held where training has left them."""
+    trainee = Trainee(toy(make_blobs((2, 6, 6)), network=conv_net, optimizer="momentum"), dtype=F64)
+    start, schedule = trainee.init([0, 1]), schedule_of(trainee, 2, 10)
+    with torch.no_grad():
+        held = rollout(trainee, start, schedule, 10).buffers
+
+    def validation_loss(trainee: Trainee, state: TraineeState) -> Tensor:
+        copies = len(state.params) // 2
+        buffers = {name: buffer.repeat(copies, *(1,) * (buffer.ndim - 1)) for name, buffer in held.items()}
+        return hypergradients.validation_loss(trainee, state._replace(buffers=buffers))
+
+    expected = central_differences(trainee, [0, 1], schedule, 10, validation_loss)
+    for method in METHODS.values():
+        assert_equal(method(trainee, start, schedule, 10).gradient, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("steps", [2, 9, 100])
 def test_checkpoints_change_nothing(toy: Callable[..., Task], steps: int) -> None:
     trainee = Trainee(toy(optimizer=adam(eps_root=1e-8)), dtype=F64)

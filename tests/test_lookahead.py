@@ -32,15 +32,16 @@ def conv_net(shape: Any, classes: int) -> nn.Module:
     )  # fmt: skip
 
 
-def by_hand(trainee: Trainee, lr: Tensor, steps: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(w_t, g_t, d_t) of each step, from the optimizer alone; g_t with the L2 penalty."""
+def by_hand(trainee: Trainee, lr: Tensor, steps: int) -> list[tuple[Tensor, ...]]:
+    """(w_t, g_t, d_t, g'_t) of each step, g'_t on the next batch; from the optimizer alone, with the L2 penalty."""
     state, hyper, history = trainee.init([0, 1, 2]), trainee.hyper(3), []
     for _ in range(steps):
-        gradient = trainee.gradient(state, trainee.batch_indices(state, 1)[:, 0])
-        decay = hyper.get("weight_decay", torch.zeros(3, 1, dtype=F64))
-        regularised = gradient.grads + decay * state.params
+        batches = trainee.batch_indices(state, 2).unbind(1)
+        own, following = (
+            trainee.gradient(state, batch).grads + hyper["weight_decay"] * state.params for batch in batches
+        )
         after, _ = trainee.unroll(state, lr, hyper, 1)
-        history.append((state.params, regularised, (state.params - after.params) / lr))
+        history.append((state.params, own, (state.params - after.params) / lr, following))
         state = after
     return history
 
@@ -61,11 +62,11 @@ def test_sums_are_what_they_say(toy: Callable[..., Task], optimizer: str, granul
             products = dict.fromkeys(("hypergradient", "gradient_square", "direction_square"), torch.zeros(()))
             change, seen = torch.zeros(()), []
             for t in range(4 * decision - 4, 4 * decision) if decision else ():
-                (_, g, d), (_, after, _) = history[t], history[t + 1]
+                (_, _, d, before), (_, after, _, _) = history[t], history[t + 1]
                 products["hypergradient"] = products["hypergradient"] - after * d
                 products["gradient_square"] = products["gradient_square"] + after**2
                 products["direction_square"] = products["direction_square"] + d**2
-                change = change + (after - g) ** 2
+                change = change + (after - before) ** 2
                 seen.append(after)
             if not decision:
                 seen = [history[0][1]]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lrenv.benchmark.controller_file import read_metadata
 from lrenv.lookup import lookup
+from lrenv.optimizers import OptimizerFactory
 
 State = tuple[NDArray[Any], ...] | None
 """An agent's memory between decisions: arrays with the env axis first; None before the first decision."""
@@ -31,13 +32,13 @@ class View:
         control: what its actions turn (`lrenv.controls`).
         observe: what it sees (`lrenv.signals`).
         interval: N, inner steps between two of its actions.
-        optimizer: the trainee's optimizer.
+        optimizer: the trainee's optimizer; an agent that is one itself names itself.
     """
 
     control: str | tuple[str, ...] = "scale"
     observe: str | tuple[str, ...] = "dynamics"
     interval: int | None = None
-    optimizer: str | None = None
+    optimizer: str | OptimizerFactory | None = None
 
     def settings(self) -> dict[str, Any]:
         """The environment's keyword arguments that this view asks for."""
@@ -54,7 +55,7 @@ class Agent(Protocol):
 
     def predict(
         self,
-        observation: NDArray[Any],
+        observation: Any,
         state: State = None,
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
@@ -62,7 +63,7 @@ class Agent(Protocol):
         """One decision for each of n environments.
 
         Args:
-            observation: (n, ...).
+            observation: (n, ...), or a dict of such where the view observes white-box parts.
             state: what the last call gave, None at the start.
             episode_start: (n,), True where a new episode begins and memory must be cleared.
             deterministic: the mode of the policy instead of a sample.
