@@ -31,6 +31,8 @@ def _rows(x: Tensor) -> tuple[Tensor, Tensor]:
 class _MaxPoolPairs(torch.autograd.Function):
     """Gives the pooled rows as well, which the derivatives compare with."""
 
+    generate_vmap_rule = True  # forward mode sends its tangents through together
+
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         wide = torch.maximum(*_columns(x))

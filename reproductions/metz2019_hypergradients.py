@@ -1,0 +1,212 @@
+"""Pathologies of hypergradients: `python reproductions/metz2019_hypergradients.py --scale cpu --out runs/metz2019`.
+
+Metz et al. 2019, "Understanding and correcting pathologies in the training of learned optimizers" (arXiv:1810.10180),
+sections 2.3 and 2.4:
+
+- momentum: SGD with momentum on (w - 4)(w - 3) w^2 from w = -1.2, by momentum and number of steps (figures 3b and 3c),
+  with the derivative of the final loss by the momentum, which explodes with the number of steps.
+- horizon: the same for the learning rate of SGD on a perceptron, below and above the rates that are stable.
+- truncation: Adam's learning rate is learned from 0.001, by hypergradients truncated to windows (figure 4a), and the
+  hypergradients of single windows at one rate, one by one and summed (figures 4b and 4c).
+
+The paper gives neither the learning rate of figure 3 nor the outer optimizer of figure 4: here they are 0.02, and Adam
+on the logarithm of the rate. Its 10,000 inner steps on MNIST are `--scale paper`. `cpu` takes 1,000 steps on 8x8 digits
+with batches of 4, where noise counts as soon, and shows single windows at the rate 0.004.
+
+Each result is a line of `results.jsonl`; those that are there already are not computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+from lrenv import networks
+from lrenv.hypergradients import forward, reverse, rollout, truncated, validation_loss
+from lrenv.optimizers import adam
+from lrenv.progress import progress
+from lrenv.tasks import make_task
+from lrenv.trainee import Trainee
+from metz2019_hypergradients_report import report
+from plumbing import Lines
+
+F64 = torch.float64
+Result = dict[str, Any]
+TOY_RATE = 0.02
+HILL = (21 - 57**0.5) / 8
+"""The maximum of the loss between the toy problem's two minima."""
+INITIAL_RATE = 1e-3
+"""Of Adam (section 2.4)."""
+OUTER_RATE = 0.25
+"""Of the Adam that learns the logarithm of Adam's rate."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is computed."""
+
+    momenta: int
+    """From 0 to 0.99."""
+    zooms: int
+    """How often the first transition between the two minima is looked at more closely."""
+    horizons: tuple[int, ...]
+    """Inner steps of the toy problem."""
+    rates: tuple[float, ...]
+    """Of SGD on a perceptron."""
+    unrolls: tuple[int, ...]
+    """Inner steps of it."""
+    task: str
+    batch_size: int
+    steps: int
+    """Inner steps of Adam on a perceptron."""
+    windows: tuple[int, ...]
+    """Inner steps in a truncation."""
+    window_rate: float
+    """At which single windows are shown."""
+    outer_steps: int
+    grid: int
+    """Rates among which the best one is looked for."""
+    seeds: int
+
+
+SCALES = {
+    "smoke": Scale(8, 1, (5, 10), (0.1, 1.0), (2, 4), "digits-mlp", 16, 12, (3, 12), 1e-3, 2, 3, 2),
+    "cpu": Scale(
+        400, 5, (10, 30, 100, 300), (0.03, 0.1, 0.3, 1.0), (1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+        "digits-mlp", 4, 1000, (5, 20, 100, 1000), 4e-3, 16, 25, 4,
+    ),
+    "paper": Scale(
+        2000, 5, (10, 30, 100, 300, 1000), (0.03, 0.1, 0.3, 1.0), tuple(2**k for k in range(12)),
+        "mnist-mlp", 128, 10_000, (10, 50, 100, 500, 2000), 1e-3, 20, 25, 4,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to compute, and where to put it."""
+
+    out: Path
+    """Folder of results and figures; continued where it exists."""
+    scale: Literal["smoke", "cpu", "paper"] = "cpu"
+    """Seconds, minutes, or the paper's sizes."""
+
+
+TOY = Trainee(make_task("two-minima"), dtype=F64)
+
+
+def by_momentum(scale: Scale, horizon: int) -> Result:
+    """Where the toy problem ends after `horizon` steps, for each momentum, and the derivative of the loss by it.
+
+    The momenta are close together near the `transition`, the least one that leads over the hill. The longer the
+    training, the narrower the transition, until it lies between two neighbours of float64.
+    """
+    low, high, found = 0.0, 0.99, []
+    for _ in range(scale.zooms + 1):
+        momenta = torch.linspace(low, high, scale.momenta, dtype=F64)[:, None]
+        schedule = {"lr": torch.full_like(momenta, TOY_RATE), "momentum": momenta}
+        end = forward(TOY, TOY.init(range(scale.momenta)), schedule, horizon)
+        found.append(torch.cat([momenta, end.state.params, end.objective[:, None], end.gradient["momentum"]], 1))
+        beyond = (end.state.params[:, 0] > HILL).nonzero()[:, 0].tolist()
+        if not beyond or not beyond[0]:
+            break
+        low, high = momenta[beyond[0] - 1 : beyond[0] + 1, 0].tolist()
+    columns = zip(*sorted(torch.cat(found).tolist()), strict=True)
+    return {"transition": high} | dict(zip(("momentum", "weight", "loss", "slope"), columns, strict=True))
+
+
+def trajectories(scale: Scale) -> Result:
+    """The toy problem's weight after each step, for each momentum."""
+    momenta = torch.linspace(0, 0.99, scale.momenta, dtype=F64)[:, None]
+    state, weights = TOY.init(range(scale.momenta)), []
+    with torch.no_grad():
+        for _ in range(min(100, scale.horizons[-1])):
+            weights.append(state.params[:, 0].tolist())
+            state = rollout(TOY, state, {"lr": torch.full_like(momenta, TOY_RATE), "momentum": momenta}, 1)
+    return {"momentum": momenta[:, 0].tolist(), "weights": weights}
+
+
+def by_horizon(scale: Scale, rate: float) -> Result:
+    """The length of the hypergradient by SGD's rate after each number of steps, seed by seed."""
+    trainee = Trainee(make_task("digits-mlp", optimizer="sgd"), dtype=F64)
+    start = trainee.init(range(scale.seeds))
+    lr = {"lr": torch.full((scale.seeds, 1), rate, dtype=F64)}
+    found = [reverse(trainee, start, lr, steps) for steps in scale.unrolls]
+    return {"steps": scale.unrolls, "slopes": [own.gradient["lr"][:, 0].abs().tolist() for own in found]}
+
+
+def perceptron(scale: Scale) -> Trainee:
+    """What Adam trains: two layers."""
+    optimizer = adam(eps_root=1e-8)
+    return Trainee(make_task(scale.task, network=networks.mlp(32), optimizer=optimizer, batch_size=scale.batch_size))
+
+
+def single_windows(scale: Scale, window: int) -> Result:
+    """The hypergradient of each window by the logarithm of Adam's rate, averaged over seeds."""
+    trainee = perceptron(scale)
+    start, lr = trainee.init(range(scale.seeds)), torch.full((scale.seeds, 1), scale.window_rate)
+    windows = truncated(trainee, start, {"lr": lr}, scale.steps, window)
+    slopes = [scale.window_rate * float(found.gradient["lr"].mean()) for found in windows]
+    return {"steps": [min(window * (i + 1), scale.steps) for i in range(len(slopes))], "slopes": slopes}
+
+
+def learned(scale: Scale, window: int) -> Result:
+    """Adam's rate, learned by hypergradients truncated to windows: each rate, and the loss that it ends with."""
+    trainee = perceptron(scale)
+    start, log_lr = trainee.init(range(scale.seeds)), torch.tensor(INITIAL_RATE).log().requires_grad_()
+    outer = torch.optim.Adam([log_lr], lr=OUTER_RATE)
+    rates, losses = [], []
+    for _ in range(scale.outer_steps):
+        lr = log_lr.detach().exp()
+        found = reverse(trainee, start, {"lr": lr.expand(scale.seeds, 1)}, scale.steps, truncation=window)
+        rates.append(float(lr))
+        losses.append(float(found.objective.mean()))
+        log_lr.grad = (lr * found.gradient["lr"].mean()).nan_to_num(0, 0, 0)
+        outer.step()
+    return {"lr": rates, "loss": losses}
+
+
+def grid(scale: Scale) -> Result:
+    """The final loss of each of several rates of Adam."""
+    trainee = perceptron(scale)
+    rates = torch.logspace(-4, -1, scale.grid)
+    with torch.no_grad():
+        start = trainee.init([seed for _ in rates for seed in range(scale.seeds)])
+        end = rollout(trainee, start, {"lr": rates.repeat_interleave(scale.seeds)[:, None]}, scale.steps)
+        losses = validation_loss(trainee, end).view(len(rates), scale.seeds).mean(1)
+    return {"lr": rates.tolist(), "loss": losses.tolist()}
+
+
+def jobs(scale: Scale) -> dict[tuple[str, float], Callable[[], Result]]:
+    """(part, its setting) -> what computes it."""
+    work: dict[tuple[str, float], Callable[[], Result]] = {("trajectory", 0): partial(trajectories, scale)}
+    work |= {("momentum", steps): partial(by_momentum, scale, steps) for steps in scale.horizons}
+    work |= {("horizon", rate): partial(by_horizon, scale, rate) for rate in scale.rates}
+    work[("grid", 0)] = partial(grid, scale)
+    work |= {("windows", window): partial(single_windows, scale, window) for window in scale.windows}
+    work |= {("learned", window): partial(learned, scale, window) for window in scale.windows}
+    return work
+
+
+def main(settings: Settings) -> None:
+    """Computes the results that are missing and draws them."""
+    lines = Lines(settings.out / "results.jsonl", ("scale", "part", "setting"))
+    work = jobs(SCALES[settings.scale])
+    with progress(len(work), "results") as tell:
+        for done, ((part, setting), compute) in enumerate(work.items()):
+            tell(done, f"{part} {setting:g}")
+            name = {"scale": settings.scale, "part": part, "setting": setting}
+            if name not in lines:
+                lines.add(name | compute())
+        tell(len(work))
+    report(lines, settings.scale, settings.out)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,0 +1,84 @@
+"""The study of hypergradients, from its command to its files, at its smallest scale."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.polynomial import Polynomial
+
+from metz2019_hypergradients import HILL, OUTER_RATE, TOY_RATE, Settings, main
+
+LOSS = Polynomial.fromroots([4, 3, 0, 0])
+Results = dict[str, list[dict[str, Any]]]
+"""Part -> its results."""
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("metz2019")
+
+
+@pytest.fixture(scope="module")
+def results(out: Path) -> Results:
+    main(Settings(out, "smoke"))
+    parts: Results = {}
+    for result in map(json.loads, (out / "results.jsonl").read_text().splitlines()):
+        parts.setdefault(result["part"], []).append(result)
+    return parts
+
+
+def test_slopes_by_momentum_are_those_of_the_recursion(results: Results) -> None:
+    """v = mu v + l'(w), w = w - lr v, and the same differentiated by mu."""
+    slope, curvature = LOSS.deriv(), LOSS.deriv(2)
+    for result in results["momentum"]:
+        mu = np.array(result["momentum"])
+        w, v = np.full_like(mu, np.float32(-1.2)), np.zeros_like(mu)
+        dw, dv = np.zeros_like(mu), np.zeros_like(mu)
+        for _ in range(result["setting"]):
+            dv = v + mu * dv + curvature(w) * dw
+            v = mu * v + slope(w)
+            w, dw = w - TOY_RATE * v, dw - TOY_RATE * dv
+        np.testing.assert_allclose(result["weight"], w, rtol=1e-8)
+        np.testing.assert_allclose(result["loss"], LOSS(w), rtol=1e-8)
+        np.testing.assert_allclose(result["slope"], slope(w) * dw, rtol=1e-7)
+
+
+def test_the_path_leads_to_where_training_ends(results: Results) -> None:
+    (path,) = results["trajectory"]
+    short = min(results["momentum"], key=lambda result: result["setting"])
+    ends = dict(zip(short["momentum"], short["weight"], strict=True))
+    expected = [ends[momentum] for momentum in path["momentum"]]
+    assert path["weights"][short["setting"]] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_transition_is_where_the_weight_first_ends_beyond_the_hill(results: Results) -> None:
+    for result in results["momentum"]:
+        end = dict(zip(result["momentum"], result["weight"], strict=True))
+        assert end[result["transition"]] > HILL
+        assert all(weight <= HILL for momentum, weight in end.items() if momentum < result["transition"])
+    assert LOSS.deriv()(HILL) == pytest.approx(0, abs=1e-12)
+    assert LOSS.deriv(2)(HILL) < 0
+
+
+def test_windows_cover_the_training(results: Results) -> None:
+    assert {r["setting"]: r["steps"] for r in results["windows"]} == {3: [3, 6, 9, 12], 12: [12]}
+    for result in results["learned"]:
+        assert result["lr"][0] == pytest.approx(1e-3)
+        # Adam's first step has the length of its rate, against the sign of the sum of all windows.
+        (windows,) = (r for r in results["windows"] if r["setting"] == result["setting"])
+        expected = -OUTER_RATE * np.sign(sum(windows["slopes"]))
+        assert np.log(result["lr"][1] / result["lr"][0]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_figures_and_tables_are_there_and_nothing_is_computed_again(out: Path, results: Results) -> None:
+    for name in ("momentum.png", "horizon.png", "truncation.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    table = (out / "results.md").read_text()
+    assert len(results["learned"]) == sum(line.startswith(("| 3 |", "| 12 |")) for line in table.splitlines())
+    before = (out / "results.jsonl").read_bytes()
+    main(Settings(out, "smoke"))
+    assert (out / "results.jsonl").read_bytes() == before
