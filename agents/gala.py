@@ -3,7 +3,7 @@
 Jiang, Kavis and Mokhtari 2025, "Online learning-guided learning rate adaptation via gradient alignment"
 (arXiv:2506.08419), bound the loss after a step from w_t along -d_t by a surrogate of its rate eta,
 
-    l_t(eta) = -eta <g_(t+1), d_t> + eta^2 / 2 * L_t |d_t|^2,      L_t = |g_(t+1) - g'_t| / |w_(t+1) - w_t|,
+    l_t(eta) = -eta <g_(t+1), d_t> + eta^2 / 2 * L_t |d_t|^2,    L_t = |g_(t+1) - g'_t| / |w_(t+1) - w_t|,
 
 and let follow-the-regularised-leader choose the next rate, the minimiser of all surrogates so far and of a pull
 delta / 2 * (eta - eta_0)^2 towards the first rate:

@@ -101,12 +101,15 @@ class Training(ABC, Generic[S]):
     def attach(self, logger: Logger) -> None:
         """Hands over a logger; for those who log more than `iterate` gives."""
 
-    def validate(self) -> dict[str, float]:
-        """The controller's mean best validation loss on held-out seeds; the best controller so far is saved."""
+    def held_out_loss(self, controller: Controller) -> float:
+        """What the best controller is chosen by: its mean best validation loss on held-out seeds."""
         seeds = range(VALIDATION_SEEDS, VALIDATION_SEEDS + self.settings.eval_seeds)
+        return float(evaluate(controller, self.task, seeds, device=self.settings.device).val_loss.mean())
+
+    def validate(self) -> dict[str, float]:
+        """The controller's held-out loss; the best controller so far is saved."""
         controller = self.controller()
-        result = evaluate(controller, self.task, seeds, device=self.settings.device)
-        loss = float(result.val_loss.mean())
+        loss = self.held_out_loss(controller)
         if loss < self.best_val_loss or self.best_val_loss == float("inf"):
             self.best_val_loss = loss
             command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -43,7 +43,7 @@ def _set(action: Tensor, lr: Tensor) -> Tensor:
 
 
 def _set_raw(action: Tensor, lr: Tensor) -> Tensor:
-    return action
+    return action.clone()  # it may be the memory of the agent's own array
 
 
 def _discrete(action: Tensor, lr: Tensor) -> Tensor:
@@ -58,6 +58,12 @@ def momentum(action: Tensor) -> Tensor:
 def weight_decay(action: Tensor) -> Tensor:
     """[-1, 1] -> weight decay on a log scale between 1e-6 and 1e-1, and none at -1."""
     return torch.where(action <= -1, 0.0, 10.0 ** (2.5 * (action + 1) - 6))
+
+
+def action_of(name: str, value: Tensor) -> Tensor:
+    """The action in [-1, 1] that makes `name`, a key of `BESIDE`, this value, or the nearest that actions reach."""
+    exponent = -(1 - value).log10() / 1.5 if name == "momentum" else (value.log10() + 6) / 2.5
+    return (exponent - 1).clamp(-1, 1)
 
 
 KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -122,8 +122,9 @@ class Lookahead:
             losses.append(ahead.gradient.loss)
             moved, direction = trainee.descended(state, rates, hyper, ahead.gradient)
             gradient = trainee.gradient(moved, batch)
-            before = regularised(state, trainee.gradient(state, batch)) if CHANGE in self._products else direction.new_zeros(0)
-            step = Step(direction, regularised(moved, gradient), before)
+            step = Step(direction, regularised(moved, gradient), direction.new_zeros(0))
+            if CHANGE in self._products:
+                step = step._replace(before=regularised(state, trainee.gradient(state, batch)))
             then = Ahead(gradient, self._added(step, ahead.sums))
             if until is not None:
                 moved, then = select(state.step < until, (moved, then), (state, ahead))

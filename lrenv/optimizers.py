@@ -10,7 +10,7 @@ update is a handful of passes however many tensors the network has.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,9 +19,11 @@ from torch import Tensor
 from lrenv.lookup import lookup
 
 OptState = dict[str, Tensor]
-"""Slot -> (n, P) for moments, (n, 1) for counters."""
+"""Slot -> (n, P) for moments, (n, k, P) for k of them, (n, 1) for counters."""
 Hyper = dict[str, Tensor]
-"""Hyperparameter -> (n, 1). Without `weight_decay` there is none, and its pass over the weights is saved."""
+"""Hyperparameter -> (n, 1). Without `weight_decay` there is none, and its pass over the weights is saved.
+
+A learned optimizer also reads its own parameters here, `theta` (n, D), where each trainee has others."""
 
 
 def descend(params: Tensor, direction: Tensor, lr: Tensor) -> Tensor:
@@ -55,6 +57,10 @@ class Optimizer:
     def regularised(self, grads: Tensor, params: Tensor, hyper: Hyper) -> Tensor:
         """Gradients (n, P) of what is minimised: of the loss, and of the L2 penalty unless it is decoupled."""
         return grads if self.decoupled else _decayed(grads, params, hyper)
+
+
+OptimizerFactory = Callable[[Sequence[int]], Optimizer]
+"""(numbers of columns of the network's tensors, in order) -> an optimizer that treats each tensor by itself."""
 
 
 def _decayed(grads: Tensor, params: Tensor, hyper: Hyper) -> Tensor:
@@ -142,6 +148,14 @@ def adam(beta2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, decoupl
     return Optimizer(init, direction, {"momentum": 0.9, "weight_decay": 0.01 if decoupled else 0.0}, decoupled)
 
 
+def unit() -> Optimizer:
+    """No optimizer: the direction is 1 everywhere, so that rates, one a parameter, are the update itself.
+
+    For agents that put out updates, such as learned optimizers (Andrychowicz et al. 2016, equation 1).
+    """
+    return Optimizer(lambda params: {}, lambda grads, state, params, hyper: (torch.ones_like(grads), state))
+
+
 def _root(square: Tensor, eps_root: Tensor | float) -> Tensor:
     return square.sqrt() if isinstance(eps_root, float) and eps_root == 0 else (square + eps_root).sqrt()
 
@@ -153,16 +167,23 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
     "rmsprop": rmsprop,
     "adam": adam,
     "adamw": lambda: adam(decoupled=True),
+    "unit": unit,
 }
-"""Name -> factory. Plug-ins may pass an `Optimizer` wherever a name is taken."""
+"""Name -> factory. Plug-ins may pass an `Optimizer`, or an `OptimizerFactory`, wherever a name is taken."""
 
 
-def make_optimizer(optimizer: str | Optimizer) -> Optimizer:
+def make_optimizer(optimizer: str | Optimizer | OptimizerFactory, sizes: Sequence[int] = (1,)) -> Optimizer:
     """The optimizer of that name, or the given one.
+
+    Args:
+        optimizer: a name, an optimizer, or what makes one for a network.
+        sizes: columns of each of the network's tensors; what an optimizer is called and reads is the same for all.
 
     Raises:
         ValueError: no optimizer has that name; the message lists the near ones.
     """
     if isinstance(optimizer, Optimizer):
         return optimizer
+    if callable(optimizer):
+        return optimizer(sizes)
     return lookup(OPTIMIZERS, optimizer, "optimizer")()

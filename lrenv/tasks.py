@@ -19,7 +19,7 @@ from lrenv.augment import AUGMENTATIONS
 from lrenv.data import Data, load
 from lrenv.lookup import lookup
 from lrenv.networks import NetworkFactory
-from lrenv.optimizers import Optimizer, make_optimizer
+from lrenv.optimizers import Optimizer, OptimizerFactory, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Task:
         summary: one line for `lrenv tasks`.
         data_options: what `lrenv.data.load` gets besides the name.
         loss: a name in `LOSSES`.
-        optimizer: a name in `lrenv.optimizers.OPTIMIZERS`, or an `Optimizer`.
+        optimizer: a name in `lrenv.optimizers.OPTIMIZERS`, an `Optimizer`, or an `OptimizerFactory`.
         momentum: mu, or beta_1 for the Adam family; None is the optimizer's own.
         weight_decay: None is the optimizer's own.
         batch_size: b, examples an inner step.
@@ -80,7 +80,7 @@ class Task:
     summary: str = ""
     data_options: Mapping[str, Any] = field(default_factory=dict)
     loss: str = "cross_entropy"
-    optimizer: str | Optimizer = "adam"
+    optimizer: str | Optimizer | OptimizerFactory = "adam"
     momentum: float | None = None
     weight_decay: float | None = None
     batch_size: int = 64

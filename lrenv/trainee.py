@@ -48,7 +48,7 @@ class TraineeState(NamedTuple):
 
     params: Tensor  # (n, P)
     buffers: Tensors  # name -> (n, *shape): running statistics
-    opt: OptState  # slot -> (n, P) or (n, 1)
+    opt: OptState  # slot -> (n, P), (n, k, P) or (n, 1)
     step: Tensor  # (n,) int64, inner steps taken
     seed: Tensor  # (n,) int64, of the episode
 
@@ -114,7 +114,7 @@ class Trainee:
             .to(device)
             for sizes in pieces.values()
         }
-        self.optimizer = make_optimizer(task.optimizer)
+        self.optimizer = make_optimizer(task.optimizer, pieces["tensor"])
         self._mean, self._std = data.mean.to(dtype), data.std.to(dtype)
         # Small data sets are normalised once; large ones stay as they are stored, often a quarter of the memory.
         self._in_advance = sum(split.inputs.numel() for split in data[:3]) <= NORMALISED_IN_ADVANCE
@@ -151,7 +151,7 @@ class Trainee:
         shape = self.train.inputs.shape[1:]
         weights, inputs = self.network.size, shape.numel()
         layers = self.network.activations(shape) or [1]
-        slots = len(self.optimizer.init(torch.zeros(1, 1)))
+        slots = sum(slot.numel() for slot in self.optimizer.init(torch.zeros(1, 1)).values())
         predictions = max(self.classes, 1) * min(PROBE, len(self.val.targets))
         # A layer's output waits for the backward pass, which holds two gradients at a time.
         training = 2 * weights + self.task.batch_size * (inputs + sum(layers) + 2 * max(layers))

@@ -23,8 +23,11 @@ TUNING_SEEDS = tuple(range(10_000, 10_003))
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON with null for numbers that are not finite: JSON knows neither NaN nor infinity, and strict readers fail."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+    """JSON with null for numbers that are not finite: JSON knows neither NaN nor infinity, and strict readers fail.
+
+    What else JSON doesn't know, such as an optimizer, is written as it prints.
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False, default=repr)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,241 @@
+"""Training a learned optimizer by outer gradients: Metz et al. 2019, algorithm 1 and appendix C.3.
+
+Several workers train populations of networks, each on a problem of its own and at another stage of it, as the paper's
+asynchronous workers are. An update takes one truncation of every worker; the estimates of all their pairs are merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.checkpoint import checkpoint
+
+from agents.learned_optimizer import LearnedOptimizer
+from agents.learned_optimizer_settings import LearnedOptimizerSettings
+from agents.learned_optimizer_tasks import problems
+from agents.outer_gradients import (
+    DIFFERENTIATED,
+    ESTIMATORS,
+    Rollout,
+    Samples,
+    one_of_each,
+    paired,
+    perturbations,
+    sampled,
+)
+from agents.outer_training import TRAINING_SEEDS, VALIDATION_SEEDS, Controller, Training
+from lrenv import draws
+from lrenv.benchmark.evaluation import evaluate
+from lrenv.data import Split
+from lrenv.trainee import Trainee, TraineeState
+from lrenv.trees import select
+from lrenv.vector_env import choose_device
+
+VALIDATED = 256
+"""Validation examples that the objective measures at a time, the next ones each time."""
+BETAS = (0.5, 0.999)
+"""Adam's, for outer gradients that are not stationary (appendix C.3)."""
+
+Piece = Callable[[Tensor, TraineeState], tuple[Tensor, TraineeState]]
+
+
+class Worker(NamedTuple):
+    """A population in training."""
+
+    problem: int
+    left: int  # inner steps before it starts another problem
+    trainees: TraineeState  # of 2m, those at theta + e before those at theta - e
+    accumulated: Tensor  # (m, D), perturbations since the start
+
+
+def unrolled(trainee: Trainee, steps: int, objective: str) -> Rollout[TraineeState]:
+    """A truncation as a rollout: its loss is the mean of the objective over its steps (figure 2).
+
+    Each interval is trained a second time on the way back, so that the memory of a gradient is that of one interval.
+    """
+
+    def piece(theta: Tensor, state: TraineeState, size: int) -> tuple[Tensor, TraineeState]:
+        rates = torch.ones_like(theta[:, :1])
+        state, losses = trainee.unroll(state, rates, trainee.hyper(len(theta)) | {"theta": theta}, size)
+        return (losses if objective == "train" else _validated(trainee, state)), state
+
+    def rollout(theta: Tensor, state: TraineeState) -> tuple[Tensor, TraineeState]:
+        losses = []
+        for start in range(0, steps, trainee.task.interval):
+            part = partial(piece, size=min(trainee.task.interval, steps - start))
+            run = partial(_recomputed, part) if torch.is_grad_enabled() else part
+            loss, state = run(theta, state)
+            losses.append(loss)
+        if objective == "train":
+            # The loss before the first step is not theta's doing, the one after the last step is.
+            last, _ = trainee.loss(state.params, state, trainee.batch_indices(state, 1)[:, 0])
+            losses = [losses[0][:, 1:], *losses[1:], last.unsqueeze(1)]
+        return torch.cat(losses, 1).mean(1), state
+
+    return rollout
+
+
+def _validated(trainee: Trainee, state: TraineeState) -> Tensor:
+    """The loss (n, 1) on validation examples that move on from interval to interval."""
+    rows = min(VALIDATED, len(trainee.val.targets))
+    turn = int(state.step.max()) // trainee.task.interval
+    start = turn * rows % (len(trainee.val.targets) - rows + 1)
+    split = Split(*(x[start : start + rows] for x in trainee.val))
+    return trainee.evaluate(state.params, state.buffers, split).loss.unsqueeze(1)
+
+
+def _recomputed(piece: Piece, theta: Tensor, state: TraineeState) -> tuple[Tensor, TraineeState]:
+    """A piece that keeps nothing for the backward pass but where it began."""
+    leaves, structure = tree_flatten(state)
+
+    def run(theta: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+        loss, after = piece(theta, tree_unflatten(leaves, structure))
+        return loss, *tree_flatten(after)[0]
+
+    # Reentrant: the other kind needs hooks that gradients within the training, by torch.func.grad, don't support.
+    loss, *after = checkpoint(run, theta, *leaves, use_reentrant=True, preserve_rng_state=False)
+    return loss, tree_unflatten(after, structure)
+
+
+class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
+    """A training of a learned optimizer.
+
+    Args:
+        settings: how to train.
+    """
+
+    unit = "updates"
+
+    def __init__(self, settings: LearnedOptimizerSettings) -> None:
+        self.problems, self.held_out = problems(settings)
+        super().__init__(settings, self.problems[0])
+        self.device = choose_device(settings.device)
+        self.theta = torch.nn.Parameter(settings.architecture.init(settings.seed).to(self.device))
+        self.optimizer = torch.optim.Adam([self.theta], settings.rate, BETAS)
+        self.started = self.trained = 0
+        self._trainees: dict[int, Trainee] = {}
+        self.workers = [self._begun(share=(i + 1) / settings.workers) for i in range(settings.workers)]
+
+    @property
+    def iterations(self) -> int:
+        """Of the whole training."""
+        return self.settings.updates
+
+    @property
+    def episodes(self) -> int:
+        """Trainees that were trained so far, in budgets."""
+        return self.trained // self.task.budget
+
+    def iterate(self) -> dict[str, float]:
+        """A truncation of every worker and an update; gives what to log."""
+        settings = self.settings
+        samples = [self._truncation(i) for i in range(settings.workers)]
+        loss, es, reparameterisation, kept = (torch.cat(parts) for parts in zip(*(s[:4] for s in samples), strict=True))
+        row = {
+            "outer/loss": float(loss.mean()),
+            "outer/diverged": int((~kept).sum()),
+            "outer/unroll": settings.unroll(self.iteration, 0.5, self.task.budget),
+        }
+        if len(loss) < 2:  # then there is nothing to go by
+            return row | {"outer/gradient_norm": float("nan")}
+        gradient = ESTIMATORS[settings.estimator](Samples(loss, es, reparameterisation, kept, None))
+        self.theta.grad = gradient * (settings.clip / gradient.norm()).clamp(max=1)
+        self.optimizer.step()
+        for name, x in {"es": es, "reparameterisation": reparameterisation}.items():
+            row[f"outer/{name}_variance"] = float(x.double().var(0).mean()) if len(x) else float("nan")
+        return row | {"outer/gradient_norm": float(gradient.norm())}
+
+    def _truncation(self, i: int) -> Samples[TraineeState]:
+        """The samples of the next truncation of worker i, which moves on."""
+        settings, worker = self.settings, self.workers[i]
+        trainee, pes = self._trainee(worker.problem), settings.estimator == "pes"
+        key = draws.fold(draws.fold(torch.tensor(settings.seed), self.iteration), i)
+        generator = torch.Generator().manual_seed(int(key) & (2**62 - 1))
+        chance = float(torch.rand((), generator=generator))
+        interval, wanted = trainee.task.interval, settings.unroll(self.iteration, chance, trainee.task.budget)
+        steps = min(worker.left, max(1, round(wanted / interval)) * interval)
+        noise = perturbations(settings.pairs, self.theta, settings.sigma, generator)
+        accumulated = worker.accumulated + noise
+        samples = sampled(
+            unrolled(trainee, steps, settings.objective), self.theta.detach(), noise, settings.sigma, worker.trainees,
+            settings.estimator in DIFFERENTIATED, accumulated if pes else None,
+        )  # fmt: skip
+        self.trained += 2 * settings.pairs * steps
+        if worker.left == steps:
+            self.workers[i] = self._begun()
+            return samples
+        first = torch.rand(settings.pairs, generator=generator) < 0.5
+        trainees = samples.state if pes else paired(one_of_each(samples.state, first.to(self.device)))
+        if not samples.kept.all():
+            trainees = select(samples.kept.repeat(2), trainees, self._fresh(worker.problem))
+            accumulated = accumulated.where(samples.kept.unsqueeze(1), 0)
+        self.workers[i] = worker._replace(left=worker.left - steps, trainees=trainees, accumulated=accumulated)
+        return samples
+
+    def _begun(self, share: float = 1.0) -> Worker:
+        """A worker on a problem drawn anew, which it leaves after this share of the budget."""
+        key = draws.fold(torch.tensor(self.settings.seed), self.started)
+        problem = int(key % len(self.problems))
+        task = self.problems[problem]
+        left = min(task.budget, max(1, round(share * task.budget / task.interval)) * task.interval)
+        nothing = torch.zeros(self.settings.pairs, len(self.theta), device=self.device)
+        return Worker(problem, left, self._fresh(problem), nothing)
+
+    def _fresh(self, problem: int) -> TraineeState:
+        """Pairs of untrained networks, with seeds that were not used before."""
+        first = TRAINING_SEEDS * (self.settings.seed + 1) + self.started * self.settings.pairs
+        self.started += 1
+        return paired(self._trainee(problem).init(range(first, first + self.settings.pairs)))
+
+    def _trainee(self, problem: int) -> Trainee:
+        if problem not in self._trainees:
+            task = replace(self.problems[problem], optimizer=self.controller())
+            self._trainees[problem] = Trainee(task, self.device, compile=self.settings.compile)
+        return self._trainees[problem]
+
+    def status(self, row: dict[str, float]) -> str:
+        """The objective, the unroll and what diverged."""
+        return f"unroll {row['outer/unroll']:.0f}  loss {row['outer/loss']:.4f}  diverged {row['outer/diverged']:.0f}"
+
+    def held_out_loss(self, controller: Controller) -> float:
+        """The objective on held-out problems: mean training loss, or best validation loss; infinite if one diverges."""
+        seeds, losses = range(VALIDATION_SEEDS, VALIDATION_SEEDS + self.settings.eval_seeds), []
+        for task in self.held_out:
+            result = evaluate(controller, task, seeds, device=self.settings.device)
+            own = result.curves["train_loss"][1:].mean(0) if self.settings.objective == "train" else result.val_loss
+            losses.append(np.where(result.diverged, np.inf, own))
+        return float(np.mean(losses))
+
+    def controller(self) -> LearnedOptimizer:
+        """The optimizer as it is now."""
+        return LearnedOptimizer(self.theta.detach().cpu().clone(), self.settings.architecture)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the next iteration depends on: tensors, and JSON values."""
+        tensors = {"theta": self.theta.detach().clone()}
+        tensors |= {f"adam.{slot}": x.clone() for slot, x in self.optimizer.state[self.theta].items()}
+        for i, worker in enumerate(self.workers):
+            tensors[f"accumulated.{i}"] = worker.accumulated
+            tensors |= {f"worker.{i}.{j}": x for j, x in enumerate(tree_flatten(worker.trainees)[0])}
+        places = [[worker.problem, worker.left] for worker in self.workers]
+        return tensors, {"workers": places, "started": self.started, "trained": self.trained}
+
+    def restore_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Goes on from a state, exactly."""
+        tensors = {name: x if name == "adam.step" else x.to(self.device) for name, x in tensors.items()}
+        self.theta.data.copy_(tensors["theta"])
+        slots = {name.removeprefix("adam."): x for name, x in tensors.items() if name.startswith("adam.")}
+        if slots:
+            self.optimizer.state[self.theta] = slots
+        for i, (problem, left) in enumerate(values["workers"]):
+            leaves, structure = tree_flatten(self._fresh(problem))
+            trainees = tree_unflatten([tensors[f"worker.{i}.{j}"] for j in range(len(leaves))], structure)
+            self.workers[i] = Worker(problem, left, trainees, tensors[f"accumulated.{i}"])
+        self.started, self.trained = values["started"], values["trained"]

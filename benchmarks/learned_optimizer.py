@@ -1,0 +1,67 @@
+"""What a step with the learned optimizer costs, beside Adam and SGD: `python benchmarks/learned_optimizer.py`.
+
+The task is that of Metz et al. 2019, whose learned optimizer takes 1.16 times as long as Adam on a CPU (appendix F).
+Inner steps alone are timed: draws, passes forward and back, updates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import tyro
+
+from agents.learned_optimizer import Architecture, LearnedOptimizer
+from harness import STEPS_RATE, Build, Settings, Turn, race, rate, report
+from lrenv.optimizers import OptimizerFactory
+from lrenv.process import keep_memory
+from lrenv.tasks import make_task
+from lrenv.trainee import Trainee
+
+
+@dataclass(frozen=True)
+class Steps(Settings):
+    """Trainees that take inner steps with different optimizers."""
+
+    task: str = "fashion-mnist-conv3"
+    batch_size: int | None = 64
+    envs: int = 1
+    """Trainees in parallel."""
+    steps: int = 100
+    """Inner steps in a turn; whole intervals are taken."""
+
+
+def stepping(settings: Steps, optimizer: str | OptimizerFactory, lr: float) -> Turn:
+    """Builds trainees; a turn is in trainee-steps per second."""
+    keep_memory()
+    task = make_task(settings.task, optimizer=optimizer, **settings.options)
+    trainee = Trainee(task, compile=settings.compile)
+    rates, hyper = torch.full((settings.envs, 1), lr), trainee.hyper(settings.envs)
+    start = trainee.init(range(settings.envs))
+    intervals = -(-settings.steps // task.interval)
+
+    @torch.no_grad()
+    def run() -> None:
+        state = start
+        for _ in range(intervals):
+            state, _ = trainee.unroll(state, rates, hyper, task.interval)
+
+    run()
+    return partial(rate, run, units=settings.envs * intervals * task.interval)
+
+
+def main(settings: Steps) -> None:
+    """Runs and reports the race."""
+    learned = LearnedOptimizer(Architecture().init(0))
+    contestants: dict[str, Build] = {
+        "Adam": partial(stepping, settings, "adam", 1e-3),
+        "SGD": partial(stepping, settings, "sgd", 1e-2),
+        "learned optimizer": partial(stepping, settings, learned, 1.0),
+    }
+    title = f"{settings.variant}: steps of {settings.envs} trainees with the learned optimizer"
+    report(race(title, STEPS_RATE, contestants, settings.turns, "Adam"), settings.record)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Steps, description=__doc__))
