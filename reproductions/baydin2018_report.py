@@ -42,7 +42,8 @@ def report(lines: Lines, networks: Collection[str], out: Path) -> None:
     draw_beta(lines, out / "beta.png")
     text = "# Hypergradient descent (Baydin et al. 2018)\n\n"
     text += "Validation losses after the last epoch, means over seeds ± standard deviations.\n"
-    text += "".join(f"\n## {name}\n\n{losses(lines, name)}" for name in networks)
+    for name in networks:
+        text += f"\n## {name}\n\n{losses(lines, name)}\nFrom 0.001, after the longest training:\n\n{ends(lines, name)}"
     text += "\n## Claims\n\n" + markdown(("claim", "holds", "numbers"), claims(lines, networks))
     (out / "results.md").write_text(text)
 
@@ -84,7 +85,19 @@ def losses(lines: Lines, network: str) -> str:
     )
 
 
-def shortly(values: Array | None) -> str:
+def ends(lines: Lines, network: str) -> str:
+    """The table of where runs from the rate 1e-3 ended: a row a method."""
+    longest = max(r["epochs"] for r in lines.where(network=network))
+    rows = []
+    for method, beta, epochs in settings(lines, network):
+        runs = lines.where(network=network, method=method, beta=beta, epochs=epochs, alpha0=1e-3)
+        if runs and epochs == longest and beta == BETA.get(method, 0.0):
+            curves = (("train_loss", ".4f"), ("val_loss", ".4f"), ("val_accuracy", ".4f"), ("lr", ".2e"))
+            rows.append((method, len(runs), *(shortly(final(runs, name), form) for name, form in curves)))
+    return markdown(("method", "runs", "train loss", "validation loss", "validation accuracy", "last rate"), rows)
+
+
+def shortly(values: Array | None, form: str = ".4f") -> str:
     """Mean and standard deviation, and how many diverged."""
     if values is None or not len(values):
         return ""
@@ -92,7 +105,7 @@ def shortly(values: Array | None) -> str:
     mark = f" ({len(values) - len(finite)} of {len(values)} diverged)" if len(finite) < len(values) else ""
     if not len(finite):
         return mark.strip(" ()")
-    return f"{finite.mean():.4f}" + (f" ± {finite.std(ddof=1):.4f}" if len(finite) > 1 else "") + mark
+    return f"{finite.mean():{form}}" + (f" ± {finite.std(ddof=1):{form}}" if len(finite) > 1 else "") + mark
 
 
 def claims(lines: Lines, networks: Collection[str]) -> Iterator[tuple[str, str, str]]:
@@ -194,7 +207,7 @@ def name_lines(axes: Any, title: str | None = None) -> None:
     """A legend in the last panel of the first row that has lines."""
     drawn = [ax for ax in axes[0] if ax.get_legend_handles_labels()[0]]
     if drawn:
-        drawn[-1].legend(title=title, frameon=False, fontsize="small")
+        drawn[-1].legend(title=title, fontsize="x-small", framealpha=0.7)
 
 
 def line(ax: Any, results: list[dict[str, Any]], name: str, colour: Any, style: str, label: str | None) -> None:
