@@ -1,0 +1,161 @@
+"""Optimizers learned by coordinatewise LSTMs: NOH, which puts out learning rates, and DMopt, which puts out updates.
+
+Fu et al. 2017, "Neural optimizers with hypergradients for tuning parameter-wise learning rates", and their baseline,
+Andrychowicz et al. 2016. `agents.noh_training` trains both:
+
+    python train_controller.py noh --task mnist-mlp20 --out runs/noh
+    lrenv compare --task mnist-mlp20 --agents constant,runs/noh/controller.safetensors
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agents.coordinatewise import Architecture, CoordinateLSTM
+from agents.memory import recalled
+from lrenv.benchmark import controller_file
+from lrenv.benchmark.agent import State, View
+from lrenv.lookahead import MEAN
+
+
+class LSTMPolicy(ABC):
+    """A coordinatewise LSTM that sees mean gradients and sets something for each parameter of the trainee.
+
+    It acts on trainees of any size. A file is read by `load(path)`, or `make_agent(path)`.
+
+    Args:
+        architecture: of the LSTM.
+        interval: S, inner steps between two actions.
+        optimizer: of the trainees.
+        network: with trained weights; fresh ones if None.
+    """
+
+    NAME: ClassVar[str]
+
+    def __init__(
+        self, architecture: Architecture, interval: int, optimizer: str, network: CoordinateLSTM | None = None
+    ) -> None:
+        self.architecture = architecture
+        self.network = CoordinateLSTM(architecture) if network is None else network
+        self._view = View("set-raw/parameter", (MEAN,), interval, optimizer)
+
+    def __repr__(self) -> str:
+        return self.NAME
+
+    @property
+    def view(self) -> View:
+        """What it was trained to see and turn."""
+        return self._view
+
+    @abstractmethod
+    def action(self, output: Tensor) -> Tensor:
+        """What the outputs (n, P) of the LSTM do."""
+
+    @staticmethod
+    @abstractmethod
+    def credit(hypergradients: Tensor) -> Tensor:
+        """The derivatives of the training loss by the actions of a window, both (decisions, n, P).
+
+        Args:
+            hypergradients: of each decision, those of the losses that its own steps led to.
+        """
+
+    def predict(
+        self,
+        observation: Mapping[str, NDArray[Any]],
+        state: State = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], State]:
+        """The actions (n, P) for the intervals that now start, and the LSTM's memory, arrays (n, hidden, P).
+
+        Raises:
+            ValueError: the observation is another one, or n or P are not those of the state.
+        """
+        if not isinstance(observation, Mapping) or MEAN not in observation:
+            raise ValueError(
+                f"{self} reads {MEAN}, which the observation lacks: make the environment with **agent.view.settings()"
+            )
+        device = self.network.offset.device
+        gradient = torch.as_tensor(observation[MEAN], dtype=torch.float32, device=device)
+        if gradient.ndim != 2:
+            raise ValueError(f"{self} reads {MEAN} of a batch, (n, P), not {tuple(gradient.shape)}")
+        # Most decisions start no episode: memories are then spared a copy.
+        starts = episode_start if episode_start is not None and episode_start.any() else None
+        memory = recalled(state, tuple(x.cpu().numpy() for x in self.network.fresh(gradient)), starts)
+        with torch.no_grad():
+            output, after = self.network(gradient, [torch.from_numpy(x).to(device) for x in memory])
+            action = self.action(output).cpu().numpy()
+        return action.astype(observation[MEAN].dtype, copy=False), tuple(x.cpu().numpy() for x in after)
+
+    def save(self, path: Path, trained: dict[str, Any]) -> None:
+        """Writes the policy to one file, with how it was trained."""
+        shape = {"view": asdict(self._view), "architecture": asdict(self.architecture)}
+        controller_file.write(path, self.network.state_dict(), {"agent": self.NAME, **shape, **trained})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads a policy.
+
+        Raises:
+            FileNotFoundError: no such file.
+            lrenv.benchmark.controller_file.ControllerFileError: no policy of this kind, damaged, or of another version.
+        """
+        tensors, metadata = controller_file.read(path)
+        if metadata.get("agent") != cls.NAME:
+            raise controller_file.ControllerFileError(f"{path} holds {metadata.get('agent')!r}, not {cls.NAME!r}")
+        architecture = Architecture(**metadata["architecture"])
+        # Fresh weights will be replaced; drawing them must not shift anyone's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            policy = cls(architecture, metadata["view"]["interval"], metadata["view"]["optimizer"])
+        controller_file.checked_state(policy.network, tensors, path)
+        return policy
+
+
+class NOH(LSTMPolicy):
+    """Neural optimizer with hypergradients: a positive learning rate a parameter, scale * e^output.
+
+    An untrained one is the constant rate `scale`. It is trained by the one-step hypergradients of its rates (Fu et al.
+    2017, figure 2): no gradient passes through the trainee, so a decision answers for the losses of its interval.
+    """
+
+    NAME = "noh"
+
+    def action(self, output: Tensor) -> Tensor:
+        """Rates."""
+        return self.architecture.scale * output.exp()
+
+    @staticmethod
+    def credit(hypergradients: Tensor) -> Tensor:
+        """The hypergradients."""
+        return hypergradients
+
+
+class DMopt(LSTMPolicy):
+    """An LSTM that puts out the update itself: w - scale * output (Andrychowicz et al. 2016).
+
+    The trainee's optimizer is `unit`, whose direction is 1, so that an update is a rate. It is trained on the sum of
+    all losses of a window (equation 3 there, with w_t = 1), and the gradients of the trainee count as constants: an
+    update moves the weights of every later step in the window alike. Its derivative is thus the sum of the
+    hypergradients, -<g, 1>, from its own step on.
+    """
+
+    NAME = "dmopt"
+
+    def action(self, output: Tensor) -> Tensor:
+        """Updates."""
+        return self.architecture.scale * output
+
+    @staticmethod
+    def credit(hypergradients: Tensor) -> Tensor:
+        """Each decision's hypergradient and all later ones."""
+        return hypergradients.flip(0).cumsum(0).flip(0)

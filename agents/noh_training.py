@@ -1,0 +1,150 @@
+"""Trains coordinatewise LSTMs on running trainees: `NOHTraining` for both kinds of `agents.lstm_policies`.
+
+An iteration is a window of decisions. The LSTM is differentiated through all of them, the trainee through none: for
+decision k with the actions a_k and the derivatives h_k of the training loss by them, the loss of the LSTM's weights is
+sum_k <h_k, a_k>, whose gradient is that of the trainee's loss by the chain rule (Fu et al. 2017, figure 2). Adam takes
+one step, and the memory goes on into the next window as a constant. Runs follow one another: a meta-iteration is
+one run of `budget` inner steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from agents.coordinatewise import CoordinateLSTM
+from agents.lstm_policies import LSTMPolicy
+from agents.noh_settings import NOHSettings
+from agents.outer_training import TRAINING_SEEDS, Training
+from lrenv.episode import Episode
+from lrenv.lookahead import MEAN
+from lrenv.optimizers import adam, descend
+from lrenv.vector_env import choose_device
+
+
+class NOHTraining(Training[NOHSettings]):
+    """A training by hypergradients.
+
+    Args:
+        kind: the policy.
+        settings: how to train it.
+    """
+
+    unit = "windows"
+
+    def __init__(self, kind: type[LSTMPolicy], settings: NOHSettings) -> None:
+        super().__init__(settings, settings.make_task())
+        interval, optimizer = self.task.interval, self.task.optimizer
+        assert isinstance(optimizer, str)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            network = CoordinateLSTM(settings.architecture, settings.gain)
+        self.policy = kind(settings.architecture, interval, optimizer, network)
+        control, observe = "set-raw/parameter", (MEAN, "hypergradient")
+        device = choose_device(settings.device)
+        self._episode = Episode(self.task, control, observe, device=device, compile=settings.compile)
+        self._network = self.policy.network.to(device)
+        self._adam = adam()
+        self._moments = self._adam.init(self._weights)
+        self._begin(0)
+
+    @property
+    def windows(self) -> int:
+        """Of a run; the last one may be shorter."""
+        return -(-self._episode.decisions // self.settings.unroll)
+
+    @property
+    def iterations(self) -> int:
+        """Windows of the whole training."""
+        return self.settings.meta_iterations * self.windows
+
+    @property
+    def episodes(self) -> int:
+        """Trainees that were trained so far."""
+        return self.iteration * self.settings.envs // self.windows
+
+    @property
+    def _weights(self) -> Tensor:
+        return parameters_to_vector(self._network.parameters()).detach()[None]
+
+    def _begin(self, run: int) -> None:
+        """Starts the trainees of a run, and the LSTM's memory with them."""
+        first = TRAINING_SEEDS * (self.settings.seed + 1) + run * self.settings.envs
+        with torch.no_grad():
+            self._state = self._episode.reset(range(first, first + self.settings.envs))
+        self._memory = self._network.fresh(self._state.trainee.params)
+
+    def iterate(self) -> dict[str, float]:
+        """A window, and an update of the LSTM; gives what to log."""
+        run, window = divmod(self.iteration, self.windows)
+        if self.iteration and window == 0:
+            self._begin(run)
+        decisions = min(self.settings.unroll, self._episode.decisions - window * self.settings.unroll)
+        actions, hypergradients, losses, memory = [], [], [], self._memory
+        nobody = np.zeros(self.settings.envs, dtype=bool)
+        for _ in range(decisions):
+            output, memory = self._network(self._seen(MEAN), memory)
+            actions.append(self.policy.action(output))
+            with torch.no_grad():
+                self._state = self._episode.step(self._state, actions[-1].detach(), due=nobody)
+            hypergradients.append(self._seen("hypergradient"))
+            losses.append(self._state.dynamics.train_loss)
+        self._memory = tuple(x.detach() for x in memory)
+        action = torch.stack(actions)
+        self._learn((self.policy.credit(torch.stack(hypergradients)) * action).sum())
+        rates = action.detach().abs().clamp(min=1e-12).log().mean(2).exp()
+        return {
+            "train/loss": float(torch.stack(losses).mean()),
+            "train/loss_last": float(losses[-1].mean()),
+            "train/rate_first": float(rates[0].mean()),
+            "train/rate_last": float(rates[-1].mean()),
+            "train/diverged": int(self._state.diverged.sum()),
+        }
+
+    def _seen(self, part: str) -> Tensor:
+        """A white-box part (n, P) of the observation; 0 of trainees that have diverged, which teach nothing."""
+        assert self._state.ahead
+        return self._state.ahead.sums[part].where(~self._state.diverged[:, None], 0)
+
+    def _learn(self, loss: Tensor) -> None:
+        """A step of Adam on the LSTM's weights."""
+        parameters, weights = list(self._network.parameters()), self._weights
+        grads = parameters_to_vector(torch.autograd.grad(loss, parameters))[None]
+        beta1, rate = (weights.new_full((1, 1), x) for x in (0.9, self.settings.meta_lr))
+        direction, self._moments = self._adam.direction(grads, self._moments, weights, {"momentum": beta1})
+        vector_to_parameters(descend(weights, direction, rate)[0], parameters)
+
+    def status(self, row: dict[str, float]) -> str:
+        """Losses and rates."""
+        rates = " ".join(f"{row[f'train/rate_{at}']:.1e}" for at in ("first", "last"))
+        return f"train loss {row['train/loss']:.4f}  lr {rates}"
+
+    def controller(self) -> LSTMPolicy:
+        """The policy as it is now."""
+        return self.policy
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the next window depends on."""
+        leaves = {name: tree_flatten(part)[0] for name, part in self._parts.items()}
+        return {f"{name}.{i}": x.detach().clone() for name, part in leaves.items() for i, x in enumerate(part)}, {}
+
+    def restore_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Goes on from a state, exactly."""
+        loaded = {}
+        for name, part in self._parts.items():
+            leaves, structure = tree_flatten(part)
+            held = [tensors[f"{name}.{i}"].to(x.device) for i, x in enumerate(leaves)]
+            loaded[name] = tree_unflatten(held, structure)
+        self._network.load_state_dict(loaded["network"])
+        self._moments, self._memory, self._state = (loaded[name] for name in ("moments", "memory", "env"))
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        """What the next window depends on, as trees of tensors."""
+        network = dict(self._network.state_dict())
+        return {"network": network, "moments": self._moments, "memory": self._memory, "env": self._state}

@@ -1,0 +1,213 @@
+"""Neural optimizers with hypergradients: Fu et al. 2017.
+
+    python reproductions/fu2017.py --scale cpu
+
+A perceptron of two hidden layers of 20 sigmoid units learns MNIST with Adam, batch 120. An LSTM (NOH) learns in five
+such runs to set a rate for every parameter, and then stays as it is: on new seeds, for four times as long, and on other
+data sets. Against it stand Adam at constant rates and Adam-HD, each the best of a grid, and an LSTM that puts out the
+update itself (DMopt), trained for as long. Adam-HD and DMopt run on the first data set alone.
+
+Losses are those of training batches, before the step on them, means over 50 steps at a time. `runs.jsonl` has a line a
+run, and a killed reproduction goes on from there; `curves.png` is the paper's figure 3, `results.md` has the tables.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import tyro
+
+from agents import Agent
+from agents.hypergradient import adam_hd
+from agents.lstm_policies import NOH, DMopt, LSTMPolicy
+from agents.noh_settings import DMoptSettings, NOHSettings
+from agents.noh_training import NOHTraining
+from agents.outer_training import train
+from agents.schedules import constant
+from fu2017_report import EVERY, report
+from lrenv.data import DataMissing, load
+from lrenv.process import keep_memory
+from lrenv.tasks import Task, make_task, register_task
+from lrenv.vector_env import LearningRateVectorEnv
+from plumbing import Lines, short
+
+POLICIES: dict[str, tuple[type[LSTMPolicy], type[NOHSettings]]] = {
+    "noh": (NOH, NOHSettings),
+    "dmopt": (DMopt, DMoptSettings),
+}
+"""Method -> policy, and how it is trained."""
+SHOWN = 12
+"""Parameters whose rates are kept, drawn at random."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training; all fields together are its name."""
+
+    data: str
+    method: str
+    alpha0: float
+    """The first rate; 0 for learned optimizers, which choose it."""
+    beta: float
+    """Of Adam-HD; 0 for others."""
+    seed: int
+
+
+class Scale(NamedTuple):
+    """How much of it."""
+
+    data: tuple[str, ...]
+    """The first is learned from; of the others, those that are there."""
+    budget: int = 2000
+    """Inner steps of a meta-iteration; methods are compared after as many and after `longer` times as many."""
+    longer: int = 4
+    seeds: int = 5
+    rates: tuple[float, ...] = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5)
+    hd_rates: tuple[float, ...] = (1e-2, 3e-3, 1e-3)
+    betas: tuple[float, ...] = (1e-5, 1e-6, 1e-7)
+    learned: dict[str, dict[str, Any]] = {}
+    """Method -> settings of its training that are not the default."""
+
+
+QUICK: dict[str, Any] = {"hidden": 4, "meta_iterations": 1, "eval_seeds": 1}
+FRUGAL = {"eval_seeds": 2}
+FIGURE = ("mnist", "fashion-mnist", "cifar10-jpeg", "svhn", "cifar10")
+SCALES = {
+    "smoke": Scale(
+        ("digits",), 100, 2, 2, (1e-2, 1e-3), (1e-2,), (1e-5,),
+        {"noh": QUICK, "dmopt": QUICK},
+    ),
+    "cpu": Scale(FIGURE, learned={"noh": FRUGAL, "dmopt": FRUGAL}),
+    "paper": Scale(FIGURE, rates=tuple(10.0**-i for i in range(1, 11)), learned={"dmopt": {"meta_iterations": 2000}}),
+}  # fmt: skip
+"""Scale -> what is run. `smoke` is for seeing whether everything works, on 8x8 digits; `paper` trains DMopt for the
+2000 meta-iterations that it needs, and has the paper's grid."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to run."""
+
+    scale: Literal["smoke", "cpu", "paper"] = "cpu"
+    """How much: smoke for seconds, cpu for an hour or so on a core, paper for days."""
+    out: Path = Path("runs/fu2017")
+    """Where results go."""
+    data: tuple[str, ...] = field(default_factory=tuple)
+    """Only these of the scale's data sets."""
+    methods: tuple[Literal["adam", "adam-hd", "dmopt", "noh"], ...] = field(default_factory=tuple)
+    """Only these methods."""
+
+
+def task_of(data: str, **settings: Any) -> Task:
+    """The paper's perceptron on a data set (section 3)."""
+    return make_task("mnist-mlp20", data=data, name=f"{data}-mlp20-b120", batch_size=120, optimizer="adam", **settings)
+
+
+def learned(method: str, scale: Scale, out: Path) -> Path:
+    """The file of the policy that is trained on the scale's first data set, going on if it was interrupted."""
+    kind, settings = POLICIES[method]
+    name = register_task(task_of(scale.data[0], budget=scale.budget), replace_existing=True).name
+    chosen = settings(task=name, out=out / method, val_examples=1000, **scale.learned.get(method, {}))
+    checkpoint = chosen.out / "checkpoint.safetensors"
+    # A training that was finished is resumed, too: it then has nothing left to do.
+    return train(partial(NOHTraining, kind), replace(chosen, resume=checkpoint.exists()))
+
+
+def wanted(data: str, scale: Scale) -> Iterator[list[Run]]:
+    """The runs on a data set, in batches of a method."""
+    seeds = range(scale.seeds)
+    yield [Run(data, "adam", rate, 0.0, seed) for rate, seed in itertools.product(scale.rates, seeds)]
+    yield [Run(data, "noh", 0.0, 0.0, seed) for seed in seeds]
+    if data == scale.data[0]:
+        grid = itertools.product(scale.hd_rates, scale.betas, seeds)
+        yield [Run(data, "adam-hd", rate, beta, seed) for rate, beta, seed in grid]
+        yield [Run(data, "dmopt", 0.0, 0.0, seed) for seed in seeds]
+
+
+def agent_of(batch: list[Run], scale: Scale, out: Path) -> Agent:
+    """Who controls the runs of a batch."""
+    method, rates = batch[0].method, [run.alpha0 for run in batch]
+    if method == "adam":
+        return constant(rates)
+    if method == "adam-hd":
+        return adam_hd(rates, [run.beta for run in batch])
+    return POLICIES[method][0].load(learned(method, scale, out))
+
+
+def trained(batch: list[Run], agent: Agent, scale: Scale, status: Callable[[int], None]) -> list[dict[str, Any]]:
+    """The runs of a batch with their losses and rates every so many steps; null from where one diverged."""
+    n, budget = len(batch), scale.budget * scale.longer
+    task = task_of(batch[0].data, budget=budget, val_examples=1000)
+    view = {"interval": EVERY} | agent.view.settings()
+    envs = LearningRateVectorEnv(n, task, **view, measure_interval=budget, autoreset_mode="Disabled")
+    observation, info = envs.reset(seed=[run.seed for run in batch])
+    state, decisions = None, EVERY // envs.task.interval
+    losses = np.full((budget // EVERY, decisions, n), np.nan)
+    rates: list[Any] = []
+    for row in losses:
+        if info["diverged"].all():
+            break
+        for decision in range(decisions):
+            action, state = agent.predict(observation, state, deterministic=True)
+            observation, _, _, _, info = envs.step(action)
+            row[decision] = np.where(info["diverged"], np.nan, info["train_loss"])
+        rates.append(action)
+        status(int(info["inner_step"].max()))
+    shown = np.random.default_rng(0).choice(action.shape[1], min(SHOWN, action.shape[1]), replace=False)
+    curves = losses.mean(1)
+    return [
+        asdict(run)
+        | {"loss": short(curves[:, i]), "rate": short(np.exp(np.log(np.abs(r[i]) + 1e-30).mean()) for r in rates)}
+        | {"rates": [short(r[i, k] for r in rates) for k in shown] if run.method == "noh" and run.seed == 0 else []}
+        for i, run in enumerate(batch)
+    ]
+
+
+def available(data: str) -> bool:
+    """Whether a data set is there."""
+    try:
+        load(data)
+    except DataMissing as error:
+        print(f"leaving {data} out: {str(error).splitlines()[0]}")
+        return False
+    return True
+
+
+def main(settings: Settings) -> None:
+    """Makes the runs that are missing and draws what there is.
+
+    Raises:
+        DataMissing: the first data set is not there.
+        ValueError: a data set that is none of the scale's.
+    """
+    scale = SCALES[settings.scale]
+    unknown = set(settings.data) - set(scale.data)
+    if unknown:
+        raise ValueError(f"--data {' '.join(unknown)}: this scale has {', '.join(scale.data)}")
+    load(scale.data[0])
+    keep_memory()
+    lines = Lines(settings.out / "runs.jsonl", list(Run.__annotations__))
+    for data in settings.data or scale.data:
+        if not available(data):
+            continue
+        for batch in wanted(data, scale):
+            missing = [run for run in batch if asdict(run) not in lines]
+            if not missing or (settings.methods and batch[0].method not in settings.methods):
+                continue
+            agent = agent_of(missing, scale, settings.out)
+            say = partial(print, f"\r{data} {batch[0].method}:", end=" steps ", flush=True)
+            for result in trained(missing, agent, scale, say):
+                lines.add(result)
+            print()
+            report(lines, scale.data, scale.budget, scale.longer, settings.out)
+    report(lines, scale.data, scale.budget, scale.longer, settings.out)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,0 +1,125 @@
+"""Figures and tables of `fu2017.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from plumbing import COLOURS, Lines, markdown, panels
+
+Array = NDArray[np.float64]
+EVERY = 50
+"""Inner steps that a point of a curve is the mean of."""
+LAST = 100
+"""Inner steps that a final loss is the mean of."""
+TITLES = {
+    "adam": "Adam, best constant rate", "adam-hd": "Adam-HD, best of grid", "dmopt": "DMopt", "noh": "NOH",
+}  # fmt: skip
+
+
+def finals(lines: Lines, data: str, method: str, budget: int) -> dict[tuple[float, float], Array]:
+    """(first rate, beta) -> the losses (seeds,) after `budget` steps; infinite where a run diverged."""
+    groups: dict[tuple[float, float], list[float]] = {}
+    for run in lines.where(data=data, method=method):
+        tail = run["loss"][(budget - LAST) // EVERY : budget // EVERY]
+        groups.setdefault((run["alpha0"], run["beta"]), []).append(np.inf if None in tail else float(np.mean(tail)))
+    return {key: np.array(values) for key, values in groups.items()}
+
+
+def best(lines: Lines, data: str, method: str, budget: int) -> tuple[float, float] | None:
+    """The first rate and beta with the lowest mean loss after `budget` steps, on these very seeds."""
+    groups = finals(lines, data, method, budget)
+    return min(groups, key=lambda key: groups[key].mean()) if groups else None
+
+
+def report(lines: Lines, data: Sequence[str], budget: int, longer: int, out: Path) -> None:
+    """Draws curves.png, and writes results.md, of the runs that there are."""
+    data = [name for name in data if lines.where(data=name)]
+    if not data:
+        return
+    draw(lines, data, budget * longer, out / "curves.png")
+    text = "# Neural optimizers with hypergradients (Fu et al. 2017)\n\n"
+    text += f"Training loss, mean over the last {LAST} steps' batches, then over seeds ± standard deviation. Of a grid,"
+    text += " the best on these seeds and for this horizon: a choice in the baselines' favour.\n\n"
+    text += markdown(("data", "steps", *TITLES.values()), table(lines, data, (budget, budget * longer)))
+    text += "\n## Claims\n\n"
+    text += markdown(("the paper", "holds", "final training losses"), claims(lines, data, budget, longer))
+    (out / "results.md").write_text(text)
+
+
+def table(lines: Lines, data: Sequence[str], budgets: Sequence[int]) -> list[list[str]]:
+    """A row a data set and horizon, a column a method."""
+    rows = []
+    for name in data:
+        for budget in budgets:
+            cells = []
+            for method in TITLES:
+                key = best(lines, name, method, budget)
+                losses = None if key is None else finals(lines, name, method, budget)[key]
+                chosen = f" ({key[0]:g}{f', {key[1]:g}' if key[1] else ''})" if key and key[0] else ""
+                cells.append("" if losses is None else f"{losses.mean():.4f} ± {losses.std():.4f}{chosen}")
+            rows.append([name, str(budget), *cells])
+    return rows
+
+
+def claims(lines: Lines, data: Sequence[str], budget: int, longer: int) -> list[tuple[str, str, str]]:
+    """The paper's claims, of figures it gives no numbers for, and whether the means of these runs agree."""
+    rows = []
+    source = data[0]
+    for horizon in (budget, budget * longer):
+        for method in TITLES:
+            key = best(lines, source, method, horizon)
+            if method != "noh" and key:
+                theirs = finals(lines, source, method, horizon)[key]
+                claim = f"{source}, {horizon} steps: NOH below {TITLES[method]} (3.1)"
+                rows.append(compared(claim, finals(lines, source, "noh", horizon), theirs))
+    for name in data[1:]:
+        for horizon in (budget, budget * longer):
+            key = best(lines, source, "adam", budget)
+            there = finals(lines, name, "adam", horizon)
+            if key in there:
+                claim = f"{name}, {horizon} steps: frozen NOH below Adam at {source}'s best rate, {key[0]:g} (3.2)"
+                rows.append(compared(claim, finals(lines, name, "noh", horizon), there[key]))
+    return [row for row in rows if row]
+
+
+def compared(claim: str, ours: dict[tuple[float, float], Array], theirs: Array) -> tuple[str, str, str]:
+    """A row of claims, on the runs' means; it counts seeds, too, which start from the same weights."""
+    if not ours:
+        return claim, "?", ""
+    (losses,) = ours.values()
+    n = min(len(losses), len(theirs))
+    wins = int((losses[:n] < theirs[:n]).sum())
+    verdict = "yes" if losses.mean() < theirs.mean() else "no"
+    return claim, verdict, f"{losses.mean():.4f} against {theirs.mean():.4f}; lower on {wins} of {n} seeds"
+
+
+def draw(lines: Lines, data: Sequence[str], budget: int, path: Path) -> None:
+    """The paper's figure 3: losses above, rates of single parameters under NOH below."""
+    figure, axes = panels(2, len(data))
+    for i, name in enumerate(data):
+        losses, rates = axes[:, i]
+        for colour, (method, title) in zip(COLOURS, TITLES.items(), strict=False):
+            key = best(lines, name, method, budget)
+            if key is not None:
+                runs = lines.where(data=name, method=method, alpha0=key[0], beta=key[1])
+                plot(losses, np.array([run["loss"] for run in runs], np.float64), colour, title)
+        losses.set(title=name, yscale="log", ylabel="training loss")
+        losses.legend(fontsize=7)
+        for run in lines.where(data=name, method="noh", seed=0):
+            for curve in run["rates"]:
+                rates.plot(EVERY * np.arange(len(curve)), curve, linewidth=0.8)
+        rates.set(xlabel="inner steps", ylabel="rates of NOH", yscale="log")
+    figure.savefig(path)
+
+
+def plot(ax: Axes, curves: Array, colour: Any, label: str) -> None:
+    """A mean of curves (seeds, points), with their range."""
+    steps = EVERY * (np.arange(curves.shape[1]) + 0.5)
+    ax.plot(steps, curves.mean(0), color=colour, label=label, linewidth=1)
+    ax.fill_between(steps, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)

@@ -1,0 +1,136 @@
+"""The reproduction of NOH: its runs, its claims on made-up results, going on, data that is missing."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fu2017
+from agents.hypergradient import adam_hd
+from agents.schedules import constant
+from fu2017 import SCALES, Run, Settings, main, task_of, trained, wanted
+from fu2017_report import best, claims, compared, finals, table
+from lrenv.data import DataMissing
+from plumbing import Lines
+
+SMOKE = SCALES["smoke"]
+KEY = list(Run.__annotations__)
+
+
+def runs(*rates: float, method: str = "adam") -> list[Run]:
+    return [Run("digits", method, rate, 0.0, seed) for rate in rates for seed in range(2)]
+
+
+def test_the_perceptron_is_the_papers() -> None:
+    task = task_of("digits")
+    assert (task.batch_size, task.optimizer) == (120, "adam")
+    assert [type(layer).__name__ for layer in task.module()][-5:] == [
+        "Linear",
+        "Sigmoid",
+        "Linear",
+        "Sigmoid",
+        "Linear",
+    ]
+    assert [p.shape[0] for p in task.module().parameters()] == [20, 20, 20, 20, 10, 10]
+
+
+def test_a_curve_does_not_depend_on_how_often_an_agent_acts() -> None:
+    """Adam in intervals of 50, against Adam-HD with beta = 0 in every step."""
+    batch = runs(1e-2)
+    told: list[int] = []
+    coarse = trained(batch, constant(1e-2), SMOKE, told.append)
+    fine = trained(batch, adam_hd([1e-2] * 2, 0.0), SMOKE, told.append)
+    assert told == [50, 100, 150, 200] * 2
+    for one, other in zip(coarse, fine, strict=True):
+        assert len(one["loss"]) == len(one["rate"]) == 4
+        np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-4)
+        np.testing.assert_allclose(one["rate"], 1e-2, rtol=1e-5)
+    assert coarse[0]["loss"] != coarse[1]["loss"], "seeds differ"
+
+
+def test_losses_are_no_numbers_after_divergence() -> None:
+    fine, broken = (trained(runs(rate)[:1], constant(rate), SMOKE, lambda _: None)[0] for rate in (1e-2, 3e38))
+    assert np.isfinite(fine["loss"]).all()
+    assert np.isnan(broken["loss"]).all()
+
+
+def test_every_run_is_wanted_once() -> None:
+    for scale in SCALES.values():
+        everything = [run for data in scale.data for batch in wanted(data, scale) for run in batch]
+        assert len(set(everything)) == len(everything)
+        for method in ("adam", "noh"):
+            assert {run.data for run in everything if run.method == method} == set(scale.data)
+
+
+def made_up(path: Path) -> Lines:
+    """200 steps: 0.03 is Adam's best rate on the source after 100 and 0.01 after 200; elsewhere a rate broke down."""
+    lines = Lines(path, KEY)
+    curves = {
+        ("a", "adam", 0.03): [2.0, 0.4, 0.5, 0.5], ("a", "adam", 0.01): [2.0, 1.0, 0.4, 0.4],
+        ("a", "noh", 0.0): [2.0, 0.2, 0.45, 0.45], ("b", "adam", 0.03): [2.0, None, None, None],
+        ("b", "adam", 0.01): [3.0, 3.0, 3.0, 3.0], ("b", "noh", 0.0): [3.0, 2.0, 2.0, 2.0],
+    }  # fmt: skip
+    for (data, method, rate), loss in curves.items():
+        for seed in range(2):
+            moved = [None if x is None else x + 0.02 * seed for x in loss]
+            lines.add(asdict(Run(data, method, rate, 0.0, seed)) | {"loss": moved, "rate": [], "rates": []})
+    return lines
+
+
+def test_finals_are_means_over_the_last_steps_up_to_a_horizon(tmp_path: Path) -> None:
+    lines = made_up(tmp_path / "runs.jsonl")
+    np.testing.assert_allclose(finals(lines, "a", "adam", 100)[0.03, 0.0], [1.2, 1.22])
+    np.testing.assert_allclose(finals(lines, "a", "adam", 200)[0.03, 0.0], [0.5, 0.52])
+    assert np.isinf(finals(lines, "b", "adam", 200)[0.03, 0.0]).all()
+    assert best(lines, "a", "adam", 100) == (0.03, 0.0)
+    assert best(lines, "a", "adam", 200) == (0.01, 0.0)
+    assert best(lines, "b", "adam", 100) == (0.01, 0.0)
+    assert best(lines, "a", "dmopt", 100) is None
+
+
+def test_claims_follow_the_means(tmp_path: Path) -> None:
+    lines = made_up(tmp_path / "runs.jsonl")
+    rows = {claim: (verdict, numbers) for claim, verdict, numbers in claims(lines, ["a", "b"], 100, 2)}
+    assert [verdict for verdict, _ in rows.values()] == ["yes", "no", "yes", "yes"]
+    assert rows["a, 100 steps: NOH below Adam, best constant rate (3.1)"][1].startswith("1.1100 against 1.2100; lower")
+    transfer = "b, 200 steps: frozen NOH below Adam at a's best rate, 0.03 (3.2)"
+    assert rows[transfer] == ("yes", "2.0100 against inf; lower on 2 of 2 seeds")
+    assert table(lines, ["a"], [100])[0] == ["a", "100", "1.2100 ± 0.0100 (0.03)", "", "", "1.1100 ± 0.0100"]
+
+
+def test_an_unfinished_comparison_counts_the_seeds_that_there_are() -> None:
+    assert compared("x", {}, np.ones(2)) == ("x", "?", "")
+    row = compared("x", {(0.0, 0.0): np.array([1.0, 4.0])}, np.array([2.0, 2.0, 9.0]))
+    assert row == ("x", "yes", "2.5000 against 4.3333; lower on 1 of 2 seeds")
+
+
+def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between two results, and between a policy's training and its runs."""
+    monkeypatch.setitem(SCALES, "smoke", SMOKE._replace(rates=(1e-2,), longer=1))
+    whole, broken = Settings("smoke", out=tmp_path / "whole"), Settings("smoke", out=tmp_path / "broken")
+    main(whole)
+    for name in ("curves.png", "results.md"):
+        assert (whole.out / name).stat().st_size > 0
+    text = (whole.out / "runs.jsonl").read_text()
+    shutil.copytree(whole.out, broken.out)
+    kept = text.splitlines(keepends=True)
+    (broken.out / "runs.jsonl").write_text("".join(kept[:3]) + kept[3][:30])
+    monkeypatch.setattr(fu2017.NOHTraining, "iterate", lambda self: pytest.fail("the policies are trained already"))
+    main(broken)
+    assert (broken.out / "runs.jsonl").read_text() == text
+    assert (broken.out / "results.md").read_text() == (whole.out / "results.md").read_text()
+
+
+def test_data_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("LRENV_DATA", str(tmp_path))
+    assert not fu2017.available("svhn")
+    assert "leaving svhn out: svhn: 2 of 2 files are missing" in capsys.readouterr().out
+    with pytest.raises(DataMissing, match="mnist"):
+        main(Settings("cpu", out=tmp_path / "out"))
+    with pytest.raises(ValueError, match="this scale has digits"):
+        main(Settings("smoke", out=tmp_path / "out", data=("mnist",)))

@@ -1,0 +1,103 @@
+"""The reproduction of FDS: what it measures, what it claims, and that a killed run goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+
+import micaelli2021
+from lrenv.hypergradients import rollout, validation_loss
+from lrenv.tasks import make_task
+from lrenv.trainee import Trainee
+from micaelli2021 import METHODS, Scale, Settings, claims, found, main, measured, search_settings
+from plumbing import Lines
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        micaelli2021.SCALES, "smoke", Scale("digits-mlp", 8, outer_steps=2, seeds=1, val_examples=50, measured=2)
+    )
+
+
+def settings(out: Path) -> Settings:
+    return Settings(scale="smoke", out=out, device="cpu")
+
+
+def test_it_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main(settings(tmp_path / "whole"))
+    train, calls = micaelli2021.train, 0
+
+    def killed(*arguments: Any) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return train(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(micaelli2021, "train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main(settings(tmp_path / "broken"))
+    assert len((tmp_path / "broken" / "runs.jsonl").read_text().splitlines()) == 2
+    main(settings(tmp_path / "broken"))
+    whole, broken = (Lines(tmp_path / name / "runs.jsonl", ("method", "seed")).where() for name in ("whole", "broken"))
+    for result in (*whole, *broken):
+        assert result.pop("seconds") > 0
+    assert whole == broken
+    assert [(result["method"], result["seed"]) for result in whole] == [(method, 0) for method in METHODS]
+    assert {result["inner_steps"][-1] for result in whole} == {2 * 8}
+    assert matplotlib.image.imread(tmp_path / "whole" / "fds.png").std() > 0
+    text = (tmp_path / "whole" / "results.md").read_text()
+    assert all(f"| {method} | 1 | 16 |" in text for method in METHODS)
+
+
+def test_the_log_has_the_schedule_of_the_controller(tmp_path: Path) -> None:
+    search = search_settings(settings(tmp_path), "fds", 1)
+    micaelli2021.train(micaelli2021.schedule_training, search)
+    schedules, rows = found(search)
+    assert [row["inner_steps"] for row in rows] == ["8.0", "16.0"]
+    tensors = micaelli2021.schedule_training(search)
+    for _ in rows:
+        tensors.iterate()
+        tensors.iteration += 1
+    for name, values in tensors.schedule.items():
+        np.testing.assert_allclose(schedules[name][-1], values, rtol=1e-6)
+
+
+def test_schedules_are_measured_side_by_side_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainee = Trainee(make_task("digits-mlp", optimizer="momentum", budget=12))
+    schedules = {"lr": np.array([[0.1, 0.3], [0.2, 0.0], [0.5, 0.1]]), "momentum": np.array([[0.0], [0.5], [0.9]])}
+    for groups in ([6], [4, 2]):
+        monkeypatch.setattr(trainee, "groups", lambda n, groups=groups: groups)
+        together = measured(trainee, schedules, 2, 12)
+        for k, i in ((0, 0), (1, 1), (2, 0)):
+            alone = {name: torch.tensor(values[k : k + 1]) for name, values in schedules.items()}
+            end = rollout(trainee, trainee.init([micaelli2021.HELD_OUT + i]), alone, 12)
+            assert together["val_loss"][k, i] == pytest.approx(validation_loss(trainee, end).item(), rel=1e-5)
+            accuracy = trainee.evaluate(end.params, end.buffers, trainee.test).accuracy.item()
+            assert together["test_accuracy"][k, i] == pytest.approx(accuracy)
+
+
+def searches(ends: dict[str, list[float]]) -> dict[str, list[dict[str, Any]]]:
+    return {
+        method: [{"measured": {"val_accuracy": [0.1, 0.5, 0.6, value]}} for value in values]
+        for method, values in ends.items()
+    }
+
+
+def test_claims_say_what_the_numbers_say() -> None:
+    rows = claims(searches({"fds": [0.8, 0.9], "greedy": [0.7, 0.6], "random": [0.95, 0.91]}))
+    held = [(claim.split(" at ")[0], held, numbers) for claim, held, numbers in rows[:2]]
+    assert held == [
+        ("FDS ends above greedy", "yes", "+20.0 points; every search: True"),
+        ("FDS ends above random", "no", "-8.0 points; every search: False"),
+    ]
+    assert rows[2][1] == "no"
+    assert claims(searches({"fds": [0.505]}))[0][1] == "yes"
+    assert claims(searches({"random": [0.5]})) == []

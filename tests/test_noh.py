@@ -1,0 +1,275 @@
+"""Coordinatewise LSTMs: their arithmetic, the gradient they learn from, trainings that survive interruption exactly."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
+
+from agents import make_agent
+from agents.coordinatewise import Architecture, CoordinateLSTM, preprocessed
+from agents.lstm_policies import NOH, DMopt, LSTMPolicy
+from agents.noh_settings import DMoptSettings, NOHSettings
+from agents.noh_training import NOHTraining
+from agents.outer_training import TRAINING_SEEDS, train
+from agents.schedules import constant
+from lrenv.benchmark import controller_file, evaluate
+from lrenv.benchmark.controller_file import ControllerFileError
+from lrenv.episode import Episode
+from lrenv.tasks import Task
+from lrenv.trainee import Trainee
+from lrenv.vector_env import LearningRateVectorEnv
+
+F64 = torch.float64
+KINDS: dict[str, tuple[type[LSTMPolicy], type[NOHSettings]]] = {
+    "noh": (NOH, NOHSettings), "dmopt": (DMopt, DMoptSettings)
+}  # fmt: skip
+
+
+def settings(kind: str, out: Path, **others: Any) -> NOHSettings:
+    small: dict[str, Any] = {
+        "task": "digits-logreg", "out": out, "envs": 2, "budget": 9, "interval": 2 if kind == "noh" else 1, "unroll": 3,
+        "meta_iterations": 3, "hidden": 4, "layers": 2, "eval_every": 2, "eval_seeds": 2, "device": "cpu",
+    }  # fmt: skip
+    return KINDS[kind][1](**small | others)
+
+
+def stirred(network: CoordinateLSTM, dtype: torch.dtype = torch.float32) -> CoordinateLSTM:
+    """With an output layer that lets gradients through to the layers below."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for part in (network.output, network.offset):
+            part.copy_(torch.randn(part.shape, generator=generator))
+    return network.to(dtype)
+
+
+def test_preprocessing_is_the_papers() -> None:
+    c = 10.0
+    gradients = [3.0, -1e-3, math.exp(-c), -math.exp(-c) / 2, 1e-9, 0.0]
+    expected = [
+        (math.log(abs(g)) / c, math.copysign(1, g)) if abs(g) >= math.exp(-c) else (-1.0, math.exp(c) * g)
+        for g in gradients
+    ]
+    seen = preprocessed(torch.tensor([gradients], dtype=F64), c)
+    torch.testing.assert_close(seen, torch.tensor(expected, dtype=F64).T[None])
+
+
+def test_the_network_is_an_lstm_on_every_coordinate() -> None:
+    torch.manual_seed(0)
+    network = stirred(CoordinateLSTM(Architecture(layers=3, hidden=4)), F64)
+    theirs = nn.LSTM(2, 4, 3).double()
+    for i, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
+        inputs = weight.shape[1] - 4
+        parts = {"weight_ih": weight[:, :inputs], "weight_hh": weight[:, inputs:], "bias_ih": bias[:, 0]}
+        for name, value in parts.items():
+            getattr(theirs, f"{name}_l{i}").data.copy_(value)
+        getattr(theirs, f"bias_hh_l{i}").data.zero_()
+    gradients = 1e-3 * torch.randn(5, 2, 7, dtype=F64)
+    memory, outputs = network.fresh(gradients[0]), []
+    for gradient in gradients:
+        output, memory = network(gradient, memory)
+        outputs.append(output)
+    rows = torch.stack([preprocessed(g, network.cut).transpose(1, 2).flatten(0, 1) for g in gradients])
+    expected = theirs(rows)[0] @ network.output[0] + network.offset[0]
+    torch.testing.assert_close(torch.stack(outputs), expected.view(5, 2, 7))
+
+
+def test_an_untrained_noh_is_a_constant_rate(toy: Callable[..., Task]) -> None:
+    agent = NOH(Architecture(scale=3e-2), interval=4, optimizer="adam")
+    ours = evaluate(agent, toy(optimizer="adam"), range(3))
+    theirs = evaluate(constant(3e-2), toy(optimizer="adam"), range(3))
+    np.testing.assert_allclose(ours.curves["val_loss"], theirs.curves["val_loss"], rtol=1e-5)
+
+
+def test_unit_updates_are_the_rates(toy: Callable[..., Task]) -> None:
+    trainee = Trainee(toy(optimizer="unit"), dtype=F64)
+    start = trainee.init([0, 1])
+    update = torch.randn(start.params.shape, dtype=F64)
+    after, _ = trainee.unroll(start, update, trainee.hyper(2), 1)
+    torch.testing.assert_close(after.params, start.params - update)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_is_that_of_the_training_loss(kind: str, tmp_path: Path) -> None:
+    """A window against automatic differentiation of the losses: one step deep for NOH, through all steps for DMopt."""
+    training = NOHTraining(KINDS[kind][0], settings(kind, tmp_path, budget=8, unroll=4, scale=0.02))
+    network = copy.deepcopy(stirred(training.policy.network))
+    trainee = Trainee(training.task)
+    first = TRAINING_SEEDS
+    state, hyper = trainee.init([first, first + 1]), trainee.hyper(2)
+    memory, total = network.fresh(state.params), torch.zeros(())
+
+    def gradient(params: Tensor) -> Tensor:
+        with torch.no_grad():
+            at = state._replace(params=params.detach())
+            return trainee.gradient(at, trainee.batch_indices(at, 1)[:, 0]).grads
+
+    params, seen = state.params, [gradient(state.params)]
+    for _ in range(4):
+        output, memory = network(torch.stack(seen).mean(0), memory)
+        action, seen = 0.02 * (output.exp() if kind == "noh" else output), []
+        for _ in range(training.task.interval):
+            direction, opt = trainee.optimizer.direction(gradient(params), state.opt, params.detach(), hyper)
+            params = (params.detach() if kind == "noh" else params) - action * direction
+            state = state._replace(opt=opt, step=state.step + 1)
+            total = total + trainee.loss(params, state, trainee.batch_indices(state, 1)[:, 0])[0].sum()
+            seen.append(gradient(params))
+    expected = parameters_to_vector(torch.autograd.grad(total, list(network.parameters())))
+    training.iterate()
+    learned = training._moments["mean"][0]  # of Adam's first step: 0.1 times the gradient
+    torch.testing.assert_close(learned / 0.1, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close(training._state.trainee.params, params.detach(), rtol=1e-4, atol=1e-6)
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Ctrl-C after so many decisions of training."""
+    taken, step = 0, Episode.step
+
+    def counted(self: Episode, state: Any, action: Tensor, due: Any = None) -> Any:
+        nonlocal taken
+        taken += due is not None and not due.any()
+        if taken > steps:
+            raise KeyboardInterrupt
+        return step(self, state, action, due)
+
+    monkeypatch.setattr(Episode, "step", counted)
+
+
+def assert_same_file(one: Path, other: Path) -> None:
+    (a, first), (b, second) = controller_file.read(one), controller_file.read(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, msg=name)
+    apart = ("command", "settings")
+    assert {k: v for k, v in first.items() if k not in apart} == {k: v for k, v in second.items() if k not in apart}
+
+
+@pytest.mark.parametrize(("kind", "steps", "saved"), [("noh", 4, 1), ("noh", 6, 2), ("noh", 14, 5), ("dmopt", 22, 7)])
+def test_an_interrupted_training_ends_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, steps: int, saved: int
+) -> None:
+    """In the middle of a run, between two runs, and after a window that the budget cut short."""
+    go = partial(train, partial(NOHTraining, KINDS[kind][0]))
+    go(settings(kind, tmp_path / "whole"))
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, steps)
+        with pytest.raises(KeyboardInterrupt):
+            go(settings(kind, tmp_path / "broken"))
+    checkpoint = tmp_path / "broken" / "checkpoint.safetensors"
+    assert controller_file.read_metadata(checkpoint)["iteration"] == saved
+    torch.manual_seed(99)  # what others leave in the global random state must not matter
+    go(settings(kind, tmp_path / "broken", resume=True))
+    for name in ("checkpoint", "controller"):
+        assert_same_file(*(tmp_path / run / f"{name}.safetensors" for run in ("whole", "broken")))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_acts_as_the_policy_in_memory_on_trainees_of_any_size(
+    tmp_path: Path, toy: Callable[..., Task], kind: str
+) -> None:
+    chosen = settings(kind, tmp_path)
+    training = NOHTraining(KINDS[kind][0], chosen)
+    stirred(training.policy.network)
+    training.iterate()
+    training.policy.save(tmp_path / "x.safetensors", {})
+    loaded = make_agent(tmp_path / "x.safetensors")
+    assert loaded.view == training.policy.view
+    assert repr(loaded) == kind
+    results = [evaluate(agent, toy(), range(3)) for agent in (training.policy, loaded)]
+    np.testing.assert_array_equal(results[0].curves["lr"], results[1].curves["lr"])
+    assert np.ptp(results[0].curves["lr"]) > 0
+
+
+def test_coordinates_and_trainees_are_apart() -> None:
+    """Permuting either permutes what is done; a trainee that starts anew forgets, the others do not."""
+    torch.manual_seed(1)
+    agent = NOH(Architecture(hidden=4), interval=5, optimizer="adam")
+    stirred(agent.network)
+    rng = np.random.default_rng(0)
+    first, second = rng.standard_normal((2, 3, 6)).astype(np.float32)
+    _, state = agent.predict({"mean_gradient": first})
+    action, _ = agent.predict({"mean_gradient": second}, state)
+    assert (action > 0).all()
+    rows, columns = [2, 0, 1], [3, 1, 0, 5, 4, 2]
+    _, other = agent.predict({"mean_gradient": first[rows][:, columns]})
+    permuted, _ = agent.predict({"mean_gradient": second[rows][:, columns]}, other)
+    np.testing.assert_allclose(permuted, action[rows][:, columns], rtol=1e-5)
+    restarted, _ = agent.predict({"mean_gradient": second}, state, np.array([False, True, False]))
+    fresh, _ = agent.predict({"mean_gradient": second})
+    np.testing.assert_allclose(restarted, np.stack([action[0], fresh[1], action[2]]), rtol=1e-5)
+    assert np.abs(fresh - action).min() > 0
+
+
+def test_hypergradients_find_the_rate_from_below_and_above(tmp_path: Path) -> None:
+    """On one window again and again: a rate that is too low rises, one that is too high falls."""
+    last = {}
+    for scale in (1e-5, 3.0):
+        chosen = settings("noh", tmp_path, budget=40, interval=5, unroll=8, scale=scale, meta_lr=0.1)
+        training = NOHTraining(NOH, chosen)
+        rows = []
+        for _ in range(12):
+            rows.append(training.iterate())
+            training.iteration += 1
+        assert rows[-1]["train/loss"] < rows[0]["train/loss"]
+        last[scale] = rows[-1]["train/rate_last"]
+    assert last[1e-5] > 1e-4
+    assert last[3.0] < 1.0
+
+
+def test_trainees_that_diverge_teach_nothing(tmp_path: Path) -> None:
+    training = NOHTraining(NOH, settings("noh", tmp_path, optimizer="sgd", scale=3e38, budget=40))
+    for _ in range(3):
+        row = training.iterate()
+        training.iteration += 1
+    assert row["train/diverged"] == 2
+    assert training._weights.isfinite().all()
+
+
+@pytest.mark.parametrize(("kind", "wrong", "message"), [
+    ("noh", {"scale": 0.0}, "scale must be positive"),
+    ("noh", {"meta_lr": math.inf}, "meta_lr must be positive"),
+    ("noh", {"unroll": 0}, "unroll must be at least 1"),
+    ("noh", {"meta_iterations": 0}, "meta_iterations must be at least 1"),
+    ("noh", {"optimizer": "unit"}, "choose another than 'unit'"),
+    ("dmopt", {"optimizer": "adam"}, "leave optimizer out"),
+])  # fmt: skip
+def test_unfit_settings_are_refused(tmp_path: Path, kind: str, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings(kind, tmp_path, **wrong)
+
+
+def test_unfit_observations_are_refused(toy: Callable[..., Task]) -> None:
+    agent = NOH(Architecture(hidden=4), interval=4, optimizer="adam")
+    with pytest.raises(ValueError, match="noh reads mean_gradient, which the observation lacks.*view"):
+        agent.predict(np.zeros((2, 8)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="of a batch"):
+        agent.predict({"mean_gradient": np.zeros(8)})
+    _, state = agent.predict({"mean_gradient": np.zeros((2, 8))})
+    with pytest.raises(ValueError, match="state is that of"):
+        agent.predict({"mean_gradient": np.zeros((2, 9))}, state)
+    coarser = LearningRateVectorEnv(2, toy(optimizer="adam"), control="set-raw/layer", observe="mean_gradient")
+    action, _ = agent.predict(coarser.reset(seed=0)[0])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"actions must have shape \(2, 2\)"):
+        coarser.step(action)
+
+
+def test_unfit_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    NOH(Architecture(hidden=4), 5, "adam").save(path, {})
+    with pytest.raises(ControllerFileError, match="holds 'noh', not 'dmopt'"):
+        DMopt.load(path)
+    tensors, metadata = controller_file.read(path)
+    controller_file.write(path, tensors, metadata | {"architecture": {**metadata["architecture"], "hidden": 5}})
+    with pytest.raises(ControllerFileError, match="doesn't hold the weights"):
+        NOH.load(path)
+    with pytest.raises(ValueError, match="give its controller file instead"):
+        make_agent("noh")
