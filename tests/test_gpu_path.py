@@ -115,9 +115,10 @@ base = make_task("digits-mlp", batch_size=4, budget=3, interval=2)
 for optimizer in OPTIMIZERS:
     play(make_task(base, optimizer=optimizer))
 for kind in KINDS:
-    for granularity in ("", "/layer", "/tensor", "/parameter"):
+    for granularity in ("", "/layer", "/parameter"):
         play(base, control=kind + granularity)
-        play(base, control=kind + granularity, observe=tuple(WHITE_BOX))
+for granularity in ("", "/tensor", "/parameter"):
+    play(base, control="set-raw" + granularity, observe=tuple(WHITE_BOX))
 for observe in OBSERVATIONS:
     play(base, observe=observe)
 for reward in REWARDS:
