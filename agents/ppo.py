@@ -3,7 +3,7 @@
 Xu et al. 2019, "Learning an adaptive learning rate schedule", sections 2.3 and 3.3.
 
 `PPOController` is the trained agent: an actor of Stable-Baselines3 (one hidden layer of 32, or an LSTM of 32) and
-the statistics that its observations are normalised with. `agents.ppo_training` trains it.
+the statistics that its observations are normalised with. `agents.ppo_learner` trains it.
 """
 
 from __future__ import annotations

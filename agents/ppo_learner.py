@@ -87,9 +87,9 @@ class _Watch(BaseCallback):
             self.diverged += int(info["diverged"])
             self.running[i] = 0.0
         info = self.envs.info
-        lr = (
-            np.where(self.locals["dones"], info["final_info"]["lr"], info["lr"]) if "final_info" in info else info["lr"]
-        )
+        lr = info["lr"].copy()
+        if "final_info" in info:
+            lr[self.locals["dones"]] = info["final_info"]["lr"][self.locals["dones"]]
         self.rates.append(float(np.exp(np.log(np.abs(lr).clip(1e-12)).mean())))
         return True
 

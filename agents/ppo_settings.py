@@ -55,9 +55,10 @@ class PPOSettings(OuterSettings):
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError for a setting that cannot be meant."""
         super().__post_init__()
-        if self.control.startswith("set-raw"):
+        control, observe = ((x,) if isinstance(x, str) else tuple(x) for x in (self.control, self.observe))
+        if any(name.startswith("set-raw") for name in control):
             raise ValueError("a policy of bounded actions can't control by 'set-raw'; use 'scale' or 'set'")
-        if self.observe in WHITE_BOX:
+        if WHITE_BOX.keys() & set(observe):
             raise ValueError(f"a policy of a few numbers can't observe {self.observe!r}; use 'dynamics' or another set")
         for name in ("actor_lr", "critic_lr"):
             if not 0 < getattr(self, name) < 1:

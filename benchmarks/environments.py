@@ -53,9 +53,9 @@ def decisions(
     @torch.no_grad()
     def run(number: int) -> None:
         # Always from the same state: far beyond the budget, vanishing gradients would be slow denormal numbers.
-        state, steps = start, np.zeros(envs, np.int64)
+        state, steps, nobody = start, np.zeros(envs, np.int64), np.zeros(envs, bool)
         for _ in range(number):
-            state = episode.step(state, action, episode.due(steps))
+            state = episode.step(state, action, episode.due(steps, nobody))
             steps += episode.task.interval
             episode.answers(state)
 

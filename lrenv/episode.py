@@ -1,7 +1,7 @@
 """The whole environment as pure functions of a batched state: reset, step, outcome, test.
 
-Gymnasium and Stable-Baselines3 adapters only call this. Nothing here waits for the device: what a decision
-measures stays in tensors until the adapter fetches it all at once.
+Gymnasium and Stable-Baselines3 adapters only call this. Nothing here waits for the device but `answers`, by which an
+adapter fetches at once what a decision measured.
 """
 
 from __future__ import annotations
@@ -175,15 +175,20 @@ class Episode:
         own: EpisodeState = tree_map(torch.clone, state)
         return own
 
-    def due(self, inner_step: NDArray[np.int64]) -> NDArray[np.bool_] | None:
-        """Whose next decision ends with a measurement (n,), of trainees that have taken so many steps; None if all's.
+    def due(self, inner_step: NDArray[np.int64], ended: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+        """Whose next decision ends with a measurement (n,); None where the task measures every one.
 
         The end of the budget is measured in any case.
+
+        Args:
+            inner_step: (n,), steps that the trainees have taken.
+            ended: (n,), whose episodes are over: they follow the others, so that they cause no measurement.
         """
+        if self.task.measure_interval is None:
+            return None
         after = np.minimum(inner_step + self.task.interval, self.task.budget)
-        ends = (after == self.task.budget) & (inner_step < self.task.budget)
-        due: NDArray[np.bool_] = (after % (self.task.measure_interval or 1) == 0) | ends
-        return None if self.task.measure_interval is None or due.all() else due
+        due = (after % self.task.measure_interval == 0) | (after == self.task.budget)
+        return np.where(ended, due[~ended].all(), due)
 
     def step(self, state: EpisodeState, action: Tensor, due: NDArray[np.bool_] | None = None) -> EpisodeState:
         """One decision: applies the actions (n, A), trains for an interval, measures.
@@ -194,8 +199,13 @@ class Episode:
         Args:
             state: n episodes.
             action: (n, A).
-            due: (n,), whom to measure on the validation split, as the method `due` says; everyone if None.
+            due: (n,), whom to measure on the validation split, as the method `due` says.
+
+        Raises:
+            ValueError: the task is not measured at every decision, and `due` was left out.
         """
+        if due is None and self.task.measure_interval is not None:
+            raise ValueError("this task has a measure_interval: say whom to measure, as `Episode.due` does")
         groups = self.trainee.groups(len(action))
         shares = [None] * len(groups) if due is None else np.split(due, np.cumsum(groups)[:-1])
         parts = zip(cut(state, groups), cut(action, groups), shares, strict=True)
@@ -230,7 +240,8 @@ class Episode:
 
         Trainees that are not `due` keep what was last measured on the validation split.
         """
-        last = Measurement(state.dynamics.val_loss, state.accuracy, state.predictions)
+        # A tensor of its own: the loss before stays in the state, too.
+        last = Measurement(state.dynamics.val_loss.clone(), state.accuracy, state.predictions)
         measured = last if due is False else self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
         if isinstance(due, Tensor):
             measured = select(due, measured, last)

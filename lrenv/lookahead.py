@@ -124,7 +124,9 @@ class Lookahead:
             gradient = trainee.gradient(moved, batch)
             step = Step(direction, regularised(moved, gradient), direction.new_zeros(0))
             if CHANGE in self._products:
-                step = step._replace(before=regularised(state, trainee.gradient(state, batch)))
+                # With the draws of the step that the batch belongs to: of dropout, of augmentation.
+                again = trainee.gradient(state._replace(step=moved.step), batch)
+                step = step._replace(before=regularised(state, again))
             then = Ahead(gradient, self._added(step, ahead.sums))
             if until is not None:
                 moved, then = select(state.step < until, (moved, then), (state, ahead))

@@ -17,6 +17,7 @@ from lrenv.episode import Episode, EpisodeState
 from lrenv.lookup import lookup
 from lrenv.optimizers import Optimizer, OptimizerFactory
 from lrenv.rendering import History
+from lrenv.signals import MOTION
 from lrenv.tasks import InitialLR, Task, count, make_task
 from lrenv.trees import replace_rows, scatter, select
 
@@ -205,7 +206,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         restarts = waiting & (self.autoreset_mode == AutoresetMode.NEXT_STEP)
         with torch.no_grad():
             if not restarts.all():
-                due = self.episode.due(self._inner_step)
+                due = self.episode.due(self._inner_step, waiting)
                 self._state = self.episode.step(before, torch.from_numpy(checked).to(self._device), due)
             if restarts.any():
                 self._state = self._restarted(restarts, before)
@@ -268,6 +269,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             "rates": self.episode.control.rates,
             "controlled": self.episode.control.beside,
             "white_box": self.episode.observer.white_box,
+            "motion": bool(MOTION & set(self.episode.observer.names)),
             "dtype": trainee.dtype,
         }
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from lrenv.benchmark.statistics import welch
 from plumbing import COLOURS, Lines, markdown, panels
 
 Array = NDArray[np.float64]
@@ -95,7 +96,9 @@ def compared(claim: str, ours: dict[tuple[float, float], Array], theirs: Array) 
     (losses,) = ours.values()
     n = min(len(losses), len(theirs))
     wins = int((losses[:n] < theirs[:n]).sum())
+    # A difference that Welch's test does not tell from chance is none.
     verdict = "yes" if losses.mean() < theirs.mean() else "no"
+    verdict = "level" if welch(losses, theirs) > 0.05 else verdict
     return claim, verdict, f"{losses.mean():.4f} against {theirs.mean():.4f}; lower on {wins} of {n} seeds"
 
 

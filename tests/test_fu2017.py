@@ -96,7 +96,7 @@ def test_finals_are_means_over_the_last_steps_up_to_a_horizon(tmp_path: Path) ->
 def test_claims_follow_the_means(tmp_path: Path) -> None:
     lines = made_up(tmp_path / "runs.jsonl")
     rows = {claim: (verdict, numbers) for claim, verdict, numbers in claims(lines, ["a", "b"], 100, 2)}
-    assert [verdict for verdict, _ in rows.values()] == ["yes", "no", "yes", "yes"]
+    assert [verdict for verdict, _ in rows.values()] == ["yes", "level", "yes", "yes"]
     assert rows["a, 100 steps: NOH below Adam, best constant rate (3.1)"][1].startswith("1.1100 against 1.2100; lower")
     transfer = "b, 200 steps: frozen NOH below Adam at a's best rate, 0.03 (3.2)"
     assert rows[transfer] == ("yes", "2.0100 against inf; lower on 2 of 2 seeds")
@@ -106,7 +106,7 @@ def test_claims_follow_the_means(tmp_path: Path) -> None:
 def test_an_unfinished_comparison_counts_the_seeds_that_there_are() -> None:
     assert compared("x", {}, np.ones(2)) == ("x", "?", "")
     row = compared("x", {(0.0, 0.0): np.array([1.0, 4.0])}, np.array([2.0, 2.0, 9.0]))
-    assert row == ("x", "yes", "2.5000 against 4.3333; lower on 1 of 2 seeds")
+    assert row == ("x", "level", "2.5000 against 4.3333; lower on 1 of 2 seeds")
 
 
 def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lrenv import networks
 from lrenv.data import Data
 from lrenv.env import LearningRateEnv
 from lrenv.episode import Episode
@@ -89,6 +90,22 @@ def test_decoupled_decay_is_no_part_of_the_gradient(toy: Callable[..., Task]) ->
         assert isinstance(observation, dict)
         observed.append(observation["mean_gradient"])
     assert torch.equal(*observed)
+
+
+def dropping(shape: Any, classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.Dropout(0.5), nn.Linear(8, classes))
+
+
+@pytest.mark.parametrize("settings", [{"network": dropping}, {"network": conv_net, "augment": "crop-flip"}])
+def test_where_weights_stand_still_gradients_do_not_change(
+    toy: Callable[..., Task], make_blobs: Callable[..., Data], settings: dict[str, Any]
+) -> None:
+    """Both gradients of a change see the same masks and the same crops."""
+    e = Episode(toy(make_blobs((2, 6, 6)), **settings), "set-raw", "gradient_change_square", dtype=F64)
+    with torch.no_grad():
+        change = [e.outcome(e.step(e.reset([0]), torch.full((1, 1), lr, dtype=F64))).observation for lr in (0.0, 0.1)]
+    still, moving = (seen["gradient_change_square"] for seen in change if isinstance(seen, dict))
+    assert still == 0 < moving
 
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
@@ -195,9 +212,10 @@ def test_restoring_restores_what_lies_ahead(toy: Callable[..., Task]) -> None:
     envs.step(action)
     envs.restore(snapshot)
     assert np.array_equal(envs.step(action)[0]["hypergradient"], first)
-    other = LearningRateVectorEnv(2, toy(), control="set-raw", device="cpu")
-    with pytest.raises(ValueError, match="white_box"):
-        other.restore(snapshot)
+    for observe, named in (("dynamics", "white_box"), (("scale-free", "hypergradient"), "motion")):
+        other = LearningRateVectorEnv(2, toy(), control="set-raw", observe=observe, device="cpu")
+        with pytest.raises(ValueError, match=named):
+            other.restore(snapshot)
 
 
 def test_parts_are_named_once() -> None:
@@ -234,17 +252,43 @@ def test_measuring_follows_each_envs_own_clock(toy: Callable[..., Task]) -> None
     assert together[2][1] != together[3][1], "the second env is measured a decision later"
 
 
-def test_the_best_checkpoint_is_one_that_was_measured(toy: Callable[..., Task]) -> None:
-    e = Episode(toy(interval=2, budget=8, measure_interval=4), "set-raw", dtype=F64)
+@pytest.mark.parametrize(("measure_interval", "best"), [(None, 2), (4, 0)])
+def test_the_best_checkpoint_is_one_that_was_measured(
+    toy: Callable[..., Task], measure_interval: int | None, best: int
+) -> None:
+    """The loss falls at first, and then rises far above that of the untrained network."""
+    e = Episode(toy(interval=2, budget=8, measure_interval=measure_interval), "set-raw", dtype=F64)
     with torch.no_grad():
         state = e.reset([0])
         weights = {0: state.trainee.params}
         for decision in range(4):
             steps = np.array([2 * decision])
-            state = e.step(state, torch.full((1, 1), 0.1, dtype=F64), e.due(steps))
+            rate = 0.5 if decision == 0 else 30.0
+            state = e.step(state, torch.full((1, 1), rate, dtype=F64), e.due(steps, np.zeros(1, dtype=bool)))
             weights[2 * decision + 2] = state.trainee.params
     found = [step for step, params in weights.items() if torch.equal(params, state.best.params)]
-    assert found[0] in (0, 4, 8)
+    assert found == [best]
+
+
+def test_a_dead_trainee_causes_no_measurements(toy: Callable[..., Task], monkeypatch: pytest.MonkeyPatch) -> None:
+    task = toy(interval=1, budget=20, measure_interval=5, network=networks.mlp(5))
+    envs = LearningRateVectorEnv(2, task, control="set-raw", autoreset_mode="Disabled", device="cpu")
+    envs.reset(seed=0)
+    calls = []
+    evaluate = Trainee.evaluate
+    monkeypatch.setattr(Trainee, "evaluate", lambda *args: calls.append(1) or evaluate(*args))
+    died = []
+    for step in range(20):
+        _, _, terminated, _, _ = envs.step(np.array([[3e38 if 2 <= step < 4 else 0.1], [0.1]], np.float32))
+        died.append(bool(terminated[0]))
+    assert died[3]
+    assert len(calls) == 4 + 2, "every fifth step, and the test losses of two ends"
+
+
+def test_whom_to_measure_must_be_said(toy: Callable[..., Task]) -> None:
+    e = Episode(toy(measure_interval=8), "set-raw", dtype=F64)
+    with pytest.raises(ValueError, match=r"Episode\.due"):
+        e.step(e.reset([0]), torch.full((1, 1), 0.1, dtype=F64))
 
 
 def test_a_measurement_ends_a_decision() -> None:

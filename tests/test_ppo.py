@@ -244,10 +244,10 @@ def test_bad_names_are_refused_before_anything_is_written(tmp_path: Path) -> Non
 @pytest.mark.parametrize("lstm", [False, True])
 @pytest.mark.parametrize("control", ["set", "scale/layer", "discrete", "discrete/layer"])
 def test_every_control_can_be_trained(tmp_path: Path, control: str, lstm: bool) -> None:
-    path = train(settings(tmp_path, task="digits-logreg", control=control, lstm=lstm, episodes=4, reward="improvement"))
+    path = train(settings(tmp_path, task="digits-mlp", control=control, lstm=lstm, episodes=8, reward="improvement"))
     agent = make_agent(path)
     assert agent.view.control == control
-    result = evaluate(agent, make_task("digits-logreg", budget=6, interval=3), [0, 1], device="cpu")
+    result = evaluate(agent, make_task("digits-mlp", budget=6, interval=3), [0, 1], device="cpu")
     assert np.isfinite(result.test_loss).all()
 
 
