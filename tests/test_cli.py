@@ -94,6 +94,8 @@ def test_interruptions_end_cleanly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], signal_number: signal.Signals
 ) -> None:
     cleaned: list[bool] = []
+    # A process in the background begins with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupted(_: Settings) -> None:
         try:
