@@ -188,7 +188,8 @@ class Episode:
             return None
         after = np.minimum(inner_step + self.task.interval, self.task.budget)
         due = (after % self.task.measure_interval == 0) | (after == self.task.budget)
-        return np.where(ended, due[~ended].all(), due)
+        followed: NDArray[np.bool_] = np.where(ended, due[~ended].all(), due)
+        return followed
 
     def step(self, state: EpisodeState, action: Tensor, due: NDArray[np.bool_] | None = None) -> EpisodeState:
         """One decision: applies the actions (n, A), trains for an interval, measures.
