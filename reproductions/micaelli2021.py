@@ -206,6 +206,7 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
                 line = {"marker": "o", "markersize": 3, "label": method if i == 0 else None}
                 ax.plot(result["inner_steps"], np.array(result["measured"][name], float), color=COLOUR[method], **line)
         ax.set(xlabel="inner steps", ylabel=label)
+        ax.locator_params(axis="x", nbins=4)
     axes[1, 0].set_yscale("log")
     if results:
         axes[0, 0].legend()
