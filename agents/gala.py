@@ -25,7 +25,7 @@ import numpy as np
 
 from agents.hyperparameters import Array, Hyperparameter, tuned
 from agents.memory import Memory
-from agents.recurrence import Parts, Recurrence, Values, rates_from
+from agents.recurrence import INITIAL_LRS, Parts, Recurrence, Values, rates_from
 from lrenv.benchmark.agent import View
 from lrenv.controls import BOUNDS
 
@@ -45,7 +45,7 @@ def follow_the_leader(parts: Parts, memory: Memory, values: Values) -> Memory:
     return leader, alignment, curvature
 
 
-@tuned(initial_lr=(1e-1, 1e-2, 1e-3, 1e-4))
+@tuned(initial_lr=INITIAL_LRS)
 def gala(
     initial_lr: Hyperparameter = 1e-3,
     delta: Hyperparameter = 0.0,

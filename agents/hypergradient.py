@@ -28,7 +28,7 @@ import numpy as np
 
 from agents.hyperparameters import Array, Hyperparameter, Hyperparameters, tuned
 from agents.memory import Memory
-from agents.recurrence import Parts, Recurrence, Values, control_of, rates_from
+from agents.recurrence import INITIAL_LRS, Parts, Recurrence, Values, control_of, rates_from
 from lrenv.benchmark.agent import View
 from lrenv.lookup import lookup
 
@@ -61,7 +61,6 @@ RULES = {
     "additive": Rule(("hypergradient",), additive),
     "multiplicative": Rule(("hypergradient", "gradient_square", "direction_square"), multiplicative),
 }
-INITIAL_LRS = (1e-1, 1e-2, 1e-3, 1e-4)
 
 
 @tuned(initial_lr=INITIAL_LRS, beta=(1e-2, 1e-3, 1e-4, 1e-5))

@@ -19,6 +19,8 @@ Parts = Mapping[str, Array]
 Values = Mapping[str, Array]
 """Hyperparameter -> (n, 1), or (1,) where all envs have the same."""
 
+INITIAL_LRS = (1e-1, 1e-2, 1e-3, 1e-4)
+"""The first rates that are worth trying."""
 GRANULARITIES = {"": "set-raw"} | {name: f"set-raw/{name}" for name in ("layer", "tensor", "parameter")}
 """What has a rate of its own, the trainee or each piece of it -> the control (`lrenv.controls`)."""
 
