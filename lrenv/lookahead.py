@@ -35,13 +35,13 @@ class Step(NamedTuple):
 
 CHANGE = "gradient_change_square"
 """The product that takes another gradient a step: of the next batch, where the step began."""
-PRODUCTS: dict[str, Callable[[Step], tuple[Tensor, Tensor]]] = {
-    "hypergradient": lambda step: (-step.after, step.direction),
-    "gradient_square": lambda step: (step.after, step.after),
-    "direction_square": lambda step: (step.direction, step.direction),
-    CHANGE: lambda step: (step.after - step.before,) * 2,
+PRODUCTS: dict[str, tuple[int, Callable[[Step], tuple[Tensor, Tensor]]]] = {
+    "hypergradient": (-1, lambda step: (step.after, step.direction)),
+    "gradient_square": (1, lambda step: (step.after, step.after)),
+    "direction_square": (1, lambda step: (step.direction, step.direction)),
+    CHANGE: (1, lambda step: (step.after - step.before,) * 2),
 }
-"""Name -> the two tensors whose inner product each step adds, at the granularity of the rates."""
+"""Name -> the sign and the two tensors of the inner product that each step adds, at the granularity of the rates."""
 MEAN = "mean_gradient"
 """The mean of the gradients g_2 ... g_(N+1), one number a parameter."""
 
@@ -76,8 +76,7 @@ class Lookahead:
         gradient = self._trainee.gradient(state, indices)
         seen = self._trainee.optimizer.regularised(gradient.grads, state.params, hyper)
         nothing = torch.zeros_like(seen)
-        sums = self._added(Step(nothing, seen, seen), {})
-        return Ahead(gradient, sums | {MEAN: seen} if self._mean else sums)
+        return Ahead(gradient, self._reduced(self._added(Step(nothing, seen, seen), self._zeros(seen), False), 1))
 
     def unroll(
         self, state: TraineeState, ahead: Ahead, lr: Tensor, hyper: Hyper, steps: int, until: int | None = None
@@ -99,21 +98,23 @@ class Lookahead:
         rates = self._trainee.spread(lr)
         take = self._steps if torch.is_grad_enabled() else self._fast_steps
         following = self._trainee.batch_indices(state._replace(step=state.step + 1), steps)
-        ahead = ahead._replace(sums={name: torch.zeros_like(x) for name, x in ahead.sums.items()})
+        ahead = ahead._replace(sums=self._zeros(state.params))
         start, losses = state.step, []
         for indices in following.split(self._trainee.steps_a_graph, 1):
             state, ahead, loss = take(state, ahead, rates, hyper, indices, until)
             losses.append(loss)
-        if self._mean:
-            taken = (state.step - start).clamp(min=1).to(lr.dtype)
-            ahead = ahead._replace(sums=ahead.sums | {MEAN: ahead.sums[MEAN] / taken[:, None]})
-        return state, ahead, torch.cat(losses, 1)
+        taken = (state.step - start).clamp(min=1).to(lr.dtype)
+        return state, ahead._replace(sums=self._reduced(ahead.sums, taken[:, None])), torch.cat(losses, 1)
 
     def _steps(
         self, state: TraineeState, ahead: Ahead, rates: Tensor, hyper: Hyper, indices: Tensor, until: int | None
     ) -> tuple[TraineeState, Ahead, Tensor]:
-        """One inner step before each of the batches `indices` (n, k, b); gives the losses (n, k)."""
+        """One inner step before each of the batches `indices` (n, k, b); gives the losses (n, k).
+
+        The sums are those of each element by itself, (n, P), until the interval ends.
+        """
         trainee, losses = self._trainee, []
+        in_place = until is None and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
 
         def regularised(state: TraineeState, gradient: Gradient) -> Tensor:
             return trainee.optimizer.regularised(gradient.grads, state.params, hyper)
@@ -127,16 +128,25 @@ class Lookahead:
                 # With the draws of the step that the batch belongs to: of dropout, of augmentation.
                 again = trainee.gradient(state._replace(step=moved.step), batch)
                 step = step._replace(before=regularised(state, again))
-            then = Ahead(gradient, self._added(step, ahead.sums))
+            then = Ahead(gradient, self._added(step, ahead.sums, in_place))
             if until is not None:
                 moved, then = select(state.step < until, (moved, then), (state, ahead))
             state, ahead = moved, then
         return state, ahead, torch.stack(losses, 1)
 
-    def _added(self, step: Step, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        products = {
-            name: self._trainee.network.inner(*factors(step), self._granularity)
-            for name, factors in self._products.items()
+    def _zeros(self, params: Tensor) -> dict[str, Tensor]:
+        """Sums (n, P) over no step."""
+        return {name: torch.zeros_like(params) for name in (*self._products, *[MEAN] * self._mean)}
+
+    def _added(self, step: Step, sums: dict[str, Tensor], in_place: bool) -> dict[str, Tensor]:
+        """Adds each element's products of a step to the sums (n, P): one pass over the weights each."""
+        multiplied, plus = (Tensor.addcmul_, Tensor.add_) if in_place else (Tensor.addcmul, Tensor.add)
+        added = {
+            name: multiplied(sums[name], *factors(step), value=sign) for name, (sign, factors) in self._products.items()
         }
-        added = {name: sums[name] + product if sums else product for name, product in products.items()}
-        return added | ({MEAN: sums[MEAN] + step.after} if self._mean and sums else {})
+        return added | ({MEAN: plus(sums[MEAN], step.after)} if self._mean else {})
+
+    def _reduced(self, sums: dict[str, Tensor], taken: Tensor | int) -> dict[str, Tensor]:
+        """The sums at the granularity of the rates (n, K), and the mean over the steps taken."""
+        reduced = {name: self._trainee.network.summed(sums[name], self._granularity) for name in self._products}
+        return reduced | ({MEAN: sums[MEAN] / taken} if self._mean else {})

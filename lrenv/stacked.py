@@ -92,13 +92,11 @@ class Network:
         pieces = params.split(self._sizes, dim=1)
         return {name: x.unflatten(1, shape) for (name, shape), x in zip(self.shapes.items(), pieces, strict=True)}
 
-    def inner(self, a: Tensor, b: Tensor, granularity: str) -> Tensor:
-        """Inner products (n, K) of the K pieces of two tensors (n, P); at granularity "parameter", a * b itself."""
+    def summed(self, x: Tensor, granularity: str) -> Tensor:
+        """Sums (n, K) over the K pieces of a tensor (n, P); at granularity "parameter", the tensor itself."""
         if granularity == "parameter":
-            return a * b
-        sizes = self.pieces[granularity]
-        pairs = zip(a.split(sizes, 1), b.split(sizes, 1), strict=True)
-        return torch.stack([torch.linalg.vecdot(x, y) for x, y in pairs], 1)
+            return x
+        return torch.stack([piece.sum(1) for piece in x.split(self.pieces[granularity], 1)], 1)
 
     def __call__(
         self, params: Tensor, buffers: Tensors, x: Tensor, training: bool, key: Tensor | None = None

@@ -1,0 +1,352 @@
+"""A learned optimizer trained without exploding or biased gradients: Metz et al. 2019.
+
+    python reproductions/metz2019.py --scale cpu --out runs/metz2019
+
+"Learned optimizers that outperform SGD on wall-clock and test loss" (arXiv:1810.10180). Two optimizers, one for
+training loss and one for validation loss, are trained on problems with the first half of a data set's classes. They
+are then frozen.
+
+- train: the two trainings; the others make them, too, if they are missing.
+- held-out: problems with the other half of the classes, every selection of them in every width, beside momentum,
+  RMSprop and Adam at their best rates of a grid (figure 1).
+- generalise: other networks, other data, a longer budget, beside Adam at its best rates (figure 6).
+- variance: of the two estimators of the outer gradient and of the merged one, by the length of the unroll (figure 5a).
+- ablations: shorter trainings without one of the ideas at a time (figure 7).
+
+What a step costs (appendix F) is in `benchmarks/learned_optimizer.py`.
+
+`runs.jsonl` has a line a run. What is there is not made again, and a training that was killed goes on from its last
+checkpoint. Figures and `results.md` are drawn anew as results come in.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+
+from agents import Agent
+from agents.learned_optimizer import LearnedOptimizer
+from agents.learned_optimizer_settings import LearnedOptimizerSettings
+from agents.learned_optimizer_tasks import NETWORKS, class_subset, problems
+from agents.learned_optimizer_training import LearnedOptimizerTraining, unrolled
+from agents.outer_gradients import merged, paired, perturbations, sampled
+from agents.outer_training import train
+from agents.schedules import constant
+from agents.tuned_optimizers import tune_optimizers
+from lrenv import networks
+from lrenv.benchmark import evaluation
+from lrenv.data import Data
+from lrenv.process import keep_memory
+from lrenv.tasks import Task, make_task, register_task
+from lrenv.trainee import Trainee
+from lrenv.vector_env import choose_device
+from metz2019_report import METHODS, OBJECTIVES, folder, report
+from plumbing import Lines, short
+
+Result = dict[str, Any]
+Objective = Literal["train", "valid"]
+Part = Literal["train", "held-out", "generalise", "variance", "ablations"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One result; all fields together are its name."""
+
+    part: str
+    case: str
+    """A problem, or the inner steps of an unroll."""
+    method: str
+    objective: str
+    """What it was trained or tuned for."""
+    seed: int
+
+
+class Piece(NamedTuple):
+    """Runs that are made together."""
+
+    runs: list[Run]
+    compute: Callable[[], Sequence[Result]]
+    """Gives what there is to say of each of them."""
+
+
+class Scale(NamedTuple):
+    """What is trained, and for how long."""
+
+    task: str
+    """Its first half of classes is trained on; problems of the others are held out."""
+    budget: int
+    interval: int
+    training: dict[str, Any]
+    """Settings of the training that are not the default."""
+    selections: int | None = None
+    """Of classes, for held-out problems; all there are by default."""
+    seeds: int = 5
+    """Runs of each optimizer on each problem."""
+    unrolls: tuple[int, ...] = ()
+    """Inner steps over which estimators of outer gradients are compared."""
+    estimates: int = 24
+    """That their variances are taken over, each from as many pairs as an update of the training."""
+    others: dict[str, dict[str, Any]] = {}
+    """Name -> how a problem differs from the first held-out one."""
+    ablated: dict[str, Any] = {}
+    """Settings of shorter trainings that are not those of `training`."""
+    ablation_seeds: int = 1
+    ablation_problems: int = 4
+    """Held-out problems that they are compared on."""
+
+
+SCALES = {
+    "smoke": Scale(
+        "digits-mlp", 40, 10,
+        {"classes": 3, "network": "mlp", "widths": "4", "problems": 4, "workers": 2, "pairs": 2, "first_unroll": 10,
+         "updates": 4, "eval_every": 2, "eval_seeds": 1},
+        selections=2, seeds=2, unrolls=(5, 20), estimates=4,
+        others={"one layer of 8": {"network": networks.mlp(8)}, "twice as long": {"budget": 80}},
+        ablated={"updates": 2, "last_unroll": 20, "curriculum": 2}, ablation_problems=1,
+    ),
+    "cpu": Scale(
+        "mnist1d-mlp", 300, 10,
+        {"classes": 3, "network": "mlp", "widths": "16,32", "problems": 8, "workers": 4, "pairs": 4,
+         "first_unroll": 20, "last_unroll": 120, "curriculum": 1000, "updates": 1000, "outer_lr": 3e-3,
+         "eval_every": 50},
+        unrolls=(10, 20, 50, 100, 200, 300),
+        others={
+            "four times as long": {"budget": 1200},
+            "two layers of 64": {"network": networks.mlp(64, 64)},
+            "three layers of 32": {"network": networks.mlp(32, 32, 32)},
+            "8x8 digits": {"data": "digits"},
+            "8x8 digits, conv net": {"data": "digits", "network": networks.conv3(8)},
+        },
+        ablated={"updates": 200, "last_unroll": 100, "curriculum": 200, "workers": 2, "eval_every": 25},
+    ),
+    "paper": Scale(
+        "cifar10-mlp20", 10_000, 100,
+        {"classes": 3, "network": "conv3", "widths": "32", "problems": 8, "workers": 32, "pairs": 4,
+         "updates": 10_000},
+        unrolls=(10, 100, 1000, 10_000),
+        others={
+            "twice as long": {"budget": 20_000},
+            "128 units": {"network": networks.conv3(128)},
+            "MNIST": {"data": "mnist"},
+            "MNIST, three layers of 128": {"data": "mnist", "network": networks.mlp(128, 128, 128)},
+        },
+        ablation_seeds=5, ablation_problems=10,
+    ),
+}  # fmt: skip
+"""Scale -> the setting: seconds, or hours on a core. `paper` was never run: it has the paper's network, budget,
+curriculum and number of pairs, but selections of three out of CIFAR-10's classes instead of ten out of ImageNet's."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to run."""
+
+    scale: Literal["smoke", "cpu", "paper"] = "cpu"
+    """How much."""
+    out: Path = Path("runs/metz2019")
+    """Where results go."""
+    parts: tuple[Part, ...] = ("train", "held-out", "generalise", "variance", "ablations")
+    """Which parts."""
+    objectives: tuple[Objective, ...] = OBJECTIVES
+    """What optimizers `train` trains; other parts need both."""
+
+
+def of_classes(task: Task, classes: Sequence[int]) -> Data:
+    """Some classes of a task's data."""
+    return class_subset(task.load(), classes)
+
+
+def halves(scale: Scale) -> tuple[Task, range, range]:
+    """The task, the classes to train on, and those that are held out."""
+    task = make_task(scale.task, budget=scale.budget, interval=scale.interval)
+    classes = task.load().classes
+    return task, range(classes // 2), range(classes // 2, classes)
+
+
+def half(scale: Scale) -> str:
+    """The task with the classes to train on, registered; gives its name."""
+    task, first, _ = halves(scale)
+    named = replace(task, name=f"{scale.task}-first-half", data=partial(of_classes, task, first))
+    return register_task(named, replace_existing=True).name
+
+
+def held_out(scale: Scale) -> list[Task]:
+    """Every selection of held-out classes, in every width."""
+    task, _, second = halves(scale)
+    selections = itertools.combinations(second, scale.training["classes"])
+    network, widths = scale.training["network"], scale.training["widths"].split(",")
+    return [
+        replace(
+            task,
+            name=f"{', '.join(map(str, chosen))}; {network} {width}",
+            data=partial(of_classes, task, chosen),
+            network=NETWORKS[network](int(width)),
+        )
+        for chosen in itertools.islice(selections, scale.selections)
+        for width in widths
+    ]
+
+
+def training_settings(scale: Scale, objective: Objective, out: Path, **changes: Any) -> LearnedOptimizerSettings:
+    """How an optimizer is trained."""
+    return LearnedOptimizerSettings(task=half(scale), objective=objective, out=out, **scale.training | changes)
+
+
+def trained(settings: LearnedOptimizerSettings) -> LearnedOptimizer:
+    """The best optimizer of a training, which goes on if it was interrupted."""
+    # A training that was finished is resumed, too: it then has nothing left to do.
+    checkpoint = settings.out / "checkpoint.safetensors"
+    return LearnedOptimizer.load(train(LearnedOptimizerTraining, replace(settings, resume=checkpoint.exists())))
+
+
+@cache
+def learned(scale: str, objective: Objective, out: Path) -> LearnedOptimizer:
+    """The optimizer trained for this objective."""
+    return trained(training_settings(SCALES[scale], objective, out / objective))
+
+
+def shown_test(task: Task) -> Data:
+    """A task's data with the test split in place of the validation split."""
+    data = task.load()
+    return data._replace(val=data.test)
+
+
+def curve(run: evaluation.Result, name: str, task: Task) -> NDArray[np.float64]:
+    """A curve (points, seeds) as long as the budget, also where all runs ended before: NaN from there on."""
+    whole = np.full((math.ceil(task.budget / task.interval) + 1, len(run.seeds)), np.nan)
+    whole[: len(run.curves[name])] = run.curves[name]
+    return whole
+
+
+def measured(agent: Agent, task: Task, seeds: Sequence[int]) -> list[Result]:
+    """What an optimizer does on a problem, a result a seed."""
+    run = evaluation.evaluate(agent, task, seeds)
+    # The same runs again, for test losses along the way. Nothing is chosen by them: the best checkpoint is that above.
+    again = evaluation.evaluate(agent, replace(task, data=partial(shown_test, task)), seeds)
+    curves = {name: curve(run, name, task) for name in ("train_loss", "val_loss")}
+    curves["test_loss"] = curve(again, "val_loss", task)
+    return [
+        {
+            "final_test_loss": float(curves["test_loss"][-1, i]),
+            "best_test_loss": float(run.test_loss[i]),
+            "best_test_accuracy": float(run.test_accuracy[i]),
+            "diverged": bool(run.diverged[i]),
+            # Of the whole batch; the faster of two runs, which is disturbed less.
+            "seconds": float(f"{min(run.seconds, again.seconds):.4g}"),
+            "curves": {name: short(points[:, i]) for name, points in curves.items()},
+        }
+        for i in range(len(seeds))
+    ]
+
+
+def contest(settings: Settings, task: Task, baselines: Sequence[str]) -> list[Result]:
+    """Learned optimizers and tuned ones on a problem, one after the other, each for both objectives."""
+    seeds = range(SCALES[settings.scale].seeds)
+    results: list[Result] = []
+    for objective in OBJECTIVES:
+        own = measured(learned(settings.scale, objective, settings.out), task, seeds)
+        results += [{"rate": None, "tuning_loss": None} | result for result in own]
+    for optimizer, tuning in tune_optimizers(task, optimizers=baselines).items():
+        for objective, losses in zip(OBJECTIVES, (tuning.train_loss, tuning.val_loss), strict=True):
+            found = {"rate": tuning.best(objective), "tuning_loss": float(losses.min())}
+            own = measured(constant(found["rate"]), make_task(task, optimizer=optimizer), seeds)
+            results += [found | result for result in own]
+    return results
+
+
+def variances(settings: Settings, fresh: bool, unroll: int) -> list[Result]:
+    """The variance of three estimates of the outer gradient from the same pairs, mean over theta's weights."""
+    scale = SCALES[settings.scale]
+    chosen = training_settings(scale, "train", settings.out / "train")
+    shape = chosen.architecture
+    theta = shape.init(chosen.seed) if fresh else learned(settings.scale, "train", settings.out).theta
+    task = replace(problems(chosen).train[0], optimizer=LearnedOptimizer(theta, shape))
+    trainee = Trainee(task, choose_device(chosen.device))
+    theta, rollout = theta.to(trainee.device), unrolled(trainee, unroll, "train")
+    k, generator = chosen.workers * chosen.pairs, torch.Generator().manual_seed(unroll)
+    estimates: dict[str, list[torch.Tensor]] = {"es": [], "reparameterisation": [], "merged": []}
+    for i in range(scale.estimates):
+        noise = perturbations(k, theta, chosen.sigma, generator)
+        samples = sampled(rollout, theta, noise, chosen.sigma, paired(trainee.init(range(k * i, k * (i + 1)))))
+        estimates["es"].append(samples.es.double().mean(0))
+        estimates["reparameterisation"].append(samples.reparameterisation.double().mean(0))
+        estimates["merged"].append(merged(samples.reparameterisation, samples.es).double())
+    return [{name: float(torch.stack(own).var(0).mean()) for name, own in estimates.items()}]
+
+
+def ablations(scale: Scale) -> dict[str, dict[str, Any]]:
+    """Name -> how a training differs from a whole one."""
+    whole = scale.training | scale.ablated
+    long = whole.get("last_unroll", scale.budget)
+    return {
+        "whole": {},
+        "reparameterisation only": {"estimator": "reparameterisation"},
+        "ES only": {"estimator": "es"},
+        "PES": {"estimator": "pes"},
+        "short unrolls": {"last_unroll": whole.get("first_unroll", 50)},
+        "long unrolls": {"first_unroll": long},
+        "no momentum": {"momentum": False},
+        "no RMS": {"rms": False},
+        "no time": {"time": False},
+    }
+
+
+def ablated(settings: Settings, name: str, seed: int) -> list[Result]:
+    """A shorter training, and the training loss of held-out problems, which it was for: mean over steps and runs."""
+    scale = SCALES[settings.scale]
+    changes = scale.ablated | ablations(scale)[name] | {"seed": seed}
+    agent = trained(training_settings(scale, "train", folder(settings.out, name, seed), **changes))
+    tasks = held_out(scale)[: scale.ablation_problems]
+    runs = [curve(evaluation.evaluate(agent, task, range(scale.seeds)), "train_loss", task) for task in tasks]
+    mean = np.mean(runs, (0, 2))
+    return [{"loss": float(mean[1:].mean()), "curve": short(mean)}]
+
+
+def pieces(settings: Settings) -> Iterator[Piece]:
+    """All that there is to make, in the order of the parts."""
+    scale, tasks = SCALES[settings.scale], held_out(SCALES[settings.scale])
+    others = [replace(tasks[0], name=name, **changes) for name, changes in scale.others.items()]
+    for part, rounds in {"held-out": tasks, "generalise": others}.items():
+        for task in rounds if part in settings.parts else ():
+            names = itertools.product([part], [task.name], METHODS[part], OBJECTIVES, range(scale.seeds))
+            compute = partial(contest, settings, task, METHODS[part][1:])
+            yield Piece(list(itertools.starmap(Run, names)), compute)
+    if "variance" in settings.parts:
+        for fresh, unroll in itertools.product((True, False), scale.unrolls):
+            run = Run("variance", str(unroll), "fresh" if fresh else "trained", "train", 0)
+            yield Piece([run], partial(variances, settings, fresh, unroll))
+    if "ablations" in settings.parts:
+        for seed, name in itertools.product(range(scale.ablation_seeds), ablations(scale)):
+            yield Piece([Run("ablations", "", name, "train", seed)], partial(ablated, settings, name, seed))
+
+
+def main(settings: Settings) -> None:
+    """Makes what is missing and draws what there is."""
+    lines = Lines(settings.out / "runs.jsonl", list(Run.__annotations__))
+    scale = SCALES[settings.scale]
+    keep_memory()
+    if "train" in settings.parts:
+        for objective in settings.objectives:
+            trained(training_settings(scale, objective, settings.out / objective))
+    for piece in pieces(settings):
+        missing = [asdict(run) not in lines for run in piece.runs]
+        if any(missing):
+            for run, new, result in zip(piece.runs, missing, piece.compute(), strict=True):
+                if new:
+                    lines.add(asdict(run) | result)
+            report(lines, scale.interval, settings.out, [piece.runs[0].part])
+    report(lines, scale.interval, settings.out)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
