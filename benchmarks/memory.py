@@ -1,4 +1,4 @@
-"""Whether the environment's memory stays level: `python benchmarks/memory.py`. Linux only."""
+"""Whether the environment's memory stays level, and is what was predicted: `python benchmarks/memory.py`. Linux only."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from rich.progress import track
 
 from environments import stepping
 from harness import Race, Row, Sized, number, peak_mib, report
+from lrenv.tasks import make_task
+from lrenv.trainee import Trainee
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ def resident_mib() -> float:
 
 def soak(settings: Soak) -> Race:
     """Steps the environment in this process, and reads its size after every tenth."""
+    stepping(settings.task, 1, 1, settings.compile, **settings.options)()
+    trainee, alone = Trainee(make_task(settings.task, **settings.options)), resident_mib()
     begin = time.perf_counter()
     turn = stepping(settings.task, settings.envs, settings.decisions // 10, settings.compile, **settings.options)
     built = time.perf_counter() - begin
@@ -44,7 +48,14 @@ def soak(settings: Soak) -> Race:
         Row.of(name, [size], [first], built, peak_mib()) for name, size in (("first tenth", first), ("end", last))
     )
     title = f"{settings.variant}: memory of {settings.envs} environments"
-    return Race(title, "MiB", rows, (f"It grew by {number(last - first)} MiB.",))
+    memory = trainee.memory
+    predicted = (memory.total(settings.envs, trainee.at_once) - memory.data) / 2**20
+    notes = (
+        f"It grew by {number(last - first)} MiB.",
+        f"A process with one environment: {number(alone)} MiB. Predicted for {settings.envs}, data left out: "
+        f"{number(predicted)} MiB more. At the end: {number(last - alone)} MiB more.",
+    )
+    return Race(title, "MiB", rows, notes)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -16,7 +16,8 @@ def compiled(function: F, device: torch.device, **options: Any) -> F:
     """`torch.compile` for the functions that every decision calls with tensors of the same shapes.
 
     Args:
-        function: takes and gives tensors; rates and seeds are tensors, too, or each value would compile anew.
+        function: takes and gives tensors; rates and seeds are tensors, too, or each value would compile anew. What it
+            is a method of must not change afterwards.
         device: on CUDA the graph is captured and replayed as a whole, and its outputs, which the next replay would
             overwrite, are copied out.
         **options: of the compiler.
@@ -29,7 +30,8 @@ def compiled(function: F, device: torch.device, **options: Any) -> F:
     code = entry.__code__.replace(co_name=getattr(function, "__name__", "compiled"))
     own = FunctionType(code, entry.__globals__, code.co_name, None, entry.__closure__)
     on_cuda = device.type == "cuda"
-    graph = torch.compile(own, dynamic=False, fullgraph=True, options=options | {"triton.cudagraphs": on_cuda})
+    settings = options | {"triton.cudagraphs": on_cuda, "guard_filter_fn": _of_arguments}
+    graph = torch.compile(own, dynamic=False, fullgraph=True, options=settings)
     if not on_cuda:
         return graph  # type: ignore[return-value]
 
@@ -37,3 +39,11 @@ def compiled(function: F, device: torch.device, **options: Any) -> F:
         return tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, graph(*arguments))
 
     return replayed  # type: ignore[return-value]
+
+
+def _of_arguments(guards: Sequence[Any]) -> list[bool]:
+    """Which of the compiler's assumptions a call checks: those about its arguments, and about the state of PyTorch.
+
+    The others, a thousand about the network that a graph trains, took a fiftieth of a small decision to check.
+    """
+    return [guard.name == "" or guard.name.startswith("arguments") for guard in guards]

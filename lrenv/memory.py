@@ -11,7 +11,7 @@ class Memory:
 
     Attributes:
         data: the data set, shared by all trainees.
-        held: what each trainee keeps: weights and optimizer state before and after a decision, the best checkpoint,
+        held: what each trainee keeps between decisions: weights, those of the best checkpoint, optimizer state,
             predictions.
         training: what each trainee of the group at work takes on top: a batch, the outputs of the layers, gradients.
         measuring: the same for a piece of the validation split.
@@ -23,5 +23,9 @@ class Memory:
     measuring: int
 
     def total(self, n: int, at_once: int) -> int:
-        """Bytes of n trainees in groups of at most `at_once`; the process itself takes some hundred MiB more."""
-        return self.data + n * self.held + min(n, at_once) * max(self.training, self.measuring)
+        """Bytes of n trainees in groups of at most `at_once`; the process itself takes some hundred MiB more.
+
+        What is held exists before a decision, after it and, where there are several groups, as their parts.
+        """
+        times = 2 if n <= at_once else 3
+        return self.data + times * n * self.held + min(n, at_once) * max(self.training, self.measuring)

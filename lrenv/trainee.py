@@ -151,12 +151,13 @@ class Trainee:
         shape = self.train.inputs.shape[1:]
         weights, inputs = self.network.size, shape.numel()
         layers = self.network.activations(shape) or [1]
-        slots = sum(slot.numel() for slot in self.optimizer.init(torch.zeros(1, 1)).values())
+        one, two = (sum(x.numel() for x in self.optimizer.init(torch.zeros(1, p)).values()) for p in (1, 2))
+        slots = two - one  # numbers a weight: counters don't grow with the weights
         predictions = max(self.classes, 1) * min(PROBE, len(self.val.targets))
         # A layer's output waits for the backward pass, which holds two gradients at a time.
         training = 2 * weights + self.task.batch_size * (inputs + sum(layers) + 2 * max(layers))
         measuring = min(self._rows, len(self.val.targets)) * (inputs + 3 * max(layers))
-        held = (3 + 2 * slots) * weights + 2 * predictions
+        held = (2 + slots) * weights + predictions
         return Memory(data, *(self.dtype.itemsize * numbers for numbers in (held, training, measuring)))
 
     def init(self, seeds: Sequence[int]) -> TraineeState:

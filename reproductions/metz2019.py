@@ -117,7 +117,7 @@ SCALES = {
     "cpu": Scale(
         "mnist1d-mlp", 300, 10,
         {"classes": 3, "network": "mlp", "widths": "16,32", "problems": 8, "workers": 4, "pairs": 4,
-         "first_unroll": 20, "last_unroll": 120, "curriculum": 1000, "updates": 1000, "outer_lr": 3e-3,
+         "first_unroll": 20, "last_unroll": 120, "curriculum": 1000, "updates": 500, "outer_lr": 3e-3,
          "eval_every": 50},
         unrolls=(10, 20, 50, 100, 200, 300),
         others={

@@ -250,12 +250,14 @@ def test_trainees_with_convolutions_go_one_by_one_on_a_cpu(toy: Callable[..., Ta
 
 def test_memory_is_counted_by_hand(toy: Callable[..., Task]) -> None:
     # A 6-5-3 perceptron: 53 weights; 24 + 10 + 10 examples of 6 float32 and an int64; outputs of 5, 5 and 3 numbers.
-    memory = Trainee(toy(optimizer="momentum")).memory
+    memory = Trainee(toy(optimizer="adam")).memory
     assert memory.data == 44 * (6 * 4 + 8)
-    assert memory.held == 4 * (53 * (3 + 2) + 2 * 3 * 10)  # weights before, after and best; momentum before and after
+    assert memory.held == 4 * (53 * (2 + 2) + 3 * 10)  # weights, the best ones, two moments; predictions
     assert memory.training == 4 * (2 * 53 + 4 * (6 + 13 + 2 * 5))
     assert memory.measuring == 4 * 10 * (6 + 3 * 5)
-    assert memory.total(n=8, at_once=2) == memory.data + 8 * memory.held + 2 * max(memory.training, memory.measuring)
+    for n, at_once, times in ((8, 2, 3), (2, 2, 2)):
+        working = 2 * max(memory.training, memory.measuring)
+        assert memory.total(n, at_once) == memory.data + times * n * memory.held + working
 
 
 def test_a_fixed_part_of_the_validation_split_is_measured(toy: Callable[..., Task]) -> None:
