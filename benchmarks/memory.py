@@ -1,4 +1,4 @@
-"""Whether the environment's memory stays level, and is what was predicted: `python benchmarks/memory.py`. Linux only."""
+"""Whether the environment's memory stays level, and is as predicted: `python benchmarks/memory.py`. Linux only."""
 
 from __future__ import annotations
 

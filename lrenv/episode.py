@@ -51,6 +51,7 @@ class EpisodeState(NamedTuple):
     best: Checkpoint
     diverged: Tensor  # (n,) bool
     ahead: Ahead | tuple[()]  # where gradients are observed
+    answer: Tensor  # (n, width), the outcome as one tensor
 
 
 class Outcome(NamedTuple):
@@ -110,11 +111,8 @@ class Episode:
         self._lookahead = Lookahead(self.trainee, gradients, self.control.granularity, compile) if gradients else None
         # An interval that the budget cuts short needs trainees to stand still; others are spared the masks.
         self._until = task.budget if task.budget % task.interval else None
-        self._measure, self._pack = self._measured, self._packed
+        self._measure = compiled(self._measured, self.trainee.device) if compile else self._measured
         self._shapes: dict[str, torch.Size] = {}
-        if compile:
-            self._measure = compiled(self._measured, self.trainee.device)
-            self._pack = compiled(self._packed, self.trainee.device)
 
     @property
     def decisions(self) -> int:
@@ -170,7 +168,9 @@ class Episode:
             Checkpoint(measured.loss, trainee.params, trainee.buffers),
             torch.zeros(n, dtype=torch.bool, device=lr.device),
             self._lookahead.start(trainee, hyper) if self._lookahead else (),
+            nothing,
         )
+        state = state._replace(answer=self._packed(state, _sums(state.ahead)))
         # Each leaf a tensor of its own: a compiler would take one that stands in two places as a promise.
         own: EpisodeState = tree_map(torch.clone, state)
         return own
@@ -226,7 +226,7 @@ class Episode:
         if due is not None and due.any() and not due.all():
             some = torch.from_numpy(due).to(action.device)
         measure = self._measured if torch.is_grad_enabled() else self._measure
-        return measure(state, trainee, losses, lr, hyper, some)._replace(ahead=ahead)
+        return measure(state, trainee, losses, lr, hyper, _sums(ahead), some)._replace(ahead=ahead)
 
     def _measured(
         self,
@@ -235,11 +235,19 @@ class Episode:
         losses: Tensor,
         lr: Tensor,
         hyper: Hyper,
-        due: Tensor | bool = True,
+        sums: dict[str, Tensor],
+        due: Tensor | bool,
     ) -> EpisodeState:
         """The state after an interval that began in `state` and had the training losses (n, N).
 
-        Trainees that are not `due` keep what was last measured on the validation split.
+        Args:
+            state: before it.
+            trainee: after it.
+            losses: (n, N).
+            lr: the rates of the interval.
+            hyper: its hyperparameters.
+            sums: over its gradients.
+            due: (n,); the others keep what was last measured on the validation split.
         """
         # A tensor of its own: the loss before stays in the state, too.
         last = Measurement(state.dynamics.val_loss.clone(), state.accuracy, state.predictions)
@@ -282,12 +290,16 @@ class Episode:
             now = Checkpoint(measured.loss, trainee.params, trainee.buffers)
             best = select((measured.loss < state.best.val_loss) & ~diverged, now, state.best)
         moved = tuple(displacement for displacement, _, _ in motions)
-        return EpisodeState(
-            trainee, lr, hyper, dynamics, measured.accuracy, measured.predictions, moved, best, diverged, ()
+        after = EpisodeState(
+            trainee, lr, hyper, dynamics, measured.accuracy, measured.predictions, moved, best, diverged, (), nothing
         )
+        return after._replace(answer=self._packed(after, sums))
 
     def outcome(self, state: EpisodeState) -> Outcome:
         """What the environments answer in this state. The reward is that of the decision that led to it."""
+        return self._outcome(state, _sums(state.ahead))
+
+    def _outcome(self, state: EpisodeState, sums: dict[str, Tensor]) -> Outcome:
         ended = state.trainee.step >= self.task.budget
         info = {
             "train_loss": state.dynamics.train_loss,
@@ -299,17 +311,17 @@ class Episode:
         if self.trainee.classes:
             info["val_accuracy"] = state.accuracy
         reward = self.reward(state.dynamics, state.diverged)
-        white_box = {"parameters": state.trainee.params} | (state.ahead.sums if state.ahead else {})
-        return Outcome(self.observer(state.dynamics, white_box), reward, state.diverged | ended, info)
+        observation = self.observer(state.dynamics, {"parameters": state.trainee.params} | sums)
+        return Outcome(observation, reward, state.diverged | ended, info)
 
     def answers(self, state: EpisodeState) -> dict[str, NDArray[Any]]:
         """The parts of the outcome as arrays on the host, brought there in one transfer."""
-        if not self._shapes or next(iter(self._shapes.values()))[0] != len(state.lr):
-            self._shapes = {name: part.shape for name, part in self.outcome(state).parts.items()}
-        return unpack(self._pack(state).cpu().numpy(), self._shapes)
+        if not self._shapes:
+            self._shapes = {name: part.shape[1:] for name, part in self.outcome(state).parts.items()}
+        return unpack(state.answer.cpu().numpy(), self._shapes)
 
-    def _packed(self, state: EpisodeState) -> Tensor:
-        return pack(self.outcome(state).parts, self.trainee.dtype)
+    def _packed(self, state: EpisodeState, sums: dict[str, Tensor]) -> Tensor:
+        return pack(self._outcome(state, sums).parts, self.trainee.dtype)
 
     def test(self, state: EpisodeState, rows: Tensor) -> dict[str, Tensor]:
         """Test loss and accuracy, (m,) each, of the best checkpoints of the episodes `rows` (m,)."""
@@ -340,6 +352,10 @@ class Episode:
         mean = losses.where(taken, 0).sum(1) / number
         squares = ((losses - mean[:, None]) ** 2).where(taken, 0).sum(1) / number
         return mean, squares.sqrt()
+
+
+def _sums(ahead: Ahead | tuple[()]) -> dict[str, Tensor]:
+    return ahead.sums if ahead else {}
 
 
 def _variance(x: Tensor) -> Tensor:

@@ -20,11 +20,11 @@ def pack(parts: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
 
 
 def unpack(packed: NDArray[Any], shapes: Mapping[str, torch.Size]) -> dict[str, NDArray[Any]]:
-    """The parts of an array (n, width), by their names and shapes (n, ...)."""
+    """The parts (n, *shape) of an array (n, width), by their names and shapes."""
     parts, start = {}, 0
     for name, shape in shapes.items():
-        end = start + shape[1:].numel()
-        column = packed[:, start:end].reshape(shape)
+        end = start + shape.numel()
+        column = packed[:, start:end].reshape(len(packed), *shape)
         parts[name] = column.astype(HOST_DTYPES.get(name, column.dtype))
         start = end
     return parts
