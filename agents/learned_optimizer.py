@@ -219,3 +219,8 @@ class LearnedOptimizer:
             return cls(tensors["theta"], Architecture(**metadata["architecture"]))
         except (KeyError, TypeError, ValueError) as error:
             raise controller_file.ControllerFileError(f"{path} holds no learned optimizer: {error}") from error
+
+
+def metz2019_cpu() -> LearnedOptimizer:
+    """The optimizer that `reproductions/metz2019.py --scale cpu` trained for validation loss, on perceptrons."""
+    return LearnedOptimizer.load(Path(__file__).with_name("metz2019-cpu.safetensors"))

@@ -7,7 +7,7 @@ Both are exact and agree to rounding.
 
 Derivatives pass through weights and optimizer state. Buffers are constants: `lrenv.layers` cuts off the running
 statistics of batch normalisation, so the derivative of an objective that reads them, as evaluation mode does, is the
-one by the weights alone. Adam needs `adam(eps_root=1e-8)` wherever a gradient may be exactly 0.
+one by the weights alone. Where gradients have been exactly 0, Adam's root has no derivative; 0 stands for it.
 """
 
 from __future__ import annotations

@@ -118,8 +118,8 @@ def adam(beta2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, decoupl
     Args:
         beta2: decay of the second moment. beta_1 is the hyperparameter `momentum`, 0.9.
         eps: added to the root.
-        eps_root: added under the root. The derivative of a root at 0 is infinite, so differentiating
-            through Adam needs it above 0 (1e-8, say) wherever a gradient may be exactly 0, as behind dead ReLUs.
+        eps_root: added under the root, as optax does. Without it the root's derivative at 0, which is infinite, is
+            taken to be 0: right where gradients stay 0, as behind dead ReLUs, for nothing moves there.
         decoupled: weight decay beside the scaled gradient (AdamW) instead of inside the gradient (Adam).
     """
 
@@ -157,7 +157,12 @@ def unit() -> Optimizer:
 
 
 def _root(square: Tensor, eps_root: Tensor | float) -> Tensor:
-    return square.sqrt() if isinstance(eps_root, float) and eps_root == 0 else (square + eps_root).sqrt()
+    if not isinstance(eps_root, float) or eps_root != 0:
+        return (square + eps_root).sqrt()
+    if torch.is_grad_enabled():
+        # The derivative of a root is infinite at 0, where gradients have been 0 so far: that of this one is 0.
+        square = square.clamp(min=torch.finfo(square.dtype).tiny)
+    return square.sqrt()
 
 
 OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from agents import make_agent
 from agents.learned_optimizer import Architecture, LearnedOptimizer
+from agents.schedules import constant
 from lrenv.benchmark import controller_file, evaluate
 from lrenv.benchmark.agent import Agent
 from lrenv.optimizers import Optimizer
-from lrenv.tasks import Task
+from lrenv.tasks import Task, make_task
 from lrenv.trainee import Trainee
 from lrenv.vector_env import LearningRateVectorEnv
 
@@ -187,6 +188,14 @@ def test_it_is_an_agent_beside_all_others(toy: Callable[..., Task], tmp_path: Pa
     agent.save(tmp_path / "controller.safetensors", {})
     loaded = make_agent(tmp_path / "controller.safetensors")
     np.testing.assert_array_equal(evaluate(loaded, task, range(3)).val_loss, result.val_loss)
+
+
+def test_the_optimizer_that_comes_along_trains_what_it_never_saw() -> None:
+    """Other data, another number of classes: below Adam from its usual rate, after a third of the budget."""
+    task = make_task("digits-mlp", budget=100)
+    ours, adam = (evaluate(agent, task, range(3)) for agent in (make_agent("metz2019-cpu"), constant(1e-3)))
+    assert not ours.diverged.any()
+    assert (ours.test_loss < adam.test_loss).all()
 
 
 def test_memory_counts_its_averages(toy: Callable[..., Task]) -> None:

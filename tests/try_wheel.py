@@ -30,6 +30,7 @@ envs.reset(seed=0)
 _, reward, *_ = envs.step(envs.action_space.sample())
 assert (reward < 0).all()
 assert evaluate(agents.make_agent("cosine", peak=1e-2), lrenv.make_task("digits-mlp", budget=20), [0]).test_loss < 3
+agents.make_agent("metz2019-cpu")  # the wheel holds its file
 print("the wheel works")
 """
 
