@@ -8,7 +8,7 @@ from typing import Any
 
 import tyro
 
-from environments import parts
+from environments import parts, stepped
 from harness import Build, Sized, Turn, race, rate, report
 from lrenv.process import keep_memory
 
@@ -29,7 +29,7 @@ def part(name: str, keep: bool, task: str, envs: int, repeats: int, **options: A
     """
     if keep and not keep_memory():
         raise RuntimeError("the C library is not glibc: nothing to set")
-    return partial(rate, parts(task, envs, **options)[name], repeats)
+    return partial(rate, parts(*stepped(task, envs, False, options), False)[name], repeats)
 
 
 def main(settings: Allocator) -> None:

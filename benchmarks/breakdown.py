@@ -1,40 +1,66 @@
 """Where a decision's time goes: `python benchmarks/breakdown.py`; `--trace` also writes a trace for Perfetto.
 
-Parts that cannot be told apart within a compiled decision are called alone. Ratios are shares of the whole step.
+Parts are timed within whole steps, but for measuring alone: compiled, it can't be told apart from the signals and the
+best checkpoints. Ratios are shares of the whole step.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from environments import parts
+from environments import parts, stepped
 from harness import Race, Row, Sized, number, peak_mib, rate, report
 from lrenv.process import keep_memory
 
 SIDE = 2048
 """Of the matrices whose product measures what the machine can do."""
+TRAINING, MEASURING, ALONE = "inner steps, draws included", "measuring, signals, checkpoints", "measuring alone"
 
 
 @dataclass(frozen=True)
 class Breakdown(Sized):
-    """Where a decision's time goes."""
+    """Where a decision's time goes. Turns should be whole episodes, or what ends and begins has a wrong share."""
 
     trace: Path | None = None
     """File for a trace of three decisions by torch.profiler."""
 
 
-def milliseconds(work: Callable[[], object], repeats: int) -> float:
-    """Of one call."""
-    return 1e3 / rate(work, repeats)
+class Stopwatch:
+    """Adds up what methods take."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def watch(self, owner: Any, method: str, part: str) -> None:
+        """Puts a method's time down to a part, from now on."""
+        setattr(owner, method, self.timed(getattr(owner, method), part))
+
+    def timed(self, call: Callable[..., Any], part: str) -> Callable[..., Any]:
+        """The same call, which puts its time down to a part."""
+
+        def timed(*args: Any) -> Any:
+            begin = time.perf_counter()
+            result = call(*args)
+            self.seconds[part] += time.perf_counter() - begin
+            return result
+
+        return timed
+
+    def read(self, scale: float) -> dict[str, float]:
+        """Part -> seconds times a scale; starts anew."""
+        read = {part: seconds * scale for part, seconds in self.seconds.items()}
+        self.seconds.clear()
+        return read
 
 
 def operations(work: Callable[[], object]) -> int:
@@ -54,34 +80,50 @@ def measure(settings: Breakdown) -> Race:
     """Times the parts in turns, in this process."""
     keep_memory()
     begin = time.perf_counter()
-    calls = parts(settings.task, settings.envs, settings.compile, **settings.options)
+    step, env = stepped(settings.task, settings.envs, settings.compile, settings.options)
+    calls = parts(step, env, settings.compile)
     built = time.perf_counter() - begin
-    rounds = [
-        {name: milliseconds(call, settings.decisions) for name, call in calls.items()} for _ in range(settings.turns)
+    watch, whole = Stopwatch(), "whole step"
+    step, measuring = watch.timed(step, whole), watch.timed(calls["measuring"], ALONE)
+    for owner, method, part in (
+        (env.episode.trainee, "unroll", TRAINING), (env.episode, "_measure", MEASURING),
+        (env.episode, "reset", "new episodes"), (env.episode, "test", "tests of what ended"),
+        (env.episode, "answers", "answers, to the host"),
+    ):  # fmt: skip
+        watch.watch(owner, method, part)
+    turns = []
+    for _ in range(settings.turns):
+        for _ in range(settings.decisions):
+            step()
+            measuring()
+        turns.append(watch.read(1e3 / settings.decisions))
+    names = dict.fromkeys(name for turn in turns for name in turn)
+    times = {name: [turn.get(name, 0.0) for turn in turns] for name in names}
+    inner = [name for name in names if name not in (whole, ALONE)]
+    times["rest: actions, NumPy, Gymnasium"] = [
+        turn[whole] - sum(turn.get(name, 0) for name in inner) for turn in turns
     ]
-    whole, draws, training, measuring = (
-        [turn[name] for turn in rounds] for name in ("step", "draws", "training", "measuring")
+    rows = tuple(
+        Row.of(name, own, times[whole], built, peak_mib())
+        for name, own in sorted(times.items(), key=lambda item: -max(item[1]))
     )
-    steps = [t - d for t, d in zip(training, draws, strict=True)]
-    rest = [w - t - m for w, t, m in zip(whole, training, measuring, strict=True)]
-    times = {
-        "whole step": whole, "batch draws": draws, "inner steps": steps, "measuring": measuring,
-        "rest: actions, signals, packing, restarts": rest,
-    }  # fmt: skip
-    rows = tuple(Row.of(name, values, whole, built, peak_mib()) for name, values in times.items())
-
-    # Counted on one trainee: the counter overcounts the gradients of grouped convolutions.
-    alone = parts(settings.task, 1, **settings.options)
+    ratios = {row.contestant: row.ratio for row in rows}
     possible = machine_rate()
-    notes = [f"A matrix product of side {SIDE} runs at {number(possible / 1e9)} GFLOP/s."]
-    for name, spent in (("training", steps), ("measuring", measuring)):
+    notes = [
+        f"Outside of training and measuring: {1 - ratios[TRAINING] - ratios[ALONE]:.1%}.",
+        f"A matrix product of side {SIDE} runs at {number(possible / 1e9)} GFLOP/s.",
+    ]
+    # Counted on one trainee: the counter overcounts the gradients of grouped convolutions.
+    alone = parts(*stepped(settings.task, 1, False, settings.options), False)
+    medians = {row.contestant: row.median for row in rows}
+    for name, part in (("training", TRAINING), ("measuring", ALONE)):
         flops = settings.envs * operations(alone[name])
-        share = flops / (statistics.median(spent) / 1e3) / possible
+        share = flops / (medians[part] / 1e3) / possible
         notes.append(f"{name.capitalize()}: {number(flops / 1e9)} GFLOP a decision, at {share:.1%} of that rate.")
     if settings.trace:
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             for _ in range(3):
-                calls["step"]()
+                step()
         profiler.export_chrome_trace(str(settings.trace))
     title = f"{settings.variant}: a decision of {settings.envs} environments"
     return Race(title, "ms per decision", rows, tuple(notes))

@@ -79,27 +79,24 @@ def entrants(settings: Sized) -> dict[str, Build]:
 def stepping(task: str, envs: int, number: int, compile: bool = False, **options: Any) -> Turn:
     """Builds the vector environment, whose episodes restart as they end; for the rest see `decisions`."""
     keep_memory()
-    step, vector_env = _stepped(task, envs, compile, options)
+    step, vector_env = stepped(task, envs, compile, options)
     return partial(rate, step, number, envs * vector_env.task.interval)
 
 
-def parts(task: str, envs: int, compile: bool = False, **options: Any) -> dict[str, Callable[[], object]]:
-    """What a whole step spends its time on, each part ready to be called alone.
+def parts(
+    step: Callable[[], object], vector_env: LearningRateVectorEnv, compile: bool
+) -> dict[str, Callable[[], object]]:
+    """What the step of an environment spends its time on, each part ready to be called alone.
 
     Returns:
-        `draws` of batches, `training` (draws included), `measuring` (networks and losses), and the whole `step`.
+        `training` (draws of batches included) and `measuring` (networks and losses).
     """
-    step, vector_env = _stepped(task, envs, compile, options)
     trainee = vector_env.episode.trainee
     # The environment may send its trainees through in groups: the parts work on what it gave to `unroll`.
     with mock.patch.object(trainee, "unroll", wraps=trainee.unroll) as unroll:
         step()
     groups = [call.args for call in unroll.call_args_list]
     evaluate = torch.compile(trainee.evaluate, dynamic=False) if compile else trainee.evaluate
-
-    def draws() -> None:
-        for state, _, _, steps, *_ in groups:
-            trainee.batch_indices(state, steps)
 
     def training() -> None:
         for group in groups:
@@ -109,14 +106,14 @@ def parts(task: str, envs: int, compile: bool = False, **options: Any) -> dict[s
         for state, *_ in groups:
             evaluate(state.params, state.buffers, trainee.val)
 
-    calls = {"draws": draws, "training": training, "measuring": measuring, "step": step}
-    quiet = {name: torch.no_grad()(call) for name, call in calls.items()}
+    calls: dict[str, Callable[[], object]] = {"training": training, "measuring": measuring}
+    quiet: dict[str, Callable[[], object]] = {name: torch.no_grad()(call) for name, call in calls.items()}
     for call in quiet.values():
         call()
     return quiet
 
 
-def _stepped(
+def stepped(
     task: str, envs: int, compile: bool, options: dict[str, Any]
 ) -> tuple[Callable[[], object], LearningRateVectorEnv]:
     """What takes another step of a warm vector environment, and that environment."""

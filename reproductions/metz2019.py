@@ -117,8 +117,8 @@ SCALES = {
     "cpu": Scale(
         "mnist1d-mlp", 300, 10,
         {"classes": 3, "network": "mlp", "widths": "16,32", "problems": 8, "workers": 4, "pairs": 4,
-         "first_unroll": 20, "last_unroll": 120, "curriculum": 1000, "updates": 500, "outer_lr": 3e-3,
-         "eval_every": 50},
+         "sigma": 0.02, "first_unroll": 50, "last_unroll": 150, "curriculum": 1000, "updates": 600, "outer_lr": 3e-3,
+         "eval_every": 20},
         unrolls=(10, 20, 50, 100, 200, 300),
         others={
             "four times as long": {"budget": 1200},
@@ -127,7 +127,7 @@ SCALES = {
             "8x8 digits": {"data": "digits"},
             "8x8 digits, conv net": {"data": "digits", "network": networks.conv3(8)},
         },
-        ablated={"updates": 200, "last_unroll": 100, "curriculum": 200, "workers": 2, "eval_every": 25},
+        ablated={"updates": 100, "last_unroll": 100, "curriculum": 100, "workers": 2},
     ),
     "paper": Scale(
         "cifar10-mlp20", 10_000, 100,
@@ -211,7 +211,10 @@ def trained(settings: LearnedOptimizerSettings) -> LearnedOptimizer:
 
 @cache
 def learned(scale: str, objective: Objective, out: Path) -> LearnedOptimizer:
-    """The optimizer trained for this objective."""
+    """The optimizer trained for this objective; one that comes without its checkpoint is taken as it is."""
+    file = out / objective / "controller.safetensors"
+    if file.exists() and not file.with_name("checkpoint.safetensors").exists():
+        return LearnedOptimizer.load(file)
     return trained(training_settings(SCALES[scale], objective, out / objective))
 
 
@@ -337,7 +340,7 @@ def main(settings: Settings) -> None:
     keep_memory()
     if "train" in settings.parts:
         for objective in settings.objectives:
-            trained(training_settings(scale, objective, settings.out / objective))
+            learned(settings.scale, objective, settings.out)
     for piece in pieces(settings):
         missing = [asdict(run) not in lines for run in piece.runs]
         if any(missing):
