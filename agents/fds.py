@@ -106,7 +106,7 @@ class FDS:
             FileNotFoundError: no such file.
             lrenv.benchmark.controller_file.ControllerFileError: no schedule, damaged, or of another version.
         """
-        tensors, metadata = controller_file.read(path)
+        tensors, metadata = controller_file.read_agent(path, cls.NAME)
         try:
             values = {name: tuple(tensors[name].tolist()) for name in HIGHEST}
             return cls(**values, optimizer=metadata["optimizer"])

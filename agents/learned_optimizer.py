@@ -214,7 +214,7 @@ class LearnedOptimizer:
             FileNotFoundError: no such file.
             lrenv.benchmark.controller_file.ControllerFileError: no learned optimizer, damaged, or of another version.
         """
-        tensors, metadata = controller_file.read(path)
+        tensors, metadata = controller_file.read_agent(path, "learned-optimizer")
         try:
             return cls(tensors["theta"], Architecture(**metadata["architecture"]))
         except (KeyError, TypeError, ValueError) as error:

@@ -110,9 +110,7 @@ class LSTMPolicy(ABC):
             FileNotFoundError: no such file.
             lrenv.benchmark.controller_file.ControllerFileError: no policy of this kind, damaged, or of another version.
         """
-        tensors, metadata = controller_file.read(path)
-        if metadata.get("agent") != cls.NAME:
-            raise controller_file.ControllerFileError(f"{path} holds {metadata.get('agent')!r}, not {cls.NAME!r}")
+        tensors, metadata = controller_file.read_agent(path, cls.NAME)
         architecture = Architecture(**metadata["architecture"])
         # Fresh weights will be replaced; drawing them must not shift anyone's random numbers.
         with torch.random.fork_rng(devices=[]):

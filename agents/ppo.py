@@ -143,7 +143,7 @@ class PPOController:
             FileNotFoundError: no such file.
             lrenv.benchmark.controller_file.ControllerFileError: no controller, damaged, or of another version.
         """
-        tensors, metadata = controller_file.read(path)
+        tensors, metadata = controller_file.read_agent(path, "ppo")
         try:
             view: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["view"].items()}
             fields = metadata["architecture"]

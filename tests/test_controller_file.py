@@ -135,7 +135,7 @@ def test_a_checkpoint_is_no_agent(tmp_path: Path) -> None:
     controller_file.write(path, {"last_obs": torch.zeros(3)}, {"settings": {}, "iteration": 3})
     with pytest.raises(ValueError, match="state of a training; take the controller beside it"):
         make_agent(path)
-    with pytest.raises(ControllerFileError, match="no PPO controller"):
+    with pytest.raises(ControllerFileError, match="holds the state of a training, not the agent 'ppo'"):
         PPOController.load(path)
 
 

@@ -265,7 +265,7 @@ def test_unfit_observations_are_refused(toy: Callable[..., Task]) -> None:
 def test_unfit_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     NOH(Architecture(hidden=4), 5, "adam").save(path, {})
-    with pytest.raises(ControllerFileError, match="holds 'noh', not 'dmopt'"):
+    with pytest.raises(ControllerFileError, match="holds the agent 'noh', not the agent 'dmopt'"):
         DMopt.load(path)
     tensors, metadata = controller_file.read(path)
     controller_file.write(path, tensors, metadata | {"architecture": {**metadata["architecture"], "hidden": 5}})

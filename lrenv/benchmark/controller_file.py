@@ -72,6 +72,21 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
 
 
+def read_agent(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of an agent's file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ControllerFileError: it holds another agent or none, or as `read_metadata` says.
+    """
+    tensors, metadata = read(path)
+    held = metadata.get("agent")
+    if held != name:
+        what = f"the agent {held!r}" if held else "the state of a training"
+        raise ControllerFileError(f"{path} holds {what}, not the agent {name!r}")
+    return tensors, metadata
+
+
 def checked_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Loads `tensors` into `module`.
 
