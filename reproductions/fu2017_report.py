@@ -118,7 +118,7 @@ def draw(lines: Lines, data: Sequence[str], budget: int, path: Path) -> None:
             for curve in run["rates"]:
                 rates.plot(EVERY * np.arange(len(curve)), curve, linewidth=0.8)
         rates.set(xlabel="inner steps", ylabel="rates of NOH", yscale="log")
-    figure.savefig(path)
+    figure.savefig(path, dpi=80)
 
 
 def plot(ax: Axes, curves: Array, colour: Any, label: str) -> None:

@@ -58,6 +58,10 @@ Objective = Literal["train", "valid"]
 Part = Literal["train", "held-out", "generalise", "variance", "ablations"]
 
 
+RESAMPLES = 300
+"""Estimates of an outer gradient whose variance is taken."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One result; all fields together are its name."""
@@ -94,8 +98,8 @@ class Scale(NamedTuple):
     """Runs of each optimizer on each problem."""
     unrolls: tuple[int, ...] = ()
     """Inner steps over which estimators of outer gradients are compared."""
-    estimates: int = 24
-    """That their variances are taken over, each from as many pairs as an update of the training."""
+    batches: int = 16
+    """Of as many pairs as an update of the training has, from which estimates are drawn to see how they vary."""
     others: dict[str, dict[str, Any]] = {}
     """Name -> how a problem differs from the first held-out one."""
     ablated: dict[str, Any] = {}
@@ -110,16 +114,16 @@ SCALES = {
         "digits-mlp", 40, 10,
         {"classes": 3, "network": "mlp", "widths": "4", "problems": 4, "workers": 2, "pairs": 2, "first_unroll": 10,
          "updates": 4, "eval_every": 2, "eval_seeds": 1},
-        selections=2, seeds=2, unrolls=(5, 20), estimates=4,
+        selections=2, seeds=2, unrolls=(5, 20), batches=4,
         others={"one layer of 8": {"network": networks.mlp(8)}, "twice as long": {"budget": 80}},
         ablated={"updates": 2, "last_unroll": 20, "curriculum": 2}, ablation_problems=1,
     ),
     "cpu": Scale(
         "mnist1d-mlp", 300, 10,
         {"classes": 3, "network": "mlp", "widths": "16,32", "problems": 8, "workers": 4, "pairs": 4,
-         "sigma": 0.02, "first_unroll": 50, "last_unroll": 150, "curriculum": 1000, "updates": 600, "outer_lr": 3e-3,
+         "sigma": 0.02, "first_unroll": 50, "last_unroll": 150, "curriculum": 1000, "updates": 300, "outer_lr": 3e-3,
          "eval_every": 20},
-        unrolls=(10, 20, 50, 100, 200, 300),
+        unrolls=(10, 30, 100, 300),
         others={
             "four times as long": {"budget": 1200},
             "two layers of 64": {"network": networks.mlp(64, 64)},
@@ -268,7 +272,11 @@ def contest(settings: Settings, task: Task, baselines: Sequence[str]) -> list[Re
 
 
 def variances(settings: Settings, fresh: bool, unroll: int) -> list[Result]:
-    """The variance of three estimates of the outer gradient from the same pairs, mean over theta's weights."""
+    """The variance of three estimates of the outer gradient from the same pairs, mean over theta's weights.
+
+    Estimates are from as many pairs as an update of the training has, drawn with replacement from many times as many:
+    some samples are far from the rest, and the variance of a few dozen independent estimates would be an accident.
+    """
     scale = SCALES[settings.scale]
     chosen = training_settings(scale, "train", settings.out / "train")
     shape = chosen.architecture
@@ -277,13 +285,19 @@ def variances(settings: Settings, fresh: bool, unroll: int) -> list[Result]:
     trainee = Trainee(task, choose_device(chosen.device))
     theta, rollout = theta.to(trainee.device), unrolled(trainee, unroll, "train")
     k, generator = chosen.workers * chosen.pairs, torch.Generator().manual_seed(unroll)
-    estimates: dict[str, list[torch.Tensor]] = {"es": [], "reparameterisation": [], "merged": []}
-    for i in range(scale.estimates):
+    batches = []
+    for i in range(scale.batches):
         noise = perturbations(k, theta, chosen.sigma, generator)
         samples = sampled(rollout, theta, noise, chosen.sigma, paired(trainee.init(range(k * i, k * (i + 1)))))
-        estimates["es"].append(samples.es.double().mean(0))
-        estimates["reparameterisation"].append(samples.reparameterisation.double().mean(0))
-        estimates["merged"].append(merged(samples.reparameterisation, samples.es).double())
+        batches.append((samples.es, samples.reparameterisation))
+    pools = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+    estimates: dict[str, list[torch.Tensor]] = {"es": [], "reparameterisation": [], "merged": []}
+    for _ in range(RESAMPLES):
+        pairs = torch.randint(len(pools[0]), (k,), generator=generator)
+        es, reparameterisation = (pool[pairs] for pool in pools)
+        estimates["es"].append(es.double().mean(0))
+        estimates["reparameterisation"].append(reparameterisation.double().mean(0))
+        estimates["merged"].append(merged(reparameterisation, es).double())
     return [{name: float(torch.stack(own).var(0).mean()) for name, own in estimates.items()}]
 
 

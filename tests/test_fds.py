@@ -250,7 +250,10 @@ def test_a_schedule_outlives_its_file(tmp_path: Path, kind: type[FDS]) -> None:
     assert repr(loaded) == f"{kind.NAME}(lr=(0.3, 0.1), momentum=(0.9,), weight_decay=())"
     assert loaded.view.optimizer == "nesterov"
     assert kind.NAME in agents()
-    controller_file.write(path, {"lr": torch.ones(1)}, {"agent": "fds"})
+    other = Search if kind is FDS else FDS
+    with pytest.raises(controller_file.ControllerFileError, match=f"holds the agent '{kind.NAME}', not"):
+        other.load(path)
+    controller_file.write(path, {"lr": torch.ones(1)}, {"agent": kind.NAME})
     with pytest.raises(controller_file.ControllerFileError, match="no schedule: 'momentum' is missing"):
         make_agent(path)
 

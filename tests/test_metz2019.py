@@ -157,7 +157,7 @@ def test_smoothed_losses_are_means_of_the_last_intervals_alone() -> None:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     others = {"one layer of 8": {"network": networks.mlp(8)}}
-    scale = SMOKE._replace(budget=20, selections=1, unrolls=(5,), estimates=2, others=others)
+    scale = SMOKE._replace(budget=20, selections=1, unrolls=(5,), batches=2, others=others)
     monkeypatch.setitem(SCALES, "smoke", scale)
     monkeypatch.setattr(metz2019, "ablations", lambda scale: dict(list(ablations(scale).items())[-2:]))
 
