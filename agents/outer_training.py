@@ -153,7 +153,12 @@ def train(kind: Callable[[S], Training[S]], settings: S) -> Path:
             old.unlink(missing_ok=True)
     settings.out.mkdir(parents=True, exist_ok=True)
     if settings.resume:
-        training.restore(*controller_file.read(checkpoint))
+        try:
+            training.restore(*controller_file.read(checkpoint))
+        except KeyError as error:
+            raise controller_file.ControllerFileError(
+                f"{checkpoint} lacks {error}: it was written by another version of lrenv; start anew in another --out"
+            ) from error
     logger = _logger(settings.out, training.iteration)
     training.attach(logger)
     saved = training.checkpoint() if settings.resume else None

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,14 +28,13 @@ from agents.hypergradient import adam_hd
 from agents.lstm_policies import NOH, DMopt, LSTMPolicy
 from agents.noh_settings import DMoptSettings, NOHSettings
 from agents.noh_training import NOHTraining
-from agents.outer_training import train
 from agents.schedules import constant
 from fu2017_report import EVERY, report
 from lrenv.data import DataMissing, load
 from lrenv.process import keep_memory
 from lrenv.tasks import Task, make_task, register_task
 from lrenv.vector_env import LearningRateVectorEnv
-from plumbing import Lines, short
+from plumbing import Lines, controller_of, short
 
 POLICIES: dict[str, tuple[type[LSTMPolicy], type[NOHSettings]]] = {
     "noh": (NOH, NOHSettings),
@@ -110,13 +109,11 @@ def task_of(data: str, **settings: Any) -> Task:
 
 
 def learned(method: str, scale: Scale, out: Path) -> Path:
-    """The file of the policy that is trained on the scale's first data set, going on if it was interrupted."""
+    """The file of the policy that is trained on the scale's first data set."""
     kind, settings = POLICIES[method]
     name = register_task(task_of(scale.data[0], budget=scale.budget), replace_existing=True).name
     chosen = settings(task=name, out=out / method, val_examples=1000, **scale.learned.get(method, {}))
-    checkpoint = chosen.out / "checkpoint.safetensors"
-    # A training that was finished is resumed, too: it then has nothing left to do.
-    return train(partial(NOHTraining, kind), replace(chosen, resume=checkpoint.exists()))
+    return controller_of(partial(NOHTraining, kind), chosen)
 
 
 def wanted(data: str, scale: Scale) -> Iterator[list[Run]]:

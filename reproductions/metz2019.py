@@ -40,7 +40,6 @@ from agents.learned_optimizer_settings import LearnedOptimizerSettings
 from agents.learned_optimizer_tasks import NETWORKS, class_subset, problems
 from agents.learned_optimizer_training import LearnedOptimizerTraining, unrolled
 from agents.outer_gradients import merged, paired, perturbations, sampled
-from agents.outer_training import train
 from agents.schedules import constant
 from agents.tuned_optimizers import tune_optimizers
 from lrenv import networks
@@ -51,7 +50,7 @@ from lrenv.tasks import Task, make_task, register_task
 from lrenv.trainee import Trainee
 from lrenv.vector_env import choose_device
 from metz2019_report import METHODS, OBJECTIVES, folder, report
-from plumbing import Lines, short
+from plumbing import Lines, controller_of, short
 
 Result = dict[str, Any]
 Objective = Literal["train", "valid"]
@@ -207,18 +206,13 @@ def training_settings(scale: Scale, objective: Objective, out: Path, **changes: 
 
 
 def trained(settings: LearnedOptimizerSettings) -> LearnedOptimizer:
-    """The best optimizer of a training, which goes on if it was interrupted."""
-    # A training that was finished is resumed, too: it then has nothing left to do.
-    checkpoint = settings.out / "checkpoint.safetensors"
-    return LearnedOptimizer.load(train(LearnedOptimizerTraining, replace(settings, resume=checkpoint.exists())))
+    """The best optimizer of a training."""
+    return LearnedOptimizer.load(controller_of(LearnedOptimizerTraining, settings))
 
 
 @cache
 def learned(scale: str, objective: Objective, out: Path) -> LearnedOptimizer:
-    """The optimizer trained for this objective; one that comes without its checkpoint is taken as it is."""
-    file = out / objective / "controller.safetensors"
-    if file.exists() and not file.with_name("checkpoint.safetensors").exists():
-        return LearnedOptimizer.load(file)
+    """The optimizer trained for this objective."""
     return trained(training_settings(SCALES[scale], objective, out / objective))
 
 

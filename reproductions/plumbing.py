@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -13,8 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from agents.outer_settings import OuterSettings
+from agents.outer_training import Training, train
 from lrenv.benchmark.evaluation import to_json
 
+S = TypeVar("S", bound=OuterSettings)
 COLOURS: tuple[Any, ...] = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 
 
@@ -53,6 +57,18 @@ class Lines:
     def where(self, **fields: Any) -> list[dict[str, Any]]:
         """The results with these values, in the order in which they were added."""
         return [r for r in self._results.values() if all(r[name] == value for name, value in fields.items())]
+
+
+def controller_of(kind: Callable[[S], Training[S]], settings: S) -> Path:
+    """The file of the best agent of a training, which goes on if it was interrupted.
+
+    An agent that lies in `out` without a checkpoint is taken as it is.
+    """
+    file, checkpoint = (settings.out / f"{name}.safetensors" for name in ("controller", "checkpoint"))
+    if file.exists() and not checkpoint.exists():
+        return file
+    # A training that was finished is resumed, too: it then has nothing left to do.
+    return train(kind, replace(settings, resume=checkpoint.exists()))
 
 
 def short(values: Iterable[float]) -> list[float]:
