@@ -205,8 +205,10 @@ def seconds(held_out: dict[str, Contest]) -> list[str]:
 
 
 def summary(losses: Array) -> str:
-    """Mean ± standard deviation, in a table."""
+    """Mean ± standard deviation, in a table; of a single run there is none."""
     diverged = int(np.isinf(losses).sum())
+    if len(losses) == 1 and not diverged:
+        return f"{losses[0]:.4f}"
     return f"{diverged} of {len(losses)} diverged" if diverged else f"{losses.mean():.4f} ± {losses.std():.4f}"
 
 

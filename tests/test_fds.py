@@ -167,6 +167,17 @@ def test_an_interrupted_search_ends_as_one_that_was_not(
     assert [row["iteration"] for row in table(tmp_path / "whole")] == ["1", "2", "3", "4"]
 
 
+def test_a_checkpoint_that_lacks_what_this_version_needs(tmp_path: Path) -> None:
+    train(settings(tmp_path, outer_steps=1))
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, metadata = controller_file.read(path)
+    kept = {name: metadata[name] for name in metadata if name not in ("format", "version", "versions")}
+    lost = sorted(tensors)[0]
+    controller_file.write(path, {name: x for name, x in tensors.items() if name != lost}, kept)
+    with pytest.raises(controller_file.ControllerFileError, match=f"lacks '{lost}': .* another version of lrenv"):
+        train(settings(tmp_path, outer_steps=2, resume=True))
+
+
 def test_a_converged_search_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fds_training, "CONVERGED", 0.6)
     train(settings(tmp_path, momentum_segments=0, weight_decay_segments=0, outer_steps=9, eval_every=9))
