@@ -44,6 +44,6 @@ def compiled(function: F, device: torch.device, **options: Any) -> F:
 def _of_arguments(guards: Sequence[Any]) -> list[bool]:
     """Which of the compiler's assumptions a call checks: those about its arguments, and about the state of PyTorch.
 
-    The others, a thousand about the network that a graph trains, took a fiftieth of a small decision to check.
+    The others, of which a graph that trains a network has hundreds, would cost time in every call.
     """
     return [guard.name == "" or guard.name.startswith("arguments") for guard in guards]
