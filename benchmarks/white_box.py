@@ -1,7 +1,8 @@
 """What it costs to observe gradients: `python benchmarks/white_box.py --compile`.
 
 Environments that observe one part each take turns; the baseline observes losses and the clock. Small intervals show the
-most: `--interval 1` is how hypergradient descent acts.
+most: `--interval 1` is how hypergradient descent acts. `--steps-alone` leaves out measuring and all that crosses to the
+host: what remains is what it costs to accumulate one-step hypergradients.
 """
 
 from __future__ import annotations
@@ -9,10 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 import tyro
 
 from environments import decisions
-from harness import STEPS_RATE, Build, Sized, race, report
+from harness import STEPS_RATE, Build, Sized, Turn, race, rate, report
+from lrenv.lookahead import Lookahead
+from lrenv.process import keep_memory
+from lrenv.tasks import make_task
+from lrenv.trainee import Trainee
 
 PARTS = {
     "hypergradient": ("set-raw", "hypergradient"),
@@ -29,10 +35,42 @@ class WhiteBox(Sized):
 
     interval: int = 10
     """Inner steps a decision. The validation split is measured every ten inner steps in any case."""
+    steps_alone: bool = False
+    """Time inner steps, not decisions."""
+
+
+def inner_steps(settings: WhiteBox, granularity: str | None) -> Turn:
+    """Builds trainees that accumulate hypergradients at a granularity, or don't; a turn is in trainee-steps/s."""
+    keep_memory()
+    trainee = Trainee(
+        make_task(settings.task, interval=settings.interval, **settings.options), compile=settings.compile
+    )
+    state, rates = trainee.init(range(settings.envs)), torch.full((settings.envs, 1), 1e-3)
+    hyper = trainee.hyper(settings.envs)
+    lookahead = Lookahead(trainee, ["hypergradient"], granularity, settings.compile) if granularity else None
+
+    @torch.no_grad()
+    def run() -> None:
+        if lookahead is None:
+            trainee.unroll(state, rates, hyper, settings.interval)
+        else:
+            lookahead.unroll(state, ahead, rates, hyper, settings.interval)
+
+    with torch.no_grad():
+        ahead = (lookahead or Lookahead(trainee, [], "trainee")).start(state, hyper)
+    run()
+    return partial(rate, run, settings.decisions, settings.envs * settings.interval)
 
 
 def main(settings: WhiteBox) -> None:
     """Runs and reports the race."""
+    if settings.steps_alone:
+        steps: dict[str, Build] = {"inner steps": partial(inner_steps, settings, None)}
+        for piece in ("trainee", "layer", "tensor", "parameter"):
+            steps[f"a hypergradient for each {piece}"] = partial(inner_steps, settings, piece)
+        title = f"{settings.variant}: inner steps of {settings.envs} trainees that accumulate hypergradients"
+        report(race(title, STEPS_RATE, steps, settings.turns, "inner steps"), settings.record)
+        return
     options = settings.options | {"interval": settings.interval, "measure_interval": max(10, settings.interval)}
     own = partial(decisions, settings.task, settings.envs, settings.decisions, settings.compile, **options)
     contestants: dict[str, Build] = {"losses and the clock": partial(own, observe="clock")}
