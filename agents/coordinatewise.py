@@ -52,9 +52,11 @@ class CoordinateLSTM(nn.Module):
     Args:
         architecture: of the network.
         gain: multiplies the initial weights of `nn.LSTM`.
+        memory: steps, at least 2, that units remember at most before any training; as `nn.LSTM` by default, whose
+            units forget within a few.
     """
 
-    def __init__(self, architecture: Architecture, gain: float = 1.0) -> None:
+    def __init__(self, architecture: Architecture, gain: float = 1.0, memory: float | None = None) -> None:
         super().__init__()
         self.cut, self.hidden = architecture.cut, architecture.hidden
         like = nn.LSTM(2, architecture.hidden, architecture.layers)
@@ -65,8 +67,22 @@ class CoordinateLSTM(nn.Module):
         self.biases = nn.ParameterList(
             (getattr(like, f"bias_ih_l{i}") + getattr(like, f"bias_hh_l{i}"))[:, None] for i in layers
         )
+        if memory is not None:
+            self._remember(memory)
         self.output = nn.Parameter(torch.zeros(1, architecture.hidden))
         self.offset = nn.Parameter(torch.zeros(1, 1))
+
+    @torch.no_grad()
+    def _remember(self, longest: float) -> None:
+        """Gates that keep what units hold for 2 to `longest` steps, drawn at random.
+
+        The chrono initialisation of Tallec and Ollivier 2018 (arXiv:1804.11188, section 2): a forget gate of 1 - 1/T,
+        the sigmoid of log(T - 1), makes a unit forget in T steps, and the input gate 1/T lets in as little.
+        """
+        for bias in self.biases:
+            entry, forget, *_ = bias.chunk(4)
+            forget.copy_((1 + (longest - 2) * torch.rand_like(forget)).log())
+            entry.copy_(-forget)
 
     def fresh(self, gradient: Tensor) -> tuple[Tensor, ...]:
         """The memory before the first of the gradients (n, P): output and cell of each layer, (n, hidden, P)."""

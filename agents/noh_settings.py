@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from agents.coordinatewise import Architecture
 from agents.outer_settings import OuterSettings
+from lrenv.tasks import count
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class NOHSettings(OuterSettings):
         scale: the rate of an untrained policy, by which its output is multiplied.
         gain: multiplies the LSTM's initial weights, those of `torch.nn.LSTM`, which hand on little of what tells
             gradients apart through three layers.
+        memory: decisions that units of an untrained LSTM remember at most; None for those of `torch.nn.LSTM`, which
+            forget within a few and can't tell the beginning of a run from its end. By default those of a run of 2000
+            inner steps.
         meta_lr: Adam's rate for the LSTM. The paper's 1e-7 moves a weight by 4e-6 at most in the 40 updates that five
             runs have.
     """
@@ -38,7 +42,7 @@ class NOHSettings(OuterSettings):
     out: Path = Path("runs/noh")
     interval: int | None = 5
     optimizer: str | None = "adam"
-    eval_every: int = 8
+    eval_every: int = 2
     eval_seeds: int = 4
     envs: int = 1
     meta_iterations: int = 5
@@ -46,9 +50,10 @@ class NOHSettings(OuterSettings):
     layers: int = 3
     hidden: int = 20
     cut: float = 10.0
-    scale: float = 1e-2
-    gain: float = 3.0
-    meta_lr: float = 2e-2
+    scale: float = 5e-3
+    gain: float = 2.0
+    memory: int | None = 400
+    meta_lr: float = 1e-2
 
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError for a setting that cannot be meant."""
@@ -56,6 +61,8 @@ class NOHSettings(OuterSettings):
         for name in ("cut", "scale", "gain", "meta_lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.memory is not None and count("memory", self.memory) < 2:
+            raise ValueError("memory=1 would let units keep nothing; give 2 decisions or more, or None")
         if (self.optimizer == "unit") != self.UNIT:
             raise ValueError(
                 "dmopt puts out updates, which the optimizer 'unit' makes; leave optimizer out"
@@ -81,4 +88,6 @@ class DMoptSettings(NOHSettings):
     eval_every: int = 40
     layers: int = 2
     scale: float = 0.1
+    gain: float = 3.0
+    memory: int | None = None
     meta_lr: float = 3e-3

@@ -43,7 +43,7 @@ class NOHTraining(Training[NOHSettings]):
         assert isinstance(optimizer, str)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            network = CoordinateLSTM(settings.architecture, settings.gain)
+            network = CoordinateLSTM(settings.architecture, settings.gain, settings.memory)
         self.policy = kind(settings.architecture, interval, optimizer, network)
         control, observe = "set-raw/parameter", (MEAN, "hypergradient")
         device = choose_device(settings.device)

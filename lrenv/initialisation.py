@@ -24,11 +24,10 @@ CONSTANT = (torch.ops.aten.zero_.default, torch.ops.aten.fill_.Scalar)
 
 
 class Draw(NamedTuple):
-    """One fill of a parameter: `fill(row[start:end].view(shape), *arguments)`."""
+    """One fill of a parameter: `fill(row[start:end], *arguments)`."""
 
     start: int
     end: int
-    shape: torch.Size
     fill: Callable[..., Any]
     arguments: tuple[Any, ...]
 
@@ -71,7 +70,7 @@ class Initialiser:
         assert self._draws is not None
         torch.default_generator.manual_seed(seed)
         for draw in self._draws:
-            draw.fill(row[draw.start : draw.end].view(draw.shape), *draw.arguments)
+            draw.fill(row[draw.start : draw.end], *draw.arguments)
 
     def _replays(self, seed: int) -> bool:
         module = build(self._make, seed)
@@ -111,13 +110,13 @@ class _Recorder(TorchDispatchMode):
         """The fills as places in the row of all parameters; None if something else was drawn."""
         places, start = {}, 0
         for parameter in module.parameters():
-            places[parameter.data_ptr()] = (start, start + parameter.numel(), parameter.shape)
+            places[parameter.data_ptr()] = (parameter.shape, start, start + parameter.numel())
             start += parameter.numel()
         found = []
         for tensor, fill, arguments in self._seen:
             place = places.get(tensor.data_ptr())
-            if place is not None and tensor.shape == place[2] and tensor.is_contiguous():
-                found.append(Draw(*place, fill, arguments))
+            if place is not None and tensor.shape == place[0] and tensor.is_contiguous():
+                found.append(Draw(*place[1:], fill, arguments))
             elif fill in RANDOM:
                 return None
         return found

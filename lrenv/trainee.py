@@ -140,7 +140,7 @@ class Trainee:
         On a CPU a group is what its caches hold, and of trainees with convolutions one: there is more work in a batch
         of images than a call costs, and grouped convolutions are slower (`benchmarks/layers.py`). A GPU takes all.
         """
-        if self.device.type != "cpu":
+        if self.device.type != "cpu" or n <= self.at_once:
             return [n]
         least = math.ceil(n / self.at_once)
         # Groups of one size need one compiled graph: a few more of them may divide n.

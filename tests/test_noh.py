@@ -83,6 +83,22 @@ def test_the_network_is_an_lstm_on_every_coordinate() -> None:
     torch.testing.assert_close(torch.stack(outputs), expected.view(5, 2, 7))
 
 
+@pytest.mark.parametrize("longest", [2, 30])
+def test_units_remember_for_up_to_so_many_steps(longest: int) -> None:
+    """A cell that sees nothing more keeps 1 - 1/T of itself in a step, T between 2 and the longest."""
+    torch.manual_seed(1)
+    network = CoordinateLSTM(Architecture(layers=2, hidden=50), memory=longest).double()
+    with torch.no_grad():
+        for weight in network.weights:
+            weight.zero_()
+        nothing = torch.zeros(1, 50, 1, dtype=F64)
+        _, after = network(torch.zeros(1, 1, dtype=F64), (nothing, nothing + 1e6) * 2)
+    for cell in after[1::2]:
+        steps = 1 / (1 - cell.flatten() / 1e6)
+        assert 2 - 1e-3 <= steps.min() <= steps.max() <= longest + 1e-3
+        assert steps.max() - steps.min() >= (longest - 2) * 0.7
+
+
 def test_an_untrained_noh_is_a_constant_rate(toy: Callable[..., Task]) -> None:
     agent = NOH(Architecture(scale=3e-2), interval=4, optimizer="adam")
     ours = evaluate(agent, toy(optimizer="adam"), range(3))
@@ -237,6 +253,7 @@ def test_trainees_that_diverge_teach_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "wrong", "message"), [
     ("noh", {"scale": 0.0}, "scale must be positive"),
     ("noh", {"meta_lr": math.inf}, "meta_lr must be positive"),
+    ("noh", {"memory": 1}, "give 2 decisions or more"),
     ("noh", {"unroll": 0}, "unroll must be at least 1"),
     ("noh", {"meta_iterations": 0}, "meta_iterations must be at least 1"),
     ("noh", {"optimizer": "unit"}, "choose another than 'unit'"),
