@@ -232,7 +232,7 @@ def test_hypergradients_find_the_rate_from_below_and_above(tmp_path: Path) -> No
         chosen = settings("noh", tmp_path, budget=40, interval=5, unroll=8, scale=scale, meta_lr=0.1)
         training = NOHTraining(NOH, chosen)
         rows = []
-        for _ in range(12):
+        for _ in range(16):
             rows.append(training.iterate())
             training.iteration += 1
         assert rows[-1]["train/loss"] < rows[0]["train/loss"]
