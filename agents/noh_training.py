@@ -9,6 +9,8 @@ one run of `budget` inner steps.
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from agents.coordinatewise import CoordinateLSTM
 from agents.lstm_policies import LSTMPolicy
 from agents.noh_settings import NOHSettings
-from agents.outer_training import TRAINING_SEEDS, Training
+from agents.outer_training import TRAINING_SEEDS, VALIDATION_SEEDS, Controller, Training
+from lrenv.benchmark import evaluate
 from lrenv.episode import Episode
 from lrenv.lookahead import MEAN
 from lrenv.optimizers import adam, descend
@@ -118,6 +121,16 @@ class NOHTraining(Training[NOHSettings]):
         beta1, rate = (weights.new_full((1, 1), x) for x in (0.9, self.settings.meta_lr))
         direction, self._moments = self._adam.direction(grads, self._moments, weights, {"momentum": beta1})
         vector_to_parameters(descend(weights, direction, rate)[0], parameters)
+
+    def held_out_loss(self, controller: Controller) -> float:
+        """The training loss, which it learns from, in the last tenth of held-out runs; infinite if one diverges."""
+        seeds = range(VALIDATION_SEEDS, VALIDATION_SEEDS + self.settings.eval_seeds)
+        decisions = self._episode.decisions
+        # Nothing is chosen by validation losses, so they are not measured on the way.
+        task = replace(self.task, measure_interval=decisions * self.task.interval)
+        result = evaluate(controller, task, seeds, device=self.settings.device)
+        last = result.curves["train_loss"][-math.ceil(decisions / 10) :].mean(0)
+        return float(np.where(result.diverged, np.inf, last).mean())
 
     def status(self, row: dict[str, float]) -> str:
         """Losses and rates."""

@@ -51,7 +51,7 @@ class Training(ABC, Generic[S]):
 
     Attributes:
         iteration: how many are done.
-        best_val_loss: of the best controller so far, on held-out seeds.
+        best_val_loss: what `held_out_loss` gave for the best controller so far.
         unit: what progress counts.
     """
 

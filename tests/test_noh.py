@@ -152,7 +152,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 
     def counted(self: Episode, state: Any, action: Tensor, due: Any = None) -> Any:
         nonlocal taken
-        taken += due is not None and not due.any()
+        taken += bool((state.trainee.seed >= TRAINING_SEEDS).all())
         if taken > steps:
             raise KeyboardInterrupt
         return step(self, state, action, due)
@@ -239,6 +239,14 @@ def test_hypergradients_find_the_rate_from_below_and_above(tmp_path: Path) -> No
         last[scale] = rows[-1]["train/rate_last"]
     assert last[1e-5] > 1e-4
     assert last[3.0] < 1.0
+
+
+def test_what_is_kept_ends_with_the_lowest_training_loss(tmp_path: Path) -> None:
+    training = NOHTraining(NOH, settings("noh", tmp_path, budget=39, scale=0.02))
+    ours = training.held_out_loss(training.controller())
+    theirs = evaluate(constant(0.02), training.task, range(20_000, 20_002))
+    assert ours == pytest.approx(theirs.curves["train_loss"][-2:].mean(), rel=1e-5)
+    assert training.held_out_loss(NOH(Architecture(scale=3e38), 2, "sgd")) == math.inf
 
 
 def test_trainees_that_diverge_teach_nothing(tmp_path: Path) -> None:
