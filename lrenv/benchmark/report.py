@@ -95,9 +95,7 @@ def save_report(comparison: Comparison, out: Path) -> Path:
         command=html.escape(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         machine=html.escape(_machine()),
         views="".join(
-            f"<li><b>{html.escape(row.label)}</b> sees {html.escape(str(row.result.view['observe']))}, "
-            f"turns {html.escape(str(row.result.view['control']))}</li>\n"
-            for row in comparison.rows
+            f"<li><b>{html.escape(row.label)}</b> {html.escape(_what(row.result.view))}</li>\n" for row in comparison.rows
         ),
     )
     path = out / "report.html"
@@ -109,16 +107,16 @@ PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse }}
+.wide {{ overflow-x: auto }} table {{ border-collapse: collapse }}
 th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }}
 th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left }}
 td:nth-child(n+3) {{ white-space: nowrap }} tr.best {{ font-weight: 600 }}
 img {{ max-width: 100%; margin: 1rem 0 }} .small {{ color: #666; font-size: .9rem }} code {{ background: #f4f4f4 }}
 </style>
 <h1>{title}</h1>
-<table><thead><tr>{head}</tr></thead>
+<div class="wide"><table><thead><tr>{head}</tr></thead>
 <tbody>
-{body}</tbody></table>
+{body}</tbody></table></div>
 <p class="small">{caption}</p>
 <img src="data:image/png;base64,{image}" alt="validation loss and learning rate over inner steps">
 <h2>Who saw what</h2>
@@ -127,6 +125,15 @@ img {{ max-width: 100%; margin: 1rem 0 }} .small {{ color: #666; font-size: .9re
 <p class="small">Made by <code>{command}</code> on {machine}.</p>
 </html>
 """
+
+
+def _what(view: dict[str, Any]) -> str:
+    """What an agent sees and turns, and what it asks of the task, as a sentence."""
+    names = {"observe": "sees", "control": "turns", "interval": "acts every", "optimizer": "drives"}
+    said = {name: view[name] if isinstance(view[name], tuple) else (view[name],) for name in names if name in view}
+    return ", ".join(
+        f"{names[name]} {' and '.join(map(str, parts))}{' steps' * (name == 'interval')}" for name, parts in said.items()
+    )
 
 
 def _title(comparison: Comparison) -> str:
