@@ -125,9 +125,10 @@ def test_files_hold_every_run(compared: Comparison, tmp_path: Path) -> None:
 
 
 def test_the_page_tells_what_an_agent_was_given(tmp_path: Path) -> None:
-    text = save_report(compare(NOISY, ["constant:peak=0.1", "adam-hd:initial_lr=0.1:beta=1e-4"], 1, device="cpu"), tmp_path).read_text()
+    agents = ["constant:peak=0.1", "adam-hd:initial_lr=0.1:beta=1e-4"]
+    text = save_report(compare(NOISY, agents, 1, device="cpu"), tmp_path).read_text()
     assert "<li><b>constant</b> sees clock, turns set-raw</li>" in text
-    assert "<li><b>adam-hd</b> sees hypergradient, turns set-raw, acts every 1 steps, drives adam</li>" in text
+    assert "<li><b>adam-hd</b> sees hypergradient, turns set-raw, acts at every step, drives adam</li>" in text
 
 
 def test_the_terminal_shows_every_row(compared: Comparison) -> None:

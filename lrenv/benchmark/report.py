@@ -95,7 +95,8 @@ def save_report(comparison: Comparison, out: Path) -> Path:
         command=html.escape(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         machine=html.escape(_machine()),
         views="".join(
-            f"<li><b>{html.escape(row.label)}</b> {html.escape(_what(row.result.view))}</li>\n" for row in comparison.rows
+            f"<li><b>{html.escape(row.label)}</b> {html.escape(_what(row.result.view))}</li>\n"
+            for row in comparison.rows
         ),
     )
     path = out / "report.html"
@@ -128,12 +129,17 @@ img {{ max-width: 100%; margin: 1rem 0 }} .small {{ color: #666; font-size: .9re
 
 
 def _what(view: dict[str, Any]) -> str:
-    """What an agent sees and turns, and what it asks of the task, as a sentence."""
-    names = {"observe": "sees", "control": "turns", "interval": "acts every", "optimizer": "drives"}
-    said = {name: view[name] if isinstance(view[name], tuple) else (view[name],) for name in names if name in view}
-    return ", ".join(
-        f"{names[name]} {' and '.join(map(str, parts))}{' steps' * (name == 'interval')}" for name, parts in said.items()
-    )
+    """What an agent sees and turns, and what it asks of the task."""
+
+    def listed(names: str | tuple[str, ...]) -> str:
+        return " and ".join(names) if isinstance(names, tuple) else names
+
+    said = [f"sees {listed(view['observe'])}", f"turns {listed(view['control'])}"]
+    if "interval" in view:
+        said.append("acts at every step" if view["interval"] == 1 else f"acts every {view['interval']} steps")
+    if "optimizer" in view:
+        said.append(f"drives {view['optimizer']}")
+    return ", ".join(said)
 
 
 def _title(comparison: Comparison) -> str:
