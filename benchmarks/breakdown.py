@@ -25,6 +25,7 @@ from lrenv.process import keep_memory
 SIDE = 2048
 """Of the matrices whose product measures what the machine can do."""
 TRAINING, MEASURING, ALONE = "inner steps, draws included", "measuring, signals, checkpoints", "measuring alone"
+ENDS, REST = "measuring what begins and what ended", "rest: actions, NumPy, Gymnasium"
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,11 @@ class Breakdown(Sized):
 
 
 class Stopwatch:
-    """Adds up what methods take."""
+    """Adds up what methods take, each without the others that it calls."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._inner = [0.0]
 
     def watch(self, owner: Any, method: str, part: str) -> None:
         """Puts a method's time down to a part, from now on."""
@@ -50,8 +52,11 @@ class Stopwatch:
 
         def timed(*args: Any) -> Any:
             begin = time.perf_counter()
+            self._inner.append(0.0)
             result = call(*args)
-            self.seconds[part] += time.perf_counter() - begin
+            taken = time.perf_counter() - begin
+            self.seconds[part] += taken - self._inner.pop()
+            self._inner[-1] += taken
             return result
 
         return timed
@@ -83,11 +88,11 @@ def measure(settings: Breakdown) -> Race:
     step, env = stepped(settings.task, settings.envs, settings.compile, settings.options)
     calls = parts(step, env, settings.compile)
     built = time.perf_counter() - begin
-    watch, whole = Stopwatch(), "whole step"
-    step, measuring = watch.timed(step, whole), watch.timed(calls["measuring"], ALONE)
+    watch = Stopwatch()
+    step, measuring = watch.timed(step, REST), watch.timed(calls["measuring"], ALONE)
     for owner, method, part in (
         (env.episode.trainee, "unroll", TRAINING), (env.episode, "_measure", MEASURING),
-        (env.episode, "reset", "new episodes"), (env.episode, "test", "tests of what ended"),
+        (env.episode, "reset", "new episodes"), (env.episode.trainee, "evaluate", ENDS),
         (env.episode, "answers", "answers, to the host"),
     ):  # fmt: skip
         watch.watch(owner, method, part)
@@ -99,18 +104,15 @@ def measure(settings: Breakdown) -> Race:
         turns.append(watch.read(1e3 / settings.decisions))
     names = dict.fromkeys(name for turn in turns for name in turn)
     times = {name: [turn.get(name, 0.0) for turn in turns] for name in names}
-    inner = [name for name in names if name not in (whole, ALONE)]
-    times["rest: actions, NumPy, Gymnasium"] = [
-        turn[whole] - sum(turn.get(name, 0) for name in inner) for turn in turns
-    ]
+    whole = [sum(turn.values()) - turn[ALONE] for turn in turns]
     rows = tuple(
-        Row.of(name, own, times[whole], built, peak_mib())
-        for name, own in sorted(times.items(), key=lambda item: -max(item[1]))
+        Row.of(name, own, whole, built, peak_mib())
+        for name, own in sorted({"whole step": whole, **times}.items(), key=lambda item: -max(item[1]))
     )
     ratios = {row.contestant: row.ratio for row in rows}
     possible = machine_rate()
     notes = [
-        f"Outside of training and measuring: {1 - ratios[TRAINING] - ratios[ALONE]:.1%}.",
+        f"Outside of training and measuring: {1 - sum(ratios.get(part, 0) for part in (TRAINING, ALONE, ENDS)):.1%}.",
         f"A matrix product of side {SIDE} runs at {number(possible / 1e9)} GFLOP/s.",
     ]
     # Counted on one trainee: the counter overcounts the gradients of grouped convolutions.
