@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from lrenv.benchmark.statistics import welch
+from lrenv.benchmark.statistics import paired
 from plumbing import COLOURS, Lines, markdown, panels
 
 Array = NDArray[np.float64]
@@ -24,9 +24,9 @@ TITLES = {
 
 
 def finals(lines: Lines, data: str, method: str, budget: int) -> dict[tuple[float, float], Array]:
-    """(first rate, beta) -> the losses (seeds,) after `budget` steps; infinite where a run diverged."""
+    """(first rate, beta) -> the losses after `budget` steps, by seed; infinite where a run diverged."""
     groups: dict[tuple[float, float], list[float]] = {}
-    for run in lines.where(data=data, method=method):
+    for run in sorted(lines.where(data=data, method=method), key=lambda run: run["seed"]):
         tail = run["loss"][(budget - LAST) // EVERY : budget // EVERY]
         groups.setdefault((run["alpha0"], run["beta"]), []).append(np.inf if None in tail else float(np.mean(tail)))
     return {key: np.array(values) for key, values in groups.items()}
@@ -90,15 +90,15 @@ def claims(lines: Lines, data: Sequence[str], budget: int, longer: int) -> list[
 
 
 def compared(claim: str, ours: dict[tuple[float, float], Array], theirs: Array) -> tuple[str, str, str]:
-    """A row of claims, on the runs' means; it counts seeds, too, which start from the same weights."""
+    """A row of claims. Runs with the same seed are pairs: they start from the same weights and see the same batches."""
     if not ours:
         return claim, "?", ""
     (losses,) = ours.values()
     n = min(len(losses), len(theirs))
-    wins = int((losses[:n] < theirs[:n]).sum())
-    # A difference that Welch's test does not tell from chance is none.
-    verdict = "yes" if losses.mean() < theirs.mean() else "no"
-    verdict = "level" if welch(losses, theirs) > 0.05 else verdict
+    differences = losses[:n] - theirs[:n]
+    wins = int((differences < 0).sum())
+    # A difference that a test of the pairs does not tell from chance is none.
+    verdict = "level" if paired(differences) > 0.05 else "yes" if differences.mean() < 0 else "no"
     return claim, verdict, f"{losses.mean():.4f} against {theirs.mean():.4f}; lower on {wins} of {n} seeds"
 
 

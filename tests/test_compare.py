@@ -22,7 +22,7 @@ from agents import View
 from agents.ppo import Architecture, PPOController
 from lrenv.benchmark import Comparison, compare, comparison, evaluate, make_agent, tune
 from lrenv.benchmark.report import COLUMNS, cells, figure, save_report, table
-from lrenv.benchmark.statistics import mean_std, welch
+from lrenv.benchmark.statistics import mean_std, paired, welch
 from lrenv.tasks import Task, make_task
 
 NOISY = make_task("noisy-quadratic", budget=20, interval=5)
@@ -53,6 +53,20 @@ def test_welch_by_hand() -> None:
     density = math.gamma((degrees + 1) / 2) / (math.sqrt(degrees * math.pi) * math.gamma(degrees / 2))
     tail = float(np.trapezoid(density * (1 + grid**2 / degrees) ** (-(degrees + 1) / 2), grid))
     assert welch(a, b) == pytest.approx(2 * tail, rel=1e-4)
+
+
+def test_pairs_are_told_apart_where_groups_are_not() -> None:
+    """Against SciPy's test of two related samples, and by hand."""
+    baseline = np.array([0.1, 0.4, 0.2, 0.9, 0.5])
+    ours = baseline - np.array([0.02, 0.01, 0.02, 0.03, 0.02])
+    assert paired(ours - baseline) == pytest.approx(stats.ttest_rel(ours, baseline).pvalue, rel=1e-9)
+    # t = 0.02 / (0.007071 / sqrt(5)) = 6.325 with 4 degrees of freedom.
+    assert paired(ours - baseline) == pytest.approx(2 * stats.t.sf(6.3246, 4), rel=1e-4)
+    assert welch(ours, baseline) > 0.9
+    assert paired(np.zeros(3)) == 1.0
+    assert paired(np.full(3, 0.1)) == 0.0
+    assert math.isnan(paired(np.ones(1)))
+    assert math.isnan(paired(np.array([1.0, -np.inf])))
 
 
 def test_welch_at_its_edges() -> None:

@@ -96,7 +96,7 @@ def test_finals_are_means_over_the_last_steps_up_to_a_horizon(tmp_path: Path) ->
 def test_claims_follow_the_means(tmp_path: Path) -> None:
     lines = made_up(tmp_path / "runs.jsonl")
     rows = {claim: (verdict, numbers) for claim, verdict, numbers in claims(lines, ["a", "b"], 100, 2)}
-    assert [verdict for verdict, _ in rows.values()] == ["yes", "level", "yes", "yes"]
+    assert [verdict for verdict, _ in rows.values()] == ["yes", "no", "yes", "yes"]
     assert rows["a, 100 steps: NOH below Adam, best constant rate (3.1)"][1].startswith("1.1100 against 1.2100; lower")
     transfer = "b, 200 steps: frozen NOH below Adam at a's best rate, 0.03 (3.2)"
     assert rows[transfer] == ("yes", "2.0100 against inf; lower on 2 of 2 seeds")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_1samp, ttest_ind
 
 
 def mean_std(values: NDArray[Any]) -> tuple[float, float]:
@@ -21,3 +21,16 @@ def welch(values: NDArray[Any], baseline: NDArray[Any]) -> float:
     if np.ptp(values) == 0 and np.ptp(baseline) == 0:  # no variance to test against
         return float(values[0] == baseline[0])
     return float(ttest_ind(values, baseline, equal_var=False).pvalue)
+
+
+def paired(differences: NDArray[Any]) -> float:
+    """Two-sided p-value of the t-test that paired runs, which share seeds, don't differ; NaN for fewer than two.
+
+    Args:
+        differences: (seeds,); infinite ones, of runs that diverged, have no p-value either.
+    """
+    if len(differences) < 2 or not np.isfinite(differences).all():
+        return float("nan")
+    if np.ptp(differences) == 0:  # no variance to test against
+        return float(differences[0] == 0)
+    return float(ttest_1samp(differences, 0.0).pvalue)
