@@ -1,7 +1,7 @@
 """Where a decision's time goes: `python benchmarks/breakdown.py`; `--trace` also writes a trace for Perfetto.
 
-Parts are timed within whole steps, but for measuring alone: compiled, it can't be told apart from the signals and the
-best checkpoints. Ratios are shares of the whole step.
+Parts are timed within whole steps, each without the others that it calls, but for measuring alone: compiled, it can't
+be told apart from the signals and the best checkpoints. Ratios are shares of the whole step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lrenv.process import keep_memory
 SIDE = 2048
 """Of the matrices whose product measures what the machine can do."""
 TRAINING, MEASURING, ALONE = "inner steps, draws included", "measuring, signals, checkpoints", "measuring alone"
-ENDS, REST = "measuring what begins and what ended", "rest: actions, NumPy, Gymnasium"
+EAGER, REST = "measuring that is not compiled", "rest: actions, NumPy, Gymnasium"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def measure(settings: Breakdown) -> Race:
     step, measuring = watch.timed(step, REST), watch.timed(calls["measuring"], ALONE)
     for owner, method, part in (
         (env.episode.trainee, "unroll", TRAINING), (env.episode, "_measure", MEASURING),
-        (env.episode, "reset", "new episodes"), (env.episode.trainee, "evaluate", ENDS),
+        (env.episode, "reset", "new episodes"), (env.episode.trainee, "evaluate", EAGER),
         (env.episode, "answers", "answers, to the host"),
     ):  # fmt: skip
         watch.watch(owner, method, part)
@@ -111,8 +111,9 @@ def measure(settings: Breakdown) -> Race:
     )
     ratios = {row.contestant: row.ratio for row in rows}
     possible = machine_rate()
+    inside = (TRAINING, EAGER, ALONE) if settings.compile else (TRAINING, EAGER)
     notes = [
-        f"Outside of training and measuring: {1 - sum(ratios.get(part, 0) for part in (TRAINING, ALONE, ENDS)):.1%}.",
+        f"Outside of training and measuring: {1 - sum(ratios[part] for part in inside):.1%}.",
         f"A matrix product of side {SIDE} runs at {number(possible / 1e9)} GFLOP/s.",
     ]
     # Counted on one trainee: the counter overcounts the gradients of grouped convolutions.
