@@ -113,7 +113,7 @@ def measure(settings: Breakdown) -> Race:
     possible = machine_rate()
     inside = (TRAINING, EAGER, ALONE) if settings.compile else (TRAINING, EAGER)
     notes = [
-        f"Outside of training and measuring: {1 - sum(ratios[part] for part in inside):.1%}.",
+        f"Outside of training and measuring: {1 - sum(ratios.get(part, 0) for part in inside):.1%}.",
         f"A matrix product of side {SIDE} runs at {number(possible / 1e9)} GFLOP/s.",
     ]
     # Counted on one trainee: the counter overcounts the gradients of grouped convolutions.
