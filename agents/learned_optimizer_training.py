@@ -30,7 +30,7 @@ from agents.outer_gradients import (
     perturbations,
     sampled,
 )
-from agents.outer_training import TRAINING_SEEDS, VALIDATION_SEEDS, Controller, Training
+from agents.outer_training import TRAINING_SEEDS, Controller, Training
 from lrenv import draws
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.data import Split
@@ -206,9 +206,9 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
 
     def held_out_loss(self, controller: Controller) -> float:
         """The objective on held-out problems: mean training loss, or best validation loss; infinite if one diverges."""
-        seeds, losses = range(VALIDATION_SEEDS, VALIDATION_SEEDS + self.settings.eval_seeds), []
+        losses = []
         for task in self.held_out:
-            result = evaluate(controller, task, seeds, device=self.settings.device)
+            result = evaluate(controller, task, self.held_out_seeds, device=self.settings.device)
             own = result.curves["train_loss"][1:].mean(0) if self.settings.objective == "train" else result.val_loss
             losses.append(np.where(result.diverged, np.inf, own))
         return float(np.mean(losses))

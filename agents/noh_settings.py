@@ -23,13 +23,13 @@ class NOHSettings(OuterSettings):
         layers: of the LSTM (section 3).
         hidden: units of a layer (section 3).
         cut: c of the gradients' preprocessing (section 2.2; 10 in Andrychowicz et al. 2016, appendix A).
-        scale: the rate of an untrained policy, by which its output is multiplied. From 1e-2, the start of a run was too
-            fast for what came after 2000 inner steps.
+        scale: the rate of an untrained policy, by which its output is multiplied; between the two best of the constant
+            rates of Adam in `reproductions/fu2017.py`.
         gain: multiplies the LSTM's initial weights, those of `torch.nn.LSTM`, which hand on little of what tells
             gradients apart through three layers.
         memory: decisions that units of an untrained LSTM remember at most; None for those of `torch.nn.LSTM`, which
-            forget within a few and can't tell the beginning of a run from its end. Rates fall over about as long: with
-            400, which is a run of 2000 inner steps, they fell too early.
+            forget within a few and can't tell the beginning of a run from its end. By default more than the 400 of a
+            run of 2000 inner steps, so that its end is told from its middle.
         meta_lr: Adam's rate for the LSTM. The paper's 1e-7 moves a weight by 4e-6 at most in the 40 updates that five
             runs have.
     """

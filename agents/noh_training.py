@@ -22,8 +22,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from agents.coordinatewise import CoordinateLSTM
 from agents.lstm_policies import LSTMPolicy
 from agents.noh_settings import NOHSettings
-from agents.outer_training import TRAINING_SEEDS, VALIDATION_SEEDS, Controller, Training
-from lrenv.benchmark import evaluate
+from agents.outer_training import TRAINING_SEEDS, Controller, Training
+from lrenv.benchmark.evaluation import evaluate
 from lrenv.episode import Episode
 from lrenv.lookahead import MEAN
 from lrenv.optimizers import adam, descend
@@ -124,11 +124,10 @@ class NOHTraining(Training[NOHSettings]):
 
     def held_out_loss(self, controller: Controller) -> float:
         """The training loss, which it learns from, in the last tenth of held-out runs; infinite if one diverges."""
-        seeds = range(VALIDATION_SEEDS, VALIDATION_SEEDS + self.settings.eval_seeds)
         decisions = self._episode.decisions
         # Nothing is chosen by validation losses, so they are not measured on the way.
         task = replace(self.task, measure_interval=decisions * self.task.interval)
-        result = evaluate(controller, task, seeds, device=self.settings.device)
+        result = evaluate(controller, task, self.held_out_seeds, device=self.settings.device)
         last = result.curves["train_loss"][-math.ceil(decisions / 10) :].mean(0)
         return float(np.where(result.diverged, np.inf, last).mean())
 

@@ -101,10 +101,14 @@ class Training(ABC, Generic[S]):
     def attach(self, logger: Logger) -> None:
         """Hands over a logger; for those who log more than `iterate` gives."""
 
+    @property
+    def held_out_seeds(self) -> range:
+        """Of the episodes that controllers are compared on."""
+        return range(VALIDATION_SEEDS, VALIDATION_SEEDS + self.settings.eval_seeds)
+
     def held_out_loss(self, controller: Controller) -> float:
         """What the best controller is chosen by: its mean best validation loss on held-out seeds."""
-        seeds = range(VALIDATION_SEEDS, VALIDATION_SEEDS + self.settings.eval_seeds)
-        return float(evaluate(controller, self.task, seeds, device=self.settings.device).val_loss.mean())
+        return float(evaluate(controller, self.task, self.held_out_seeds, device=self.settings.device).val_loss.mean())
 
     def validate(self) -> dict[str, float]:
         """The controller's held-out loss; the best controller so far is saved."""

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from lrenv.benchmark.statistics import paired
+from lrenv.benchmark.statistics import paired_t
 from plumbing import COLOURS, Lines, markdown, panels
 
 Array = NDArray[np.float64]
@@ -98,7 +98,7 @@ def compared(claim: str, ours: dict[tuple[float, float], Array], theirs: Array) 
     differences = losses[:n] - theirs[:n]
     wins = int((differences < 0).sum())
     # A difference that a test of the pairs does not tell from chance is none.
-    verdict = "level" if paired(differences) > 0.05 else "yes" if differences.mean() < 0 else "no"
+    verdict = "level" if paired_t(differences) > 0.05 else "yes" if differences.mean() < 0 else "no"
     return claim, verdict, f"{losses.mean():.4f} against {theirs.mean():.4f}; lower on {wins} of {n} seeds"
 
 

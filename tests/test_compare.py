@@ -22,7 +22,7 @@ from agents import View
 from agents.ppo import Architecture, PPOController
 from lrenv.benchmark import Comparison, compare, comparison, evaluate, make_agent, tune
 from lrenv.benchmark.report import COLUMNS, cells, figure, save_report, table
-from lrenv.benchmark.statistics import mean_std, paired, welch
+from lrenv.benchmark.statistics import mean_std, paired_t, welch
 from lrenv.tasks import Task, make_task
 
 NOISY = make_task("noisy-quadratic", budget=20, interval=5)
@@ -59,14 +59,14 @@ def test_pairs_are_told_apart_where_groups_are_not() -> None:
     """Against SciPy's test of two related samples, and by hand."""
     baseline = np.array([0.1, 0.4, 0.2, 0.9, 0.5])
     ours = baseline - np.array([0.02, 0.01, 0.02, 0.03, 0.02])
-    assert paired(ours - baseline) == pytest.approx(stats.ttest_rel(ours, baseline).pvalue, rel=1e-9)
+    assert paired_t(ours - baseline) == pytest.approx(stats.ttest_rel(ours, baseline).pvalue, rel=1e-9)
     # t = 0.02 / (0.007071 / sqrt(5)) = 6.325 with 4 degrees of freedom.
-    assert paired(ours - baseline) == pytest.approx(2 * stats.t.sf(6.3246, 4), rel=1e-4)
+    assert paired_t(ours - baseline) == pytest.approx(2 * stats.t.sf(6.3246, 4), rel=1e-4)
     assert welch(ours, baseline) > 0.9
-    assert paired(np.zeros(3)) == 1.0
-    assert paired(np.full(3, 0.1)) == 0.0
-    assert math.isnan(paired(np.ones(1)))
-    assert math.isnan(paired(np.array([1.0, -np.inf])))
+    assert paired_t(np.zeros(3)) == 1.0
+    assert paired_t(np.full(3, 0.1)) == 0.0
+    assert math.isnan(paired_t(np.ones(1)))
+    assert math.isnan(paired_t(np.array([1.0, -np.inf])))
 
 
 def test_welch_at_its_edges() -> None:

@@ -23,7 +23,7 @@ def welch(values: NDArray[Any], baseline: NDArray[Any]) -> float:
     return float(ttest_ind(values, baseline, equal_var=False).pvalue)
 
 
-def paired(differences: NDArray[Any]) -> float:
+def paired_t(differences: NDArray[Any]) -> float:
     """Two-sided p-value of the t-test that paired runs, which share seeds, don't differ; NaN for fewer than two.
 
     Args:
