@@ -9,6 +9,7 @@ update itself (DMopt), trained for as long. Adam-HD and DMopt run on the first d
 
 Losses are those of training batches, before the step on them, means over 50 steps at a time. `runs.jsonl` has a line a
 run, and a killed reproduction goes on from there; `curves.png` is the paper's figure 3, `results.md` has the tables.
+`noh/` and `dmopt/` hold the policies and the logs of their training.
 """
 
 from __future__ import annotations
