@@ -1,25 +1,69 @@
-"""Compiled functions: static shapes, one graph a shape, captured as a CUDA graph where there is a GPU."""
+"""Compiled and captured functions: what makes a decision cheap to call.
+
+`compiled` is `torch.compile` for functions that are called with the same shapes again and again. `Captured` records all
+kernels of a decision as one CUDA graph and replays them: launching a few thousand kernels one by one takes longer than
+running them, for up to some thousand small networks.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import FunctionType
-from typing import Any, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
-from torch.utils._pytree import tree_map
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S")
+Compile = bool | Literal["graph"]
+"""False runs operations one by one; True compiles them, and captures decisions on CUDA; "graph" captures alone."""
+Recording = Callable[[Callable[[], None]], Callable[[], object]]
+"""Runs a function some times, and gives what runs it again with its tensors in the same places."""
+WARM_UPS = 2
+"""Runs before a capture: libraries set up their handles and kernels are chosen in them, which no capture may hold."""
 
 
-def compiled(function: F, device: torch.device, **options: Any) -> F:
+def checked(compile: Compile, device: torch.device) -> Compile:
+    """The setting, if it can work on this device.
+
+    Raises:
+        ValueError: another word, CUDA graphs without CUDA, or no compiler here; the message says what to do.
+    """
+    if compile not in (True, False, "graph"):
+        raise ValueError(f"compile={compile!r} must be True, False or 'graph'")
+    if compile == "graph" and device.type != "cuda":
+        raise ValueError(f"compile='graph' captures CUDA graphs, which {device} has not; use compile=True or False")
+    if compile is True:
+        missing = _missing_compiler(device)
+        if missing:
+            instead = "compile='graph' or False" if device.type == "cuda" else "compile=False"
+            raise ValueError(f"compile=True needs {missing}; install it, or use {instead}")
+    return compile
+
+
+def _missing_compiler(device: torch.device) -> str | None:
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return None if has_triton() else "Triton and a C compiler"
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return "a C++ compiler such as g++"
+    return None
+
+
+def compiled(function: F, **options: Any) -> F:
     """`torch.compile` for the functions that every decision calls with tensors of the same shapes.
 
     Args:
         function: takes and gives tensors; rates and seeds are tensors, too, or each value would compile anew. What it
             is a method of must not change afterwards.
-        device: on CUDA the graph is captured and replayed as a whole, and its outputs, which the next replay would
-            overwrite, are copied out.
         **options: of the compiler.
     """
 
@@ -29,16 +73,8 @@ def compiled(function: F, device: torch.device, **options: Any) -> F:
     # The compiler allows each code object a few graphs: one that all environments shared would use them up.
     code = entry.__code__.replace(co_name=getattr(function, "__name__", "compiled"))
     own = FunctionType(code, entry.__globals__, code.co_name, None, entry.__closure__)
-    on_cuda = device.type == "cuda"
-    settings = options | {"triton.cudagraphs": on_cuda, "guard_filter_fn": _of_arguments}
-    graph = torch.compile(own, dynamic=False, fullgraph=True, options=settings)
-    if not on_cuda:
-        return graph  # type: ignore[return-value]
-
-    def replayed(*arguments: Any) -> Any:
-        return tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, graph(*arguments))
-
-    return replayed  # type: ignore[return-value]
+    settings = options | {"guard_filter_fn": _of_arguments}
+    return torch.compile(own, dynamic=False, fullgraph=True, options=settings)  # type: ignore[return-value]
 
 
 def _of_arguments(guards: Sequence[Any]) -> list[bool]:
@@ -47,3 +83,120 @@ def _of_arguments(guards: Sequence[Any]) -> list[bool]:
     The others, of which a graph that trains a network has hundreds, would cost time in every call.
     """
     return [guard.name == "" or guard.name.startswith("arguments") for guard in guards]
+
+
+class _Place(NamedTuple, Generic[S]):
+    """Where recordings read and write states of one shape."""
+
+    state: S
+    leaves: list[Tensor]
+    structure: TreeSpec
+    shapes: tuple[Any, ...]
+
+
+class _Graph(NamedTuple):
+    """One recording."""
+
+    inputs: list[Tensor]  # the other arguments
+    replay: Callable[[], object]
+
+
+class Captured(Generic[S]):
+    """A function (state, ...) -> state that is recorded once for each shape of its arguments, then replayed.
+
+    A recording reads and writes tensors in fixed places. Arguments are copied there, unless they are there already, and
+    the state that comes out lies where the state that went in lay.
+
+    Args:
+        function: takes a tree of tensors, the state, and more trees of tensors and plain values; gives a state of the
+            same structure and shapes. It neither waits for the device nor changes its arguments.
+        record: `cuda_graph` of a device, or a stand-in.
+    """
+
+    def __init__(self, function: Callable[..., S], record: Recording) -> None:
+        self._function = function
+        self._record = record
+        self._places: dict[tuple[Any, ...], _Place[S]] = {}
+        self._graphs: dict[tuple[Any, ...], _Graph] = {}
+
+    def __call__(self, state: S, *arguments: Any, donate: bool = False) -> S:
+        """The next state.
+
+        Args:
+            state: before.
+            *arguments: the function's others; each plain value among them has a recording of its own.
+            donate: the caller gives the state away: the next one stays where the next call will overwrite it, instead
+                of being copied out.
+        """
+        place = self._placed(state)
+        others, structure = tree_flatten(arguments)
+        kinds = tuple((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in others)
+        key = (place.shapes, kinds, structure)
+        if key not in self._graphs:
+            self._graphs[key] = self._recorded(place, others, structure)
+        graph = self._graphs[key]
+        if graph.inputs:
+            torch._foreach_copy_(graph.inputs, [x for x in others if isinstance(x, Tensor)])
+        graph.replay()
+        return place.state if donate else tree_unflatten(_copied(place.leaves), place.structure)
+
+    def holds(self, state: S) -> bool:
+        """Whether the next call may overwrite this state."""
+        return any(place.state is state for place in self._places.values())
+
+    def _placed(self, state: S) -> _Place[S]:
+        for place in self._places.values():
+            if place.state is state:
+                return place
+        leaves, structure = tree_flatten(state)
+        shapes = (structure, *((x.shape, x.dtype) for x in leaves))
+        held = self._places.get(shapes)
+        if held is None:
+            own = _copied(leaves)
+            held = self._places[shapes] = _Place(tree_unflatten(own, structure), own, structure, shapes)
+        else:
+            torch._foreach_copy_(held.leaves, leaves)
+        return held
+
+    def _recorded(self, place: _Place[S], others: list[Any], structure: TreeSpec) -> _Graph:
+        inputs = [x.clone() if isinstance(x, Tensor) else x for x in others]
+        arguments = tree_unflatten(inputs, structure)
+        memory = {x.untyped_storage().data_ptr() for x in place.leaves}
+
+        def run() -> None:
+            after = tree_flatten(self._function(place.state, *arguments))[0]
+            # What stays is in its place. What lies in the place of another must leave before that is written to.
+            moved = [(old, new) for old, new in zip(place.leaves, after, strict=True) if old is not new]
+            free = [new.clone() if new.untyped_storage().data_ptr() in memory else new for _, new in moved]
+            torch._foreach_copy_([old for old, _ in moved], free)
+
+        before = _copied(place.leaves)
+        replay = self._record(run)
+        torch._foreach_copy_(place.leaves, before)  # recording has run the function
+        return _Graph([x for x in inputs if isinstance(x, Tensor)], replay)
+
+
+def cuda_graph(device: torch.device) -> Recording:
+    """Recording on a CUDA device; what one device records shares its memory, since one replay follows another."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def record(function: Callable[[], None]) -> Callable[[], object]:
+        with torch.cuda.device(device):
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UPS):
+                    function()
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                function()
+        return graph.replay
+
+    return record
+
+
+def _copied(tensors: list[Tensor]) -> list[Tensor]:
+    copies = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors]
+    torch._foreach_copy_(copies, tensors)
+    return copies

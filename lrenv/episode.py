@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from lrenv import draws
-from lrenv.compiling import compiled
+from lrenv.compiling import Captured, Compile, compiled, cuda_graph
 from lrenv.controls import Control
 from lrenv.layers import Tensors
 from lrenv.lookahead import Ahead, Lookahead
@@ -80,7 +81,8 @@ class Episode:
         reward: what they are paid for (`lrenv.rewards`).
         device: where trainees live.
         dtype: of trainees, observations and Box actions.
-        compile: compile the inner steps (`lrenv.trainee.Trainee`), the measurements and the signals.
+        compile: True compiles the inner steps (`lrenv.trainee.Trainee`), the measurements and the signals. On CUDA,
+            True and "graph" capture each decision as one CUDA graph, "graph" without compiling anything.
         precision: "bf16" runs networks in bfloat16 (`lrenv.trainee.Trainee`).
 
     Raises:
@@ -95,7 +97,7 @@ class Episode:
         reward: str = "val_loss",
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        compile: bool = False,
+        compile: Compile = False,
         precision: str = "full",
     ) -> None:
         self.task = task
@@ -111,7 +113,9 @@ class Episode:
         self._lookahead = Lookahead(self.trainee, gradients, self.control.granularity, compile) if gradients else None
         # An interval that the budget cuts short needs trainees to stand still; others are spared the masks.
         self._until = task.budget if task.budget % task.interval else None
-        self._measure = compiled(self._measured, self.trainee.device) if compile else self._measured
+        self._measure = compiled(self._measured) if compile is True else self._measured
+        on_cuda = self.trainee.device.type == "cuda"
+        self._captured = Captured(self._decided, cuda_graph(self.trainee.device)) if compile and on_cuda else None
         self._shapes: dict[str, torch.Size] = {}
 
     @property
@@ -191,7 +195,9 @@ class Episode:
         followed: NDArray[np.bool_] = np.where(ended, due[~ended].all(), due)
         return followed
 
-    def step(self, state: EpisodeState, action: Tensor, due: NDArray[np.bool_] | None = None) -> EpisodeState:
+    def step(
+        self, state: EpisodeState, action: Tensor, due: NDArray[np.bool_] | None = None, donate: bool = False
+    ) -> EpisodeState:
         """One decision: applies the actions (n, A), trains for an interval, measures.
 
         The action already applies to this interval. A trainee with a non-finite loss or weight has diverged:
@@ -201,6 +207,8 @@ class Episode:
             state: n episodes.
             action: (n, A).
             due: (n,), whom to measure on the validation split, as the method `due` says.
+            donate: the caller has no more use for `state`, which may be overwritten, and none for what comes out after
+                the next step. It spares copies where decisions are captured.
 
         Raises:
             ValueError: the task is not measured at every decision, and `due` was left out.
@@ -209,10 +217,18 @@ class Episode:
             raise ValueError("this task has a measure_interval: say whom to measure, as `Episode.due` does")
         groups = self.trainee.groups(len(action))
         shares = [None] * len(groups) if due is None else np.split(due, np.cumsum(groups)[:-1])
+        decide = self._decided
+        if self._captured is not None and not torch.is_grad_enabled():
+            decide = partial(self._captured, donate=donate and len(groups) == 1)
         parts = zip(cut(state, groups), cut(action, groups), shares, strict=True)
-        return join([self._decided(*part) for part in parts])
+        return join([decide(own, turns, _whom(asked, action.device)) for own, turns, asked in parts])
 
-    def _decided(self, state: EpisodeState, action: Tensor, due: NDArray[np.bool_] | None) -> EpisodeState:
+    def holds(self, state: EpisodeState) -> bool:
+        """Whether the next step with `donate` may overwrite this state."""
+        return self._captured is not None and self._captured.holds(state)
+
+    def _decided(self, state: EpisodeState, action: Tensor, due: Tensor | bool) -> EpisodeState:
+        """A decision of one group; `due` (n,) is whom to measure, or all or none of them."""
         lr, hyper = self.control(action, state.lr, state.hyper)
         ahead: Ahead | tuple[()] = ()
         if self._lookahead is None:
@@ -222,11 +238,8 @@ class Episode:
             trainee, ahead, losses = self._lookahead.unroll(
                 state.trainee, state.ahead, lr, hyper, self.task.interval, self._until
             )
-        some: Tensor | bool = due is None or bool(due.all())
-        if due is not None and due.any() and not due.all():
-            some = torch.from_numpy(due).to(action.device)
         measure = self._measured if torch.is_grad_enabled() else self._measure
-        return measure(state, trainee, losses, lr, hyper, _sums(ahead), some)._replace(ahead=ahead)
+        return measure(state, trainee, losses, lr, hyper, _sums(ahead), due)._replace(ahead=ahead)
 
     def _measured(
         self,
@@ -352,6 +365,13 @@ class Episode:
         mean = losses.where(taken, 0).sum(1) / number
         squares = ((losses - mean[:, None]) ** 2).where(taken, 0).sum(1) / number
         return mean, squares.sqrt()
+
+
+def _whom(due: NDArray[np.bool_] | None, device: torch.device) -> Tensor | bool:
+    """Who is due (n,), or whether all or none are."""
+    if due is None or due.all():
+        return True
+    return torch.from_numpy(due).to(device) if due.any() else False
 
 
 def _sums(ahead: Ahead | tuple[()]) -> dict[str, Tensor]:

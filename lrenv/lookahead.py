@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lrenv.compiling import compiled
+from lrenv.compiling import Compile, compiled
 from lrenv.optimizers import Hyper
 from lrenv.trainee import Gradient, Trainee, TraineeState
 from lrenv.trees import select
@@ -60,15 +60,15 @@ class Lookahead:
         trainee: what is trained.
         parts: what to sum up: names in `PRODUCTS`, and `MEAN`.
         granularity: of the sums (`lrenv.controls`).
-        compile: compile detached steps.
+        compile: True compiles detached steps.
     """
 
-    def __init__(self, trainee: Trainee, parts: Sequence[str], granularity: str, compile: bool = False) -> None:
+    def __init__(self, trainee: Trainee, parts: Sequence[str], granularity: str, compile: Compile = False) -> None:
         self._trainee = trainee
         self._products = {name: PRODUCTS[name] for name in parts if name != MEAN}
         self._mean = MEAN in parts
         self._granularity = granularity
-        self._fast_steps = compiled(self._steps, trainee.device) if compile else self._steps
+        self._fast_steps = compiled(self._steps) if compile is True else self._steps
 
     def start(self, state: TraineeState, hyper: Hyper) -> Ahead:
         """Before the first step: sums over no step, but for the gradient that is there already."""

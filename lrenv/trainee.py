@@ -18,7 +18,7 @@ from torch.func import grad
 
 from lrenv import draws
 from lrenv.augment import AUGMENTATIONS
-from lrenv.compiling import compiled
+from lrenv.compiling import Compile, checked, compiled
 from lrenv.data import Split
 from lrenv.layers import Tensors
 from lrenv.lookup import lookup
@@ -76,7 +76,7 @@ class Trainee:
         task: what to train.
         device: where data and trainees live.
         dtype: of weights and losses; float64 for tests of gradients, float32 otherwise.
-        compile: compile the draws of batches and detached inner steps with `torch.compile`.
+        compile: True compiles the draws of batches and detached inner steps with `torch.compile`.
         precision: "bf16" runs networks in bfloat16 by `torch.autocast`; weights and losses stay float32.
 
     Attributes:
@@ -94,7 +94,7 @@ class Trainee:
         task: Task,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        compile: bool = False,
+        compile: Compile = False,
         precision: str = "full",
     ) -> None:
         self.task = task
@@ -128,11 +128,12 @@ class Trainee:
         self._losses = LOSSES[task.loss]
         self._augment = AUGMENTATIONS[task.augment] if task.augment else None
         self._draw, self._fast_steps, self.steps_a_graph = draws.epoch_indices, self._steps, task.interval
-        if compile:
-            self._draw = compiled(draws.epoch_indices, self.device, **draws.COMPILER_OPTIONS)
-            self._fast_steps = compiled(self._steps, self.device)
+        if checked(compile, self.device) is True:
+            self._draw = compiled(draws.epoch_indices, **draws.COMPILER_OPTIONS)
+            self._fast_steps = compiled(self._steps)
             graphs = math.ceil(task.interval * len(self.network.shapes) / TENSORS_A_GRAPH)
-            self.steps_a_graph = math.ceil(task.interval / graphs)
+            # Where decisions are captured, calls cost nothing.
+            self.steps_a_graph = 1 if self.device.type == "cuda" else math.ceil(task.interval / graphs)
 
     def groups(self, n: int) -> list[int]:
         """The sizes of the groups in which n trainees go through a decision, one group after the other.

@@ -11,8 +11,10 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
+from torch.utils._pytree import tree_map
 
 from lrenv import draws
+from lrenv.compiling import Compile
 from lrenv.episode import Episode, EpisodeState
 from lrenv.lookup import lookup
 from lrenv.optimizers import Optimizer, OptimizerFactory
@@ -84,8 +86,9 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         val_examples: validation examples that a decision measures, always the same; the task's own if None, and all if
             the task has none.
         measure_interval: inner steps between two measurements on the validation split, see `lrenv.tasks.Task`.
-        compile: compile decisions with `torch.compile`: small perceptrons train twice as fast, after about half a
-            minute for the first decision. Needs a C++ compiler on a CPU.
+        compile: True compiles decisions with `torch.compile`: small perceptrons train twice as fast on a CPU, after
+            about half a minute for the first decision. Needs a C++ compiler on a CPU, Triton on CUDA. On CUDA, True and
+            "graph" replay each decision as one CUDA graph; "graph" compiles nothing.
         precision: "full" computes in `dtype`; "bf16" runs networks in bfloat16 by `torch.autocast`, for hardware that
             multiplies it faster. Weights, optimizer and losses stay in `dtype`.
         autoreset_mode: Gymnasium's. In DISABLED mode an ended episode stands still, with reward 0, until it is
@@ -116,7 +119,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         dtype: str = "float32",
         val_examples: int | None = None,
         measure_interval: int | None = None,
-        compile: bool = False,
+        compile: Compile = False,
         precision: str = "full",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
@@ -207,7 +210,9 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         with torch.no_grad():
             if not restarts.all():
                 due = self.episode.due(self._inner_step, waiting)
-                self._state = self.episode.step(before, torch.from_numpy(checked).to(self._device), due)
+                if waiting.any() and self.episode.holds(before):
+                    before = tree_map(torch.clone, before)
+                self._state = self.episode.step(before, torch.from_numpy(checked).to(self._device), due, donate=True)
             if restarts.any():
                 self._state = self._restarted(restarts, before)
             elif waiting.any():
@@ -232,8 +237,9 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         """
         if self._state is None:
             raise gym.error.ResetNeeded("call reset() before snapshot()")
+        state = tree_map(torch.clone, self._state) if self.episode.holds(self._state) else self._state
         return Snapshot(
-            self._state, self._env_seeds.copy(), self._episodes.copy(), self._ended.copy(), self._settings()
+            state, self._env_seeds.copy(), self._episodes.copy(), self._ended.copy(), self._settings()
         )
 
     def restore(self, snapshot: Snapshot) -> None:
