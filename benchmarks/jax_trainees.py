@@ -26,6 +26,15 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 """Adam's."""
 
 
+class Seen(NamedTuple):
+    """What a decision measures of one trainee besides its losses, as `lrenv.episode` does."""
+
+    predictions: Array  # class probabilities on the validation examples
+    best_loss: Array
+    best: Params
+    observation: Array
+
+
 class State(NamedTuple):
     """One trainee."""
 
@@ -34,9 +43,12 @@ class State(NamedTuple):
     square: Params
     step: Array
     key: Array
+    seen: Seen
 
 
-def trainees(name: str, envs: int, number: int, sequential: bool = False, **options: Any) -> Turn:
+def trainees(
+    name: str, envs: int, number: int, sequential: bool = False, observed: bool = False, **options: Any
+) -> Turn:
     """Builds trainees in JAX; a turn is in trainee-steps per second.
 
     Args:
@@ -44,16 +56,18 @@ def trainees(name: str, envs: int, number: int, sequential: bool = False, **opti
         envs: trainees in parallel.
         number: decisions in a turn.
         sequential: one trainee after the other, instead of all at once by `vmap`.
+        observed: also measure what the environment observes, and keep the best checkpoint.
         **options: settings of the task.
 
     Raises:
         ValueError: the task is not plain classification with Adam, or its network has a layer of another kind.
     """
     task = plain_task(name, "adam", **options)
-    decide = jax.jit(_decision(task) if sequential else jax.vmap(_decision(task)))
+    decide = jax.jit(_decision(task, observed) if sequential else jax.vmap(_decision(task, observed)))
     networks = [_weights(task.module()) for _ in range(envs)]
     keys = jax.random.split(jax.random.key(0), envs)
-    start = [_fresh(params, key) for params, key in zip(networks, keys, strict=True)]
+    examples, classes = len(normalised(task)[1].targets), task.load().classes
+    start = [_fresh(params, key, (examples, classes)) for params, key in zip(networks, keys, strict=True)]
     if not sequential:
         start = [jax.tree.map(lambda *copies: jnp.stack(copies), *start)]
 
@@ -67,7 +81,7 @@ def trainees(name: str, envs: int, number: int, sequential: bool = False, **opti
     return partial(rate, partial(run, number), units=number * envs * task.interval)
 
 
-def _decision(task: Task) -> Callable[[State], tuple[State, tuple[Array, Array]]]:
+def _decision(task: Task, observed: bool) -> Callable[[State], tuple[State, tuple[Array, Array]]]:
     """One trainee's decision: an interval of training, then the mean training loss and the validation loss."""
     (inputs, targets), (val_inputs, val_targets) = ((jnp.asarray(x.numpy()) for x in s) for s in normalised(task))
     layers = list(_sequential(task.module()))
@@ -86,7 +100,7 @@ def _decision(task: Task) -> Callable[[State], tuple[State, tuple[Array, Array]]
         square = jax.tree.map(lambda v, g: BETA2 * v + (1 - BETA2) * g * g, state.square, grads)
         c1, c2 = 1 - BETA1**count, 1 - BETA2**count
         params = jax.tree.map(lambda p, m, v: p - LR * (m / c1) / (jnp.sqrt(v / c2) + EPS), state.params, mean, square)
-        return State(params, mean, square, count, state.key), value
+        return State(params, mean, square, count, state.key, state.seen), value
 
     def decision(state: State) -> tuple[State, tuple[Array, Array]]:
         key, drawn = jax.random.split(state.key)
@@ -95,15 +109,35 @@ def _decision(task: Task) -> Callable[[State], tuple[State, tuple[Array, Array]]
 
         # Not by `lax.map`: inside XLA's loops its convolutions are slower on a CPU.
         pieces = (slice(first, first + piece(task)) for first in range(0, len(val_targets), piece(task)))
-        val_losses = (loss(state.params, val_inputs[rows], val_targets[rows]) for rows in pieces)
-        return state, (losses.mean(), jnp.concatenate(list(val_losses)).mean())
+        outputs = jnp.concatenate([_forward(layers, state.params, val_inputs[rows]) for rows in pieces])
+        scores = jax.nn.log_softmax(outputs)
+        val_loss = -jnp.take_along_axis(scores, val_targets[:, None], 1).mean()
+        if observed:
+            state = state._replace(seen=_seen(state, scores, losses, val_loss, val_targets))
+        return state, (losses.mean(), val_loss)
 
     return decision
 
 
-def _fresh(params: Params, key: Array) -> State:
+def _seen(state: State, scores: Array, losses: Array, val_loss: Array, targets: Array) -> Seen:
+    """The paper's quantities, the accuracy, the reward and the best checkpoint."""
+    predictions, last = jnp.exp(scores), state.params[-1][0]
+    quantities = jnp.stack(
+        [
+            *(jnp.log10(jnp.maximum(x, 1e-12)) for x in (losses.mean(), val_loss, predictions.var(), last.var())),
+            jnp.log10(jnp.maximum((predictions - state.seen.predictions).var(), 1e-12)),
+            jnp.arcsinh(last.mean() / 1e-3), state.step, (scores.argmax(1) == targets).mean(), -val_loss, losses.std(),
+        ]
+    )  # fmt: skip
+    better = val_loss < state.seen.best_loss
+    best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.params, state.seen.best)
+    return Seen(predictions, jnp.minimum(val_loss, state.seen.best_loss), best, quantities)
+
+
+def _fresh(params: Params, key: Array, predictions: tuple[int, int]) -> State:
     zeros = jax.tree.map(jnp.zeros_like, params)
-    return State(params, zeros, zeros, jnp.zeros(()), key)
+    seen = Seen(jnp.zeros(predictions), jnp.full((), jnp.inf), params, jnp.zeros(10))
+    return State(params, zeros, zeros, jnp.zeros(()), key, seen)
 
 
 def _sequential(module: nn.Module) -> nn.Sequential:

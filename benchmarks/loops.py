@@ -21,7 +21,9 @@ MODULES = 2
 """Trained in a turn; their number changes nothing about the rate."""
 
 
-def modules(task: str, number: int, dataloader: bool = False, keep: bool = False, **options: Any) -> Turn:
+def modules(
+    task: str, number: int, dataloader: bool = False, keep: bool = False, device: str = "cpu", **options: Any
+) -> Turn:
     """Builds the loop over modules; a turn is in trainee-steps per second, validation included.
 
     Args:
@@ -29,16 +31,17 @@ def modules(task: str, number: int, dataloader: bool = False, keep: bool = False
         number: decisions, of each module in a turn.
         dataloader: take batches from a `DataLoader` instead of indexing tensors.
         keep: have the allocator keep memory, as the environment does.
+        device: where the modules live.
         **options: settings of the task.
     """
     if keep:
         keep_memory()
     plain = plain_task(task, "adam", "sgd", "momentum", **options)
-    train, val = normalised(plain)
+    train, val = (Split(*(x.to(device) for x in split)) for split in normalised(plain))
     draw = _loaded if dataloader else _indexed
 
     def turn(number: int) -> float:
-        fresh = [plain.module() for _ in range(MODULES)]
+        fresh = [plain.module().to(device) for _ in range(MODULES)]
 
         def work() -> None:
             for module in fresh:
@@ -102,7 +105,7 @@ def _optimizer(task: Task, module: nn.Module) -> torch.optim.Optimizer:
 def _indexed(split: Split, batch_size: int) -> Iterator[tuple[torch.Tensor, ...]]:
     size = len(split.targets) // batch_size * batch_size
     while True:
-        for rows in torch.randperm(len(split.targets))[:size].split(batch_size):
+        for rows in torch.randperm(len(split.targets), device=split.targets.device)[:size].split(batch_size):
             yield tuple(x[rows] for x in split)
 
 

@@ -238,9 +238,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         if self._state is None:
             raise gym.error.ResetNeeded("call reset() before snapshot()")
         state = tree_map(torch.clone, self._state) if self.episode.holds(self._state) else self._state
-        return Snapshot(
-            state, self._env_seeds.copy(), self._episodes.copy(), self._ended.copy(), self._settings()
-        )
+        return Snapshot(state, self._env_seeds.copy(), self._episodes.copy(), self._ended.copy(), self._settings())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continues from a snapshot of an environment with the same settings.
