@@ -46,8 +46,7 @@ def decisions(
         **options: settings of the task.
     """
     keep_memory()
-    episode = Episode(make_task(task, **options), control, observe, compile=compile, precision=precision)
-    episode.trainee.at_once = at_once or episode.trainee.at_once
+    episode = Episode(make_task(task, **options), control, observe, compile=compile, precision=precision, at_once=at_once)
     action = torch.full((envs, episode.control.rates), 1e-3)
 
     @torch.no_grad()

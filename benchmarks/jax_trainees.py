@@ -77,7 +77,7 @@ def trainees(
             states = [decide(state)[0] for state in states]
         jax.block_until_ready(states)
 
-    run(1)
+    run(2)  # the second starts from what a decision made, for which JAX may compile once more
     return partial(rate, partial(run, number), units=number * envs * task.interval)
 
 

@@ -84,6 +84,7 @@ class Episode:
         compile: True compiles the inner steps (`lrenv.trainee.Trainee`), the measurements and the signals. On CUDA,
             True and "graph" capture each decision as one CUDA graph, "graph" without compiling anything.
         precision: "bf16" runs networks in bfloat16 (`lrenv.trainee.Trainee`).
+        at_once: trainees that go through a decision together (`lrenv.trainee.Trainee`).
 
     Raises:
         ValueError: an unknown name, or settings that contradict each other.
@@ -99,10 +100,11 @@ class Episode:
         dtype: torch.dtype = torch.float32,
         compile: Compile = False,
         precision: str = "full",
+        at_once: int | None = None,
     ) -> None:
         self.task = task
         self.reward = make_reward(reward)
-        self.trainee = Trainee(task, device, dtype, compile, precision)
+        self.trainee = Trainee(task, device, dtype, compile, precision, at_once)
         network = self.trainee.network
         self.control = Control(control, self.trainee.rates, task.hyper, dtype)
         sizes = {"rates": self.control.rates, "parameters": network.size}
@@ -117,6 +119,7 @@ class Episode:
         on_cuda = self.trainee.device.type == "cuda"
         self._captured = Captured(self._decided, cuda_graph(self.trainee.device)) if compile and on_cuda else None
         self._shapes: dict[str, torch.Size] = {}
+        self._most = 0  # episodes that were begun together so far
 
     @property
     def decisions(self) -> int:
@@ -129,7 +132,13 @@ class Episode:
         Args:
             seeds: one an episode.
             initial_lr: instead of the task's.
+
+        Raises:
+            ValueError: more trainees than a GPU's free memory holds; the message says how many do.
         """
+        if len(seeds) > self._most:  # later resets find the memory that earlier ones took
+            self.trainee.check_fits(len(seeds))
+            self._most = len(seeds)
         initial_lr = self.task.initial_lr if initial_lr is None else initial_lr
         order = iter(seeds)
         groups = self.trainee.groups(len(seeds))
@@ -306,7 +315,8 @@ class Episode:
         after = EpisodeState(
             trainee, lr, hyper, dynamics, measured.accuracy, measured.predictions, moved, best, diverged, (), nothing
         )
-        return after._replace(answer=self._packed(after, sums))
+        # Not by `_replace`, which the compiler of torch 2.11 does not follow here.
+        return EpisodeState(*after[:-1], self._packed(after, sums))
 
     def outcome(self, state: EpisodeState) -> Outcome:
         """What the environments answer in this state. The reward is that of the decision that led to it."""

@@ -1,8 +1,10 @@
-"""How much memory trainees take, predicted from the shapes alone."""
+"""How much memory trainees take, predicted from the shapes alone, and how much a GPU has free."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -29,3 +31,11 @@ class Memory:
         """
         times = 2 if n <= at_once else 3
         return self.data + times * n * self.held + min(n, at_once) * max(self.training, self.measuring)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process can still take on a CUDA device; None on any other, which can't be asked."""
+    if device.type != "cuda":
+        return None
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + unused

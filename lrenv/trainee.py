@@ -7,7 +7,9 @@ forward mode. Trainees do not interact, so the sum of their losses has all their
 
 from __future__ import annotations
 
+import bisect
 import math
+import sys
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -22,10 +24,10 @@ from lrenv.compiling import Compile, checked, compiled
 from lrenv.data import Split
 from lrenv.layers import Tensors
 from lrenv.lookup import lookup
-from lrenv.memory import Memory
+from lrenv.memory import Memory, free_memory
 from lrenv.optimizers import Hyper, OptState, descend, make_optimizer
 from lrenv.stacked import Network
-from lrenv.tasks import LOSSES, Task
+from lrenv.tasks import LOSSES, Task, count
 from lrenv.trees import select
 
 PROBE = 1000
@@ -78,10 +80,13 @@ class Trainee:
         dtype: of weights and losses; float64 for tests of gradients, float32 otherwise.
         compile: True compiles the draws of batches and detached inner steps with `torch.compile`.
         precision: "bf16" runs networks in bfloat16 by `torch.autocast`; weights and losses stay float32.
+        at_once: how many trainees go through a decision together at most. By default, on a CPU, what its caches hold,
+            and one where there are convolutions: there is more work in a batch of images than a call costs, and grouped
+            convolutions are slower (`benchmarks/layers.py`). On a GPU, what half of its free memory holds.
 
     Attributes:
         memory: how many bytes trainees take.
-        at_once: how many of them go through a decision together at most, on a CPU.
+        at_once: how many of them go through a decision together at most.
         steps_a_graph: how many inner steps are compiled together.
         rates: granularity -> K, how many learning rates a trainee has where each such piece has its own.
 
@@ -96,6 +101,7 @@ class Trainee:
         dtype: torch.dtype = torch.float32,
         compile: Compile = False,
         precision: str = "full",
+        at_once: int | None = None,
     ) -> None:
         self.task = task
         self.device = torch.device(device)
@@ -124,7 +130,7 @@ class Trainee:
         )
         self._rows = max(task.batch_size, 512)
         self.memory = self._memory(sum(x.nbytes for split in data[:3] for x in split))
-        self.at_once = 1 if self.network.has_convolutions else max(1, CACHED // self.memory.training)
+        self.at_once = self._at_once() if at_once is None else count("at_once", at_once)
         self._losses = LOSSES[task.loss]
         self._augment = AUGMENTATIONS[task.augment] if task.augment else None
         self._draw, self._fast_steps, self.steps_a_graph = draws.epoch_indices, self._steps, task.interval
@@ -136,17 +142,36 @@ class Trainee:
             self.steps_a_graph = 1 if self.device.type == "cuda" else math.ceil(task.interval / graphs)
 
     def groups(self, n: int) -> list[int]:
-        """The sizes of the groups in which n trainees go through a decision, one group after the other.
-
-        On a CPU a group is what its caches hold, and of trainees with convolutions one: there is more work in a batch
-        of images than a call costs, and grouped convolutions are slower (`benchmarks/layers.py`). A GPU takes all.
-        """
-        if self.device.type != "cpu" or n <= self.at_once:
+        """The sizes of the groups of at most `at_once` in which n trainees go through a decision, one after the other."""
+        if n <= self.at_once:
             return [n]
         least = math.ceil(n / self.at_once)
         # Groups of one size need one compiled graph: a few more of them may divide n.
         number = next((k for k in range(least, 2 * least) if n % k == 0), least)
         return [n // number + (i < n % number) for i in range(number)]
+
+    def _at_once(self) -> int:
+        free = free_memory(self.device)
+        if free is not None:
+            return max(1, free // 2 // max(self.memory.training, self.memory.measuring))
+        if self.device.type != "cpu":
+            return sys.maxsize
+        return 1 if self.network.has_convolutions else max(1, CACHED // self.memory.training)
+
+    def check_fits(self, n: int) -> None:
+        """Raises ValueError if n trainees need more memory than their device has free; says how many do."""
+        free = free_memory(self.device)
+
+        def needed(n: int) -> int:  # the data are there already
+            return self.memory.total(n, self.at_once) - self.memory.data
+
+        if free is None or needed(n) <= free:
+            return
+        fitting = bisect.bisect_right(range(1, n + 1), free, key=needed)
+        raise ValueError(
+            f"{n} trainees need about {needed(n) / 2**30:.1f} GiB and {self.device} has {free / 2**30:.1f} GiB free: "
+            f"about {fitting} fit; take fewer, or smaller batches"
+        )
 
     def _memory(self, data: int) -> Memory:
         shape = self.train.inputs.shape[1:]

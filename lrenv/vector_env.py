@@ -91,6 +91,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             "graph" replay each decision as one CUDA graph; "graph" compiles nothing.
         precision: "full" computes in `dtype`; "bf16" runs networks in bfloat16 by `torch.autocast`, for hardware that
             multiplies it faster. Weights, optimizer and losses stay in `dtype`.
+        at_once: trainees that go through a decision together at most; by default what a CPU's caches, or half of a
+            GPU's free memory, hold.
         autoreset_mode: Gymnasium's. In DISABLED mode an ended episode stands still, with reward 0, until it is
             reset with `options={"reset_mask": mask}`.
         render_mode: "rgb_array" draws losses and rates of the first 16 envs, "human" prints a line a decision.
@@ -121,6 +123,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         measure_interval: int | None = None,
         compile: Compile = False,
         precision: str = "full",
+        at_once: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
@@ -136,7 +139,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = render_mode
         self.episode = Episode(
-            task, control, observe, reward, choose_device(device), lookup(DTYPES, dtype, "dtype"), compile, precision
+            task, control, observe, reward, choose_device(device), lookup(DTYPES, dtype, "dtype"), compile, precision,
+            at_once,
         )  # fmt: skip
         self.single_observation_space = self.episode.observer.space
         self.single_action_space = self.episode.control.space

@@ -1,0 +1,104 @@
+"""Captured functions, with a stand-in for the card; and what a card's compiler would be given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from lrenv.compiling import WARM_UPS, Captured, checked
+
+
+class State(NamedTuple):
+    now: Tensor
+    before: Tensor
+    rest: dict[str, Tensor]
+    seed: Tensor
+
+
+def recorded(function: Callable[[], None]) -> Callable[[], object]:
+    """What a card does: runs to warm up, one that is recorded, and replays that touch the same memory."""
+    for _ in range(WARM_UPS + 1):
+        function()
+    return function
+
+
+def step(state: State, add: Tensor, twice: bool) -> State:
+    """Outputs that are inputs, lie in the memory of others, or are views of them."""
+    now = state.now + add * (2 if twice else 1)
+    return State(now, state.now, {"view": state.before[:1].expand(3), "sum": now.cumsum(0)}, state.seed)
+
+
+def fresh() -> State:
+    return State(torch.ones(3), torch.arange(3.0), {"view": torch.zeros(3), "sum": torch.zeros(3)}, torch.arange(3))
+
+
+def equal(one: Any, other: Any) -> bool:
+    return torch.utils._pytree.tree_all(
+        lambda same: same, torch.utils._pytree.tree_map(lambda a, b: bool(torch.equal(a, b)), one, other)
+    )
+
+
+@pytest.mark.parametrize("donate", [False, True])
+def test_a_captured_function_gives_what_it_gives_without(donate: bool) -> None:
+    captured = Captured(step, recorded)
+    ours = theirs = fresh()
+    for decision in range(6):
+        add, twice = torch.full((3,), float(decision)), decision % 3 == 0
+        ours, theirs = captured(ours, add, twice, donate=donate), step(theirs, add, twice)
+        assert equal(ours, theirs)
+
+
+def test_states_stay_as_they_are_unless_they_are_given_away() -> None:
+    captured = Captured(step, recorded)
+    first = fresh()
+    second = captured(first, torch.ones(3), False)
+    third = captured(second, torch.ones(3), False)
+    assert equal(first, fresh())
+    assert equal(second, step(fresh(), torch.ones(3), False))
+    assert not captured.holds(third)
+    given = captured(third, torch.ones(3), False, donate=True)
+    assert captured.holds(given)
+    kept = torch.utils._pytree.tree_map(torch.clone, given)
+    assert captured(given, torch.ones(3), False, donate=True) is given  # in place
+    assert not equal(given, kept)
+
+
+def test_a_function_is_recorded_once_for_each_shape_and_plain_value() -> None:
+    recordings = []
+
+    def counted(function: Callable[[], None]) -> Callable[[], object]:
+        recordings.append(function)
+        return recorded(function)
+
+    captured = Captured(step, counted)
+    state = fresh()
+    for twice in (True, False, True, False):
+        state = captured(state, torch.rand(3), twice, donate=True)
+    assert len(recordings) == 2
+    captured(State(*(torch.ones(2) for _ in range(2)), {"view": torch.ones(3), "sum": torch.ones(2)}, torch.ones(2)),
+             torch.ones(2), True)  # fmt: skip
+    assert len(recordings) == 3
+    captured(state, torch.ones((), dtype=torch.float64).expand(3), False)
+    assert len(recordings) == 4
+
+
+def test_what_cannot_work_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be True, False or 'graph'"):
+        checked("yes", torch.device("cpu"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="captures CUDA graphs, which cpu has not"):
+        checked("graph", torch.device("cpu"))
+
+
+def test_a_missing_compiler_is_told_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import cpp_builder, exc
+
+    def missing() -> str:
+        raise exc.InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", missing)
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler.*compile=False"):
+        checked(True, torch.device("cpu"))
