@@ -46,7 +46,9 @@ def decisions(
         **options: settings of the task.
     """
     keep_memory()
-    episode = Episode(make_task(task, **options), control, observe, compile=compile, precision=precision, at_once=at_once)
+    episode = Episode(
+        make_task(task, **options), control, observe, compile=compile, precision=precision, at_once=at_once
+    )
     action = torch.full((envs, episode.control.rates), 1e-3)
 
     @torch.no_grad()

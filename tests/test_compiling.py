@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor
+from triton_code import kernels, machine_code, triton_code
 
+from lrenv import draws
 from lrenv.compiling import WARM_UPS, Captured, checked
 
 
@@ -102,3 +104,22 @@ def test_a_missing_compiler_is_told_before_anything_runs(monkeypatch: pytest.Mon
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", missing)
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler.*compile=False"):
         checked(True, torch.device("cpu"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda seed, step: draws.epoch_indices(seed, step, 8, 100),
+        lambda seed, step: draws.epoch_indices(seed, step, 8, 100, replacement=True),
+        lambda seed, step: draws.uniform(draws.fold(seed, draws.DROPOUT), (5, 3)),
+    ],
+    ids=["without replacement", "with replacement", "uniform"],
+)
+def test_triton_accepts_the_draws(draw: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """It refuses products of an index, which has 32 bits, with the 64-bit constants of the hash."""
+    pytest.importorskip("triton")
+    sources = kernels(triton_code(draw, [torch.arange(4), torch.zeros(4, 3, dtype=torch.int64)]))
+    assert sources
+    for source in sources:
+        assert ".entry" in machine_code(source)
