@@ -1,8 +1,8 @@
 """Whether lrenv is right and how fast it is on a CUDA card, in under five minutes: `python benchmarks/gpu_check.py`.
 
-Each part stands alone (`--part speed`). Results are appended to `--out` as JSON lines as they come, and shown as a table
-at the end. A part that fails is reported, the others go on, and the command exits with 1. `--dry-run` runs everything
-that needs no card on the CPU, with tiny sizes.
+Each part stands alone (`--part speed`). Results are appended to `--out` as JSON lines as they come, and are shown as
+tables at the end. A part that fails is reported, the others go on, and the command exits with 1. `--dry-run` runs
+everything that needs no card on the CPU, with tiny sizes.
 
 Images are random numbers in the shapes of Fashion-MNIST and CIFAR-10: speed doesn't depend on what they show.
 """

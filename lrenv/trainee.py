@@ -142,7 +142,7 @@ class Trainee:
             self.steps_a_graph = 1 if self.device.type == "cuda" else math.ceil(task.interval / graphs)
 
     def groups(self, n: int) -> list[int]:
-        """The sizes of the groups of at most `at_once` in which n trainees go through a decision, one after the other."""
+        """The sizes of the groups, at most `at_once`, in which n trainees go through a decision one after another."""
         if n <= self.at_once:
             return [n]
         least = math.ceil(n / self.at_once)

@@ -92,7 +92,7 @@ def machine_code(kernel: str) -> str:
         return noted
 
     with ExitStack() as stack:
-        stack.enter_context(mock.patch("torch._inductor.runtime.triton_helpers.set_driver_to_gpu", lambda: None))
+        stack.enter_context(mock.patch("torch._inductor.runtime.triton_helpers.set_driver_to_gpu"))
         for name in ("pointwise", "reduction", "persistent_reduction"):
             stack.enter_context(mock.patch.object(triton_heuristics, name, heuristic))
         # Triton reads the source of a function from its file.
