@@ -13,6 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from lrenv import draws
+from lrenv.ambient import detached
 from lrenv.episode import Episode, EpisodeState
 from lrenv.lookup import lookup
 from lrenv.optimizers import Optimizer, OptimizerFactory
@@ -99,6 +100,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 10}
 
+    @detached
     def __init__(
         self,
         num_envs: int = 1,
@@ -152,6 +154,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         """The task, with this environment's settings."""
         return self.episode.task
 
+    @detached
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
@@ -185,6 +188,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self._record(info, mask)
         return _observation(arrays), info
 
+    @detached
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """One decision in every environment: act, train for an interval, measure.
 
