@@ -199,7 +199,9 @@ class _Course:
                 )
             if values.shape[1] > steps:
                 raise ValueError(f"{name!r} has {values.shape[1]} values for {steps} steps; give at most one a step")
-        return cls(trainee, {name: values.to(start.params) for name, values in schedule.items()}, steps)
+        # Copies, for no gradient can be asked for tensors from `torch.inference_mode`.
+        own = {name: values.to(start.params, copy=True) for name, values in schedule.items()}
+        return cls(trainee, own, steps)
 
     def stretch(self, name: str, step: int) -> int:
         """Which value of a hyperparameter is in force."""

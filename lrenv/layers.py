@@ -137,9 +137,7 @@ def vmapped(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors,
         buffers = {name: b.clone() for name, b in buffers.items()}
         return functional_call(module, (weights, buffers), (x,)), buffers
 
-    # Laid out as the module alone would find it: `Tensor.view` depends on that.
-    x = tree_map(lambda part: part.contiguous() if isinstance(part, Tensor) else part, x)
-    outputs, buffers = vmap(single)(weights, buffers, x)
+    outputs, buffers = vmap(single)(weights, buffers, tree_map(_given, x))
     state.update({prefix + name: b for name, b in buffers.items()})
     return outputs
 
@@ -159,7 +157,7 @@ def looped(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors, 
             for hook in hooks[name] if w.requires_grad else ():
                 w.register_hook(hook)
         restart(dropout)
-        outputs.append(functional_call(module, (own, held), (part,)))
+        outputs.append(functional_call(module, (own, held), (_given(part),)))
         after.append(held)
     state.update({prefix + name: torch.stack([each[name] for each in after]) for name in buffers})
     return torch.stack(outputs)
@@ -169,6 +167,11 @@ def restart(dropout: Iterable[Dropout]) -> None:
     """A new pass begins: dropout counts its calls anew."""
     for part in dropout:
         part.calls = 0
+
+
+def _given(x: Any) -> Any:
+    """What a module gets: to write to as it likes, and in order, for `Tensor.view` depends on that."""
+    return x.clone(memory_format=torch.contiguous_format) if isinstance(x, Tensor) else x
 
 
 def _own(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from lrenv import draws
 from lrenv.ambient import detached, settled
 from lrenv.initialisation import Drawing, Initialiser
 from lrenv.layers import HOOKS, Dropout, Pass, Tensors, all_plain, children, looped, planned, restart, vmapped
+
+T = TypeVar("T")
 
 
 class Network:
@@ -128,38 +131,47 @@ class Network:
         """One copy as plain PyTorch runs it, twice."""
         self._module.train(training)
         weights = {name: w[0].clone().requires_grad_() for name, w in self.named(params).items()}
-        mode, outputs = "training" if training else "evaluation", []
-        for _ in range(1 if self._plain else 2):
-            held = {name: b[0].clone() for name, b in buffers.items()}
-            restart(self._dropout.values())
+        mode = "training" if training else "evaluation"
+
+        def attempt(function: Callable[[], T]) -> T:
             try:
                 with torch.set_grad_enabled(training):
-                    outputs.append(functional_call(self._module, (weights, held), (x.clone(),)))
+                    return function()
             except Exception as error:
                 raise ValueError(
                     f"the network can't take {len(x)} examples of shape {tuple(x.shape[1:])} and type {x.dtype} in "
                     f"{mode} mode ({type(error).__name__}: {error})"
                 ) from error
-        first, last = outputs[0], outputs[-1]
-        if not isinstance(first, Tensor):
+
+        def run() -> Any:
+            held = {name: b[0].clone() for name, b in buffers.items()}
+            restart(self._dropout.values())
+            return functional_call(self._module, (weights, held), (x.clone(),))
+
+        outputs = attempt(run)
+        if not isinstance(outputs, Tensor):
             raise ValueError(
-                f"the network gives a {type(first).__name__}, but it must give one tensor whose first axis is that of "
-                "the examples: wrap it in a module whose forward picks that out, such as the last output of nn.GRU"
+                f"the network gives a {type(outputs).__name__}, but it must give one tensor whose first axis is that "
+                "of the examples: wrap it in a module whose forward picks that out, such as the last output of nn.GRU"
             )
-        if first.ndim == 0 or len(first) != len(x):
+        if outputs.ndim == 0 or len(outputs) != len(x):
             raise ValueError(
-                f"the network gives a tensor of shape {tuple(first.shape)} for {len(x)} examples, but its first axis "
+                f"the network gives a tensor of shape {tuple(outputs.shape)} for {len(x)} examples, but its first axis "
                 "must be that of the examples"
             )
-        if training and not first.requires_grad:
+        if training and not outputs.requires_grad:
             raise ValueError("the network's outputs don't depend on its parameters in a way that has a gradient")
+        if self._plain:
+            return
+        if training:
+            attempt(lambda: torch.autograd.grad(outputs.sum(), list(weights.values()), allow_unused=True))
         changed = [name for name, w in weights.items() if not torch.equal(w, self.named(params)[name][0])]
         if changed:
             raise ValueError(
                 f"the network changes its parameters {', '.join(changed)} in its forward pass, which only an optimizer "
                 "may: compute what is used from them, or register what changes as a buffer"
             )
-        if not torch.equal(first.nan_to_num(), last.nan_to_num()):
+        if not torch.equal(outputs.nan_to_num(), attempt(run).nan_to_num()):
             raise ValueError(
                 f"the network gives other outputs when it runs again on the same examples in {mode} mode: it draws "
                 "random numbers, of which only those of nn.Dropout can be drawn here (set the dropout arguments of "
@@ -184,11 +196,11 @@ class Network:
 
     @detached
     def activations(self, x: Tensor, dtype: torch.dtype) -> list[int]:
-        """How many numbers each layer puts out for the examples x (b, ...); views don't count."""
+        """How many numbers each layer puts out for one of the examples x (b, ...); views don't count."""
         counts: list[int] = []
 
         def note(_module: nn.Module, _inputs: object, output: object) -> None:
-            counts.append(sum(part.numel() for part in tree_leaves(output) if isinstance(part, Tensor)))
+            counts.append(sum(part.numel() for part in tree_leaves(output) if isinstance(part, Tensor)) // len(x))
 
         hooks = [
             part.register_forward_hook(note)
@@ -246,8 +258,6 @@ class Network:
         if key is not None:
             state |= {f"{name}.key".lstrip("."): draws.fold(key, i) for i, name in enumerate(self._dropout)}
             restart(self._dropout.values())
-        if not self._plain:
-            x = x.clone(memory_format=torch.contiguous_format)  # a module may write to what it is given
         outputs = run(self.named(params), state, x)
         return outputs, {name: state[name] for name in buffers}
 

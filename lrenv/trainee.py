@@ -129,9 +129,9 @@ class Trainee:
         examples = self.train.inputs[: min(4, task.batch_size)]
         examples = examples if self._in_advance else self._normalised(examples)
         self.network.rehearse(examples, dtype)
-        if compile and self.network.apart:
+        if compile is True and self.network.apart:
             raise ValueError(f"the copies of this network run one after another ({self.network.apart}): compile=False")
-        layers = self.network.activations(examples[:1], dtype) or [1]
+        layers = self.network.activations(examples, dtype) or [1]
         self.memory = self._memory(sum(x.nbytes for split in data[:3] for x in split), layers)
         self.at_once = 1 if self.network.has_convolutions else max(1, CACHED // self.memory.training)
         self._losses = LOSSES[task.loss]

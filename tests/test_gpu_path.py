@@ -46,7 +46,7 @@ def load(name, **options):
     return Data(split(12), split(6), split(6), torch.zeros(statistics), torch.ones(statistics), 10)
 
 # There are no numbers that could be compared.
-initialisation._same = lambda one, other: True
+initialisation.Initialiser._replays = initialisation._same = lambda one, other: True
 Network.rehearse = lambda self, x, dtype: None
 # As an attribute of the package, `tasks` is the function.
 importlib.import_module("lrenv.tasks").load = load

@@ -271,7 +271,7 @@ def test_dropout_layers_draw_separately() -> None:
     drop = nn.Dropout(0.5)
     once = dropout_masks(Network(lambda: nn.Sequential(Scale(), nn.Dropout(0.5))), torch.arange(2))
     for second in (nn.Dropout(0.5), drop):
-        network = Network(lambda second=second: nn.Sequential(Scale(), drop, second))  # type: ignore[misc]
+        network = Network(lambda second=second: nn.Sequential(Scale(), drop, second))
         twice = dropout_masks(network, torch.arange(2))
         assert abs((once != 0).double().mean() - 0.5) < 0.02
         assert abs((twice != 0).double().mean() - 0.25) < 0.02
