@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from lrenv import draws
+from lrenv.ambient import detached, settled
 from lrenv.compiling import Captured, Compile, compiled, cuda_graph
 from lrenv.controls import Control
 from lrenv.layers import Tensors
@@ -90,6 +91,7 @@ class Episode:
         ValueError: an unknown name, or settings that contradict each other.
     """
 
+    @detached
     def __init__(
         self,
         task: Task,
@@ -126,6 +128,7 @@ class Episode:
         """Decisions an episode; the last interval is shorter if the interval doesn't divide the budget."""
         return -(-self.task.budget // self.task.interval)
 
+    @settled
     def reset(self, seeds: Sequence[int], initial_lr: InitialLR | None = None) -> EpisodeState:
         """Starts n episodes without training anything: the first observation is that of untrained networks.
 
@@ -204,6 +207,7 @@ class Episode:
         followed: NDArray[np.bool_] = np.where(ended, due[~ended].all(), due)
         return followed
 
+    @settled
     def step(
         self, state: EpisodeState, action: Tensor, due: NDArray[np.bool_] | None = None, donate: bool = False
     ) -> EpisodeState:
@@ -318,6 +322,7 @@ class Episode:
         # Not by `_replace`, which the compiler of torch 2.11 does not follow here.
         return EpisodeState(*after[:-1], self._packed(after, sums))
 
+    @settled
     def outcome(self, state: EpisodeState) -> Outcome:
         """What the environments answer in this state. The reward is that of the decision that led to it."""
         return self._outcome(state, _sums(state.ahead))
@@ -337,6 +342,7 @@ class Episode:
         observation = self.observer(state.dynamics, {"parameters": state.trainee.params} | sums)
         return Outcome(observation, reward, state.diverged | ended, info)
 
+    @settled
     def answers(self, state: EpisodeState) -> dict[str, NDArray[Any]]:
         """The parts of the outcome as arrays on the host, brought there in one transfer."""
         if not self._shapes:
@@ -346,6 +352,7 @@ class Episode:
     def _packed(self, state: EpisodeState, sums: dict[str, Tensor]) -> Tensor:
         return pack(self._outcome(state, sums).parts, self.trainee.dtype)
 
+    @settled
     def test(self, state: EpisodeState, rows: Tensor) -> dict[str, Tensor]:
         """Test loss and accuracy, (m,) each, of the best checkpoints of the episodes `rows` (m,)."""
         parts = cut(rows, self.trainee.groups(len(rows)))

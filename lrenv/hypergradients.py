@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
+from lrenv.ambient import settled
 from lrenv.lookup import lookup
 from lrenv.optimizers import Hyper, OptState
 from lrenv.tasks import count
@@ -69,6 +70,7 @@ def next_training_loss(trainee: Trainee, state: TraineeState) -> Tensor:
     return trainee.loss(state.params, state, trainee.batch_indices(state, 1)[:, 0])[0]
 
 
+@settled
 def rollout(trainee: Trainee, start: TraineeState, schedule: Schedule, steps: int) -> TraineeState:
     """Trains for `steps` inner steps: detached under `torch.no_grad()`, differentiable by the schedule otherwise.
 
@@ -78,6 +80,7 @@ def rollout(trainee: Trainee, start: TraineeState, schedule: Schedule, steps: in
     return _Course.of(trainee, start, schedule, steps).train(start, range(steps))
 
 
+@settled
 def reverse(
     trainee: Trainee,
     start: TraineeState,
@@ -133,6 +136,7 @@ def truncated(
     return _windows(course, _detached(start), count("window", window), objective, checkpoint)
 
 
+@settled
 def forward(
     trainee: Trainee, start: TraineeState, schedule: Schedule, steps: int, objective: Objective = validation_loss
 ) -> Hypergradient:
@@ -195,7 +199,9 @@ class _Course:
                 )
             if values.shape[1] > steps:
                 raise ValueError(f"{name!r} has {values.shape[1]} values for {steps} steps; give at most one a step")
-        return cls(trainee, {name: values.to(start.params) for name, values in schedule.items()}, steps)
+        # Copies, for no gradient can be asked for tensors from `torch.inference_mode`.
+        own = {name: values.to(start.params, copy=True) for name, values in schedule.items()}
+        return cls(trainee, own, steps)
 
     def stretch(self, name: str, step: int) -> int:
         """Which value of a hyperparameter is in force."""

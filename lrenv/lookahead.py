@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lrenv.ambient import settled
 from lrenv.compiling import Compile, compiled
 from lrenv.optimizers import Hyper
 from lrenv.trainee import Gradient, Trainee, TraineeState
@@ -70,6 +71,7 @@ class Lookahead:
         self._granularity = granularity
         self._fast_steps = compiled(self._steps) if compile is True else self._steps
 
+    @settled
     def start(self, state: TraineeState, hyper: Hyper) -> Ahead:
         """Before the first step: sums over no step, but for the gradient that is there already."""
         indices = self._trainee.batch_indices(state, 1)[:, 0]
@@ -78,6 +80,7 @@ class Lookahead:
         nothing = torch.zeros_like(seen)
         return Ahead(gradient, self._reduced(self._added(Step(nothing, seen, seen), self._zeros(seen), False), 1))
 
+    @settled
     def unroll(
         self, state: TraineeState, ahead: Ahead, lr: Tensor, hyper: Hyper, steps: int, until: int | None = None
     ) -> tuple[TraineeState, Ahead, Tensor]:

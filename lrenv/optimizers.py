@@ -185,10 +185,17 @@ def make_optimizer(optimizer: str | Optimizer | OptimizerFactory, sizes: Sequenc
         sizes: columns of each of the network's tensors; what an optimizer is called and reads is the same for all.
 
     Raises:
+        TypeError: one of `torch.optim`, which trains modules and not stacked tensors.
         ValueError: no optimizer has that name; the message lists the near ones.
     """
     if isinstance(optimizer, Optimizer):
         return optimizer
+    kind = optimizer if isinstance(optimizer, type) else type(optimizer)
+    if issubclass(kind, torch.optim.Optimizer):
+        raise TypeError(
+            f"optimizer can't be torch.optim's {kind.__name__}, which updates one network: give one of the names "
+            f"{', '.join(OPTIMIZERS)}, or a lrenv.optimizers.Optimizer"
+        )
     if callable(optimizer):
         return optimizer(sizes)
     return lookup(OPTIMIZERS, optimizer, "optimizer")()

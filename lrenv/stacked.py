@@ -5,14 +5,23 @@ The parameters of n copies are one tensor (n, P); `lrenv.layers` says how each l
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._pytree import tree_leaves
 
 from lrenv import draws
-from lrenv.initialisation import Initialiser, build
-from lrenv.layers import Dropout, Tensors, children, forward, vmapped
+from lrenv.ambient import detached, settled
+from lrenv.initialisation import Drawing, Initialiser
+from lrenv.layers import HOOKS, Dropout, Pass, Tensors, all_plain, children, looped, planned, restart, vmapped
+
+T = TypeVar("T")
 
 
 class Network:
@@ -29,16 +38,20 @@ class Network:
             is a layer, or a tensor.
         stochastic: whether the module draws random numbers in training (dropout).
         first, last: the columns of the first and the last weight (the tensors with two or more axes; else any).
+        apart: why the copies run one after another; empty where they run side by side, which is faster.
 
     Raises:
-        ValueError: the module has no parameters, frozen ones, or a kind of dropout that can't be drawn statelessly.
+        TypeError: `make` gives something else than a module.
+        ValueError: the module has no parameters, frozen ones, or a kind of dropout that can't be drawn statelessly;
+            or another reason why it can't be trained as it is, with what to do (`lrenv.initialisation.Initialiser`).
     """
 
+    @detached
     def __init__(self, make: Callable[[], nn.Module]) -> None:
-        self._module = build(make, 0)
-        self.shapes = {name: p.shape for name, p in self._module.named_parameters()}
-        _check(self._module)
         self._initial = Initialiser(make)
+        self._module = self._initial.module
+        _check_dropout(self._module)
+        self.shapes = {name: p.shape for name, p in self._module.named_parameters()}
         self._sizes = [shape.numel() for shape in self.shapes.values()]
         self.size = sum(self._sizes)
         owners = [name.rpartition(".")[0] for name in self.shapes]
@@ -50,20 +63,27 @@ class Network:
         matrices = [name for name, shape in self.shapes.items() if len(shape) > 1] or list(self.shapes)
         self.first, self.last = (self._columns(name) for name in (matrices[0], matrices[-1]))
         _replace_dropout(self._module)
-        self._keys = [
-            name for name, module in self._module.named_modules(remove_duplicate=False) if isinstance(module, Dropout)
-        ]
-        self.stochastic = bool(self._keys)
+        named = self._module.named_modules(remove_duplicate=False)
+        self._dropout = {name: part for name, part in named if isinstance(part, Dropout)}
+        self.stochastic = bool(self._dropout)
+        self._module.train()
+        self._lock = threading.RLock()
         # A tensor that two modules share has one name: only `functional_call` finds it from both.
-        self._run = vmapped if _shares_tensors(self._module) else forward
+        shared = _shares_tensors(self._module)
+        self._plain = all_plain(self._module) and not shared
+        self._run = partial(vmapped, self._module, "") if shared else planned(self._module)
+        self.apart = ""
+        if any(parameter._backward_hooks for parameter in self._module.parameters()):
+            self._run_apart("parameters have hooks on their gradients")
 
+    @settled
     def init(self, seeds: Sequence[int], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensors]:
         """Fresh parameters (n, P) and buffers, one copy a seed.
 
         The copy with seed s is what `torch.manual_seed(s)` followed by the module's constructor gives, whatever
-        the other seeds are; the global generator is left as it was.
+        the other seeds are; the global generator is neither read nor changed.
         """
-        params, buffers = self._initial(seeds)
+        params, buffers = self._initial(seeds, device)
         return params.to(device, dtype), {
             name: b.to(device, dtype if b.is_floating_point() else b.dtype) for name, b in buffers.items()
         }
@@ -73,16 +93,125 @@ class Network:
         """Whether a convolution is among the layers."""
         return any(isinstance(part, nn.modules.conv._ConvNd) for part in self._module.modules())
 
-    def activations(self, shape: Sequence[int]) -> list[int]:
-        """How many numbers each layer puts out for one example of the given shape; views don't count."""
+    @detached
+    def rehearse(self, x: Tensor, dtype: torch.dtype) -> None:
+        """Runs the network on a few examples before anything is trained.
+
+        Where rules don't run the whole of it, what n copies give side by side, in both modes, and their gradients, are
+        compared with what each gives alone; where they differ, or `vmap` can't run it, the copies run `apart`.
+
+        Args:
+            x: (b, ...), of the training split, as trainees see them.
+            dtype: of the weights.
+
+        Raises:
+            ValueError: the network can't take such examples, gives something else than one tensor (b, ...), changes its
+                own weights, or gives other outputs when it runs again; the message says what to do.
+        """
+        x = x.cpu()
+        params, buffers = self.init([0, 1], x.device, dtype)
+        with self._lock, Drawing(0):  # what it draws must not come from the global generator, even if it is refused
+            for training in (True, False):
+                self._try(params, buffers, x, training)
+            if self._plain or self.apart:
+                return
+            each = self._results(partial(looped, self._module, ""), params, buffers, x)
+            try:
+                together = self._results(self._run, params, buffers, x)
+            except Exception as error:
+                self._run_apart(str(error).strip().split("\n")[0])
+                return
+            if not all(_near(a, b) for a, b in zip(together, each, strict=True)):
+                self._run_apart("side by side their numbers differ from those of the module alone")
+
+    def _run_apart(self, reason: str) -> None:
+        self._run, self.apart, self._plain = partial(looped, self._module, ""), reason, False
+
+    def _try(self, params: Tensor, buffers: Tensors, x: Tensor, training: bool) -> None:
+        """One copy as plain PyTorch runs it, twice."""
+        self._module.train(training)
+        weights = {name: w[0].clone().requires_grad_() for name, w in self.named(params).items()}
+        mode = "training" if training else "evaluation"
+
+        def attempt(function: Callable[[], T]) -> T:
+            try:
+                with torch.set_grad_enabled(training):
+                    return function()
+            except Exception as error:
+                raise ValueError(
+                    f"the network can't take {len(x)} examples of shape {tuple(x.shape[1:])} and type {x.dtype} in "
+                    f"{mode} mode ({type(error).__name__}: {error})"
+                ) from error
+
+        def run() -> Any:
+            held = {name: b[0].clone() for name, b in buffers.items()}
+            restart(self._dropout.values())
+            return functional_call(self._module, (weights, held), (x.clone(),))
+
+        outputs = attempt(run)
+        if not isinstance(outputs, Tensor):
+            raise ValueError(
+                f"the network gives a {type(outputs).__name__}, but it must give one tensor whose first axis is that "
+                "of the examples: wrap it in a module whose forward picks that out, such as the last output of nn.GRU"
+            )
+        if outputs.ndim == 0 or len(outputs) != len(x):
+            raise ValueError(
+                f"the network gives a tensor of shape {tuple(outputs.shape)} for {len(x)} examples, but its first axis "
+                "must be that of the examples"
+            )
+        if training and not outputs.requires_grad:
+            raise ValueError("the network's outputs don't depend on its parameters in a way that has a gradient")
+        if self._plain:
+            return
+        if training:
+            attempt(lambda: torch.autograd.grad(outputs.sum(), list(weights.values()), allow_unused=True))
+        changed = [name for name, w in weights.items() if not torch.equal(w, self.named(params)[name][0])]
+        if changed:
+            raise ValueError(
+                f"the network changes its parameters {', '.join(changed)} in its forward pass, which only an optimizer "
+                "may: compute what is used from them, or register what changes as a buffer"
+            )
+        if not torch.equal(outputs.nan_to_num(), attempt(run).nan_to_num()):
+            raise ValueError(
+                f"the network gives other outputs when it runs again on the same examples in {mode} mode: it draws "
+                "random numbers, of which only those of nn.Dropout can be drawn here (set the dropout arguments of "
+                "attention and recurrent layers to 0), or keeps something from one pass to the next, which must be a "
+                "buffer"
+            )
+
+    def _results(self, run: Pass, params: Tensor, buffers: Tensors, x: Tensor) -> list[Tensor]:
+        """Outputs and buffers in both modes, and gradients, of copies that all see the examples x (b, ...)."""
+        x = x.expand(len(params), *x.shape)
+        found: list[Tensor] = []
+        for training in (True, False):
+            key = torch.arange(len(params)) if training and self.stochastic else None
+            leaf = params.clone().requires_grad_()
+            with torch.set_grad_enabled(training):
+                outputs, after = self._pass(run, leaf, buffers, x, training, key)
+                found += [outputs.detach(), *after.values()]
+                if training:
+                    weights = torch.linspace(-1, 1, outputs[0].numel()).cos().to(outputs.dtype)
+                    found += torch.autograd.grad((outputs.flatten(1) * weights).sum(), leaf)
+        return found
+
+    @detached
+    def activations(self, x: Tensor, dtype: torch.dtype) -> list[int]:
+        """How many numbers each layer puts out for one of the examples x (b, ...); views don't count."""
         counts: list[int] = []
+
+        def note(_module: nn.Module, _inputs: object, output: object) -> None:
+            counts.append(sum(part.numel() for part in tree_leaves(output) if isinstance(part, Tensor)) // len(x))
+
         hooks = [
-            part.register_forward_hook(lambda _module, _inputs, output: counts.append(output.numel()))
+            part.register_forward_hook(note)
             for part in self._module.modules()
             if not children(part) and not isinstance(part, nn.Flatten | nn.Identity)
         ]
-        with torch.no_grad():
-            self._module.train(False)(torch.zeros(1, *shape))
+        params, buffers = self.init([0], torch.device("cpu"), dtype)
+        tensors = {name: w[0] for name, w in (self.named(params) | buffers).items()}
+        with self._lock:
+            self._module.train(False)
+            functional_call(self._module, {name: w.clone() for name, w in tensors.items()}, (x.cpu().clone(),))
         for hook in hooks:
             hook.remove()
         return counts
@@ -98,6 +227,7 @@ class Network:
             return x
         return torch.stack([piece.sum(1) for piece in x.split(self.pieces[granularity], 1)], 1)
 
+    @settled
     def __call__(
         self, params: Tensor, buffers: Tensors, x: Tensor, training: bool, key: Tensor | None = None
     ) -> tuple[Tensor, Tensors]:
@@ -106,18 +236,29 @@ class Network:
         Args:
             params: (n, P).
             buffers: name -> (n, *shape).
-            x: (n, b, *example).
+            x: (n, b, *example); never written to.
             training: whether dropout and batch statistics are in force, as in `torch.nn.Module.train`.
             key: (n,) int64, where dropout masks come from; needed in training where `stochastic`.
 
         Returns:
             Outputs (n, b, ...), and the buffers after the pass (new running statistics, in training mode).
         """
-        self._module.train(training)
+        if torch.compiler.is_compiling():
+            return self._pass(self._run, params, buffers, x, training, key)
+        with self._lock:  # a pass changes the module, if only until it ends
+            run = partial(looped, self._module, "") if _has_any_global_hook() else self._run
+            return self._pass(run, params, buffers, x, training, key)
+
+    def _pass(
+        self, run: Pass, params: Tensor, buffers: Tensors, x: Tensor, training: bool, key: Tensor | None
+    ) -> tuple[Tensor, Tensors]:
+        if self._module.training is not training:
+            self._module.train(training)
         state = dict(buffers)
         if key is not None:
-            state |= {f"{name}.key".lstrip("."): draws.fold(key, i) for i, name in enumerate(self._keys)}
-        outputs = self._run(self._module, "", self.named(params), state, x)
+            state |= {f"{name}.key".lstrip("."): draws.fold(key, i) for i, name in enumerate(self._dropout)}
+            restart(self._dropout.values())
+        outputs = run(self.named(params), state, x)
         return outputs, {name: state[name] for name in buffers}
 
     def _columns(self, name: str) -> slice:
@@ -126,15 +267,9 @@ class Network:
         return slice(start, start + self._sizes[position])
 
 
-def _check(module: nn.Module) -> None:
-    parameters = dict(module.named_parameters())
-    if not parameters:
-        raise ValueError("the network has no parameters, so there is nothing to train")
-    frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
-    if frozen:
-        raise ValueError(f"parameters {', '.join(frozen)} are frozen; register what isn't trained as a buffer")
+def _check_dropout(module: nn.Module) -> None:
     for name, part in module.named_modules():
-        if isinstance(part, nn.modules.dropout._DropoutNd) and not isinstance(part, nn.Dropout):
+        if isinstance(part, nn.modules.dropout._DropoutNd) and type(part) is not nn.Dropout:
             raise ValueError(f"{name} is a {type(part).__name__}, which draws from a global generator; use nn.Dropout")
 
 
@@ -145,8 +280,22 @@ def _shares_tensors(module: nn.Module) -> bool:
 
 
 def _replace_dropout(module: nn.Module) -> None:
-    for name, child in children(module):
-        if isinstance(child, nn.Dropout):
-            setattr(module, name, Dropout(child.p))
+    for place, child in children(module):
+        if isinstance(child, nn.Dropout) and "forward" not in vars(child):
+            own = Dropout(child.p, child.inplace)
+            hooks = (*HOOKS, "_is_full_backward_hook")
+            own.__dict__ |= {
+                attribute: value for attribute, value in vars(child).items() if attribute.startswith(hooks)
+            }
+            setattr(module, place, own)
         else:
             _replace_dropout(child)
+
+
+def _near(a: Tensor, b: Tensor) -> bool:
+    """Whether numbers differ by rounding alone."""
+    if not b.is_floating_point():
+        return torch.equal(a, b)
+    scale = float(b.abs().amax()) if b.numel() else 0.0
+    close = 1e-3 if b.dtype != torch.float64 else 1e-9
+    return a.shape == b.shape and torch.allclose(a, b, rtol=close, atol=close * scale, equal_nan=True)

@@ -96,9 +96,20 @@ class Task:
         """Refuses settings that cannot be meant.
 
         Raises:
-            TypeError: a count that is no integer.
+            TypeError: a count that is no integer, or an object where a function or a name is wanted.
             ValueError: an unknown name, a count below 1, an impossible rate; the message says what to do.
         """
+        kind = self.network if isinstance(self.network, type) else type(self.network)
+        if isinstance(self.network, nn.Module) or kind.__module__.startswith("torch.nn."):
+            raise TypeError(
+                "network must be a function (shape of an example, number of classes) -> module, which builds a new one "
+                f"in each call, not {kind.__name__} itself: every trainee has its own weights"
+            )
+        if not (isinstance(self.data, str) or callable(self.data)):
+            raise TypeError(
+                "data must be a data set's name, or a function without arguments that gives a lrenv.data.Data, not an "
+                f"object of {type(self.data).__name__}; lrenv.data.from_arrays makes one from arrays of examples"
+            )
         for name in ("batch_size", "budget", "interval"):
             count(name, getattr(self, name))
         if self.val_examples is not None:
@@ -124,9 +135,15 @@ class Task:
         """The data; a named set is loaded once and kept, a function is called each time.
 
         Raises:
+            TypeError: the function gives something else than a `Data`.
             ValueError: the batch is larger than the training split.
         """
         data = load(self.data, **self.data_options) if isinstance(self.data, str) else self.data()
+        if not isinstance(data, Data):
+            raise TypeError(
+                f"task {self.name!r}: the data function must give a lrenv.data.Data, not an object of "
+                f"{type(data).__name__}; lrenv.data.from_arrays makes one from arrays of examples"
+            )
         if self.batch_size > len(data.train.targets) and not self.replacement:
             raise ValueError(
                 f"task {self.name!r}: batch_size={self.batch_size} is larger than the {len(data.train.targets)} "

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.func import grad
 
 from lrenv import draws
+from lrenv.ambient import detached, settled
 from lrenv.augment import AUGMENTATIONS
 from lrenv.compiling import Compile, checked, compiled
 from lrenv.data import Split
@@ -91,9 +92,11 @@ class Trainee:
         rates: granularity -> K, how many learning rates a trainee has where each such piece has its own.
 
     Raises:
-        ValueError: an unknown precision, or bf16 beside another dtype than float32.
+        ValueError: an unknown precision, bf16 beside another dtype than float32, or a network that can't be trained as
+            it is; the message says what to do.
     """
 
+    @detached
     def __init__(
         self,
         task: Task,
@@ -125,11 +128,17 @@ class Trainee:
         # Small data sets are normalised once; large ones stay as they are stored, often a quarter of the memory.
         self._in_advance = sum(split.inputs.numel() for split in data[:3]) <= NORMALISED_IN_ADVANCE
         self.train, self.val, self.test = (
-            Split(self._normalised(split.inputs), split.targets) if self._in_advance else split
+            Split(_own(self._normalised(split.inputs) if self._in_advance else split.inputs), _own(split.targets))
             for split in (data.train, _first(data.val, task.val_examples), data.test)
         )
         self._rows = max(task.batch_size, 512)
-        self.memory = self._memory(sum(x.nbytes for split in data[:3] for x in split))
+        examples = self.train.inputs[: min(4, task.batch_size)]
+        examples = examples if self._in_advance else self._normalised(examples)
+        self.network.rehearse(examples, dtype)
+        if compile is True and self.network.apart:
+            raise ValueError(f"the copies of this network run one after another ({self.network.apart}): compile=False")
+        layers = self.network.activations(examples, dtype) or [1]
+        self.memory = self._memory(sum(x.nbytes for split in data[:3] for x in split), layers)
         self.at_once = self._at_once() if at_once is None else count("at_once", at_once)
         self._losses = LOSSES[task.loss]
         self._augment = AUGMENTATIONS[task.augment] if task.augment else None
@@ -173,10 +182,9 @@ class Trainee:
             f"about {fitting} fit; take fewer, or smaller batches"
         )
 
-    def _memory(self, data: int) -> Memory:
+    def _memory(self, data: int, layers: list[int]) -> Memory:
         shape = self.train.inputs.shape[1:]
         weights, inputs = self.network.size, shape.numel()
-        layers = self.network.activations(shape) or [1]
         one, two = (sum(x.numel() for x in self.optimizer.init(torch.zeros(1, p)).values()) for p in (1, 2))
         slots = two - one  # numbers a weight: counters don't grow with the weights
         predictions = max(self.classes, 1) * min(PROBE, len(self.val.targets))
@@ -186,6 +194,7 @@ class Trainee:
         held = (2 + slots) * weights + predictions
         return Memory(data, *(self.dtype.itemsize * numbers for numbers in (held, training, measuring)))
 
+    @settled
     def init(self, seeds: Sequence[int]) -> TraineeState:
         """Untrained networks, one a seed."""
         params, buffers = self.network.init(seeds, self.device, self.dtype)
@@ -203,6 +212,7 @@ class Trainee:
             if value or name != "weight_decay" or name in controlled
         }
 
+    @settled
     def batch_indices(self, state: TraineeState, steps: int) -> Tensor:
         """Indices (n, steps, b) of the training examples of the next inner steps."""
         step = state.step[:, None] + torch.arange(steps, device=self.device)
@@ -211,6 +221,7 @@ class Trainee:
         draw = self._draw if fast else draws.epoch_indices
         return draw(state.seed, step, self.task.batch_size, size, self.task.replacement)
 
+    @settled
     def loss(self, params: Tensor, state: TraineeState, indices: Tensor) -> tuple[Tensor, Tensors]:
         """Training loss (n,) of the given examples (n, b), and the buffers after the pass."""
         inputs, targets = (rows.index_select(0, indices.flatten()).unflatten(0, indices.shape) for rows in self.train)
@@ -221,6 +232,7 @@ class Trainee:
         outputs, buffers = self._run(params, state.buffers, inputs, True, key)
         return self._losses(outputs, targets).mean(1), buffers
 
+    @settled
     def train_step(self, state: TraineeState, lr: Tensor, hyper: Hyper, indices: Tensor) -> tuple[TraineeState, Tensor]:
         """One inner step on the examples `indices` (n, b); gives the loss (n,) before the step.
 
@@ -233,6 +245,7 @@ class Trainee:
         gradient = self.gradient(state, indices)
         return self.descended(state, lr, hyper, gradient)[0], gradient.loss
 
+    @settled
     def gradient(self, state: TraineeState, indices: Tensor) -> Gradient:
         """The gradient on the examples `indices` (n, b), in training mode."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
@@ -258,6 +271,7 @@ class Trainee:
         params = descend(state.params, direction, lr)
         return TraineeState(params, gradient.buffers, opt, state.step + 1, state.seed), direction
 
+    @settled
     def unroll(
         self, state: TraineeState, lr: Tensor, hyper: Hyper, steps: int, until: int | None = None
     ) -> tuple[TraineeState, Tensor]:
@@ -304,6 +318,7 @@ class Trainee:
         per_piece = 1 < lr.shape[1] < self.network.size
         return lr[:, self._piece_of[lr.shape[1]]] if per_piece else lr
 
+    @settled
     def evaluate(self, params: Tensor, buffers: Tensors, split: Split) -> Measurement:
         """Loss and accuracy on a whole split, in evaluation mode.
 
@@ -346,3 +361,8 @@ class Trainee:
 def _first(split: Split, examples: int | None) -> Split:
     """The first examples of a split; splits are shuffled once for all, so these are a fair sample."""
     return Split(split.inputs[:examples], split.targets[:examples])
+
+
+def _own(x: Tensor) -> Tensor:
+    """As it is kept: in order, and not from `torch.inference_mode`, whose tensors no gradient is computed with."""
+    return x.clone() if x.is_inference() else x.contiguous()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils._pytree import tree_map
 
 from lrenv import draws
+from lrenv.ambient import detached
 from lrenv.compiling import Compile
 from lrenv.episode import Episode, EpisodeState
 from lrenv.lookup import lookup
@@ -104,6 +105,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 10}
 
+    @detached
     def __init__(
         self,
         num_envs: int = 1,
@@ -159,6 +161,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         """The task, with this environment's settings."""
         return self.episode.task
 
+    @detached
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
@@ -192,6 +195,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self._record(info, mask)
         return _observation(arrays), info
 
+    @detached
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """One decision in every environment: act, train for an interval, measure.
 
