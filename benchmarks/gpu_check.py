@@ -119,7 +119,7 @@ def correct(settings: Settings) -> Rows:
 
 def resets(settings: Settings) -> Rows:
     """Deaths, restarts and snapshots: captured and compiled runs go through the same as eager ones."""
-    task = make_task("digits-mlp", budget=40, interval=10)
+    task = make_task("digits-mlp", budget=60, interval=10)
     runs = {mode: staggered(task, settings.device, compile) for mode, compile in settings.modes.items()}
     for mode, (losses, restored) in runs.items():
         off = np.abs(losses - runs["eager"][0]) / (1e-3 + np.abs(runs["eager"][0]))
@@ -129,11 +129,11 @@ def resets(settings: Settings) -> Rows:
 def syncs(settings: Settings) -> Rows:
     """Whether a decision waits for the device."""
     for name in ("digits-mlp", "lenet"):
-        task = make_task("digits-mlp")
+        task = make_task("digits-mlp", budget=60)
         if name == "lenet":
             task = images("lenet", lenet5, (1, 28, 28), settings.size(2000, 40), settings.size(64, 8), 20)
         for mode, compile in settings.modes.items():
-            step = decider(task, 4, settings.device, compile)
+            step = decider(task, 3, settings.device, compile)
             step(2)
             if not settings.dry_run:
                 torch.cuda.set_sync_debug_mode("error")
@@ -285,16 +285,16 @@ def played(task: Task, device: str, dtype: str, compile: Compile, only: int | No
 
 
 def staggered(task: Task, device: str, compile: Compile) -> tuple[Any, bool]:
-    """Losses of six envs of which some die and begin anew, and whether a snapshot goes on bit for bit."""
+    """Losses of three envs of which some die and begin anew, and whether a snapshot goes on bit for bit."""
     envs = LearningRateVectorEnv(
-        6, task, control="set-raw", device=device, compile=compile, dtype="float64", autoreset_mode="NextStep"
+        3, task, control="set-raw", device=device, compile=compile, dtype="float64", autoreset_mode="NextStep"
     )
     envs.reset(seed=0)
     rng = np.random.default_rng(0)
     losses, snapshot, after, actions = [], envs.snapshot(), [], []
     for decision in range(12):
-        rates = rng.uniform(1e-3, 1e-2, (6, 1))
-        rates[rng.integers(6)] = 1e300 if decision % 3 == 1 else 1e-3
+        rates = rng.uniform(1e-3, 1e-2, (3, 1))
+        rates[rng.integers(3)] = 1e300 if decision % 3 == 1 else 1e-3
         if decision == 5:
             snapshot = envs.snapshot()
         loss = envs.step(rates)[4]["val_loss"]
