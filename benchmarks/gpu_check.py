@@ -62,6 +62,8 @@ class Settings:
     """Where results are appended, a line each."""
     dry_run: bool = False
     """On the CPU, with tiny sizes, and without what only CUDA has."""
+    mode: tuple[str, ...] = tuple(MODES)
+    """How decisions run: one kernel after the other, as one captured graph, compiled and captured."""
     envs: tuple[int, ...] = (1, 64, 1024, 8192, 32768)
     """Numbers of trainees that speed is measured at."""
     seconds: float = 270.0
@@ -74,8 +76,8 @@ class Settings:
 
     @property
     def modes(self) -> dict[str, Compile]:
-        """How decisions run."""
-        return {"eager": False} if self.dry_run else MODES
+        """The modes, as `Episode` takes them."""
+        return {"eager": False} if self.dry_run else {mode: MODES[mode] for mode in self.mode}
 
     def size(self, full: int, tiny: int) -> int:
         """A size, or what stands for it in a dry run."""

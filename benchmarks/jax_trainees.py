@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from torch import nn
 from torch.nn.modules.utils import _pair
@@ -66,10 +67,11 @@ def trainees(
     decide = jax.jit(_decision(task, observed) if sequential else jax.vmap(_decision(task, observed)))
     networks = [_weights(task.module()) for _ in range(envs)]
     keys = jax.random.split(jax.random.key(0), envs)
-    examples, classes = len(normalised(task)[1].targets), task.load().classes
-    start = [_fresh(params, key, (examples, classes)) for params, key in zip(networks, keys, strict=True)]
-    if not sequential:
-        start = [jax.tree.map(lambda *copies: jnp.stack(copies), *start)]
+    fresh = partial(_fresh, examples=len(normalised(task)[1].targets), classes=task.load().classes)
+    if sequential:
+        start = [fresh(jax.tree.map(jnp.asarray, params), key) for params, key in zip(networks, keys, strict=True)]
+    else:  # stacked on the host: thousands of small transfers take minutes
+        start = [jax.vmap(fresh)(jax.tree.map(lambda *copies: jnp.asarray(np.stack(copies)), *networks), keys)]
 
     def run(number: int) -> None:
         states = start
@@ -134,9 +136,9 @@ def _seen(state: State, scores: Array, losses: Array, val_loss: Array, targets: 
     return Seen(predictions, jnp.minimum(val_loss, state.seen.best_loss), best, quantities)
 
 
-def _fresh(params: Params, key: Array, predictions: tuple[int, int]) -> State:
+def _fresh(params: Params, key: Array, examples: int, classes: int) -> State:
     zeros = jax.tree.map(jnp.zeros_like, params)
-    seen = Seen(jnp.zeros(predictions), jnp.full((), jnp.inf), params, jnp.zeros(10))
+    seen = Seen(jnp.zeros((examples, classes)), jnp.full((), jnp.inf), params, jnp.zeros(10))
     return State(params, zeros, zeros, jnp.zeros(()), key, seen)
 
 
@@ -146,9 +148,9 @@ def _sequential(module: nn.Module) -> nn.Sequential:
     return module
 
 
-def _weights(module: nn.Module) -> Params:
+def _weights(module: nn.Module) -> list[tuple[Any, ...]]:
     layers = (layer for layer in _sequential(module) if isinstance(layer, nn.Linear | nn.Conv2d))
-    return [tuple(jnp.asarray(x.detach().numpy()) for x in layer.parameters()) for layer in layers]
+    return [tuple(x.detach().numpy() for x in layer.parameters()) for layer in layers]
 
 
 def _forward(layers: Sequence[nn.Module], params: Params, x: Array) -> Array:
