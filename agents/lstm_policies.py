@@ -52,7 +52,7 @@ class LSTMPolicy(ABC):
     ) -> None:
         self.architecture = architecture
         self.network = CoordinateLSTM(architecture) if network is None else network
-        self._view = View("set-raw/parameter", (MEAN,), interval, optimizer)
+        self._view = _view(interval, optimizer)
 
     def __repr__(self) -> str:
         return self.NAME
@@ -118,24 +118,27 @@ class LSTMPolicy(ABC):
         """
         with controller_file.opened_agent(path, cls.NAME) as file:
             METADATA("metadata", file.metadata)
-            view = View(**schema.view_settings(file.metadata["view"]))
-            schema.integer(1)("view.interval", view.interval)
-            schema.one_of(cls.OPTIMIZERS)("view.optimizer", view.optimizer)
-            assert view.interval is not None
-            assert isinstance(view.optimizer, str)
+            view = file.metadata["view"]
+            schema.integer(1)("view.interval", view["interval"])
+            schema.one_of(cls.OPTIMIZERS)("view.optimizer", view["optimizer"])
+            own = _view(view["interval"], view["optimizer"])
+            if View(**schema.view_settings(view)) != own:
+                raise ValueError(f"{cls.NAME} has the {own}, not {view}")
             architecture = Architecture(**file.metadata["architecture"])
             tensors = file.tensors(architecture.promised())
             # Fresh weights will be replaced; drawing them must not shift anyone's random numbers.
             with torch.random.fork_rng(devices=[]):
-                policy = cls(architecture, view.interval, view.optimizer)
+                policy = cls(architecture, view["interval"], view["optimizer"])
             policy.network.load_state_dict(tensors)
-            if view != policy.view:
-                raise ValueError(f"{cls.NAME} has the view {policy.view}, not {view}")
             # The LSTM puts out numbers between -1 and 1, which the output layer weighs.
             largest = tensors["output"].abs().sum() + tensors["offset"].abs()
             if not policy.action(largest).isfinite().all():
                 raise ValueError(f"outputs may be as large as {float(largest):.3g}, whose actions are infinite")
         return policy
+
+
+def _view(interval: int, optimizer: str) -> View:
+    return View("set-raw/parameter", (MEAN,), interval, optimizer)
 
 
 class NOH(LSTMPolicy):

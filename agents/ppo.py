@@ -95,7 +95,7 @@ class Architecture:
             layers |= {"mlp_extractor.value_net.0": (hidden, hidden), "critic": (hidden, self.observation)}
         else:
             layers |= {f"mlp_extractor.{part}_net.0": (hidden, self.observation) for part in ("policy", "value")}
-        promises = {}
+        promises: dict[str, Promise] = {}
         for name, shape in layers.items():
             promises |= {f"policy.{name}.weight": Promise(shape), f"policy.{name}.bias": Promise(shape[:1])}
         if self.lstm:
@@ -210,4 +210,3 @@ def _check_spaces(view: dict[str, Any], architecture: Architecture) -> None:
     fitting = Architecture.of(observations, actions, architecture.hidden, architecture.lstm)
     if "set-raw" in str(view["control"]) or fitting != architecture:
         raise ValueError(f"{architecture} doesn't fit what it observes and controls, {view}")
-

@@ -5,7 +5,7 @@
 prints a table, kind of file x kind of mutation x outcome, and ends with status 1 if there is another outcome than
 
     refused   a `ControllerFileError` of one line
-    harmless  it loads, and what it holds acts on a small task with finite actions; a checkpoint is read, but is no agent
+    harmless  it loads, and what it holds acts on a small task with finite actions; a checkpoint is read, but no agent
 
 Files are loaded by a child whose address space is limited to 200 MB more than it has after loading one of each kind.
 Mutation i depends on the seed and i alone. `pack` writes the format by itself, with checksums that fit, so that what
@@ -180,7 +180,7 @@ def metadata_replaced(rng: Rng, data: bytes) -> bytes:
         rng,
         ("null", "[]", "{}", "0", '"x"', "[" * 100_000, "[" * 900 + "]" * 900, '{"a":' * 100_000, "", "\x00", "NaN",
          "9" * 5000, '{"format": "lrenv-controller"}', '{"format": "lrenv-controller", "version": 2}',
-         "[" + "[]," * 300_000 + "[]]", json.dumps(parts.metadata)[:-1]),
+         "[" + "[]," * 150_000 + "[]]", json.dumps(parts.metadata)[:-1]),
     )  # fmt: skip
     return pack(parts, text)
 

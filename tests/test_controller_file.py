@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,25 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from fuzz_controller_files import Parts, array, base_files, fuzz, held, pack, table, unpack
 from safetensors.torch import save_file
 
 from agents import View, make_agent
+from agents.coordinatewise import Architecture as Coordinatewise
+from agents.coordinatewise import CoordinateLSTM
+from agents.fds import FDS
+from agents.learned_optimizer import LearnedOptimizer
+from agents.lstm_policies import NOH, DMopt
 from agents.ppo import Architecture, PPOController
+from agents.search import Search
 from lrenv.benchmark import controller_file
-from lrenv.benchmark.controller_file import ControllerFileError
+from lrenv.benchmark.controller_file import LARGEST_HEADER, ControllerFileError, Promise
+
+DISCRETE = {(): "scale", (3,): "discrete", (3, 3): "discrete/layer"}
+LOADERS: dict[str, Any] = {
+    "ppo": PPOController, "ppo-lstm": PPOController, "noh": NOH, "dmopt": DMopt, "fds": FDS, "search": Search,
+    "learned-optimizer": LearnedOptimizer,
+}  # fmt: skip
 
 
 def controller(observation: int = 8, lstm: bool = False, choices: tuple[int, ...] = ()) -> PPOController:
@@ -28,7 +44,7 @@ def controller(observation: int = 8, lstm: bool = False, choices: tuple[int, ...
         torch.nn.init.normal_(weight)
     policy.set_training_mode(False)
     mean, std = np.linspace(-1, 1, observation), np.linspace(1, 2, observation)
-    return PPOController(policy, mean, std, View("scale", ("dynamics",), 5), architecture)
+    return PPOController(policy, mean, std, View(DISCRETE[choices], ("dynamics",), 5), architecture)
 
 
 @pytest.fixture
@@ -38,16 +54,26 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
-def rewrite(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """The file with other metadata."""
-    tensors, metadata = controller_file.read(path)
-    change(metadata)
-    save_file(tensors, path, {"lrenv": json.dumps(metadata)})
+def rewrite(path: Path, change: Callable[[Parts], Any]) -> None:
+    """The file with other tensors or metadata, and checksums that fit them."""
+    parts = unpack(path.read_bytes())
+    change(parts)
+    path.write_bytes(pack(parts))
+
+
+def put(metadata: dict[str, Any], field: str, value: Any) -> None:
+    """Changes a field, "view.interval" for one within another."""
+    *above, last = field.split(".")
+    for name in above:
+        metadata = metadata[name]
+    metadata[last] = value
 
 
 def test_what_was_written_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "x.safetensors"
     tensors = {"weights": torch.arange(6.0).reshape(2, 3).T, "count": torch.tensor(3), "flags": torch.tensor([True])}
+    shared = torch.zeros(4)
+    tensors |= {"none": torch.zeros(0, 2), "one": shared, "other": shared[1:], "half": torch.ones(3).bfloat16()}
     controller_file.write(path, tensors, {"agent": "x", "list": [1, None, "ü"]})
     found, metadata = controller_file.read(path)
     assert found.keys() == tensors.keys()
@@ -55,9 +81,29 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
         assert found[name].dtype == tensor.dtype
         assert torch.equal(found[name], tensor)
     assert metadata["agent"] == "x"
+    assert metadata["kind"] == "controller"
     assert metadata["list"] == [1, None, "ü"]
     assert metadata["versions"]["torch"] in torch.__version__
+    assert controller_file.read_metadata(path) == metadata
     assert [p.name for p in path.parent.iterdir()] == ["x.safetensors"], "nothing is left behind"
+
+
+def test_what_is_read_is_aligned(tmp_path: Path) -> None:
+    """Wherever the header ends; it is padded to a multiple of 8 bytes."""
+    path, tensors = tmp_path / "x.safetensors", {"a": torch.ones(3), "b": torch.ones(5, 2), "c": torch.tensor(True)}
+    for length in range(0, 128, 4):
+        controller_file.write(path, tensors, {"agent": "x", "command": "x" * length})
+        found, _ = controller_file.read(path)
+        assert {x.data_ptr() % 64 for x in found.values()} == {0}
+
+
+def test_the_format_is_as_described(saved: Path) -> None:
+    """Checksums by a second implementation are the same."""
+    parts = unpack(saved.read_bytes())
+    assert unpack(pack(parts)).metadata == parts.metadata
+    rewrite(saved, lambda parts: parts.metadata.pop("sha256"))
+    with pytest.raises(ControllerFileError, match="lacks sha256"):
+        controller_file.read(saved)
 
 
 @pytest.mark.parametrize("lstm", [False, True])
@@ -98,65 +144,269 @@ def test_observations_are_normalised_and_clipped() -> None:
 
 @pytest.mark.parametrize("read", [controller_file.read, controller_file.read_metadata, make_agent, PPOController.load])
 class TestUnusableFiles:
-    def test_missing(self, read: Callable[[Path], Any], tmp_path: Path) -> None:
+    @pytest.mark.parametrize("name", ["x.safetensors", "controller.safetensors/x.safetensors"])
+    def test_missing(self, read: Callable[[Path], Any], saved: Path, name: str) -> None:
         with pytest.raises(FileNotFoundError, match=r"x\.safetensors; train one with"):
-            read(tmp_path / "x.safetensors")
+            read(saved.parent / name)
 
-    @pytest.mark.parametrize("kept", [0, 7, 100, -1])
+    @pytest.mark.parametrize("kept", [0, 7, 8, 100, -1])
     def test_truncated(self, read: Callable[[Path], Any], saved: Path, kept: int) -> None:
         saved.write_bytes(saved.read_bytes()[:kept])
         with pytest.raises(ControllerFileError, match=r"damaged or no safetensors file.*again"):
             read(saved)
 
-    def test_text(self, read: Callable[[Path], Any], saved: Path) -> None:
-        saved.write_text("no controller at all, just text that goes on for a while\n" * 20)
+    @pytest.mark.parametrize("data", [b"no controller at all, just text that goes on\n" * 20, b"\xff\xfe\x00" * 500])
+    def test_text(self, read: Callable[[Path], Any], saved: Path, data: bytes) -> None:
+        saved.write_bytes(data)
         with pytest.raises(ControllerFileError, match="no safetensors file"):
             read(saved)
 
-    @pytest.mark.parametrize("metadata", [None, {"lrenv": "{}"}, {"other": "x"}])
+    @pytest.mark.parametrize("metadata", [None, {"lrenv": "{}"}, {"lrenv": "null"}, {"lrenv": "[]"}, {"other": "x"}])
     def test_foreign(self, read: Callable[[Path], Any], saved: Path, metadata: dict[str, str] | None) -> None:
         save_file({"w": torch.zeros(3)}, saved, metadata)
         with pytest.raises(ControllerFileError, match="not one of lrenv's controllers"):
             read(saved)
 
-    def test_unreadable_metadata(self, read: Callable[[Path], Any], saved: Path) -> None:
-        save_file({"w": torch.zeros(3)}, saved, {"lrenv": "{not json"})
+    @pytest.mark.parametrize("text", ["{not json", "", "[" * 100_000, '{"a":' * 50_000, "9" * 5000, "\x00"])
+    def test_unreadable_metadata(self, read: Callable[[Path], Any], saved: Path, text: str) -> None:
+        saved.write_bytes(pack(unpack(saved.read_bytes()), text))
         with pytest.raises(ControllerFileError, match="damaged"):
             read(saved)
 
-    def test_another_version(self, read: Callable[[Path], Any], saved: Path) -> None:
-        rewrite(saved, lambda metadata: metadata.update(version=99))
-        with pytest.raises(ControllerFileError, match=r"version 99, this lrenv reads 1.*written by lrenv .* again"):
+    @pytest.mark.parametrize("version", [1, 99, None, "2", [], True])
+    def test_another_version(self, read: Callable[[Path], Any], saved: Path, version: Any) -> None:
+        rewrite(saved, lambda parts: parts.metadata.update(version=version))
+        with pytest.raises(ControllerFileError, match=r"has format version .*, this lrenv reads 2; train again"):
             read(saved)
+
+    def test_without_a_version(self, read: Callable[[Path], Any], saved: Path) -> None:
+        rewrite(saved, lambda parts: parts.metadata.pop("version"))
+        with pytest.raises(ControllerFileError, match="has format version None"):
+            read(saved)
+
+    def test_a_header_that_would_take_long(self, read: Callable[[Path], Any], saved: Path) -> None:
+        data = saved.read_bytes()
+        size = int.from_bytes(data[:8], "little")
+        for longer in (LARGEST_HEADER + 8, 2**63, 2**64 - 1):
+            header = data[8 : 8 + size].ljust(min(longer, 2**20))
+            saved.write_bytes(longer.to_bytes(8, "little") + header + data[8 + size :])
+            with pytest.raises(ControllerFileError, match=f"a header of {longer} bytes"):
+                read(saved)
+
+    def test_no_regular_file(self, read: Callable[[Path], Any], tmp_path: Path) -> None:
+        """None of these is opened: a FIFO, whose other end nobody holds, would never answer."""
+        fifo = tmp_path / "fifo.safetensors"
+        os.mkfifo(fifo)
+        for path, what in ((tmp_path, "a folder"), (fifo, "no regular file"), (Path("/dev/zero"), "no regular file")):
+            with pytest.raises(ControllerFileError, match=f"is {what}; name the file of a controller"):
+                read(path)
+
+    @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux")
+    def test_unreadable(self, read: Callable[[Path], Any], tmp_path: Path) -> None:
+        (tmp_path / "x.safetensors").symlink_to("/proc/self/mem")
+        (tmp_path / "y.safetensors").symlink_to("y.safetensors")
+        for name in ("x.safetensors", "y.safetensors", "z\0.safetensors", "z" * 5000):
+            with pytest.raises(ControllerFileError, match="again"):
+                read(tmp_path / name)
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+    def test_forbidden(self, read: Callable[[Path], Any], saved: Path) -> None:
+        saved.chmod(0)
+        with pytest.raises(ControllerFileError, match="may not be read; ask its owner"):
+            read(saved)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    data = base_files()["fds"]
+    for i in range(len(data)):
+        for bit in range(8):
+            flipped = bytearray(data)
+            flipped[i] ^= 1 << bit
+            path.write_bytes(flipped)
+            with pytest.raises(ControllerFileError):
+                controller_file.read(path)
+
+
+def test_metadata_on_the_tensors_of_another_file(saved: Path) -> None:
+    """The same shapes, each checksum right in itself."""
+    parts = unpack(saved.read_bytes())
+    other = unpack(base_files()["ppo"])
+    assert {name: x[:2] for name, x in parts.tensors.items()} == {name: x[:2] for name, x in other.tensors.items()}
+    saved.write_bytes(pack(Parts(other.tensors, parts.metadata), json.dumps(parts.metadata)))
+    with pytest.raises(ControllerFileError, match="checksum is another"):
+        make_agent(saved)
 
 
 def test_a_checkpoint_is_no_agent(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    controller_file.write(path, {"last_obs": torch.zeros(3)}, {"settings": {}, "iteration": 3})
-    with pytest.raises(ValueError, match="state of a training; take the controller beside it"):
+    facts = {"runs": {"training": 3, "selection": 0}, "finished": False, "best_val_loss": float("inf")}
+    controller_file.write(path, {"last_obs": torch.full((3,), torch.nan)}, {"settings": {}, "iteration": 3, **facts})
+    with pytest.raises(ControllerFileError, match="state of a training; take the controller beside it"):
         make_agent(path)
     with pytest.raises(ControllerFileError, match="holds the state of a training, not the agent 'ppo'"):
         PPOController.load(path)
+    assert controller_file.read(path)[0]["last_obs"].isnan().all(), "trainees that diverged are part of a state"
+    controller_file.write(path, {}, {"settings": {}, "iteration": 0})
+    assert controller_file.read(path)[0] == {}, "before it begins, a training has no state"
 
 
-def test_a_file_of_an_unknown_agent(saved: Path) -> None:
-    rewrite(saved, lambda metadata: metadata.update(agent="pppo"))
-    with pytest.raises(ValueError, match=r"unknown agent 'pppo'.*did you mean 'ppo'"):
+@pytest.mark.parametrize(("agent", "message"), [("pppo", "unknown agent 'pppo'.*'ppo'"), ("cosine", "has no files")])
+def test_a_file_of_an_unfit_agent(saved: Path, agent: str, message: str) -> None:
+    rewrite(saved, lambda parts: parts.metadata.update(agent=agent))
+    with pytest.raises(ControllerFileError, match=message):
         make_agent(saved)
 
 
 @pytest.mark.parametrize("missing", ["view", "architecture"])
 def test_missing_metadata(saved: Path, missing: str) -> None:
-    rewrite(saved, lambda metadata: metadata.pop(missing))
-    with pytest.raises(ControllerFileError, match=f"no PPO controller: .*{missing}"):
+    rewrite(saved, lambda parts: parts.metadata.pop(missing))
+    with pytest.raises(ControllerFileError, match=f"metadata lacks {missing}"):
         make_agent(saved)
 
 
-@pytest.mark.parametrize("change", [{"hidden": 5}, {"observation": 9}, {"lstm": True}, {"action": 2}])
-def test_weights_of_another_shape(saved: Path, change: dict[str, Any]) -> None:
-    rewrite(saved, lambda metadata: metadata["architecture"].update(change))
-    with pytest.raises(ControllerFileError, match="doesn't hold the weights that its metadata promises"):
-        make_agent(saved)
+@pytest.mark.parametrize(
+    ("kind", "field", "values"),
+    [
+        ("ppo", "agent", (None, 3, "", "x" * 101)),
+        ("ppo", "kind", ("checkpoint", "model", None)),
+        ("ppo", "episodes", (-1, 1.5, True, "3")),
+        ("ppo", "val_loss", ("low", [], True)),
+        ("ppo", "runs", (3, {}, {"training": 3}, {"training": 3, "selection": -1})),
+        ("ppo", "finished", (0, None)),
+        ("ppo", "settings", ([], None)),
+        ("ppo", "view.interval", (0, -1, 10**9, 2.0, "7", True)),
+        ("ppo", "view.control", ("scael", "set-raw", "discrete", "scale/neuron", ["scale", "scale"], [], {})),
+        ("ppo", "view.observe", ("paper", "clock", "mean_gradient", ["dynamics", "dynamics"], [], None, "x" * 10**5)),
+        ("ppo", "view.optimizer", ("adm", 3, "")),
+        ("ppo", "view.horizon", (3,)),
+        ("ppo", "architecture.observation", (0, 9, 10**9, 8.0)),
+        ("ppo", "architecture.action", (0, 2, 10**9, -1)),
+        ("ppo", "architecture.choices", ([3], [10**9], 3, [0])),
+        ("ppo", "architecture.hidden", (0, 5, 10**4, 10**9, "4")),
+        ("ppo", "architecture.lstm", (True, 0)),
+        ("ppo-lstm", "architecture.hidden", (5, 10**9)),
+        ("ppo-lstm", "architecture.lstm", (False,)),
+        ("noh", "architecture.layers", (0, 1, 3, 10**4, 10**9)),
+        ("noh", "architecture.hidden", (5, 10**9)),
+        ("noh", "architecture.cut", (0, -1, 1000.0, float("nan"))),
+        ("noh", "architecture.scale", (0, -1.0, 1e300, float("inf"))),
+        ("noh", "view.interval", (None, 0)),
+        ("noh", "view.optimizer", (None, "unit")),
+        ("noh", "view.control", ("set-raw", "set/parameter")),
+        ("noh", "view.observe", ("mean_gradient", ["mean_gradient", "clock"])),
+        ("dmopt", "view.optimizer", (None, "adam")),
+        ("noh", "agent", ("dmopt", "ppo", "fds", "learned-optimizer")),
+        ("dmopt", "agent", ("noh",)),
+        ("fds", "optimizer", ("sgd", "adm", 3, ["adam"])),
+        ("learned-optimizer", "architecture.hidden", (0, 5, 10**9)),
+        ("learned-optimizer", "architecture.time", (False, 1)),
+    ],
+)  # fmt: skip
+def test_metadata_that_can_not_be_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, field: str, values: tuple[Any, ...]
+) -> None:
+    """Refused before a network is built, although the checksums are right."""
+
+    def build(*_: Any, **__: Any) -> None:
+        raise AssertionError("a network is built")
+
+    path = tmp_path / "x.safetensors"
+    base_files()
+    monkeypatch.setattr(Architecture, "build", build)
+    monkeypatch.setattr(CoordinateLSTM, "__init__", build)
+    for value in values:
+        parts = unpack(base_files()[kind])
+        put(parts.metadata, field, value)
+        path.write_bytes(pack(parts))
+        with pytest.raises(ControllerFileError, match=r"; \w") as error:
+            make_agent(path)
+        assert len(str(error.value)) < 800
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "values"),
+    [
+        ("ppo", "std", (0.0, -1.0, float("nan"), float("inf"))),
+        ("ppo", "mean", (float("nan"), 1e300)),
+        ("ppo", "policy.log_std", (float("inf"), 1e3, -1e3)),
+        ("ppo", "policy.action_net.weight", (float("nan"), float("-inf"), 1e30)),
+        ("ppo-lstm", "policy.lstm_actor.weight_hh_l0", (float("nan"),)),
+        ("ppo", "policy.value_net.bias", (float("nan"),)),
+        ("noh", "offset", (float("nan"), 1e4)),
+        ("noh", "output", (float("inf"), 1e4)),
+        ("dmopt", "weights.1", (float("nan"), 1e30)),
+        ("fds", "lr", (float("nan"), float("inf"), -0.1, 1e300)),
+        ("fds", "momentum", (1.0, -0.1)),
+        ("learned-optimizer", "theta", (float("nan"), float("inf"), 1e30)),
+    ],
+)
+def test_values_that_can_not_be_used(tmp_path: Path, kind: str, name: str, values: tuple[float, ...]) -> None:
+    path = tmp_path / "x.safetensors"
+    for value in values:
+        parts = unpack(base_files()[kind])
+        x = array(parts.tensors[name])
+        x.reshape(-1)[-1] = value
+        parts.tensors[name] = held(x)
+        path.write_bytes(pack(parts))
+        with pytest.raises(ControllerFileError):
+            make_agent(path)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_tensors_that_are_not_those_promised(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.safetensors"
+    sound = unpack(base_files()[kind])
+    for name in sound.tensors:
+        x = array(sound.tensors[name])
+        changes: list[dict[str, Any]] = [{name: held(x[None])}, {name: held(x.astype(np.int32))}, {name + "x": held(x)}]
+        for change in changes:
+            path.write_bytes(pack(Parts(sound.tensors | change, sound.metadata)))
+            with pytest.raises(
+                ControllerFileError, match=r"doesn't hold the weights that its metadata promises.*again"
+            ):
+                make_agent(path)
+        path.write_bytes(pack(Parts({k: v for k, v in sound.tensors.items() if k != name}, sound.metadata)))
+        with pytest.raises(ControllerFileError, match=f"{name} is missing"):
+            make_agent(path)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_another_kind_is_refused(tmp_path: Path, kind: str) -> None:
+    """Each loader by name, and each relabelled file by its checksum, although some have the same shapes."""
+    path = tmp_path / "x.safetensors"
+    for other, data in base_files().items():
+        path.write_bytes(data)
+        if LOADERS.get(other) is not LOADERS[kind]:
+            with pytest.raises(ControllerFileError, match=r"holds the (agent|state)"):
+                LOADERS[kind].load(path)
+            old, new = (f'\\"agent\\": \\"{name}\\"'.encode() for name in (other, kind))
+            if old in data and len(old) == len(new):
+                path.write_bytes(data.replace(old, new))
+                with pytest.raises(ControllerFileError, match="checksum"):
+                    make_agent(path)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        Architecture(8, 3),
+        Architecture(7, 1, (), 5, True),
+        Architecture(8, 0, (3,), 16, True),
+        Architecture(8, 0, (3, 3)),
+    ],
+)
+def test_promises_are_what_policies_have(architecture: Architecture) -> None:
+    held = {f"policy.{name}": Promise(tuple(x.shape)) for name, x in architecture.build().state_dict().items()}
+    promised = {name: x._replace(low=Promise.__new__.__defaults__[1], high=Promise.__new__.__defaults__[2])
+                for name, x in architecture.promised().items() if name not in ("mean", "std")}  # fmt: skip
+    assert promised == held
+
+
+@pytest.mark.parametrize("architecture", [Coordinatewise(), Coordinatewise(1, 5), Coordinatewise(4, 1)])
+def test_promises_are_what_coordinatewise_lstms_have(architecture: Coordinatewise) -> None:
+    state = CoordinateLSTM(architecture).state_dict()
+    assert architecture.promised() == {name: Promise(tuple(x.shape)) for name, x in state.items()}
 
 
 def test_a_controller_file_takes_no_settings(saved: Path) -> None:
@@ -173,7 +423,7 @@ def test_an_interrupted_write_leaves_the_old_file(saved: Path, where: str, monke
         raise KeyboardInterrupt
 
     def broken(source: Path, target: Path) -> None:
-        raise OSError("no space left")
+        raise OSError(28, "No space left on device")
 
     if where == "save":
         monkeypatch.setattr(controller_file, "save_file", interrupted)
@@ -182,11 +432,77 @@ def test_an_interrupted_write_leaves_the_old_file(saved: Path, where: str, monke
     with pytest.raises(KeyboardInterrupt if where == "save" else OSError):
         controller(lstm=True).save(saved, {})
     assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved], "nothing half is left"
     monkeypatch.undo()
     controller(lstm=True).save(saved, {})
     loaded = make_agent(saved)
     assert isinstance(loaded, PPOController)
     assert loaded.architecture.lstm
+
+
+def test_a_full_disk(saved: Path) -> None:
+    """As a limit on the size of files, which fails in the middle of a write as well."""
+    before, limits = saved.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before), limits[1]))
+    try:
+        with pytest.raises(
+            OSError, match=r"can't write .*\(.*too large.*\); free space there or .* as it was"
+        ) as error:
+            controller_file.write(saved, {"x": torch.zeros(10**5)}, {"agent": "x"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(error.value)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_folder_that_can_not_be_written(saved: Path) -> None:
+    for path in (saved / "x.safetensors", Path("/proc/lrenv/x.safetensors")):
+        with pytest.raises(OSError, match=r"can't write .*choose another folder"):
+            controller().save(path, {})
+    assert make_agent(saved).view == controller().view
+
+
+def test_metadata_that_could_not_be_read_are_not_written(saved: Path) -> None:
+    before = saved.read_bytes()
+    for metadata in ({"iteration": 3}, {"agent": ""}, {"agent": "x", "episodes": -1}, {"agent": "x", "y": "y" * 10**6}):
+        with pytest.raises(ValueError, match=r"metadata|agent|episodes"):
+            controller_file.write(saved, {"x": torch.zeros(3)}, metadata)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_killed_write(saved: Path) -> None:
+    """Killed in the middle, a write leaves the old file and its own beginning, which the next write replaces."""
+    before = saved.read_bytes()
+    code = (
+        "import os, sys, torch\nfrom pathlib import Path\nfrom lrenv.benchmark import controller_file\n"
+        "os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+        "controller_file.write(Path(sys.argv[1]), {'x': torch.zeros(3)}, {'agent': 'x'})\n"
+    )
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    assert subprocess.run([sys.executable, "-c", code, str(saved)], env=environment).returncode == -9
+    assert saved.read_bytes() == before
+    assert len(list(saved.parent.iterdir())) == 2
+    controller(lstm=True).save(saved, {})
+    assert list(saved.parent.iterdir()) == [saved]
+    assert repr(make_agent(saved)) == "ppo-lstm"
+
+
+def assert_refused_or_harmless(mutations: int) -> None:
+    found = fuzz(mutations)
+    assert {result for *_, result, _ in found} == {"refused", "harmless"}, table(found)
+    assert len(found) == mutations
+
+
+def test_mutated_files_are_refused_or_harmless() -> None:
+    assert_refused_or_harmless(150)
+
+
+@pytest.mark.slow
+def test_many_mutated_files_are_refused_or_harmless() -> None:
+    assert_refused_or_harmless(2000)
 
 
 def test_architectures_follow_spaces() -> None:

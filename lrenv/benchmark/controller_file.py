@@ -28,8 +28,8 @@ from lrenv.benchmark import schema
 FORMAT = "lrenv-controller"
 VERSION = 2
 PACKAGES = ("lrenv", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy")
-LARGEST_HEADER = 2**20
-"""Bytes of names, shapes and metadata; a thousand tensors take a tenth of it."""
+LARGEST_HEADER = 2**19
+"""Bytes of names, shapes and metadata; a thousand tensors take a fifth of it."""
 LARGEST_WEIGHT = 1e12
 """No trained weight is larger, and sums over as many as `schema.LARGEST_SIZE` such weights stay within float32."""
 
@@ -177,9 +177,7 @@ def agent_name(path: Path) -> str:
     """
     name: str | None = read_metadata(path).get("agent")
     if name is None:
-        raise ControllerFileError(
-            f"{path} holds no agent but the state of a training; take the controller beside it"
-        )
+        raise ControllerFileError(f"{path} holds no agent but the state of a training; take the controller beside it")
     return name
 
 
@@ -194,7 +192,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
         metadata: JSON values that fit `schema.KINDS`; versions of the packages in play are added.
 
     Raises:
-        ValueError: metadata that `read` would refuse.
+        ValueError: metadata that `read` would refuse, or too many tensors.
         OSError: the file can't be written; the old one is as it was.
     """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -207,6 +205,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             save_file(plain, partial, {"lrenv": text, "sha256": _sha256(text)})
+            if _header_size(partial) > LARGEST_HEADER:
+                raise ValueError(f"{path} would have too many tensors, or metadata that are too long, to be read again")
             _sync(partial)
             os.replace(partial, path)
         except BaseException:
@@ -259,8 +259,7 @@ def _check_regular(path: Path) -> None:
         what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
         raise ControllerFileError(f"{path} is {what}; name the file of a controller, which ends in .safetensors")
     try:
-        with open(path, "rb") as file:
-            size = int.from_bytes(file.read(8), "little")
+        size = _header_size(path)
     except PermissionError as error:
         raise ControllerFileError(f"{path} may not be read; ask its owner for the permission, or copy it") from error
     if size > LARGEST_HEADER:
@@ -269,13 +268,18 @@ def _check_regular(path: Path) -> None:
         )
 
 
+def _header_size(path: Path) -> int:
+    with open(path, "rb") as file:
+        return int.from_bytes(file.read(8), "little")
+
+
 def _digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of the tensors, in the order of their names: of each, name, dtype and shape as JSON, and its bytes."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         x = tensors[name]
         digest.update(json.dumps([name, str(x.dtype), list(x.shape)]).encode())
-        digest.update(x.reshape(-1).view(torch.uint8).numpy())
+        digest.update(x.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

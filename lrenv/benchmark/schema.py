@@ -110,8 +110,8 @@ def record(needed: Mapping[str, Check], known: Mapping[str, Check] | None = None
 BOOLEAN = _check("true or false", lambda x: isinstance(x, bool))
 TEXT = _check("text", lambda x: isinstance(x, str))
 NAME = _check("a name of at most 100 characters", lambda x: isinstance(x, str) and 0 < len(x) <= 100)
-LOSS = _check("a number", lambda x: type(x) in (int, float))
-"""A measured loss: a run that diverged has NaN or infinity."""
+LOSS = _check("a number or null", lambda x: x is None or type(x) in (int, float))
+"""A measured loss: a run that diverged has NaN, infinity or null."""
 OBJECT = record({}, {})
 
 FACTS: dict[str, Check] = {
@@ -126,7 +126,9 @@ FACTS: dict[str, Check] = {
     "val_loss": LOSS,
     "best_val_loss": LOSS,
     "iteration": integer(0),
+    "best_iteration": optional(integer(0)),
     "runs": record({"training": integer(0), "selection": integer(0)}),
+    "selection_runs": integer(0),
     "finished": BOOLEAN,
 }
 """What lrenv knows of any file: how its controller was trained, and how far its training is. Agents and trainings may
