@@ -129,7 +129,8 @@ class LSTMPolicy(ABC):
             # Fresh weights will be replaced; drawing them must not shift anyone's random numbers.
             with torch.random.fork_rng(devices=[]):
                 policy = cls(architecture, view["interval"], view["optimizer"])
-            policy.network.load_state_dict(tensors)
+            # Assigned: they stay of the type that they are in the file, whatever torch's default is.
+            policy.network.load_state_dict(tensors, assign=True)
             # The LSTM puts out numbers between -1 and 1, which the output layer weighs.
             largest = tensors["output"].abs().sum() + tensors["offset"].abs()
             if not policy.action(largest).isfinite().all():

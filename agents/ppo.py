@@ -195,7 +195,8 @@ class PPOController:
             tensors = file.tensors(architecture.promised())
         mean, std = tensors.pop("mean").numpy(), tensors.pop("std").numpy()
         policy = architecture.build()
-        policy.load_state_dict({name.removeprefix("policy."): weight for name, weight in tensors.items()})
+        # Assigned: they stay of the type that they are in the file, whatever torch's default is.
+        policy.load_state_dict({name.removeprefix("policy."): weight for name, weight in tensors.items()}, assign=True)
         policy.set_training_mode(False)
         return cls(policy, mean, std, View(**view), architecture)
 
