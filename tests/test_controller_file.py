@@ -241,15 +241,14 @@ def test_a_controller_file_takes_no_settings(saved: Path) -> None:
 def test_an_interrupted_write_leaves_the_old_file(saved: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = saved.read_bytes()
 
-    def interrupted(tensors: Any, path: Path, metadata: Any = None) -> None:
-        Path(path).write_bytes(b"half")
+    def interrupted(descriptor: int) -> None:
         raise KeyboardInterrupt
 
     def broken(source: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
     if where == "save":
-        monkeypatch.setattr(controller_file, "save_file", interrupted)
+        monkeypatch.setattr(os, "fsync", interrupted)
     else:
         monkeypatch.setattr(os, "replace", broken)
     with pytest.raises(KeyboardInterrupt if where == "save" else OSError):

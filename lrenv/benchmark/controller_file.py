@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from lrenv.benchmark import schema
@@ -200,26 +200,29 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
     fixed = {"format": FORMAT, "version": VERSION, "kind": kind, "sha256": _digest(plain)}
     text = json.dumps({"versions": {name: version(name) for name in PACKAGES}} | dict(metadata) | fixed)
     schema.KINDS[kind]("metadata", json.loads(text))
+    # Not the library's own way to write files: it leaves one of a random name behind when it is killed.
+    content = save(plain, {"lrenv": text, "sha256": _sha256(text)})
+    if int.from_bytes(content[:8], "little") > LARGEST_HEADER:
+        raise ValueError(f"{path} would have too many tensors, or metadata that are too long, to be read again")
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            save_file(plain, partial, {"lrenv": text, "sha256": _sha256(text)})
-            if _header_size(partial) > LARGEST_HEADER:
-                raise ValueError(f"{path} would have too many tensors, or metadata that are too long, to be read again")
-            _sync(partial)
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(partial, path)
         except BaseException:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    except OSError as error:
         raise OSError(
-            f"can't write {path} ({_short(reason)}); free space there or choose another folder. What was there is "
-            "as it was"
+            f"can't write {path} ({error.strerror or _short(error)}); free space there or choose another folder. What "
+            "was there is as it was"
         ) from error
-    with suppress(OSError):  # the new name may then be lost with the power, but no file is half
+    with suppress(OSError):  # without it, a loss of power may bring the old file back, but no half of one
         _sync(path.parent)
 
 
@@ -230,7 +233,7 @@ def _checked_metadata(path: Path, beside: Mapping[str, str]) -> dict[str, Any]:
         raise ControllerFileError(f"{path} is damaged: the checksum of its metadata is another; train or copy it again")
     try:
         metadata = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ControllerFileError(f"{path} has damaged metadata ({_short(error)}); train or copy it again") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ControllerFileError(f"{path} is a safetensors file, but not one of lrenv's controllers; take another")
@@ -259,18 +262,14 @@ def _check_regular(path: Path) -> None:
         what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
         raise ControllerFileError(f"{path} is {what}; name the file of a controller, which ends in .safetensors")
     try:
-        size = _header_size(path)
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
     except PermissionError as error:
         raise ControllerFileError(f"{path} may not be read; ask its owner for the permission, or copy it") from error
     if size > LARGEST_HEADER:
         raise ControllerFileError(
             f"{path} is damaged or no safetensors file (a header of {size} bytes); train or copy it again"
         )
-
-
-def _header_size(path: Path) -> int:
-    with open(path, "rb") as file:
-        return int.from_bytes(file.read(8), "little")
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -287,9 +286,9 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync(folder: Path) -> None:
+    """Waits until the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
