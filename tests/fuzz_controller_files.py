@@ -180,7 +180,7 @@ def metadata_replaced(rng: Rng, data: bytes) -> bytes:
         rng,
         ("null", "[]", "{}", "0", '"x"', "[" * 100_000, "[" * 900 + "]" * 900, '{"a":' * 100_000, "", "\x00", "NaN",
          "9" * 5000, '{"format": "lrenv-controller"}', '{"format": "lrenv-controller", "version": 2}',
-         "[" + "[]," * 150_000 + "[]]", json.dumps(parts.metadata)[:-1]),
+         "[" + "[]," * 40_000 + "[]]", "[" * 200_000, json.dumps(parts.metadata)[:-1]),
     )  # fmt: skip
     return pack(parts, text)
 

@@ -197,6 +197,12 @@ class TestUnusableFiles:
             read(saved)
 
 
+def test_metadata_that_would_take_long(saved: Path) -> None:
+    saved.write_bytes(pack(unpack(saved.read_bytes()), "[" + "[]," * 50_000 + "[]]"))
+    with pytest.raises(ControllerFileError, match="metadata of 150004 characters, too many"):
+        make_agent(saved)
+
+
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     data = base_files()["fds"]
@@ -228,6 +234,9 @@ def test_a_checkpoint_is_no_agent(tmp_path: Path) -> None:
     with pytest.raises(ControllerFileError, match="holds the state of a training, not the agent 'ppo'"):
         PPOController.load(path)
     assert controller_file.read(path)[0]["last_obs"].isnan().all(), "trainees that diverged are part of a state"
+    rewrite(path, lambda parts: parts.metadata.update(agent="ppo"))
+    with pytest.raises(ControllerFileError, match="checkpoint that names an agent"):
+        make_agent(path)
     controller_file.write(path, {}, {"settings": {}, "iteration": 0})
     assert controller_file.read(path)[0] == {}, "before it begins, a training has no state"
 
@@ -287,9 +296,12 @@ def test_a_folder_that_can_not_be_written(saved: Path) -> None:
 
 def test_metadata_that_could_not_be_read_are_not_written(saved: Path) -> None:
     before = saved.read_bytes()
-    for metadata in ({"iteration": 3}, {"agent": ""}, {"agent": "x", "episodes": -1}, {"agent": "x", "y": "y" * 10**6}):
+    for metadata in ({"iteration": 3}, {"agent": ""}, {"agent": "x", "episodes": -1}, {"agent": "x", "y": "y" * 2**17}):
         with pytest.raises(ValueError, match=r"metadata|agent|episodes"):
             controller_file.write(saved, {"x": torch.zeros(3)}, metadata)
+    many = dict.fromkeys((f"{'x' * 100}{i}" for i in range(LARGEST_HEADER // 100)), torch.zeros(1))
+    with pytest.raises(ValueError, match="too many tensors"):
+        controller_file.write(saved, many, {"agent": "x"})
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
 

@@ -30,6 +30,8 @@ VERSION = 2
 PACKAGES = ("lrenv", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy")
 LARGEST_HEADER = 2**19
 """Bytes of names, shapes and metadata; a thousand tensors take a fifth of it."""
+LARGEST_METADATA = 2**17
+"""Characters of JSON; a hundred settings take a thirtieth of it. It is parsed within hundredths of a second."""
 LARGEST_WEIGHT = 1e12
 """No trained weight is larger, and sums over as many as `schema.LARGEST_SIZE` such weights stay within float32."""
 
@@ -202,7 +204,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
     schema.KINDS[kind]("metadata", json.loads(text))
     # Not the library's own way to write files: it leaves one of a random name behind when it is killed.
     content = save(plain, {"lrenv": text, "sha256": _sha256(text)})
-    if int.from_bytes(content[:8], "little") > LARGEST_HEADER:
+    if int.from_bytes(content[:8], "little") > LARGEST_HEADER or len(text) > LARGEST_METADATA:
         raise ValueError(f"{path} would have too many tensors, or metadata that are too long, to be read again")
     partial = path.with_name(path.name + ".partial")
     try:
@@ -231,6 +233,8 @@ def _checked_metadata(path: Path, beside: Mapping[str, str]) -> dict[str, Any]:
     text = beside.get("lrenv", "null")
     if "sha256" in beside and beside["sha256"] != _sha256(text):
         raise ControllerFileError(f"{path} is damaged: the checksum of its metadata is another; train or copy it again")
+    if len(text) > LARGEST_METADATA:
+        raise ControllerFileError(f"{path} has metadata of {len(text)} characters, too many; take another file")
     try:
         metadata = json.loads(text)
     except ValueError as error:
