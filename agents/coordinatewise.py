@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lrenv.benchmark import schema
+from lrenv.benchmark.controller_file import Promise
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -29,6 +32,26 @@ class Architecture:
     hidden: int = 20
     cut: float = 10.0
     scale: float = 1e-2
+
+    def promised(self) -> dict[str, Promise]:
+        """The parameters of a `CoordinateLSTM`."""
+        hidden = self.hidden
+        promises = {"output": Promise((1, hidden)), "offset": Promise((1, 1))}
+        for i in range(self.layers):
+            promises[f"weights.{i}"] = Promise((4 * hidden, (hidden if i else 2) + hidden))
+            promises[f"biases.{i}"] = Promise((4 * hidden, 1))
+        return promises
+
+
+ARCHITECTURE = schema.record(
+    {
+        "layers": schema.integer(1, 100),
+        "hidden": schema.integer(1, schema.LARGEST_SIZE),
+        "cut": schema.number(1e-3, 80),
+        "scale": schema.number(0, 1e6),
+    }
+)
+"""What `Architecture` is in a file; float32 holds e^80, by which small gradients are multiplied."""
 
 
 def preprocessed(gradient: Tensor, cut: float) -> Tensor:

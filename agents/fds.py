@@ -26,9 +26,11 @@ from numpy.typing import NDArray
 
 from agents.hyperparameters import show
 from agents.schedules import read_clock
-from lrenv.benchmark import controller_file
+from lrenv.benchmark import controller_file, schema
 from lrenv.benchmark.agent import State, View
+from lrenv.benchmark.controller_file import Promise
 from lrenv.controls import action_of
+from lrenv.optimizers import OPTIMIZERS
 
 HIGHEST = {"lr": np.inf, "momentum": 0.999, "weight_decay": 0.1}
 """Hyperparameter -> what `lrenv.controls` lets actions make it at most. The least is 0."""
@@ -106,9 +108,11 @@ class FDS:
             FileNotFoundError: no such file.
             lrenv.benchmark.controller_file.ControllerFileError: no schedule, damaged, or of another version.
         """
-        tensors, metadata = controller_file.read_agent(path, cls.NAME)
-        try:
-            values = {name: tuple(tensors[name].tolist()) for name in HIGHEST}
-            return cls(**values, optimizer=metadata["optimizer"])
-        except KeyError as error:
-            raise controller_file.ControllerFileError(f"{path} is no schedule: {error} is missing") from error
+        with controller_file.opened_agent(path, cls.NAME) as file:
+            schema.record({"optimizer": schema.optional(schema.one_of(OPTIMIZERS))}, {})("metadata", file.metadata)
+            tensors = file.tensors(dict.fromkeys(HIGHEST, Promise((None,), ("F64",), low=0)))
+            schedule = cls(
+                **{name: tuple(x.tolist()) for name, x in tensors.items()}, optimizer=file.metadata["optimizer"]
+            )
+            schema.spaces(schedule.view.settings() | {"optimizer": schedule.optimizer}, rates=1)
+            return schedule

@@ -26,8 +26,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lrenv.benchmark import controller_file
+from lrenv.benchmark import controller_file, schema
 from lrenv.benchmark.agent import State, View
+from lrenv.benchmark.controller_file import Promise
 from lrenv.optimizers import Hyper, Optimizer, OptState
 from lrenv.tasks import count
 
@@ -43,6 +44,16 @@ is far from eps, but has no derivative where a gradient was always 0, as behind 
 LEAST = 1e-24
 """Added to second moments over a tensor: tensors of zeros stay zeros, and its power -3/2, which derivatives hold, is
 within the range of float32. Gradients of a root mean square above 1e-12 don't notice."""
+METADATA = schema.record(
+    {
+        "architecture": schema.record(
+            {"hidden": schema.integer(1, schema.LARGEST_SIZE)}
+            | dict.fromkeys(("momentum", "rms", "time"), schema.BOOLEAN)
+        )
+    },
+    {},
+)
+"""What the metadata of its file hold besides how it was trained."""
 
 
 @dataclass(frozen=True)
@@ -214,11 +225,11 @@ class LearnedOptimizer:
             FileNotFoundError: no such file.
             lrenv.benchmark.controller_file.ControllerFileError: no learned optimizer, damaged, or of another version.
         """
-        tensors, metadata = controller_file.read_agent(path, "learned-optimizer")
-        try:
-            return cls(tensors["theta"], Architecture(**metadata["architecture"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise controller_file.ControllerFileError(f"{path} holds no learned optimizer: {error}") from error
+        with controller_file.opened_agent(path, "learned-optimizer") as file:
+            METADATA("metadata", file.metadata)
+            architecture = Architecture(**file.metadata["architecture"])
+            tensors = file.tensors({"theta": Promise((architecture.size,), ("F32", "F64"))})
+        return cls(tensors["theta"], architecture)
 
 
 def metz2019_cpu() -> LearnedOptimizer:

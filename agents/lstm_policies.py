@@ -20,11 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.coordinatewise import Architecture, CoordinateLSTM
+from agents.coordinatewise import ARCHITECTURE, Architecture, CoordinateLSTM
 from agents.memory import recalled
-from lrenv.benchmark import controller_file
+from lrenv.benchmark import controller_file, schema
 from lrenv.benchmark.agent import State, View
 from lrenv.lookahead import MEAN
+from lrenv.optimizers import OPTIMIZERS
+
+METADATA = schema.record({"view": schema.check_view, "architecture": ARCHITECTURE}, {})
+"""What the metadata of a policy's file hold besides how it was trained."""
 
 
 class LSTMPolicy(ABC):
@@ -40,13 +44,15 @@ class LSTMPolicy(ABC):
     """
 
     NAME: ClassVar[str]
+    OPTIMIZERS: ClassVar[tuple[str, ...]]
+    """Those of trainees that it can act on."""
 
     def __init__(
         self, architecture: Architecture, interval: int, optimizer: str, network: CoordinateLSTM | None = None
     ) -> None:
         self.architecture = architecture
         self.network = CoordinateLSTM(architecture) if network is None else network
-        self._view = View("set-raw/parameter", (MEAN,), interval, optimizer)
+        self._view = _view(interval, optimizer)
 
     def __repr__(self) -> str:
         return self.NAME
@@ -110,13 +116,30 @@ class LSTMPolicy(ABC):
             FileNotFoundError: no such file.
             lrenv.benchmark.controller_file.ControllerFileError: no policy of this kind, damaged, or of another version.
         """
-        tensors, metadata = controller_file.read_agent(path, cls.NAME)
-        architecture = Architecture(**metadata["architecture"])
-        # Fresh weights will be replaced; drawing them must not shift anyone's random numbers.
-        with torch.random.fork_rng(devices=[]):
-            policy = cls(architecture, metadata["view"]["interval"], metadata["view"]["optimizer"])
-        controller_file.checked_state(policy.network, tensors, path)
+        with controller_file.opened_agent(path, cls.NAME) as file:
+            METADATA("metadata", file.metadata)
+            view = file.metadata["view"]
+            schema.integer(1)("view.interval", view["interval"])
+            schema.one_of(cls.OPTIMIZERS)("view.optimizer", view["optimizer"])
+            own = _view(view["interval"], view["optimizer"])
+            if View(**schema.view_settings(view)) != own:
+                raise ValueError(f"{cls.NAME} has the {own}, not {view}")
+            architecture = Architecture(**file.metadata["architecture"])
+            tensors = file.tensors(architecture.promised())
+            # Fresh weights will be replaced; drawing them must not shift anyone's random numbers.
+            with torch.random.fork_rng(devices=[]):
+                policy = cls(architecture, view["interval"], view["optimizer"])
+            # Assigned: they stay of the type that they are in the file, whatever torch's default is.
+            policy.network.load_state_dict(tensors, assign=True)
+            # The LSTM puts out numbers between -1 and 1, which the output layer weighs.
+            largest = tensors["output"].abs().sum() + tensors["offset"].abs()
+            if not policy.action(largest).isfinite().all():
+                raise ValueError(f"outputs may be as large as {float(largest):.3g}, whose actions are infinite")
         return policy
+
+
+def _view(interval: int, optimizer: str) -> View:
+    return View("set-raw/parameter", (MEAN,), interval, optimizer)
 
 
 class NOH(LSTMPolicy):
@@ -127,6 +150,7 @@ class NOH(LSTMPolicy):
     """
 
     NAME = "noh"
+    OPTIMIZERS = tuple(name for name in OPTIMIZERS if name != "unit")
 
     def action(self, output: Tensor) -> Tensor:
         """Rates."""
@@ -148,6 +172,7 @@ class DMopt(LSTMPolicy):
     """
 
     NAME = "dmopt"
+    OPTIMIZERS = ("unit",)
 
     def action(self, output: Tensor) -> Tensor:
         """Updates."""

@@ -19,10 +19,33 @@ from numpy.typing import NDArray
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from lrenv.benchmark import controller_file
+from lrenv.benchmark import controller_file, schema
 from lrenv.benchmark.agent import State, View
+from lrenv.benchmark.controller_file import Promise
 
 Array = NDArray[Any]
+
+_SIZE = schema.integer(1, schema.LARGEST_SIZE)
+METADATA = schema.record(
+    {
+        "view": schema.check_view,
+        "architecture": schema.record(
+            {
+                "observation": _SIZE,
+                "action": schema.integer(0, schema.LARGEST_SIZE),
+                "choices": schema.several(_SIZE),
+                "hidden": _SIZE,
+                "lstm": schema.BOOLEAN,
+            }
+        ),
+    },
+    {},
+)
+"""What the metadata of a controller's file hold besides how it was trained."""
+LOG_STD = 80.0
+"""Logarithms of an actor's standard deviations are at most this in magnitude: float32 then holds their powers of e."""
+LEAST_STD = 1e-6
+"""Observations are divided by no less; training divides by the root of 1e-8 at least."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +86,27 @@ class Architecture:
             arch = {"pi": [], "vf": [self.hidden]}
             return {"net_arch": arch, "lstm_hidden_size": self.hidden, "enable_critic_lstm": False}
         return {"net_arch": {"pi": [self.hidden], "vf": [self.hidden]}}
+
+    def promised(self) -> dict[str, Promise]:
+        """The tensors of a controller: those of `build`'s policy, and the statistics of observations."""
+        hidden, outputs = self.hidden, sum(self.choices) or self.action
+        layers = {"action_net": (outputs, hidden), "value_net": (1, hidden)}
+        if self.lstm:
+            layers |= {"mlp_extractor.value_net.0": (hidden, hidden), "critic": (hidden, self.observation)}
+        else:
+            layers |= {f"mlp_extractor.{part}_net.0": (hidden, self.observation) for part in ("policy", "value")}
+        promises: dict[str, Promise] = {}
+        for name, shape in layers.items():
+            promises |= {f"policy.{name}.weight": Promise(shape), f"policy.{name}.bias": Promise(shape[:1])}
+        if self.lstm:
+            for part, columns in (("ih", self.observation), ("hh", hidden)):
+                promises[f"policy.lstm_actor.weight_{part}_l0"] = Promise((4 * hidden, columns))
+                promises[f"policy.lstm_actor.bias_{part}_l0"] = Promise((4 * hidden,))
+        if not self.choices:
+            promises["policy.log_std"] = Promise((outputs,), low=-LOG_STD, high=LOG_STD)
+        return promises | {
+            "mean": Promise((self.observation,), ("F64",)), "std": Promise((self.observation,), ("F64",), LEAST_STD)
+        }  # fmt: skip
 
     def build(self) -> ActorCriticPolicy:
         """A policy with weights to be loaded."""
@@ -143,16 +187,27 @@ class PPOController:
             FileNotFoundError: no such file.
             lrenv.benchmark.controller_file.ControllerFileError: no controller, damaged, or of another version.
         """
-        tensors, metadata = controller_file.read_agent(path, "ppo")
-        try:
-            view: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["view"].items()}
-            fields = metadata["architecture"]
+        with controller_file.opened_agent(path, "ppo") as file:
+            METADATA("metadata", file.metadata)
+            view, fields = schema.view_settings(file.metadata["view"]), file.metadata["architecture"]
             architecture = Architecture(**fields | {"choices": tuple(fields["choices"])})
-            mean, std = tensors.pop("mean").numpy(), tensors.pop("std").numpy()
-        except (KeyError, TypeError) as error:
-            raise controller_file.ControllerFileError(f"{path} is no PPO controller: {error!r} is missing") from error
+            _check_spaces(view, architecture)
+            tensors = file.tensors(architecture.promised())
+        mean, std = tensors.pop("mean").numpy(), tensors.pop("std").numpy()
         policy = architecture.build()
-        weights = {name.removeprefix("policy."): weight for name, weight in tensors.items()}
-        controller_file.checked_state(policy, weights, path)
+        # Assigned: they stay of the type that they are in the file, whatever torch's default is.
+        policy.load_state_dict({name.removeprefix("policy."): weight for name, weight in tensors.items()}, assign=True)
         policy.set_training_mode(False)
         return cls(policy, mean, std, View(**view), architecture)
+
+
+def _check_spaces(view: dict[str, Any], architecture: Architecture) -> None:
+    """Refuses a policy that doesn't fit the environments that it asks for."""
+    beside = [view["control"]] if isinstance(view["control"], str) else view["control"]
+    rates = len(architecture.choices) or architecture.action - (len(beside) - 1)
+    observations, actions = schema.spaces(view, max(rates, 1))
+    if not isinstance(observations, gym.spaces.Box):
+        raise ValueError(f"a policy of a few numbers can't observe {view['observe']!r}")
+    fitting = Architecture.of(observations, actions, architecture.hidden, architecture.lstm)
+    if "set-raw" in str(view["control"]) or fitting != architecture:
+        raise ValueError(f"{architecture} doesn't fit what it observes and controls, {view}")

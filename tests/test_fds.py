@@ -265,7 +265,7 @@ def test_a_schedule_outlives_its_file(tmp_path: Path, kind: type[FDS]) -> None:
     with pytest.raises(controller_file.ControllerFileError, match=f"holds the agent '{kind.NAME}', not"):
         other.load(path)
     controller_file.write(path, {"lr": torch.ones(1)}, {"agent": kind.NAME})
-    with pytest.raises(controller_file.ControllerFileError, match="no schedule: 'momentum' is missing"):
+    with pytest.raises(controller_file.ControllerFileError, match="metadata lacks optimizer"):
         make_agent(path)
 
 

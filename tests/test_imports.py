@@ -15,9 +15,9 @@ LAYERS = (
     "data.types", "data.store", "data.embedded", "data.folder", "data.published", "data.registry", "data",
     "networks", "pooling", "layers", "initialisation", "stacked", "augment", "optimizers", "analytic", "tasks",
     "trainee", "lookahead", "hypergradients", "signals",
-    "rewards", "controls", "episode", "rendering", "", "vector_env", "env", "sb3_vec_env", "benchmark.controller_file",
-    "benchmark.agent", "benchmark.statistics", "benchmark.evaluation", "benchmark.comparison", "benchmark.report",
-    "benchmark", "cli",
+    "rewards", "controls", "episode", "rendering", "", "vector_env", "env", "sb3_vec_env", "benchmark.schema",
+    "benchmark.controller_file", "benchmark.agent", "benchmark.statistics", "benchmark.evaluation",
+    "benchmark.comparison", "benchmark.report", "benchmark", "cli",
 )  # fmt: skip
 """Modules of lrenv from the bottom up; "" is the package itself."""
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from lrenv.benchmark.controller_file import read_metadata
+from lrenv.benchmark.controller_file import ControllerFileError, agent_name
 from lrenv.lookup import lookup
 from lrenv.optimizers import OptimizerFactory
 
@@ -118,14 +118,23 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
     if isinstance(agent, Path) or agent.endswith(".safetensors"):
         if settings:
             raise ValueError(f"a controller file takes no settings, but got {', '.join(settings)}")
-        kind = read_metadata(Path(agent)).get("agent")
-        if kind is None:
-            raise ValueError(f"{agent} holds no agent but the state of a training; take the controller beside it")
-        loaded: Agent = agent_factory(kind).load(Path(agent))  # type: ignore[attr-defined]
-        return loaded
+        return _loaded(Path(agent))
     factory = agent_factory(agent)
     try:
         return factory(**settings)
     except TypeError as error:
         hint = "; it is trained, so give its controller file instead of its name" if hasattr(factory, "load") else ""
         raise ValueError(f"agent {agent!r}: {error}{hint}") from error
+
+
+def _loaded(path: Path) -> Agent:
+    """The agent in a controller file."""
+    name = agent_name(path)
+    try:
+        factory = agent_factory(name)
+    except ValueError as error:
+        raise ControllerFileError(f"{path} holds an agent that isn't installed: {error}") from error
+    if not hasattr(factory, "load"):
+        raise ControllerFileError(f"{path} holds the agent {name!r}, which has no files; take another file")
+    agent: Agent = factory.load(path)
+    return agent
