@@ -16,7 +16,8 @@ LAYERS = (
     "networks", "pooling", "layers", "initialisation", "stacked", "augment", "optimizers", "analytic", "tasks",
     "trainee", "lookahead", "hypergradients", "signals",
     "rewards", "controls", "episode", "rendering", "", "vector_env", "env", "sb3_vec_env", "benchmark.controller_file",
-    "benchmark.agent", "benchmark.statistics", "benchmark.evaluation", "benchmark.comparison", "benchmark.report",
+    "benchmark.agent", "benchmark.sb3_agent", "benchmark.statistics", "benchmark.selection", "benchmark.evaluation",
+    "benchmark.tuning", "benchmark.cells", "benchmark.comparison", "benchmark.report",
     "benchmark", "cli",
 )  # fmt: skip
 """Modules of lrenv from the bottom up; "" is the package itself."""

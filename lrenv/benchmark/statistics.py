@@ -15,12 +15,22 @@ def mean_std(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def welch(values: NDArray[Any], baseline: NDArray[Any]) -> float:
-    """Two-sided p-value of Welch's t-test, which assumes no equal variances; NaN for fewer than two values a side."""
-    if min(len(values), len(baseline)) < 2:
+    """Two-sided p-value of Welch's t-test, which assumes no equal variances; NaN for fewer than two values a side.
+
+    Infinite ones have no p-value either.
+    """
+    if min(len(values), len(baseline)) < 2 or not (np.isfinite(values).all() and np.isfinite(baseline).all()):
         return float("nan")
     if np.ptp(values) == 0 and np.ptp(baseline) == 0:  # no variance to test against
         return float(values[0] == baseline[0])
     return float(ttest_ind(values, baseline, equal_var=False).pvalue)
+
+
+def paired(values: NDArray[Any], baseline: NDArray[Any]) -> float:
+    """`paired_t` of runs on the same seeds, in the same order."""
+    if not (np.isfinite(values).all() and np.isfinite(baseline).all()):
+        return float("nan")
+    return paired_t(values - baseline)
 
 
 def paired_t(differences: NDArray[Any]) -> float:
