@@ -1,4 +1,4 @@
-"""Specs: how agents and tasks are written in commands and in Python, with one grammar and one parser.
+r"""Specs: how agents and tasks are written in commands and in Python, with one grammar and one parser.
 
     specs   = spec {"," spec}
     spec    = path | name {":" key "=" value}
@@ -6,11 +6,12 @@
     key     = a Python identifier
     value   = a Python literal (0.1, 1e-3, (0.1, 0.01), 'text', True, None), or else plain text
 
-- A path is whatever ends in `.safetensors`, all of it, whichever characters it holds: `runs/lr=0.1/controller.safetensors`,
-  `C:\\runs\\x\\controller.safetensors`. A value that ends so is quoted: `name:key='x.safetensors'`.
+- A path is whatever ends in `.safetensors`, all of it, whichever characters it holds:
+  `runs/lr=0.1/controller.safetensors`, `C:\runs\x\controller.safetensors`. A value that ends so is quoted:
+  `name:key='x.safetensors'`.
 - A ":" separates only where `key=` follows, so a value may hold colons: `name:time=12:30`.
-- Within brackets and quotes neither "," nor ":" separates: `fds:lr=(0.1, 0.01),cosine`. A quote counts where a value may
-  begin, so an apostrophe within a word doesn't.
+- Within brackets and quotes neither "," nor ":" separates: `fds:lr=(0.1, 0.01),cosine`. A quote counts where a value
+  may begin, so an apostrophe within a word doesn't.
 - In a list, a file that exists is taken whole, commas and all: `runs/lr=0.1,seed=0/controller.safetensors,cosine`. The
   longest one counts. One that doesn't exist can be quoted.
 
@@ -116,7 +117,9 @@ def _free(text: str) -> set[int]:
     Raises:
         ValueError: one is not closed.
     """
-    free, closing, before = set(), [], ""
+    free: set[int] = set()
+    closing: list[str] = []
+    before = ""
     for i, character in enumerate(text):
         if closing and closing[-1] in "'\"":
             if character == closing[-1] and before != "\\":

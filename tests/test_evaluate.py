@@ -12,7 +12,8 @@ import pytest
 from agents import View, make_agent
 from lrenv.benchmark import Result, evaluate, tune
 from lrenv.benchmark.agent import agent_factory
-from lrenv.benchmark.evaluation import TUNING_SEEDS, to_json
+from lrenv.benchmark.evaluation import to_json
+from lrenv.benchmark.tuning import TUNING_SEEDS
 from lrenv.env import LearningRateEnv
 from lrenv.tasks import Task, make_task
 

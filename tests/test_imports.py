@@ -17,7 +17,7 @@ LAYERS = (
     "trainee", "lookahead", "hypergradients", "signals",
     "rewards", "controls", "episode", "rendering", "", "vector_env", "env", "sb3_vec_env", "benchmark.controller_file",
     "benchmark.agent", "benchmark.sb3_agent", "benchmark.statistics", "benchmark.selection", "benchmark.evaluation",
-    "benchmark.tuning", "benchmark.cells", "benchmark.comparison", "benchmark.report",
+    "benchmark.tuning", "benchmark.cells", "benchmark.rows", "benchmark.comparison", "benchmark.report",
     "benchmark", "cli",
 )  # fmt: skip
 """Modules of lrenv from the bottom up; "" is the package itself."""

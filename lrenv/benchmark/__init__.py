@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from lrenv.benchmark.agent import Agent, AgentError, View, agents, make_agent
-from lrenv.benchmark.comparison import Comparison, compare
+from lrenv.benchmark.comparison import compare
 from lrenv.benchmark.evaluation import Result, evaluate
+from lrenv.benchmark.rows import Comparison
 from lrenv.benchmark.sb3_agent import SB3Agent
 from lrenv.benchmark.tuning import Tuned, tune
 

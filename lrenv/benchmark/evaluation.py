@@ -139,10 +139,7 @@ def evaluate(
         info["diverged"],
         {key: np.stack(curve) for key, curve in curves.items()},
         time.perf_counter() - begin,
-        {
-            key: value if isinstance(value, str | int | tuple) else called(value)
-            for key, value in view.settings().items()
-        },
+        {key: x if isinstance(x, str | int) or _names(x) else called(x) for key, x in view.settings().items()},
     )
 
 
@@ -250,7 +247,7 @@ def joined(results: Sequence[Result]) -> Result:
             [np.pad(curve, ((0, longest - len(curve)), (0, 0)), constant_values=np.nan) for curve in curves], 1
         )
 
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.concatenate([getattr(result, name) for result in results])
         for name in ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged")
     }
@@ -264,6 +261,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(x) for x in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _names(value: object) -> bool:
+    """Whether it is a tuple of names, as controls and observations are; an `Optimizer` is a tuple, too."""
+    return isinstance(value, tuple) and all(isinstance(x, str) for x in value)
 
 
 def _one_rate(values: NDArray[Any]) -> NDArray[Any]:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from lrenv.benchmark.cells import write_whole
-from lrenv.benchmark.comparison import LEVEL, Comparison, Row
 from lrenv.benchmark.evaluation import Result
+from lrenv.benchmark.rows import LEVEL, Comparison, Row
 from lrenv.tasks import LogUniform
 
 COLUMNS = (
@@ -94,11 +94,7 @@ def save_report(comparison: Comparison, out: Path) -> Path:
         title=html.escape(_title(comparison)),
         head="".join(f"<th>{column}</th>" for column in COLUMNS),
         body="".join(_html(row, comparison) for row in comparison.rows),
-        caption=html.escape(
-            _caption(comparison)
-            + " Runs spent: trainings that tuning, learning, and the choice among what was learned "
-            "took."
-        ),
+        caption=html.escape(f"{_caption(comparison)} {SPENT}"),
         image=base64.b64encode(buffer.getvalue()).decode(),
         command=html.escape(comparison.about["command"]),
         machine=html.escape(comparison.about["machine"]),
@@ -120,6 +116,7 @@ def _html(row: Row, comparison: Comparison) -> str:
     return f"<tr{' class=best' if row in comparison.best else ''}>{body}</tr>\n"
 
 
+SPENT = "Runs spent: trainings that tuning, learning, and choosing among what was learned took."
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>
@@ -127,7 +124,8 @@ body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem aut
 .wide {{ overflow-x: auto }} table {{ border-collapse: collapse }}
 th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }}
 th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left }}
-td:nth-child(n+3) {{ white-space: nowrap }} td.failed {{ white-space: normal; text-align: left }} tr.best {{ font-weight: 600 }}
+td:nth-child(n+3) {{ white-space: nowrap }} td.failed {{ white-space: normal; text-align: left }}
+tr.best {{ font-weight: 600 }}
 img {{ max-width: 100%; margin: 1rem 0 }} .small {{ color: #666; font-size: .9rem }} code {{ background: #f4f4f4 }}
 </style>
 <h1>{title}</h1>

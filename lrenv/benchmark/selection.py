@@ -1,4 +1,4 @@
-"""The one rule by which agents, their settings and their checkpoints are chosen: whoever dies counts as infinitely bad."""
+"""The one rule by which agents, settings and checkpoints are chosen: whoever dies counts as infinitely bad."""
 
 from __future__ import annotations
 
