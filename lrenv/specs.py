@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ SUFFIX = ".safetensors"
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """Of agents and tasks."""
 _SETTING = re.compile(r":\s*([^\W\d]\w*)\s*=")
+QUOTES = ("'", '"')
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _LONGEST = 4096
 """Characters of a value that is read as a literal; longer than any setting, and far below what nests too deep."""
@@ -65,7 +67,7 @@ def parse(spec: str) -> Spec:
     text = _unquoted(spec.strip())
     if text.endswith(SUFFIX):
         return Spec(text, {})
-    free = _free(text)
+    free = set(_free(text))
     marks = [mark for mark in _SETTING.finditer(text) if mark.start() in free]
     ends = [mark.start() for mark in marks] + [len(text)]
     name = text[: ends[0]].strip()
@@ -93,8 +95,7 @@ def split(specs: str) -> list[str]:
         rest = rest.lstrip(" ,")
         end = _file(rest)
         if end is None:
-            free = _free(rest)
-            end = next((i for i, character in enumerate(rest) if character == "," and i in free), len(rest))
+            end = next((i for i in _free(rest) if rest[i] == ","), len(rest))
         if item := rest[:end].strip():
             found.append(item)
         rest = rest[end:]
@@ -111,36 +112,35 @@ def _file(text: str) -> int | None:
     return None
 
 
-def _free(text: str) -> set[int]:
-    """The places in a text that no bracket or quote encloses.
+def _free(text: str) -> Iterator[int]:
+    """The places in a text that no bracket or quote encloses, one after the other.
 
     Raises:
-        ValueError: one is not closed.
+        ValueError: at the end, if one is not closed.
     """
-    free: set[int] = set()
     closing: list[str] = []
-    before = ""
+    before, escaped = "", False
     for i, character in enumerate(text):
-        if closing and closing[-1] in "'\"":
-            if character == closing[-1] and before != "\\":
+        if closing and closing[-1] in QUOTES:
+            if character == closing[-1] and not escaped:
                 closing.pop()
-        elif character in "'\"" and (not before.strip() or before in "=,:([{"):
+            escaped = character == "\\" and not escaped
+        elif character in QUOTES and (not before.strip() or before in "=,:([{"):
             closing.append(character)
         elif character in _CLOSING:
             closing.append(_CLOSING[character])
         elif closing and character == closing[-1]:
             closing.pop()
         elif not closing:
-            free.add(i)
+            yield i
         before = character
     if closing:
-        raise ValueError(f"{text!r} lacks a closing {closing[-1]}")
-    return free
+        raise ValueError(f"{text[:200]!r} lacks a closing {closing[-1]}")
 
 
 def _unquoted(text: str) -> str:
     """The text without the quotes around all of it."""
-    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" and text[0] not in text[1:-1]
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in QUOTES and text[0] not in text[1:-1]
     return text[1:-1] if quoted else text
 
 

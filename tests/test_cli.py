@@ -200,7 +200,7 @@ def test_help_explains_every_setting(call: Callable[..., int], capsys: pytest.Ca
         call("compare", "--help")
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "What to train; a name from `lrenv tasks`." in text
+    assert "What to train; a name from `lrenv tasks`, or name:setting=value." in text
     assert "Runs of each agent." in text
 
 
