@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,8 @@ def test_lists_come_back(pairs: list[tuple[str, dict[str, Any]]]) -> None:
 @given(st.text(st.characters(codec="utf-8"), max_size=30))
 def test_any_text_is_read_or_refused(text: str) -> None:
     for read in (parse, split):
-        try:
+        with suppress(ValueError):
             read(text)
-        except ValueError as error:
-            assert str(error)
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="'\""), max_size=30))

@@ -113,7 +113,8 @@ def compare(
     task.load()
     about = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "machine": _machine()}
     settings = {
-        "task": _described(task), "agents": {c.spec: _digest(c.file) for c in contenders}, "baseline": baseline,
+        "task": _described(task), "agents": names, "baseline": baseline,
+        "controllers": {c.spec: _digest(c.file) for c in contenders if c.file is not None},
         "seeds": seeds, "initial_lr": _described(starts), "tuning_seeds": list(tuning_seeds), "device": str(where),
         "group": GROUP, "at_once": AT_ONCE, "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("lrenv", "torch", "numpy")},
@@ -123,8 +124,8 @@ def compare(
         kept = Cells(out / "cells.jsonl", settings, about, [out / name for name in FILES], overwrite)
         about = kept.about
     rows: list[Row] = []
-    with kept or nullcontext():
-        once = kept.once if kept else afresh
+    with nullcontext() if kept is None else kept:
+        once = afresh if kept is None else kept.once
         try:
             with progress(len(contenders), "agents") as report:
                 for number, contender in enumerate(contenders):
@@ -186,7 +187,7 @@ def _rows(
     failed = partial(Row, contender.spec, label, _text(settings), runs, None)
     try:
         if contender.tuned:
-            tuned = tune(contender.name, task, tuning_seeds, device=device, once=once)
+            tuned = tune(contender.name, task, tuning_seeds, AT_ONCE, device, once)
             settings = tuned.settings
             runs = replace(runs, tuning=len(tuned.combinations) * len(tuning_seeds))
         agent = contender.make(settings)
@@ -246,9 +247,9 @@ def _text(settings: dict[str, Any]) -> str:
     return ", ".join(f"{key}={f'{value:g}' if isinstance(value, float) else value}" for key, value in settings.items())
 
 
-def _digest(file: Path | None) -> str | None:
+def _digest(file: Path) -> str:
     """What tells a controller file from another of the same name."""
-    return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def _described(value: Any) -> Any:

@@ -81,7 +81,7 @@ def _view(model: Any) -> View:
             changed.append(kind)
         env = inner
     if env is None or changed:
-        why = f"its environment is wrapped in {', '.join(changed)}" if changed else "it holds no environment of lrenv's"
+        why = "it holds no environment of lrenv's" if env is None else f"its environment is wrapped in {changed[0]}"
         name = type(model).__name__
         raise AgentError(
             f"what the {name} model sees and turns can't be known: {why}. Say it: evaluate(lrenv.benchmark.SB3Agent("
