@@ -151,8 +151,6 @@ def run(commands: Mapping[str, tuple[type[Any], Callable[[Any], Any]]], descript
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
-        signal.signal(signal.SIGHUP, interrupt)
     keep_memory()
     try:
         functions = dict(commands.values())

@@ -147,18 +147,21 @@ class Task:
         data = self.load()
         return self.network(data.train.inputs.shape[1:], data.classes)
 
-    def check_network(self) -> None:
+    def check_network(self, data: Data) -> None:
         """Runs a fresh network on two examples, to say what is wrong with one that can't be trained.
 
         The global generator is left as it was.
+
+        Args:
+            data: what `load` gave.
 
         Raises:
             TypeError: the network gives no tensor.
             ValueError: it gives too few numbers for each example.
         """
-        data = self.load()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            outputs = self.module().eval()(data.train.inputs[:2].float())
+            module = self.network(data.train.inputs.shape[1:], data.classes)
+            outputs = module.eval()(data.train.inputs[:2].float())
         if not isinstance(outputs, Tensor):
             raise TypeError(f"task {self.name!r}: its network must give a tensor, not {_told(outputs)}")
         needed = data.classes if self.loss == "cross_entropy" else 1

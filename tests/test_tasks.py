@@ -194,16 +194,16 @@ def test_data_and_networks_that_are_none(toy: Callable[..., Task], make_blobs: C
     with pytest.raises(TypeError, match=r"task 'toy': its data function must give a lrenv.data.Data, not a tuple of 6"):
         replace(toy(), data=lambda: (1, 2, 3, 4, 5, 6)).load()  # type: ignore[arg-type, return-value]
     before = torch.get_rng_state()
-    toy().check_network()
+    toy().check_network(toy().load())
     assert torch.equal(torch.get_rng_state(), before)
     few = toy(network=lambda shape, classes: torch.nn.Linear(shape[0], classes - 1))
     with pytest.raises(ValueError, match=r"task 'toy': for 2 examples its network gives \(2, 2\).*needs \(2, 3\)"):
-        few.check_network()
+        few.check_network(few.load())
     lstm = toy(network=lambda shape, classes: torch.nn.LSTM(shape[0], classes))
     with pytest.raises(TypeError, match="task 'toy': its network must give a tensor, not a tuple of 2"):
-        lstm.check_network()
+        lstm.check_network(lstm.load())
     for name in ("digits-mlp", "noisy-quadratic", "two-minima", "mnist1d-mlp"):
-        make_task(name).check_network()
+        make_task(name).check_network(make_task(name).load())
 
 
 def test_the_table_of_tasks_is_sound() -> None:

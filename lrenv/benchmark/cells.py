@@ -57,7 +57,7 @@ class Cells:
         overwrite: bool = False,
     ) -> None:
         self.path, self.about = path, about
-        self._results: dict[str, Any] = {}
+        self._results: dict[str, Result] = {}
         if overwrite:
             for old in (path, *beside):
                 old.unlink(missing_ok=True)
@@ -90,18 +90,11 @@ class Cells:
     def once(self, key: dict[str, Any], run: Callable[[], Result]) -> Result:
         """The result of the cell `key`: what the file holds, or else what `run` gives, which the file then holds."""
         name = json.dumps(key, sort_keys=True)
-        if name in self._results:
-            try:
-                return decoded(self._results[name])
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{self.path} is damaged in cell {name} ({error!r}); --overwrite starts anew"
-                ) from error
-        result = run()
-        values = encoded(result)
-        self._append({"cell": key, "result": values})
-        self._results[name] = values
-        return result
+        if name not in self._results:
+            result = run()
+            self._append({"cell": key, "result": encoded(result)})
+            self._results[name] = result
+        return self._results[name]
 
     def _lock(self) -> None:
         """Keeps other processes from the file while this one lives."""
@@ -132,7 +125,11 @@ class Cells:
                 header = entry
                 self._agree(header, settings)
             else:
-                self._results[json.dumps(entry.get("cell"), sort_keys=True)] = entry.get("result")
+                try:
+                    self._results[json.dumps(entry["cell"], sort_keys=True)] = decoded(entry["result"])
+                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    told = f"{self.path} is damaged at line {number} ({error!r}); --overwrite starts anew"
+                    raise ValueError(told) from error
         try:
             os.ftruncate(self._file, whole)
         except OSError as error:

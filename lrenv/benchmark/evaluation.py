@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lrenv.benchmark.agent import Agent, AgentError, State, View, called, make_agent, view_of
 from lrenv.benchmark.sb3_agent import as_agent
-from lrenv.tasks import InitialLR, Task, make_task
+from lrenv.tasks import InitialLR, Task, count, make_task
 from lrenv.vector_env import LearningRateVectorEnv
 
 
@@ -107,7 +107,7 @@ def evaluate(
     try:
         observation, info = envs.reset(seed=seeds, options=options)
     except Exception:
-        task.check_network()
+        task.check_network(task.load())
         raise
     who = _Who(name, envs, seeds)
     ended, start = np.zeros(len(seeds), dtype=bool), np.ones(len(seeds), dtype=bool)
@@ -146,10 +146,11 @@ def evaluate(
 def _environments(name: str, view: View, task: Task, n: int, device: str | None) -> LearningRateVectorEnv:
     """What the agent called `name` acts on."""
     settings = {"interval": task.interval} | view.settings()
-    # An agent that acts more often than others is measured no more often: the best of many measurements is lower.
-    measured = task.measure_interval or max(task.interval, settings["interval"])
-    settings["measure_interval"] = -(-measured // settings["interval"]) * settings["interval"]
+    interval = settings["interval"]
     try:
+        # Who acts more often than others is measured no more often: the best of many measurements is lower.
+        measured = task.measure_interval or max(task.interval, count("interval", interval))
+        settings["measure_interval"] = -(-measured // interval) * interval
         return LearningRateVectorEnv(n, task, **settings, device=device, autoreset_mode=AutoresetMode.DISABLED)
     except (ValueError, TypeError) as error:
         # Is it the agent, or the task by itself?

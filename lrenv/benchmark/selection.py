@@ -1,4 +1,4 @@
-"""The one rule by which agents, settings and checkpoints are chosen: whoever dies counts as infinitely bad."""
+"""What is chosen by results: one rule for runs that die, and one for what is better than what was best so far."""
 
 from __future__ import annotations
 
@@ -10,17 +10,26 @@ from numpy.typing import NDArray
 
 
 def selection_losses(losses: NDArray[Any], diverged: NDArray[np.bool_]) -> NDArray[Any]:
-    """The losses, infinite where a run diverged or its loss is not finite.
-
-    A run that reached a low loss and then died is no reason to choose what led to it.
+    """The losses that something is selected by: a run that died counts as infinitely bad, however low it got before.
 
     Args:
-        losses: of any shape.
-        diverged: of the same shape.
+        losses: of runs, of any shape.
+        diverged: whether they died, of the same shape.
+
+    Returns:
+        The losses, infinite where a run diverged or its loss is not finite; their mean over runs may be compared.
     """
     return np.where(diverged | ~np.isfinite(losses), np.inf, losses)
 
 
-def improves(loss: float, best: float) -> bool:
-    """Whether a loss is lower than the best so far; one that is not finite never is."""
-    return math.isfinite(loss) and loss < best
+def improves(loss: float, best: float | None) -> bool:
+    """Whether `loss` is to take the place of the best one so far.
+
+    NaN never does. The first loss does in any case, so that there is something to take, but a first infinity, or NaN,
+    gives way to any number.
+
+    Args:
+        loss: the new one.
+        best: the lowest so far; None where there is none yet.
+    """
+    return not math.isnan(loss) and (best is None or math.isnan(best) or loss < best)
