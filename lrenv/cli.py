@@ -131,7 +131,7 @@ def _compare(command: Compare) -> None:
 
 
 MENDABLE = (
-    ValueError, TypeError, OSError, ImportError, MemoryError, ArithmeticError, gym.error.Error, torch.OutOfMemoryError,
+    ValueError, TypeError, OSError, ImportError, MemoryError, OverflowError, gym.error.Error, torch.OutOfMemoryError,
 )  # fmt: skip
 """Errors that the user can mend. Others are defects of lrenv or of the user's own code, which a traceback finds."""
 

@@ -228,6 +228,8 @@ def test_the_tasks_own_initial_rates_are_never_mixed(tmp_path: Path) -> None:
     assert asked is not None
     assert table.rows[3].result is not None
     np.testing.assert_array_equal(table.rows[3].result.test_loss, asked.test_loss)
+    near = compare(NOISY, [path], 1, initial_lrs=(0.1, 0.1 + 1e-9), device="cpu")
+    assert [row.label for row in near.rows] == ["ppo from 0.1", "ppo from 0.100000001"]
     ranged = make_task(NOISY, initial_lr=LogUniform(1e-3, 1e-1))
     drawn = compare(ranged, ["constant:peak=0.1", path], 3, device="cpu")
     assert [row.label for row in drawn.rows] == ["constant", "ppo from 0.001 to 0.1"]

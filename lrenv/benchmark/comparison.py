@@ -168,9 +168,13 @@ def _spec(text: str) -> str:
 
 def _starts(initial_lr: InitialLR) -> list[tuple[str, InitialLR]]:
     """What agents that scale the rate start from, each with its name in tables."""
+
+    def shown(rate: float) -> str:
+        return f"{rate:g}" if float(f"{rate:g}") == rate else repr(rate)
+
     if isinstance(initial_lr, LogUniform):
-        return [(f"from {initial_lr.low:g} to {initial_lr.high:g}", initial_lr)]
-    return [(f"from {rate:g}", rate) for rate in dict.fromkeys(initial_rates(initial_lr))]
+        return [(f"from {shown(initial_lr.low)} to {shown(initial_lr.high)}", initial_lr)]
+    return [(f"from {shown(rate)}", rate) for rate in dict.fromkeys(initial_rates(initial_lr))]
 
 
 def _rows(
