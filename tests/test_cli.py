@@ -190,8 +190,13 @@ SHORT = ("--task", "noisy-quadratic:budget=20", "--seeds", "2", "--device", "cpu
 
 
 def test_an_agent_that_fails_is_told_at_the_end(
-    call: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path, advertise: Callable[[str, str], None]
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    advertise: Callable[[str, str], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     advertise("failing", f"{__name__}:Failing")
     asked = ("compare", *SHORT, "--out", str(tmp_path))
     assert call(*asked, "--agents", "failing,constant:peak=0.1", "--initial-lr", "0.1") == 2
