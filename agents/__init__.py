@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from lrenv.benchmark.agent import Agent, View, agents, make_agent
+from lrenv.benchmark.sb3_agent import SB3Agent
 
-__all__ = ["Agent", "View", "agents", "make_agent"]
+__all__ = ["Agent", "SB3Agent", "View", "agents", "make_agent"]

@@ -234,4 +234,7 @@ class LearnedOptimizer:
 
 def metz2019_cpu() -> LearnedOptimizer:
     """The optimizer that `reproductions/metz2019.py --scale cpu` trained for validation loss, on perceptrons."""
-    return LearnedOptimizer.load(Path(__file__).with_name("metz2019-cpu.safetensors"))
+    return LearnedOptimizer.load(metz2019_cpu.file)  # type: ignore[attr-defined]
+
+
+metz2019_cpu.file = Path(__file__).with_name("metz2019-cpu.safetensors")  # type: ignore[attr-defined]

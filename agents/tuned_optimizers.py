@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.schedules import constant
-from lrenv.benchmark.evaluation import TUNING_SEEDS, evaluate
+from lrenv.benchmark.evaluation import evaluate
+from lrenv.benchmark.tuning import TUNING_SEEDS
 from lrenv.tasks import Task, make_task
 
 BASELINES = ("momentum", "rmsprop", "adam")

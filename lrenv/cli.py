@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from lrenv import data
+from lrenv import data, specs
 from lrenv.benchmark.agent import agents
 from lrenv.benchmark.comparison import compare
 from lrenv.benchmark.report import save_report, table
@@ -50,13 +52,13 @@ class Compare:
     """Compares agents on a task: tunes the schedules, runs everyone on the same seeds, shows and saves the results."""
 
     task: str = "digits-mlp"
-    """What to train; a name from `lrenv tasks`."""
+    """What to train; a name from `lrenv tasks`, or name:setting=value."""
     agents: str = "constant,step,cosine"
-    """Names, name:setting=value, or controller files, separated by commas."""
+    """Names, name:setting=value, or controller files, separated by commas; those in brackets and quotes don't count."""
     seeds: int = 10
     """Runs of each agent."""
     initial_lr: str = ""
-    """Rates separated by commas: agents that scale the rate get a row from each. By default the task's, mixed."""
+    """Rates separated by commas: agents that scale the rate get a row from each. By default the task's."""
     baseline: str | None = None
     """Whom the others are tested against; step if it takes part, else the first."""
     budget: int | None = None
@@ -64,7 +66,10 @@ class Compare:
     device: str | None = None
     """Where the trainees live; CUDA where there is any by default."""
     out: Path = Path("runs/compare")
-    """Folder for results.jsonl, summary.json, comparison.png and report.html."""
+    """Folder for cells.jsonl, from which the same command goes on if it was interrupted, and for results.jsonl,
+    summary.json, comparison.png and report.html."""
+    overwrite: bool = False
+    """Discard another comparison that the folder holds."""
 
 
 def _tasks(command: Tasks) -> None:
@@ -114,12 +119,21 @@ def _compare(command: Compare) -> None:
     task = make_task(command.task, **({} if command.budget is None else {"budget": command.budget}))
     if command.out.exists() and not command.out.is_dir():
         raise ValueError(f"--out {command.out} is a file; name a folder")
-    names = [name.strip() for name in command.agents.split(",") if name.strip()]
     comparison = compare(
-        task, names, command.seeds, baseline=command.baseline, initial_lrs=rates, device=command.device
+        task, specs.split(command.agents), command.seeds, baseline=command.baseline, initial_lrs=rates,
+        device=command.device, out=command.out, overwrite=command.overwrite,
     )  # fmt: skip
     Console().print(table(comparison))
     print(f"report: {save_report(comparison, command.out)}")
+    if comparison.failed:
+        failed = ", ".join(row.label for row in comparison.failed)
+        raise ValueError(f"{failed} failed, as the table says; the same command tries again, and keeps what has run")
+
+
+MENDABLE = (
+    ValueError, TypeError, OSError, ImportError, MemoryError, OverflowError, gym.error.Error, torch.OutOfMemoryError,
+)  # fmt: skip
+"""Errors that the user can mend. Others are defects of lrenv or of the user's own code, which a traceback finds."""
 
 
 def run(commands: Mapping[str, tuple[type[Any], Callable[[Any], Any]]], description: str) -> int:
@@ -144,8 +158,8 @@ def run(commands: Mapping[str, tuple[type[Any], Callable[[Any], Any]]], descript
             {name: kind for name, (kind, _) in commands.items()}, description=description
         )
         functions[type(parsed)](parsed)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except MENDABLE as error:
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(f"interrupted: {error}" if str(error) else "interrupted", file=sys.stderr)

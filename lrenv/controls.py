@@ -92,6 +92,7 @@ class Control:
         dtype: of Box actions.
 
     Attributes:
+        name: the control, as it was asked for.
         granularity: what has a rate of its own.
         rates: K, learning rates a trainee.
         space: the single action space.
@@ -107,6 +108,7 @@ class Control:
         hyper: Collection[str],
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        self.name = control if isinstance(control, str) else tuple(control)
         names = [control] if isinstance(control, str) else list(control)
         self.beside = [name for name in names if name in BESIDE]
         main = [name for name in names if name not in BESIDE]

@@ -144,6 +144,7 @@ class Observer:
         sizes: how many "rates" and "parameters" a trainee has.
 
     Attributes:
+        name: the observation, as it was asked for.
         names: of the signals, in order.
         white_box: the parts.
         space: the single observation space.
@@ -153,6 +154,7 @@ class Observer:
     """
 
     def __init__(self, observe: str | tuple[str, ...], dtype: torch.dtype, sizes: Mapping[str, int]) -> None:
+        self.name = observe if isinstance(observe, str) else tuple(observe)
         chosen = (observe,) if isinstance(observe, str) else tuple(observe)
         if not chosen or len(set(chosen)) < len(chosen):
             raise ValueError(f"observe={observe!r} must name what is observed, each once")

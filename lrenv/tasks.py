@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import gymnasium as gym
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrenv import analytic, networks
+from lrenv import analytic, networks, specs
 from lrenv.augment import AUGMENTATIONS
 from lrenv.data import Data, load
 from lrenv.lookup import lookup
@@ -141,8 +143,8 @@ class Task:
         data = load(self.data, **self.data_options) if isinstance(self.data, str) else self.data()
         if not isinstance(data, Data):
             raise TypeError(
-                f"task {self.name!r}: the data function must give a lrenv.data.Data, not an object of "
-                f"{type(data).__name__}; lrenv.data.from_arrays makes one from arrays of examples"
+                f"task {self.name!r}: its data function must give a lrenv.data.Data, not {_told(data)}; "
+                "lrenv.data.from_arrays makes one of six arrays"
             )
         if self.batch_size > len(data.train.targets) and not self.replacement:
             raise ValueError(
@@ -155,6 +157,30 @@ class Task:
         """A freshly initialised network for this task's data, drawn from torch's global generator."""
         data = self.load()
         return self.network(data.train.inputs.shape[1:], data.classes)
+
+    def check_network(self, data: Data) -> None:
+        """Runs a fresh network on two examples, to say what is wrong with one that can't be trained.
+
+        The global generator is left as it was.
+
+        Args:
+            data: what `load` gave.
+
+        Raises:
+            TypeError: the network gives no tensor.
+            ValueError: it gives too few numbers for each example.
+        """
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            module = self.network(data.train.inputs.shape[1:], data.classes)
+            outputs = module.eval()(data.train.inputs[:2].float())
+        if not isinstance(outputs, Tensor):
+            raise TypeError(f"task {self.name!r}: its network must give a tensor, not {_told(outputs)}")
+        needed = data.classes if self.loss == "cross_entropy" else 1
+        if outputs.ndim != 2 or outputs.shape[1] < needed:
+            raise ValueError(
+                f"task {self.name!r}: for 2 examples its network gives {tuple(outputs.shape)}, but loss {self.loss!r} "
+                f"needs (2, {needed}){f': a number for each of {data.classes} classes' * (needed > 1)}"
+            )
 
     @property
     def hyper(self) -> dict[str, float]:
@@ -201,32 +227,41 @@ def count(name: str, value: int) -> int:
 
 
 _TASKS: dict[str, Task] = {}
-_LISTENERS: list[Callable[[Task], None]] = []
 
 
 def register_task(task: Task, replace_existing: bool = False) -> Task:
-    """Makes `task` available under its name, also as the Gymnasium id `lrenv/<name>-v0`.
+    """Makes `task` available under its name, also as the Gymnasium id `lrenv/<name>-v0`; what raises changes nothing.
 
     Args:
         task: the task.
         replace_existing: overwrite a task of the same name instead of refusing.
 
     Raises:
-        ValueError: the name is taken.
+        TypeError: no task.
+        ValueError: the name is taken, or none that specs and Gymnasium can hold.
+        gymnasium.error.Error: Gymnasium refuses the id.
     """
+    if not isinstance(task, Task):
+        raise TypeError(f"register_task takes a lrenv.Task, not {_told(task)}")
+    if not isinstance(task.name, str) or not specs.NAME.fullmatch(task.name):
+        raise ValueError(f"a task can't be named {task.name!r}: use letters, digits, '_', '.' and '-' of ASCII")
     if task.name in _TASKS and not replace_existing:
         raise ValueError(f"a task {task.name!r} exists; choose another name or pass replace_existing=True")
+    env_id = f"lrenv/{task.name}-v0"
+    before = gym.registry.pop(env_id, None)  # of a task that this one replaces; Gymnasium would warn of it
+    try:
+        gym.register(
+            env_id,
+            entry_point="lrenv.env:LearningRateEnv",
+            vector_entry_point="lrenv.vector_env:LearningRateVectorEnv",
+            kwargs={"task": task.name},
+        )
+    except BaseException:
+        if before is not None:
+            gym.registry[env_id] = before
+        raise
     _TASKS[task.name] = task
-    for listener in _LISTENERS:
-        listener(task)
     return task
-
-
-def on_register(listener: Callable[[Task], None]) -> None:
-    """Calls `listener` with every registered task, those to come too."""
-    _LISTENERS.append(listener)
-    for task in _TASKS.values():
-        listener(task)
 
 
 def tasks() -> tuple[str, ...]:
@@ -238,13 +273,20 @@ def make_task(task: str | Task, **settings: Any) -> Task:
     """The task of that name with some settings changed: `make_task("digits-mlp", budget=500)`.
 
     Args:
-        task: a name, or a task to change.
+        task: a name, a spec such as `digits-mlp:budget=500` (`lrenv.specs`), or a task to change.
         **settings: fields of `Task`. `path=`, and whatever else is no field, goes to `data_options`.
 
     Raises:
+        TypeError: neither a name nor a task.
         ValueError: an unknown task, or a setting that cannot be meant.
     """
-    base = task if isinstance(task, Task) else lookup(_TASKS, task, "task")
+    if isinstance(task, str):
+        name, given = specs.parse(task)
+        base, settings = lookup(_TASKS, name, "task"), given | settings
+    elif isinstance(task, Task):
+        base = task
+    else:
+        raise TypeError(f"a task is a name or a lrenv.Task, not {_told(task)}")
     known = {f.name for f in fields(Task)}
     options = {name: settings.pop(name) for name in list(settings) if name not in known}
     if options and base.data != "folder":
@@ -252,6 +294,12 @@ def make_task(task: str | Task, **settings: Any) -> Task:
         lookup(dict.fromkeys(known), name, "setting of a task")
     options = {**base.data_options, **settings.pop("data_options", {}), **options}
     return replace(base, **settings, data_options=options)
+
+
+def _told(value: object) -> str:
+    """What something is, for an error: its type, and the length where it has one."""
+    length = f" of {len(value)}" if isinstance(value, tuple | list) else ""
+    return f"{value.__name__!r}, a class" if isinstance(value, type) else f"a {type(value).__name__}{length}"
 
 
 PAPER: dict[str, Any] = {"batch_size": 1000, "budget": 1000}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from lrenv import networks
+from lrenv.benchmark import agent as agents_by_name
 from lrenv.data import Data, from_arrays
 from lrenv.tasks import Task
 
@@ -50,3 +52,17 @@ def toy() -> Callable[..., Task]:
         return Task("toy", lambda: held, **(defaults | settings))
 
     return make
+
+
+@pytest.fixture
+def advertise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """A function that advertises an agent as another package would: its name, and `module:factory`."""
+    points = list(entry_points(group="lrenv.agents"))
+    monkeypatch.setattr(agents_by_name, "entry_points", lambda group: points)
+
+    def add(name: str, factory: str) -> None:
+        points.append(EntryPoint(name, factory, "lrenv.agents"))
+        agents_by_name._entry_points.cache_clear()
+
+    yield add
+    agents_by_name._entry_points.cache_clear()

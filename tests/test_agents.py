@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from agents import Agent, View, agents, make_agent
-from lrenv.benchmark import agent as registry
 from lrenv.benchmark import evaluate
 from lrenv.benchmark.agent import State, agent_factory
 from lrenv.sb3_vec_env import LearningRateVecEnv
@@ -98,17 +95,8 @@ class Foreign:
         return np.zeros(len(observation), np.int64), state
 
 
-@pytest.fixture
-def foreign(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    point = EntryPoint("halving", f"{__name__}:Foreign", "lrenv.agents")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [*entry_points(group=group), point])
-    registry._entry_points.cache_clear()
-    yield
-    registry._entry_points.cache_clear()
-
-
-@pytest.mark.usefixtures("foreign")
-def test_agents_of_other_packages_are_found() -> None:
+def test_agents_of_other_packages_are_found(advertise: Callable[[str, str], None]) -> None:
+    advertise("halving", f"{__name__}:Foreign")
     assert "halving" in agents()
     assert "constant" in agents()
     agent = make_agent("halving")
@@ -135,15 +123,8 @@ def test_sb3_evaluates_our_agents() -> None:
     np.testing.assert_allclose(returns, -result.curves["val_loss"][1:].sum(0), rtol=1e-5)
 
 
-def test_a_plain_sb3_model_is_an_agent() -> None:
-    model = PPO("MlpPolicy", LearningRateVecEnv(2, TASK, device="cpu"), n_steps=4, batch_size=8, seed=0, device="cpu")
-    model.learn(8)
-    result = evaluate(model, TASK, [3, 4], initial_lr=0.1, device="cpu")
-    envs = LearningRateVectorEnv(2, TASK, initial_lr=0.1, device="cpu")
-    observation, info = envs.reset(seed=3)
-    rates = [info["lr"]]
-    for _ in range(4):
-        observation, *_, info = envs.step(model.predict(observation, deterministic=True)[0])
-        rates.append(info["lr"])
-    np.testing.assert_array_equal(result.curves["lr"], rates)
-    np.testing.assert_array_equal(result.test_loss, info["test_loss"])
+@pytest.mark.parametrize("factory", ["nowhere:Agent", f"{__name__}:Missing"])
+def test_a_broken_package_is_told(advertise: Callable[[str, str], None], factory: str) -> None:
+    advertise("broken", factory)
+    with pytest.raises(ValueError, match=f"agent 'broken' is advertised as {factory}, which can't be loaded"):
+        make_agent("broken")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,10 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
+import torch
 
 import agents
 import lrenv
+from agents import View
 from agents.outer_training import train
 from agents.ppo_learner import PPOTraining
 from agents.ppo_settings import PPOSettings
@@ -68,17 +73,33 @@ def test_run_hands_over_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert got == [Settings(0.5), Settings(0.1)]
 
 
-@pytest.mark.parametrize("kind", [ValueError, TypeError, OSError, FileNotFoundError])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ValueError, TypeError, OSError, FileNotFoundError, ModuleNotFoundError, MemoryError, OverflowError,
+        gym.error.NameNotFound, torch.OutOfMemoryError,
+    ],
+)  # fmt: skip
 def test_errors_of_the_user_are_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: type[Exception]
 ) -> None:
     def fail(_: Settings) -> None:
-        raise kind("do that instead")
+        raise kind("do that\n instead")
 
     assert run(monkeypatch, fail) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "error: do that instead\n"
+
+
+def test_an_error_that_says_nothing_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Settings) -> None:
+        raise MemoryError
+
+    assert run(monkeypatch, fail) == 2
+    assert capsys.readouterr().err == "error: MemoryError\n"
 
 
 def test_our_own_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +173,80 @@ def test_compare_writes_a_report(call: Callable[..., int], capsys: pytest.Captur
     assert "lrenv compare" in (out / "report.html").read_text()
 
 
+def halving(observation: Any) -> Any:
+    return np.full((len(observation), 1), -1.0, np.float32)
+
+
+class Failing:
+    """An agent that forgets its memory."""
+
+    view = View(control="scale", observe="clock")
+
+    def predict(self, observation: Any, *_: Any, **__: Any) -> Any:
+        return halving(observation)
+
+
+SHORT = ("--task", "noisy-quadratic:budget=20", "--seeds", "2", "--device", "cpu")
+
+
+def test_an_agent_that_fails_is_told_at_the_end(
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    advertise: Callable[[str, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    advertise("failing", f"{__name__}:Failing")
+    asked = ("compare", *SHORT, "--out", str(tmp_path))
+    assert call(*asked, "--agents", "failing,constant:peak=0.1", "--initial-lr", "0.1") == 2
+    out, err = capsys.readouterr()
+    assert "failing from 0.1 (failed)" in " ".join(out.split())
+    told = "failing from 0.1 failed: agent 'failing from 0.1' on task 'noisy-quadratic', decision 1"
+    assert told in " ".join(out.split())
+    assert "constant" in out
+    last = err.splitlines()[-1]
+    assert last == (
+        "error: failing from 0.1 failed, as the table says; the same command tries again, and keeps what has run"
+    )
+    assert (tmp_path / "report.html").exists()
+
+
+def test_the_same_command_goes_on_and_another_is_refused(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked = ("compare", *SHORT, "--out", str(tmp_path), "--agents")
+    assert call(*asked, "constant:peak=0.1") == 0
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert sorted(first) == ["cells.jsonl", "comparison.png", "report.html", "results.jsonl", "summary.json"]
+    shown = capsys.readouterr().out
+    assert call(*asked, "constant:peak=0.1") == 0
+    assert capsys.readouterr().out == shown
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first, "seconds too: nothing ran"
+    assert call(*asked, "constant:peak=0.2") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert 'agents ["constant:peak=0.1"], now ["constant:peak=0.2"]' in err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
+    assert call(*asked, "constant:peak=0.2", "--overwrite") == 0
+
+
+def test_paths_and_tuples_are_named_in_commands(
+    call: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = ["runs/2026-11-26T12:21:20", "runs/lr=0.1,seed=0", "C:\\runs\\x"]
+    source = Path(lrenv.__file__).parents[1] / "agents" / "metz2019-cpu.safetensors"
+    for folder in folders:
+        Path(folder).mkdir(parents=True)
+        shutil.copy(source, Path(folder) / "controller.safetensors")
+    names = ",".join([*(f"{folder}/controller.safetensors" for folder in folders), "fds:lr=(0.1,):optimizer=None"])
+    assert call("compare", "--task", "digits-logreg:budget=10", "--seeds", "1", "--agents", names) == 0
+    runs = [json.loads(line) for line in Path("runs/compare/results.jsonl").read_text().splitlines()]
+    assert [run["agent"] for run in runs] == [*(f"{folder}/controller.safetensors" for folder in folders), "fds"]
+    assert len({run["test_loss"] for run in runs}) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -164,6 +259,12 @@ def test_compare_writes_a_report(call: Callable[..., int], capsys: pytest.Captur
         (("compare", "--initial-lr", "-1"), "initial_lr must be finite and at least 0"),
         (("compare", "--budget", "0"), "budget must be at least 1"),
         (("compare", "--device", "abacus", "--agents", "constant:peak=0.1"), "device='abacus' can't be used here"),
+        (("compare", "--out", "/dev/null/x", "--agents", "constant:peak=0.1"), "/dev/null/x can't be written (Not a"),
+        (("compare", "--agents", "constant:peak=(0.1"), "lacks a closing )"),
+        (("compare", "--agents", "runs/lr=0.1/controller"), "neither name:key=value:key=value nor the path of a"),
+        (("compare", "--agents", "runs/lr=0.1,seed=0/controller.safetensors"), "'runs/lr=0.1' is neither"),
+        (("compare", "--task", "a b"), "'a b' is neither name:key=value:key=value"),
+        (("compare", "--task", "digits-mlp:bugdet=5"), "unknown setting of a task 'bugdet': did you mean 'budget'"),
         (("download", "fashion-mnistt"), "fashion-mnist"),
     ],
 )
@@ -172,7 +273,8 @@ def test_bad_input_is_told(
 ) -> None:
     assert call(*arguments) == 2
     err = capsys.readouterr().err
-    assert "error: " in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
     assert message in err
     assert "Traceback" not in err
 
@@ -200,7 +302,7 @@ def test_help_explains_every_setting(call: Callable[..., int], capsys: pytest.Ca
         call("compare", "--help")
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "What to train; a name from `lrenv tasks`." in text
+    assert "What to train; a name from `lrenv tasks`, or name:setting=value." in text
     assert "Runs of each agent." in text
 
 

@@ -12,7 +12,8 @@ import pytest
 from agents import View, make_agent
 from lrenv.benchmark import Result, evaluate, tune
 from lrenv.benchmark.agent import agent_factory
-from lrenv.benchmark.evaluation import TUNING_SEEDS, to_json
+from lrenv.benchmark.evaluation import to_json
+from lrenv.benchmark.tuning import TUNING_SEEDS
 from lrenv.env import LearningRateEnv
 from lrenv.tasks import Task, make_task
 
@@ -68,22 +69,26 @@ def test_every_agent_starts_from_the_same_weights_and_batches(toy: Callable[...,
 
 
 def test_the_checkpoint_is_the_best_by_validation_loss(toy: Callable[..., Task]) -> None:
-    """A rate that grows until it ruins what it had learned."""
+    """Rates below 0 climb back up what was descended before."""
     task = toy(budget=60, initial_lr=0.1)
 
-    class Growing:
-        view = View(control="scale")
+    class Returning:
+        view = View(control="set-raw", observe="clock")
 
         def predict(self, observation: Any, state: Any = None, *_: Any, **__: Any) -> tuple[Any, Any]:
-            return np.ones((len(observation), 1), np.float32), state
+            return np.where(observation[:, :1] < 28, 0.1, -0.1), state
 
-    result = evaluate(Growing(), task, range(3), device="cpu")
+    result = evaluate(Returning(), task, range(3), device="cpu")
     losses = result.curves["val_loss"]
     best = losses.argmin(0)
     assert ((best > 0) & (best < len(losses) - 1)).all()
     np.testing.assert_array_equal(result.val_loss, losses.min(0))
-    stopped = [evaluate(Growing(), make_task(task, budget=int(4 * k)), [i], device="cpu") for i, k in enumerate(best)]
+    stopped = [evaluate(Returning(), make_task(task, budget=int(4 * k)), [i], device="cpu") for i, k in enumerate(best)]
     np.testing.assert_allclose(result.test_loss, [r.test_loss[0] for r in stopped], rtol=1e-5)
+    ends = [
+        evaluate(Returning(), make_task(task, budget=int(4 * k) + 4), [i], device="cpu") for i, k in enumerate(best)
+    ]
+    assert all(end.curves["val_loss"][-1, 0] > losses[k, i] for i, (k, end) in enumerate(zip(best, ends, strict=True)))
 
 
 def test_the_order_of_seeds_is_irrelevant(toy: Callable[..., Task]) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 
 from lrenv import data, networks
 from lrenv.data import Data
 from lrenv.optimizers import OPTIMIZERS, adam
-from lrenv.tasks import LogUniform, Task, initial_rates, make_task, on_register, register_task, tasks
+from lrenv.tasks import LogUniform, Task, initial_rates, make_task, register_task, tasks
 
 # As an attribute of the package, `tasks` is the function.
 tasks_module = importlib.import_module("lrenv.tasks")
@@ -22,10 +24,13 @@ EMBEDDED = ("noisy-quadratic", "two-minima", "digits-logreg", "digits-mlp")
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tasks that a test registers are gone afterwards."""
     monkeypatch.setattr(tasks_module, "_TASKS", dict(tasks_module._TASKS))
-    monkeypatch.setattr(tasks_module, "_LISTENERS", [])
+    before = dict(gym.registry)
+    yield
+    gym.registry.clear()
+    gym.registry.update(before)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "budget", "interval"])
@@ -136,13 +141,69 @@ def test_a_name_is_taken_once(registry: None, toy: Callable[..., Task]) -> None:
     assert make_task("toy").budget == 3
 
 
-def test_listeners_hear_of_every_task(registry: None, toy: Callable[..., Task]) -> None:
-    heard: list[str] = []
-    on_register(lambda task: heard.append(task.name))
-    assert heard == list(tasks())
+def test_every_task_is_a_gymnasium_id(registry: None, toy: Callable[..., Task]) -> None:
     register_task(toy())
-    assert heard[-1] == "toy"
-    assert len(heard) == len(tasks())
+    assert {f"lrenv/{name}-v0" for name in tasks()} == {name for name in gym.registry if name.startswith("lrenv/")}
+    assert gym.make("lrenv/toy-v0", device="cpu").unwrapped.task == make_task("toy")  # type: ignore[attr-defined]
+    register_task(toy(budget=3), replace_existing=True)
+    assert gym.make("lrenv/toy-v0", device="cpu").unwrapped.task.budget == 3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["a b", "", "a:b", "a,b", "a=b", "../a", "a/b", "-a", "\u00e9t\u00e9", "a\n", None, 3])
+def test_a_task_of_an_impossible_name_leaves_no_trace(registry: None, toy: Callable[..., Task], name: Any) -> None:
+    before = (tasks(), dict(gym.registry))
+    with pytest.raises(ValueError, match="a task can't be named"):
+        register_task(replace(toy(), name=name))
+    assert (tasks(), dict(gym.registry)) == before
+
+
+def test_what_gymnasium_refuses_leaves_no_trace(registry: None, toy: Callable[..., Task]) -> None:
+    """It holds an id without a version, beside which none with one can stand; or a task that was to be replaced."""
+    gym.register("lrenv/toy", entry_point="lrenv.env:LearningRateEnv")
+    before = (tasks(), dict(gym.registry))
+    with pytest.raises(gym.error.Error, match="toy"):
+        register_task(toy())
+    assert (tasks(), dict(gym.registry)) == before
+    del gym.registry["lrenv/toy"]
+    first = register_task(toy())
+    gym.registry["lrenv/toy"] = gym.spec("lrenv/digits-mlp-v0")
+    spec = gym.spec("lrenv/toy-v0")
+    gym.registry["lrenv/toy"] = replace(spec, id="lrenv/toy")
+    with pytest.raises(gym.error.Error, match="toy"):
+        register_task(toy(budget=3), replace_existing=True)
+    assert make_task("toy") == first
+    assert gym.registry["lrenv/toy-v0"] is spec
+
+
+def test_only_tasks_are_registered(registry: None) -> None:
+    with pytest.raises(TypeError, match="register_task takes a lrenv.Task, not a str"):
+        register_task("digits-mlp")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a task is a name or a lrenv.Task, not 'Task', a class"):
+        make_task(Task)  # type: ignore[arg-type]
+
+
+def test_specs_name_tasks() -> None:
+    assert make_task("digits-mlp:budget=7:initial_lr=(0.1, 0.01)") == make_task(
+        "digits-mlp", budget=7, initial_lr=(0.1, 0.01)
+    )
+    assert make_task("digits-mlp:budget=7", budget=8).budget == 8
+    assert make_task("folder-lenet:path=a:b,c").data_options == {"path": "a:b,c"}
+
+
+def test_data_and_networks_that_are_none(toy: Callable[..., Task], make_blobs: Callable[..., Data]) -> None:
+    with pytest.raises(TypeError, match=r"task 'toy': its data function must give a lrenv.data.Data, not a tuple of 6"):
+        replace(toy(), data=lambda: (1, 2, 3, 4, 5, 6)).load()  # type: ignore[arg-type, return-value]
+    before = torch.get_rng_state()
+    toy().check_network(toy().load())
+    assert torch.equal(torch.get_rng_state(), before)
+    few = toy(network=lambda shape, classes: torch.nn.Linear(shape[0], classes - 1))
+    with pytest.raises(ValueError, match=r"task 'toy': for 2 examples its network gives \(2, 2\).*needs \(2, 3\)"):
+        few.check_network(few.load())
+    lstm = toy(network=lambda shape, classes: torch.nn.LSTM(shape[0], classes))
+    with pytest.raises(TypeError, match="task 'toy': its network must give a tensor, not a tuple of 2"):
+        lstm.check_network(lstm.load())
+    for name in ("digits-mlp", "noisy-quadratic", "two-minima", "mnist1d-mlp"):
+        make_task(name).check_network(make_task(name).load())
 
 
 def test_the_table_of_tasks_is_sound() -> None:

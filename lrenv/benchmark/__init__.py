@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
-from lrenv.benchmark.agent import Agent, View, agents, make_agent
-from lrenv.benchmark.comparison import Comparison, compare
-from lrenv.benchmark.evaluation import Result, Tuned, evaluate, tune
+from lrenv.benchmark.agent import Agent, AgentError, View, agents, make_agent
+from lrenv.benchmark.comparison import compare
+from lrenv.benchmark.evaluation import Result, evaluate
+from lrenv.benchmark.rows import Comparison
+from lrenv.benchmark.sb3_agent import SB3Agent
+from lrenv.benchmark.tuning import Tuned, tune
 
-__all__ = ["Agent", "Comparison", "Result", "Tuned", "View", "agents", "compare", "evaluate", "make_agent", "tune"]
+__all__ = [
+    "Agent",
+    "AgentError",
+    "Comparison",
+    "Result",
+    "SB3Agent",
+    "Tuned",
+    "View",
+    "agents",
+    "compare",
+    "evaluate",
+    "make_agent",
+    "tune",
+]

@@ -16,9 +16,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from lrenv import specs
 from lrenv.benchmark.controller_file import ControllerFileError, agent_name
 from lrenv.lookup import lookup
-from lrenv.optimizers import OptimizerFactory
+from lrenv.optimizers import Optimizer, OptimizerFactory
 
 State = tuple[NDArray[Any], ...] | None
 """An agent's memory between decisions: arrays with the env axis first; None before the first decision."""
@@ -38,7 +39,7 @@ class View:
     control: str | tuple[str, ...] = "scale"
     observe: str | tuple[str, ...] = "dynamics"
     interval: int | None = None
-    optimizer: str | OptimizerFactory | None = None
+    optimizer: str | Optimizer | OptimizerFactory | None = None
 
     def settings(self) -> dict[str, Any]:
         """The environment's keyword arguments that this view asks for."""
@@ -73,15 +74,35 @@ class Agent(Protocol):
         """
 
 
+class AgentError(ValueError):
+    """An agent failed in an evaluation; the message says who, where and when, and the cause is chained."""
+
+
 def view_of(agent: Agent) -> View:
-    """The agent's view; one without, such as a Stable-Baselines3 model, was trained on the environment's defaults."""
-    view: View = getattr(agent, "view", View())
-    return view
+    """The agent's view.
+
+    Raises:
+        AgentError: it has none, or something else under that name; the message says what to do.
+    """
+    view: object = getattr(agent, "view", None)
+    if isinstance(view, View):
+        return view
+    held = "none" if view is None else f"a {type(view).__name__}"
+    raise AgentError(
+        f"agent {called(agent)!r} must have a `view` that says what it needs to see and turn, such as "
+        f'View(control="scale", observe="dynamics"), a lrenv.benchmark.View; it has {held}'
+    )
+
+
+def called(agent: object) -> str:
+    """How an agent is called in tables: its `repr`; of those that Python would tell by an address, the class."""
+    own = type(agent).__repr__ is not object.__repr__
+    return repr(agent) if own else type(agent).__name__
 
 
 Factory = Callable[..., Agent]
-"""Makes an agent from keyword arguments. May carry `grid`: hyperparameter -> values worth trying, and must
-carry `load(path)` if controller files name it."""
+"""Makes an agent from keyword arguments. May carry `grid`: hyperparameter -> values worth trying, and `file`: the
+controller file behind it; must carry `load(path)` if controller files name it."""
 
 
 @cache
@@ -98,9 +119,15 @@ def agent_factory(name: str) -> Factory:
     """The factory registered under `name`.
 
     Raises:
-        ValueError: no installed agent has that name; the message lists the near ones.
+        ValueError: no installed agent has that name, and the message lists the near ones; or its package is broken.
     """
-    factory: Factory = lookup(_entry_points(), name, "agent").load()
+    point = lookup(_entry_points(), name, "agent")
+    try:
+        factory: Factory = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"agent {name!r} is advertised as {point.value}, which can't be loaded ({error}); install its package again"
+        ) from error
     return factory
 
 
@@ -108,23 +135,27 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
     """An agent by name, `make_agent("cosine", peak=1e-2)`, or from its file, `make_agent("x/controller.safetensors")`.
 
     Args:
-        agent: a name in `agents()`, or the path of a controller file.
+        agent: a name in `agents()`, a spec such as `cosine:peak=0.01` (`lrenv.specs`), or the path of a controller
+            file.
         **settings: keyword arguments of the agent's factory.
 
     Raises:
         ValueError: an unknown name, unfit settings, or a file that is no controller.
         FileNotFoundError: no such file.
     """
-    if isinstance(agent, Path) or agent.endswith(".safetensors"):
+    spec = specs.Spec(str(agent), {}) if isinstance(agent, Path) else specs.parse(agent)
+    settings = spec.settings | settings
+    if isinstance(agent, Path) or spec.is_path:
+        path = Path(spec.name)
         if settings:
             raise ValueError(f"a controller file takes no settings, but got {', '.join(settings)}")
-        return _loaded(Path(agent))
-    factory = agent_factory(agent)
+        return _loaded(path)
+    factory = agent_factory(spec.name)
     try:
         return factory(**settings)
     except TypeError as error:
         hint = "; it is trained, so give its controller file instead of its name" if hasattr(factory, "load") else ""
-        raise ValueError(f"agent {agent!r}: {error}{hint}") from error
+        raise ValueError(f"agent {spec.name!r}: {error}{hint}") from error
 
 
 def _loaded(path: Path) -> Agent:

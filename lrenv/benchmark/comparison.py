@@ -1,180 +1,279 @@
-"""Comparing agents on one task: tuned on some seeds, reported on others, the same runs' randomness for everyone."""
+"""Comparing agents on one task: tuned on some seeds, reported on others, the same runs' randomness for everyone.
+
+A comparison is a run of cells, each a batch of runs: of a tuning, or of an agent from one start on a group of seeds.
+Given a folder it keeps them there as they end (`lrenv.benchmark.cells`), and the same comparison goes on from them.
+"""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import hashlib
+import platform
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lrenv.benchmark.agent import agent_factory, make_agent, view_of
+import torch
+
+from lrenv import specs
+from lrenv.benchmark.agent import Agent, AgentError, agent_factory, called, make_agent, view_of
+from lrenv.benchmark.cells import Cells
 from lrenv.benchmark.controller_file import read_metadata
-from lrenv.benchmark.evaluation import TUNING_SEEDS, Result, evaluate, to_json, tune
-from lrenv.benchmark.statistics import mean_std, welch
+from lrenv.benchmark.evaluation import error_line, evaluate, joined
+from lrenv.benchmark.rows import FILES, Comparison, Row, Runs
+from lrenv.benchmark.sb3_agent import as_agent
+from lrenv.benchmark.statistics import paired, welch
+from lrenv.benchmark.tuning import AT_ONCE, TUNING_SEEDS, Once, afresh, grid_of, tune
 from lrenv.controls import is_relative
 from lrenv.progress import progress
-from lrenv.tasks import Task, count, initial_rates, make_task
+from lrenv.tasks import InitialLR, LogUniform, Task, count, initial_rates, make_task
+from lrenv.vector_env import choose_device
+
+GROUP = 64
+"""Seeds of a cell. It is fixed, since a batch's size moves the last bits of its results: a comparison that was
+interrupted has the same ones. Larger batches run faster, and lose more when they are cut off."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table.
+class _Contender:
+    """An agent that takes part.
 
     Attributes:
-        spec: the agent as it was asked for.
-        label: how the agent is called; distinct within a comparison.
-        settings: what it was tuned to or given, as text.
-        runs_spent: trainings that its tuning, or its learning, took.
-        result: its runs.
-        p_value: Welch's t-test of its test losses against the baseline's; None for the baseline.
+        spec: as it was asked for.
+        name: its name or path.
+        settings: given in the spec.
+        label: how it is called.
+        file: of the controller, if it was trained.
+        tuned: whether its settings are to be searched.
     """
 
     spec: str
+    name: str
+    settings: dict[str, Any]
     label: str
-    settings: str
-    runs_spent: int
-    result: Result
-    p_value: float | None = None
+    file: Path | None
+    tuned: bool
 
-    def summary(self) -> dict[str, Any]:
-        """The numbers of the table, as JSON values."""
-        numbers = {
-            name: dict(zip(("mean", "std"), mean_std(getattr(self.result, name)), strict=True))
-            for name in ("val_loss", "test_loss", "test_accuracy")
-        }
-        diverged = int(self.result.diverged.sum())
-        return {
-            "agent": self.label, "settings": self.settings, "runs": len(self.result.seeds), **numbers,
-            "p_value": self.p_value, "diverged": diverged, "runs_spent": self.runs_spent,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Agents side by side on one task.
-
-    Attributes:
-        task: what they trained.
-        baseline: the label that p-values refer to.
-        rows: in the order asked for.
-    """
-
-    task: Task
-    baseline: str
-    rows: list[Row]
-
-    def save(self, out: Path) -> None:
-        """Writes results.jsonl (a line a run) and summary.json."""
-        out.mkdir(parents=True, exist_ok=True)
-        lines = [line for row in self.rows for line in row.result.lines()]
-        (out / "results.jsonl").write_text("\n".join(lines) + "\n")
-        (out / "summary.json").write_text(to_json([row.summary() for row in self.rows], indent=2) + "\n")
+    def make(self, settings: dict[str, Any]) -> Agent:
+        """The agent with these settings."""
+        return as_agent(make_agent(self.name, **settings))
 
 
 def compare(
     task: Task | str,
-    agents: Sequence[str],
+    agents: Sequence[str | Path],
     seeds: int = 10,
     *,
     baseline: str | None = None,
     initial_lrs: Sequence[float] = (),
     tuning_seeds: Sequence[int] = TUNING_SEEDS,
     device: str | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
 ) -> Comparison:
     """Runs each agent on the seeds 0, 1, ... and holds them against a baseline.
 
+    An agent that fails has a row that says why, and the others go on.
+
     Args:
         task: a task, or its name.
-        agents: names, `name:setting=value:...`, or controller files. A bare name whose factory has a grid is tuned.
+        agents: specs (`lrenv.specs`): names, `name:setting=value:...`, or controller files. A bare name whose factory
+            has a grid is tuned.
         seeds: how many runs each.
         baseline: one of `agents`; `step` if it is among them, else the first.
-        initial_lrs: agents that scale the rate get a row from each of these; all the task's, mixed, if empty.
+        initial_lrs: agents that scale the rate get a row from each of these; from each of the task's if empty. Where
+            the task draws them from a range, so does the row.
         tuning_seeds: what grids are searched on.
         device: where the trainees live.
+        out: the folder that keeps what is finished; called again with the same settings, the comparison goes on from
+            there. Nothing is kept if None.
+        overwrite: discard a comparison that `out` holds.
 
     Raises:
+        FileExistsError: `out` holds a comparison with other settings.
+        OSError: data that isn't there, or an `out` that can't be written.
         ValueError: an unknown agent or task, unfit settings, a baseline that doesn't take part.
+        KeyboardInterrupt: it was interrupted; the message says what is kept.
     """
     task = make_task(task)
     count("seeds", seeds)
+    contenders = _contenders([str(agent) for agent in agents])  # every error before any work
+    names = [contender.spec for contender in contenders]
+    baseline = _spec(baseline) if baseline else "step" if "step" in names else names[0]
+    if baseline not in names:
+        raise ValueError(f"the baseline {baseline!r} is not among the agents {', '.join(names)}")
+    starts = _starts(initial_rates(tuple(initial_lrs)) if initial_lrs else task.initial_lr)
+    where = choose_device(device)
+    task.load()
+    about = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "machine": _machine()}
+    settings = {
+        "task": _described(task), "agents": names, "baseline": baseline,
+        "controllers": {c.spec: _digest(c.file) for c in contenders if c.file is not None},
+        "seeds": seeds, "initial_lr": _described(starts), "tuning_seeds": list(tuning_seeds), "device": str(where),
+        "group": GROUP, "at_once": AT_ONCE, "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in ("lrenv", "torch", "numpy")},
+    }  # fmt: skip
+    kept = None
+    if out is not None:
+        kept = Cells(out / "cells.jsonl", settings, about, [out / name for name in FILES], overwrite)
+        about = kept.about
+    rows: list[Row] = []
+    with nullcontext() if kept is None else kept:
+        once = afresh if kept is None else kept.once
+        try:
+            with progress(len(contenders), "agents") as report:
+                for number, contender in enumerate(contenders):
+                    report(number, contender.spec)
+                    rows += _rows(contender, task, seeds, starts, tuning_seeds, device, once)
+                    report(number + 1, contender.spec)
+        except KeyboardInterrupt:
+            if kept is None:
+                raise
+            told = f"{len(kept)} finished cells are saved in {kept.path}; the same command goes on from there"
+            raise KeyboardInterrupt(told) from None
+    reference = next(row for row in rows if row.spec == baseline)
+    return Comparison(task, seeds, reference.label, [_tested(row, reference) for row in rows], about)
+
+
+def _contenders(agents: Sequence[str]) -> list[_Contender]:
+    """Who takes part; whatever can't be made raises."""
     if not agents:
         raise ValueError("name at least one agent, as in --agents constant,step,cosine")
-    if len(set(agents)) < len(agents):
-        raise ValueError(f"an agent is named twice in {','.join(agents)}")
-    baseline = baseline or ("step" if "step" in agents else agents[0])
-    if baseline not in agents:
-        raise ValueError(f"the baseline {baseline!r} is not among the agents {', '.join(agents)}")
-    parsed = {spec: _parse(spec) for spec in agents}  # every error before any work
-    starts = list(initial_rates(tuple(initial_lrs))) if initial_lrs else []
-    labels = _labels(parsed)
-    rows: list[Row] = []
-    with progress(len(agents), "agents") as report:
-        for number, (spec, (name, settings)) in enumerate(parsed.items()):
-            report(number, spec)
-            rows += _rows(spec, labels[spec], name, settings, task, range(seeds), starts, tuning_seeds, device)
-            report(number + 1, spec)
-    reference = next(row for row in rows if row.spec == baseline)
-    held_against = reference.result.test_loss
-    return Comparison(
-        task,
-        reference.label,
-        [row if row is reference else replace(row, p_value=welch(row.result.test_loss, held_against)) for row in rows],
-    )
+    twice = [spec for spec, times in Counter(map(_spec, agents)).items() if times > 1]
+    if twice:
+        raise ValueError(f"an agent is named twice: {', '.join(twice)}")
+    found = []
+    for agent in agents:
+        spec = specs.parse(agent)
+        name, settings = spec
+        tuned = not spec.is_path and not settings and bool(grid_of(name))
+        made = None if tuned else make_agent(name, **settings)
+        file = Path(name) if spec.is_path else getattr(agent_factory(name), "file", None)
+        found.append(_Contender(_spec(agent), name, settings, called(made) if spec.is_path else name, file, tuned))
+    shared = Counter(contender.label for contender in found)
+    return [replace(c, label=c.spec) if shared[c.label] > 1 else c for c in found]
 
 
-def _labels(parsed: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, str]:
-    """Spec -> what to call the agent: its name, or the whole spec where several have that name."""
-    short = {spec: repr(make_agent(name)) if _is_file(name) else name for spec, (name, _) in parsed.items()}
-    names = list(short.values())
-    return {spec: spec if names.count(name) > 1 else name for spec, name in short.items()}
+def _spec(text: str) -> str:
+    """A spec as it is shown: of a quoted path, the path."""
+    spec = specs.parse(text)
+    return spec.name if spec.is_path else text.strip()
+
+
+def _starts(initial_lr: InitialLR) -> list[tuple[str, InitialLR]]:
+    """What agents that scale the rate start from, each with its name in tables."""
+
+    def shown(rate: float) -> str:
+        return f"{rate:g}" if float(f"{rate:g}") == rate else repr(rate)
+
+    if isinstance(initial_lr, LogUniform):
+        return [(f"from {shown(initial_lr.low)} to {shown(initial_lr.high)}", initial_lr)]
+    return [(f"from {shown(rate)}", rate) for rate in dict.fromkeys(initial_rates(initial_lr))]
 
 
 def _rows(
-    spec: str,
-    called: str,
-    name: str,
-    settings: dict[str, Any],
+    contender: _Contender,
     task: Task,
-    seeds: Sequence[int],
-    starts: list[float],
+    seeds: int,
+    starts: list[tuple[str, InitialLR]],
     tuning_seeds: Sequence[int],
     device: str | None,
+    once: Once,
 ) -> list[Row]:
-    runs_spent = read_metadata(Path(name)).get("episodes", 0) if _is_file(name) else 0
-    if not settings and _is_tuned(name):
-        tuned = tune(name, task, tuning_seeds, device=device)
-        settings, runs_spent = tuned.settings, len(tuned.combinations) * len(tuning_seeds)
-    agent = make_agent(name, **settings)
-    text = ", ".join(f"{key}={f'{value:g}' if isinstance(value, float) else value}" for key, value in settings.items())
+    """The rows of one agent: one, or one from each start."""
+    runs, settings, label = _runs(contender.file), contender.settings, contender.label
+    failed = partial(Row, contender.spec, label, _text(settings), runs, None)
+    try:
+        if contender.tuned:
+            tuned = tune(contender.name, task, tuning_seeds, AT_ONCE, device, once)
+            settings = tuned.settings
+            runs = replace(runs, tuning=len(tuned.combinations) * len(tuning_seeds))
+        agent = contender.make(settings)
+        relative = is_relative(view_of(agent).control)
+    except OSError:
+        raise
+    except Exception as error:
+        return [failed(_failure(error))]
     rows = []
-    for start in starts if starts and is_relative(view_of(agent).control) else [None]:
-        label = called if start is None else f"{called} from {start:g}"
-        result = evaluate(agent, task, seeds, initial_lr=start, name=label, device=device)
-        rows.append(Row(spec, label, text, runs_spent, result))
+    for start, initial_lr in starts if relative else [("", None)]:
+        name = f"{label} {start}".rstrip()
+        row = partial(Row, contender.spec, name, _text(settings), runs)
+        parts = []
+        try:
+            for group in _groups(seeds):
+                run = partial(evaluate, agent, task, group, initial_lr=initial_lr, name=name, device=device)
+                parts.append(once({"agent": contender.spec, "start": start, "first_seed": group[0]}, run))
+        except OSError:
+            raise
+        except Exception as error:
+            rows.append(row(None, _failure(error)))
+        else:
+            rows.append(row(joined(parts)))
     return rows
 
 
-def _parse(spec: str) -> tuple[str, dict[str, Any]]:
-    """`name:key=value:key=value`, or a path -> name and settings; whatever can't be made raises."""
-    name, *pairs = spec.split(":")
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals:
-            raise ValueError(f"{pair!r} in agent {spec!r} is no setting; write name:key=value:key=value")
-        try:
-            settings[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            settings[key] = text
-    if settings or not _is_tuned(name):
-        make_agent(name, **settings)
-    return name, settings
+def _groups(seeds: int) -> Iterator[range]:
+    """The seeds of the cells."""
+    for first in range(0, seeds, GROUP):
+        yield range(first, min(first + GROUP, seeds))
 
 
-def _is_tuned(name: str) -> bool:
-    return not _is_file(name) and bool(getattr(agent_factory(name), "grid", None))
+def _failure(error: Exception) -> str:
+    return " ".join(str(error).split()) if isinstance(error, AgentError) else error_line(error)
 
 
-def _is_file(name: str) -> bool:
-    return name.endswith(".safetensors")
+def _tested(row: Row, reference: Row) -> Row:
+    """The row with its p-values."""
+    if row is reference or row.result is None or reference.result is None:
+        return row
+    ours, theirs = row.result.test_loss, reference.result.test_loss
+    return replace(row, paired=paired(ours, theirs), welch=welch(ours, theirs))
+
+
+def _runs(file: Path | None) -> Runs:
+    """What an agent's learning took, as its file says."""
+    if file is None:
+        return Runs()
+    metadata = read_metadata(file)
+    spent = metadata.get("runs")
+    if isinstance(spent, dict):
+        return Runs(0, spent.get("training", 0), spent.get("selection"))
+    return Runs(0, metadata.get("episodes", 0), None)
+
+
+def _text(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={f'{value:g}' if isinstance(value, float) else value}" for key, value in settings.items())
+
+
+def _digest(file: Path) -> str:
+    """What tells a controller file from another of the same name."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _described(value: Any) -> Any:
+    """A setting as JSON values that are the same in every process; a function is its name."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _described(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_described(x) for x in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _described(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    named: Callable[..., Any] = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _machine() -> str:
+    return (
+        f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, lrenv {version('lrenv')}"
+    )

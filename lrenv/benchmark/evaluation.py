@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import time
+import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from lrenv.benchmark.agent import Agent, agent_factory, make_agent, view_of
-from lrenv.tasks import InitialLR, Task, make_task
+from lrenv.benchmark.agent import Agent, AgentError, State, View, called, make_agent, view_of
+from lrenv.benchmark.sb3_agent import as_agent
+from lrenv.tasks import InitialLR, Task, count, make_task
 from lrenv.vector_env import LearningRateVectorEnv
-
-TUNING_SEEDS = tuple(range(10_000, 10_003))
-"""Schedules are tuned on these; results are reported on others."""
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -43,8 +42,8 @@ class Result:
         test_accuracy: (n,), NaN where the task has no classes.
         diverged: (n,) bool.
         curves: name -> (decisions + 1, n): `inner_step`, `train_loss`, `val_loss`, `lr`. NaN after a run's end.
-        seconds: wall-clock of the whole batch of runs.
-        view: what the agent saw and turned.
+        seconds: wall-clock of all the runs; no part of `lines`, which are equal whenever runs are.
+        view: what the agent saw and turned, as JSON values and tuples.
     """
 
     agent: str
@@ -60,7 +59,7 @@ class Result:
 
     def lines(self) -> list[str]:
         """One JSON line a run; null where there is no number."""
-        shared = {"agent": self.agent, "task": self.task, "view": self.view, "seconds": round(self.seconds, 3)}
+        shared = {"agent": self.agent, "task": self.task, "view": self.view}
         return [
             to_json(
                 shared
@@ -84,7 +83,8 @@ def evaluate(
     """Runs an agent, deterministically, on one trainee a seed, all in one batch.
 
     Args:
-        agent: an agent, or the name or file of one; a Stable-Baselines3 model is one as it stands.
+        agent: an agent, or the name, spec or file of one; a Stable-Baselines3 model is one as it stands, with the
+            normalisation of its environment and what that let it see and turn (`lrenv.benchmark.SB3Agent`).
         task: a task, or its name.
         seeds: of the initial weights and batches.
         initial_lr: the rate before the first action, for agents that scale it; the task's own if None.
@@ -92,34 +92,36 @@ def evaluate(
         device: where the trainees live.
 
     Raises:
-        ValueError: no seeds, or an agent that doesn't fit the task.
+        ValueError: no seeds, or a task that can't be made.
+        AgentError: the agent has no view, one that the task can't offer, or fails at a decision.
     """
-    agent = make_agent(agent) if isinstance(agent, str) else agent
+    agent = as_agent(make_agent(agent) if isinstance(agent, str) else agent)
+    task, seeds = make_task(task), list(seeds)
+    name = called(agent) if name is None else name
     view = view_of(agent)
-    if not len(seeds):
+    if not seeds:
         raise ValueError("evaluate needs at least one seed")
-    task = make_task(task)
-    settings = {"interval": task.interval} | view.settings()
-    # An agent that acts more often than others is measured no more often: the best of many measurements is lower.
-    measured = task.measure_interval or max(task.interval, settings["interval"])
-    envs = LearningRateVectorEnv(
-        len(seeds),
-        task,
-        **settings,
-        measure_interval=-(-measured // settings["interval"]) * settings["interval"],
-        device=device,
-        autoreset_mode=AutoresetMode.DISABLED,
-    )
+    envs = _environments(name, view, task, len(seeds), device)
     begin = time.perf_counter()
     options = {} if initial_lr is None else {"initial_lr": initial_lr}
-    observation, info = envs.reset(seed=list(seeds), options=options)
-    ended, start, memory = np.zeros(len(seeds), dtype=bool), np.ones(len(seeds), dtype=bool), None
+    try:
+        observation, info = envs.reset(seed=seeds, options=options)
+    except Exception:
+        task.check_network(task.load())
+        raise
+    who = _Who(name, envs, seeds)
+    ended, start = np.zeros(len(seeds), dtype=bool), np.ones(len(seeds), dtype=bool)
+    memory: State = None
     shown = ("inner_step", "train_loss", "val_loss", "lr")
     curves: dict[str, list[NDArray[Any]]] = {key: [_one_rate(info[key])] for key in shown}
     best, tested = info["val_loss"].copy(), np.full((2, len(seeds)), np.nan)
     while not ended.all():
-        action, memory = agent.predict(observation, memory, start, deterministic=True)
-        observation, _, terminated, _, info = envs.step(action)
+        action, memory = who.decides(agent, observation, memory, start, info)
+        try:
+            observation, _, terminated, _, info = envs.step(action)
+        except (ValueError, TypeError) as error:
+            who.check(action, info, error)
+            raise
         for key in shown:
             curves[key].append(np.where(ended, np.nan, _one_rate(info[key])))
         best = np.where(ended | info["diverged"], best, np.minimum(best, info["val_loss"]))
@@ -128,7 +130,7 @@ def evaluate(
                 tested[row] = np.where(info[f"_{key}"], info[key], tested[row])
         ended, start = terminated, np.zeros(len(seeds), dtype=bool)
     return Result(
-        repr(agent) if name is None else name,
+        name,
         envs.task.name,
         np.asarray(seeds, dtype=np.int64),
         best,
@@ -137,54 +139,121 @@ def evaluate(
         info["diverged"],
         {key: np.stack(curve) for key, curve in curves.items()},
         time.perf_counter() - begin,
-        view.settings(),
+        {key: x if isinstance(x, str | int) or _names(x) else called(x) for key, x in view.settings().items()},
     )
 
 
+def _environments(name: str, view: View, task: Task, n: int, device: str | None) -> LearningRateVectorEnv:
+    """What the agent called `name` acts on."""
+    settings = {"interval": task.interval} | view.settings()
+    interval = settings["interval"]
+    try:
+        # Who acts more often than others is measured no more often: the best of many measurements is lower.
+        measured = task.measure_interval or max(task.interval, count("interval", interval))
+        settings["measure_interval"] = -(-measured // interval) * interval
+        return LearningRateVectorEnv(n, task, **settings, device=device, autoreset_mode=AutoresetMode.DISABLED)
+    except (ValueError, TypeError) as error:
+        # Is it the agent, or the task by itself?
+        LearningRateVectorEnv(1, task, device=device)
+        raise AgentError(f"agent {name!r} can't act on task {task.name!r}: {error}") from error
+
+
 @dataclass(frozen=True)
-class Tuned:
-    """The outcome of a grid search.
+class _Who:
+    """An agent at work, so that an error can say who failed, where and when.
 
     Attributes:
-        settings: the best combination.
-        combinations: all of them.
-        val_loss: (combinations,) mean of the best validation losses over the tuning seeds.
+        name: the agent's.
+        envs: what it acts on.
+        seeds: of the environments.
     """
 
-    settings: dict[str, Any]
-    combinations: list[dict[str, Any]]
-    val_loss: NDArray[Any]
+    name: str
+    envs: LearningRateVectorEnv
+    seeds: list[int]
+
+    def decides(
+        self, agent: Agent, observation: Any, memory: State, start: NDArray[np.bool_], info: dict[str, Any]
+    ) -> tuple[NDArray[Any], State]:
+        """The agent's actions and its memory.
+
+        Raises:
+            AgentError: `predict` raises, or gives something else than actions and a memory.
+        """
+        try:
+            answer: Any = agent.predict(observation, memory, start, deterministic=True)
+        except Exception as error:
+            raise self._failed(info, f"predict raised {error_line(error)}") from error
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            what = f"a tuple of {len(answer)}" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
+            wanted = "a pair of actions and memory: `return action, state`, with None for no memory"
+            raise self._failed(info, f"predict must give {wanted}; it gave {what}")
+        return answer
+
+    def check(self, action: Any, info: dict[str, Any], error: Exception) -> None:
+        """Tells an error that came of the action from any other.
+
+        Raises:
+            AgentError: the action is not what the environments take.
+        """
+        control = self.envs.episode.control
+        try:
+            control.check(action, len(self.seeds))
+        except (ValueError, TypeError) as refused:
+            shape = ", ".join(map(str, (len(self.seeds), *(control.space.shape or ()))))
+            wanted = f"it must be an array ({shape}), a row an environment, each inside {control.space}"
+            raise self._failed(info, f"its action is no good: {refused}; {wanted}", self._at_fault(action)) from error
+
+    def _at_fault(self, action: Any) -> list[int]:
+        """The environments whose actions are bad; none if it isn't a matter of single ones."""
+        control, rows = self.envs.episode.control, np.asarray(action)
+        if rows.shape[:1] != (len(self.seeds),):
+            return []
+        bad = []
+        for i in range(len(self.seeds)):
+            try:
+                control.check(rows[i : i + 1], 1)
+            except ValueError:
+                bad.append(i)
+        return bad if len(bad) < len(self.seeds) else []
+
+    def _failed(self, info: dict[str, Any], what: str, environments: list[int] | None = None) -> AgentError:
+        """The error that tells `what` the agent did; all environments are concerned unless some are named."""
+        concerned = environments or list(range(len(self.seeds)))
+        seeds = ", ".join(str(self.seeds[i]) for i in concerned[:8]) + ", ..." * (len(concerned) > 8)
+        numbers = ", ".join(map(str, concerned[:8])) + ", ..." * (len(concerned) > 8)
+        step = int(np.max(info["inner_step"]))
+        decision = -(-step // self.envs.task.interval) + 1
+        return AgentError(
+            f"agent {self.name!r} on task {self.envs.task.name!r}, decision {decision} (inner step {step}), "
+            f"environments {numbers} (seeds {seeds}): {what}"
+        )
 
 
-def tune(
-    name: str, task: Task | str, seeds: Sequence[int] = TUNING_SEEDS, at_once: int = 256, device: str | None = None
-) -> Tuned:
-    """Searches the grid that an agent's factory carries, by validation loss, all combinations as one batch.
+def error_line(error: Exception) -> str:
+    """An error in a line: what it is, what it says, and where in the file of the agent's author it arose."""
+    where = traceback.extract_tb(error.__traceback__)
+    last = f" ({Path(where[-1].filename).name}:{where[-1].lineno})" if len(where) > 1 else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{last}"
 
-    Args:
-        name: the agent's; its factory's `grid` maps hyperparameters to values, whose product is searched.
-        task: what to tune on.
-        seeds: each combination runs on all of them.
-        at_once: trainees in a batch at most, which bounds memory.
-        device: where the trainees live.
 
-    Raises:
-        ValueError: the agent has no grid.
-    """
-    factory = agent_factory(name)
-    grid = getattr(factory, "grid", None)
-    if not grid:
-        raise ValueError(f"agent {name!r} has no grid to tune over; give its settings, as in {name}:peak=0.01")
-    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    pairs = [(combination, seed) for combination in combinations for seed in seeds]
-    losses = []
-    for first in range(0, len(pairs), at_once):
-        part = pairs[first : first + at_once]
-        settings = {key: np.array([combination[key] for combination, _ in part]) for key in grid}
-        result = evaluate(factory(**settings), make_task(task), [seed for _, seed in part], device=device)
-        losses.append(result.val_loss)
-    mean = np.concatenate(losses).reshape(len(combinations), len(seeds)).mean(1)
-    return Tuned(combinations[int(mean.argmin())], combinations, mean)
+def joined(results: Sequence[Result]) -> Result:
+    """The runs of several results of one agent on one task, side by side; curves are as long as the longest."""
+    if len(results) == 1:
+        return results[0]
+
+    def beside(curves: list[NDArray[Any]]) -> NDArray[Any]:
+        longest = max(map(len, curves))
+        return np.concatenate(
+            [np.pad(curve, ((0, longest - len(curve)), (0, 0)), constant_values=np.nan) for curve in curves], 1
+        )
+
+    arrays: dict[str, Any] = {
+        name: np.concatenate([getattr(result, name) for result in results])
+        for name in ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged")
+    }
+    curves = {name: beside([result.curves[name] for result in results]) for name in results[0].curves}
+    return replace(results[0], **arrays, curves=curves, seconds=sum(result.seconds for result in results))
 
 
 def _finite(value: Any) -> Any:
@@ -193,6 +262,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(x) for x in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _names(value: object) -> bool:
+    """Whether it is a tuple of names, as controls and observations are; an `Optimizer` is a tuple, too."""
+    return isinstance(value, tuple) and all(isinstance(x, str) for x in value)
 
 
 def _one_rate(values: NDArray[Any]) -> NDArray[Any]:

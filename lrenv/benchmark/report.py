@@ -5,52 +5,60 @@ from __future__ import annotations
 import base64
 import html
 import io
-import platform
-import shlex
-import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import rich.box
-import torch
+import rich.markup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.table import Table
 
-from lrenv.benchmark.comparison import Comparison, Row
+from lrenv.benchmark.cells import write_whole
+from lrenv.benchmark.evaluation import Result
+from lrenv.benchmark.rows import LEVEL, Comparison, Row
+from lrenv.tasks import LogUniform
 
-COLUMNS = ("agent", "settings", "val loss", "test loss", "test accuracy", "p", "diverged", "runs spent")
+COLUMNS = (
+    "agent", "settings", "val loss", "test loss", "test accuracy", "p (paired)", "p (Welch)", "diverged", "runs spent",
+)  # fmt: skip
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """A row's entries under `COLUMNS`: mean (standard deviation) over seeds."""
+def cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
+    """A row's entries under `COLUMNS`: mean (standard deviation) over seeds; of a failed agent, why it failed."""
+    if row.result is None:
+        return row.label, row.settings, f"failed: {row.failure}"
     summary = row.summary()
     numbers = [_number(summary[name]) for name in ("val_loss", "test_loss", "test_accuracy")]
-    p_value = "baseline" if row.p_value is None else "-" if np.isnan(row.p_value) else f"{row.p_value:.2g}"
-    return row.label, row.settings, *numbers, p_value, str(summary["diverged"]), str(row.runs_spent)
+    tests = [_p(row, value, comparison) for value in (row.paired, row.welch)]
+    return row.label, row.settings, *numbers, *tests, str(summary["diverged"]), str(row.runs)
 
 
 def table(comparison: Comparison) -> Table:
-    """The comparison for a terminal of 80 columns; the lowest test loss is bold."""
+    """The comparison for a terminal of 80 columns, with the paired p-values; bold rows are level with the best."""
     settings = [f"{row.label}: {row.settings}" for row in comparison.rows if row.settings]
+    failures = [f"{row.label} failed: {row.failure}" for row in comparison.failed]
     shown = Table(
         title=_title(comparison),
-        caption="\n".join([_caption(comparison), *settings]),
+        caption=rich.markup.escape("\n".join([_caption(comparison), *settings, *failures])),
         caption_justify="left",
         box=rich.box.SIMPLE,
     )
     shown.add_column("agent")
     for column in COLUMNS[2:6]:
         shown.add_column(column, justify="right", no_wrap=True)
-    best = _best(comparison)
+    best = comparison.best
     for row in comparison.rows:
-        label, _, *numbers, diverged, _ = cells(row)
+        label = rich.markup.escape(row.label)
+        if row.result is None:
+            shown.add_row(f"{label} (failed)", *"----")
+            continue
+        _, _, *numbers, _, diverged, _ = cells(row, comparison)
         mark = f" ({diverged} diverged)" if row.result.diverged.any() else ""
-        shown.add_row(label + mark, *numbers, style="bold" if row is best else None)
+        shown.add_row(label + mark, *numbers, style="bold" if row in best else None)
     return shown
 
 
@@ -60,8 +68,8 @@ def figure(comparison: Comparison) -> Figure:
     FigureCanvasAgg(drawn)
     left, right = drawn.subplots(1, 2)
     colours = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
-    for number, row in enumerate(comparison.rows):
-        curves, colour = row.result.curves, colours[number % len(colours)]
+    for number, (row, result) in enumerate(_finished(comparison)):
+        curves, colour = result.curves, colours[number % len(colours)]
         step = np.nanmax(curves["inner_step"], axis=1)
         _band(left, step, curves["val_loss"], colour, row.label)
         # The rate belongs to the interval that ends at a step, so it holds back to the step before.
@@ -69,9 +77,10 @@ def figure(comparison: Comparison) -> Figure:
     for axes, name in ((left, "validation loss"), (right, "learning rate")):
         axes.set(xlabel="inner step", ylabel=name, yscale="log")
         axes.grid(alpha=0.2)
-    if any((row.result.curves["val_loss"] <= 0).any() for row in comparison.rows):
+    if any((result.curves["val_loss"] <= 0).any() for _, result in _finished(comparison)):
         left.set_yscale("linear")
-    right.legend(frameon=False, fontsize="small")
+    if _finished(comparison):
+        right.legend(frameon=False, fontsize="small")
     return drawn
 
 
@@ -80,30 +89,34 @@ def save_report(comparison: Comparison, out: Path) -> Path:
     comparison.save(out)
     buffer = io.BytesIO()
     figure(comparison).savefig(buffer, format="png")
-    (out / "comparison.png").write_bytes(buffer.getvalue())
-    best = _best(comparison)
-    body = "".join(
-        f"<tr{' class=best' if row is best else ''}>{''.join(f'<td>{html.escape(c)}</td>' for c in cells(row))}</tr>\n"
-        for row in comparison.rows
-    )
+    write_whole(out / "comparison.png", buffer.getvalue())
     page = PAGE.format(
         title=html.escape(_title(comparison)),
         head="".join(f"<th>{column}</th>" for column in COLUMNS),
-        body=body,
-        caption=html.escape(_caption(comparison) + " Runs spent: trainings that tuning or learning took."),
+        body="".join(_html(row, comparison) for row in comparison.rows),
+        caption=html.escape(f"{_caption(comparison)} {SPENT}"),
         image=base64.b64encode(buffer.getvalue()).decode(),
-        command=html.escape(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
-        machine=html.escape(_machine()),
+        command=html.escape(comparison.about["command"]),
+        machine=html.escape(comparison.about["machine"]),
         views="".join(
-            f"<li><b>{html.escape(row.label)}</b> {html.escape(_what(row.result.view))}</li>\n"
-            for row in comparison.rows
+            f"<li><b>{html.escape(row.label)}</b> {html.escape(_what(result.view))}</li>\n"
+            for row, result in _finished(comparison)
         ),
     )
     path = out / "report.html"
-    path.write_text(page)
+    write_whole(path, page.encode())
     return path
 
 
+def _html(row: Row, comparison: Comparison) -> str:
+    """A row of the page's table; why an agent failed takes all the columns of its numbers."""
+    label, settings, *entries = (html.escape(cell) for cell in cells(row, comparison))
+    span = f" colspan={len(COLUMNS) - 2} class=failed" if row.result is None else ""
+    body = f"<td>{label}</td><td>{settings}</td>" + "".join(f"<td{span}>{entry}</td>" for entry in entries)
+    return f"<tr{' class=best' if row in comparison.best else ''}>{body}</tr>\n"
+
+
+SPENT = "Runs spent: trainings that tuning, learning, and choosing among what was learned took."
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>
@@ -111,7 +124,8 @@ body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem aut
 .wide {{ overflow-x: auto }} table {{ border-collapse: collapse }}
 th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }}
 th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left }}
-td:nth-child(n+3) {{ white-space: nowrap }} tr.best {{ font-weight: 600 }}
+td:nth-child(n+3) {{ white-space: nowrap }} td.failed {{ white-space: normal; text-align: left }}
+tr.best {{ font-weight: 600 }}
 img {{ max-width: 100%; margin: 1rem 0 }} .small {{ color: #666; font-size: .9rem }} code {{ background: #f4f4f4 }}
 </style>
 <h1>{title}</h1>
@@ -144,18 +158,40 @@ def _what(view: dict[str, Any]) -> str:
 
 def _title(comparison: Comparison) -> str:
     task = comparison.task
-    return f"{task.name}: {task.budget} steps of batch {task.batch_size}, {len(comparison.rows[0].result.seeds)} seeds"
+    return f"{task.name}: {task.budget} steps of batch {task.batch_size}, {comparison.seeds} seeds"
 
 
 def _caption(comparison: Comparison) -> str:
-    return (
+    said = [
         "Mean (standard deviation) over seeds; the test split is read once, at the checkpoint with the best validation "
-        f"loss. p: Welch's t-test of the test loss against {comparison.baseline}."
-    )
+        "loss."
+    ]
+    if comparison.seeds < 2:
+        said.append("One seed has no deviation and no p-value, and tells nobody apart.")
+    elif comparison.baseline in [row.label for row in comparison.failed]:
+        said.append(f"No p-values: the baseline, {comparison.baseline}, failed.")
+    else:
+        said.append(
+            f"p: t-test of the test loss against {comparison.baseline}; the paired one holds runs of the same seed "
+            "against one another."
+        )
+    if comparison.best:
+        said.append(f"Bold: the lowest test loss, and what is level with it (paired p of {LEVEL} or more).")
+    if isinstance(comparison.task.initial_lr, LogUniform) and any(" to " in row.label for row in comparison.rows):
+        said.append("Where the rate is scaled, each run's initial rate is drawn from the task's range by its seed.")
+    return " ".join(said)
 
 
-def _best(comparison: Comparison) -> Row:
-    return min(comparison.rows, key=lambda row: float(np.mean(row.result.test_loss)))
+def _finished(comparison: Comparison) -> list[tuple[Row, Result]]:
+    return [(row, row.result) for row in comparison.rows if row.result is not None]
+
+
+def _p(row: Row, value: float | None, comparison: Comparison) -> str:
+    if row.label == comparison.baseline:
+        return "baseline"
+    if comparison.seeds < 2:
+        return "one seed"
+    return "-" if value is None or np.isnan(value) else f"{value:.2g}"
 
 
 def _number(value: dict[str, float]) -> str:
@@ -170,10 +206,3 @@ def _band(axes: Any, x: NDArray[Any], values: NDArray[Any], colour: Any, label: 
     low, middle, high = np.nanpercentile(values, (25, 50, 75), axis=1)
     axes.plot(x, middle, color=colour, label=label, linewidth=1.5)
     axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-
-
-def _machine() -> str:
-    return (
-        f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, lrenv {version('lrenv')}"
-    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,12 +18,31 @@ def mean_std(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def welch(values: NDArray[Any], baseline: NDArray[Any]) -> float:
-    """Two-sided p-value of Welch's t-test, which assumes no equal variances; NaN for fewer than two values a side."""
-    if min(len(values), len(baseline)) < 2:
+    """Two-sided p-value of Welch's t-test, which assumes no equal variances; NaN for fewer than two values a side.
+
+    Infinite ones have no p-value either.
+    """
+    if min(len(values), len(baseline)) < 2 or not (np.isfinite(values).all() and np.isfinite(baseline).all()):
         return float("nan")
     if np.ptp(values) == 0 and np.ptp(baseline) == 0:  # no variance to test against
         return float(values[0] == baseline[0])
-    return float(ttest_ind(values, baseline, equal_var=False).pvalue)
+    with _nearly_equal_allowed():
+        return float(ttest_ind(values, baseline, equal_var=False).pvalue)
+
+
+@contextmanager
+def _nearly_equal_allowed() -> Iterator[None]:
+    """SciPy warns of values that differ by rounding alone; their tiny variance gives the p-value that is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
+        yield
+
+
+def paired(values: NDArray[Any], baseline: NDArray[Any]) -> float:
+    """`paired_t` of runs on the same seeds, in the same order."""
+    if not (np.isfinite(values).all() and np.isfinite(baseline).all()):
+        return float("nan")
+    return paired_t(values.astype(np.float64) - baseline.astype(np.float64))
 
 
 def paired_t(differences: NDArray[Any]) -> float:
@@ -33,4 +55,5 @@ def paired_t(differences: NDArray[Any]) -> float:
         return float("nan")
     if np.ptp(differences) == 0:  # no variance to test against
         return float(differences[0] == 0)
-    return float(ttest_1samp(differences, 0.0).pvalue)
+    with _nearly_equal_allowed():
+        return float(ttest_1samp(differences, 0.0).pvalue)

@@ -1,0 +1,244 @@
+"""The cells of a comparison in a file: what is finished is kept, and run again the comparison goes on from there.
+
+A cell is a batch of runs. The file holds JSON lines: a header with everything that results depend on, then a line a
+cell, appended as the cell ends and brought to the disk. A process that dies loses the cell at work and nothing else: a
+last line that is torn is cut off, and its cell runs again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrenv.benchmark.evaluation import Result
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two comparisons in one folder aren't told apart
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT, VERSION = "lrenv-comparison", 1
+ARRAYS = ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged")
+
+
+class Cells:
+    """Results by cell, kept in a file; a context manager that closes it.
+
+    Args:
+        path: the file; made, and its folder with it, if it isn't there.
+        settings: everything that results depend on, as JSON values.
+        about: what else is worth keeping of the first run, as JSON values.
+        beside: files that belong to a comparison in the same folder.
+        overwrite: discard the file and those beside it.
+
+    Attributes:
+        about: that of the run which began the file.
+
+    Raises:
+        FileExistsError: the file holds a comparison with other settings, or other results are beside it.
+        OSError: the file can't be written, or another process writes it.
+        ValueError: the file is damaged in its midst, or something else.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: dict[str, Any],
+        about: dict[str, Any],
+        beside: Iterable[Path] = (),
+        overwrite: bool = False,
+    ) -> None:
+        self.path, self.about = path, about
+        self._results: dict[str, Result] = {}
+        if overwrite:
+            for old in (path, *beside):
+                old.unlink(missing_ok=True)
+        if not path.exists() and (found := [old.name for old in beside if old.exists()]):
+            raise FileExistsError(
+                f"{path.parent} holds {', '.join(found)} of another program or version; choose another --out, or add "
+                "--overwrite to replace them"
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+        except OSError as error:
+            raise _unwritable(path.parent, error) from error
+        try:
+            self._lock()
+            self._begin(settings)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        os.close(self._file)
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def once(self, key: dict[str, Any], run: Callable[[], Result]) -> Result:
+        """The result of the cell `key`: what the file holds, or else what `run` gives, which the file then holds."""
+        name = json.dumps(key, sort_keys=True)
+        if name not in self._results:
+            result = run()
+            self._append({"cell": key, "result": encoded(result)})
+            self._results[name] = result
+        return self._results[name]
+
+    def _lock(self) -> None:
+        """Keeps other processes from the file while this one lives."""
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(f"another process writes {self.path}; wait for it, or choose another --out") from None
+        except OSError:  # a file system without locks
+            return
+
+    def _begin(self, settings: dict[str, Any]) -> None:
+        """Reads what is there, cuts off a torn end, and writes the header of a new file."""
+        header: dict[str, Any] | None = None
+        # What a reader of JSON would make of them: tuples are lists, and so on.
+        settings = json.loads(json.dumps(settings))
+        text, whole = _read(self._file), 0
+        lines = text.splitlines(keepends=True)
+        for number, line in enumerate(lines, 1):
+            entry = _entry(line)
+            if entry is None:
+                if number < len(lines):
+                    raise ValueError(f"{self.path} is damaged at line {number}; --overwrite starts anew")
+                break
+            whole += len(line)
+            if header is None:
+                header = entry
+                self._agree(header, settings)
+            else:
+                try:
+                    self._results[json.dumps(entry["cell"], sort_keys=True)] = decoded(entry["result"])
+                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    told = f"{self.path} is damaged at line {number} ({error!r}); --overwrite starts anew"
+                    raise ValueError(told) from error
+        try:
+            os.ftruncate(self._file, whole)
+        except OSError as error:
+            raise _unwritable(self.path.parent, error) from error
+        if header is None:
+            self._append({"format": FORMAT, "version": VERSION, "settings": settings, "about": self.about})
+        else:
+            self.about = header["about"]
+
+    def _agree(self, header: dict[str, Any], settings: dict[str, Any]) -> None:
+        """Raises FileExistsError where the file's settings are others."""
+        if header.get("format") != FORMAT or not isinstance(header.get("settings"), dict) or "about" not in header:
+            raise ValueError(f"{self.path} is no comparison of lrenv's; choose another --out, or add --overwrite")
+        before = header["settings"]
+        if header.get("version") != VERSION:
+            before = before | {"format": header.get("version")}
+            settings = settings | {"format": VERSION}
+        names = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
+        if names:
+            told = "; ".join(_difference(name, before.get(name), settings.get(name)) for name in names)
+            raise FileExistsError(
+                f"{self.path.parent} holds a comparison with other settings: {told}. Choose another --out, or add "
+                "--overwrite to discard it"
+            )
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        """Writes a line to the end of the file and to the disk."""
+        line = memoryview((json.dumps(entry, allow_nan=False) + "\n").encode())
+        try:
+            while line:
+                line = line[os.write(self._file, line) :]
+            os.fsync(self._file)
+        except OSError as error:
+            raise _unwritable(self.path.parent, error) from error
+
+
+def encoded(result: Result) -> dict[str, Any]:
+    """A result as JSON values that `decoded` makes the same result of, bit for bit."""
+    arrays = {name: _encoded(getattr(result, name)) for name in ARRAYS}
+    curves = {name: _encoded(curve) for name, curve in result.curves.items()}
+    own = {name: getattr(result, name) for name in ("agent", "task", "seconds", "view")}
+    return own | arrays | {"curves": curves}
+
+
+def decoded(values: dict[str, Any]) -> Result:
+    """The result that `encoded` made these values of."""
+    arrays = {name: _decoded(values[name]) for name in ARRAYS}
+    curves = {name: _decoded(curve) for name, curve in values["curves"].items()}
+    view = {name: tuple(x) if isinstance(x, list) else x for name, x in values["view"].items()}
+    return Result(
+        agent=values["agent"], task=values["task"], seconds=values["seconds"], view=view, curves=curves, **arrays
+    )
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise _unwritable(path.parent, error) from error
+
+
+def _encoded(array: NDArray[Any]) -> dict[str, Any]:
+    """JSON has no NaN and no infinities: they are written as text."""
+
+    def plain(x: Any) -> Any:
+        if isinstance(x, list):
+            return [plain(y) for y in x]
+        return str(x) if isinstance(x, float) and not math.isfinite(x) else x
+
+    return {"dtype": str(array.dtype), "values": plain(array.tolist())}
+
+
+def _decoded(values: dict[str, Any]) -> NDArray[Any]:
+    return np.array(values["values"], np.dtype(values["dtype"]))
+
+
+def _read(file: int) -> bytes:
+    with open(os.dup(file), "rb") as reader:
+        reader.seek(0)
+        return reader.read()
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """What a line holds; None of one that is torn."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    """What differs in a setting, told by its parts where it has some."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        parts = [part for part in {**before, **now} if before.get(part) != now.get(part)]
+        return "; ".join(_difference(f"{name}'s {part}", before.get(part), now.get(part)) for part in parts)
+    return f"{name} {json.dumps(before)}, now {json.dumps(now)}"
+
+
+def _unwritable(out: Path, error: OSError) -> OSError:
+    reason = error.strerror or str(error)
+    return type(error)(f"{out} can't be written ({reason}); choose another --out, or make room")

@@ -1,0 +1,121 @@
+"""What a comparison gives: a row an agent and start, the statistics of its runs, and which rows are best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrenv.benchmark.cells import write_whole
+from lrenv.benchmark.evaluation import Result, to_json
+from lrenv.benchmark.statistics import mean_std, paired
+from lrenv.tasks import Task
+
+LEVEL = 0.05
+"""A p-value from which on two agents count as level."""
+FILES = ("results.jsonl", "summary.json", "comparison.png", "report.html")
+"""What is made of a comparison's cells, in its folder."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """How many trainings an agent has cost before it was reported on.
+
+    Attributes:
+        tuning: of its grid, here.
+        training: those it learned from.
+        selection: those that chose among what it learned; None if its file doesn't say.
+    """
+
+    tuning: int = 0
+    training: int = 0
+    selection: int | None = 0
+
+    def __str__(self) -> str:
+        known = self.tuning + self.training + (self.selection or 0)
+        return f"{known}" if self.selection is not None else f"{known} and those of selection, not recorded"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        spec: the agent as it was asked for.
+        label: how the agent is called; distinct within a comparison.
+        settings: what it was tuned to or given, as text.
+        runs: trainings that its tuning, its learning and the choice among what it learned took.
+        result: its runs; None if it failed.
+        failure: who failed, where and when.
+        paired: p-value of the paired t-test of its test losses against the baseline's, seed by seed; None for the
+            baseline, and where there is nothing to test.
+        welch: that of Welch's t-test, likewise.
+    """
+
+    spec: str
+    label: str
+    settings: str
+    runs: Runs
+    result: Result | None
+    failure: str = ""
+    paired: float | None = None
+    welch: float | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of the table, as JSON values."""
+        shared = {"agent": self.label, "settings": self.settings, "runs_spent": vars(self.runs)}
+        if self.result is None:
+            return shared | {"failure": self.failure}
+        numbers = {
+            name: dict(zip(("mean", "std"), mean_std(getattr(self.result, name)), strict=True))
+            for name in ("val_loss", "test_loss", "test_accuracy")
+        }
+        tests = {"p_paired": self.paired, "p_welch": self.welch}
+        counts = {"runs": len(self.result.seeds), "diverged": int(self.result.diverged.sum())}
+        return shared | counts | numbers | tests
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Agents side by side on one task.
+
+    Attributes:
+        task: what they trained.
+        seeds: runs of each agent.
+        baseline: the label that p-values refer to.
+        rows: in the order asked for.
+        about: the command and the machine that began it.
+    """
+
+    task: Task
+    seeds: int
+    baseline: str
+    rows: list[Row]
+    about: dict[str, str]
+
+    @property
+    def failed(self) -> list[Row]:
+        """The rows of agents that failed."""
+        return [row for row in self.rows if row.result is None]
+
+    @property
+    def best(self) -> list[Row]:
+        """The row with the lowest mean test loss, and those that are level with it by the paired t-test.
+
+        One with a run that diverged is never among them. With one seed nothing can be told apart, and there is none.
+        """
+        whole = [(row, row.result) for row in self.rows if row.result is not None and not row.result.diverged.any()]
+        whole = [(row, result) for row, result in whole if np.isfinite(result.test_loss).all()]
+        if self.seeds < 2 or not whole:
+            return []
+        lowest, best = min(whole, key=lambda pair: float(np.mean(pair[1].test_loss)))
+        return [row for row, r in whole if row is lowest or paired(r.test_loss, best.test_loss) >= LEVEL]
+
+    def save(self, out: Path) -> None:
+        """Writes results.jsonl (a line a run) and summary.json."""
+        out.mkdir(parents=True, exist_ok=True)
+        lines = [line for row in self.rows if row.result is not None for line in row.result.lines()]
+        write_whole(out / "results.jsonl", "".join(f"{line}\n" for line in lines).encode())
+        write_whole(out / "summary.json", (to_json([row.summary() for row in self.rows], indent=2) + "\n").encode())
