@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,7 +75,7 @@ class Episode:
     """The environment's dynamics.
 
     Args:
-        task: what the trainees learn.
+        task: what the trainees learn. An interval beyond its budget is the budget: one decision, as it is observed.
         control: what actions turn (`lrenv.controls`).
         observe: what agents see (`lrenv.signals`).
         reward: what they are paid for (`lrenv.rewards`).
@@ -98,6 +99,8 @@ class Episode:
         compile: bool = False,
         precision: str = "full",
     ) -> None:
+        if task.interval > task.budget:  # one decision, whose end is measured in any case
+            task = replace(task, interval=task.budget, measure_interval=None)
         self.task = task
         self.reward = make_reward(reward)
         self.trainee = Trainee(task, device, dtype, compile, precision)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -29,3 +32,12 @@ class Memory:
         """
         times = 2 if n <= at_once else 3
         return self.data + times * n * self.held + min(n, at_once) * max(self.training, self.measuring)
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes that the machine or the GPU has in all; None where that can't be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None

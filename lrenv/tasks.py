@@ -66,11 +66,12 @@ class Task:
         weight_decay: None is the optimizer's own.
         batch_size: b, examples an inner step.
         budget: T, inner steps an episode.
-        interval: N, inner steps between two actions.
+        interval: N, inner steps between two actions. Environments take an interval beyond the budget for the budget.
         initial_lr: the rate before the first action.
         augment: a name in `lrenv.augment.AUGMENTATIONS`; None leaves images as they are.
         replacement: draw each example of a batch independently instead of by epochs.
-        val_examples: validation examples that a decision measures, always the same; None measures all.
+        val_examples: validation examples that a decision measures, always the same; None measures all, as does a
+            number beyond their end.
         measure_interval: inner steps between two measurements on the validation split, a multiple of `interval`; in
             between, what was last measured stands. None measures at every decision, which agents that act at every
             inner step can ill afford.
@@ -147,18 +148,21 @@ class Task:
         data = self.load()
         return self.network(data.train.inputs.shape[1:], data.classes)
 
-    def check_network(self) -> None:
+    def check_network(self, data: Data) -> None:
         """Runs a fresh network on two examples, to say what is wrong with one that can't be trained.
 
         The global generator is left as it was.
+
+        Args:
+            data: what `load` gave.
 
         Raises:
             TypeError: the network gives no tensor.
             ValueError: it gives too few numbers for each example.
         """
-        data = self.load()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            outputs = self.module().eval()(data.train.inputs[:2].float())
+            module = self.network(data.train.inputs.shape[1:], data.classes)
+            outputs = module.eval()(data.train.inputs[:2].float())
         if not isinstance(outputs, Tensor):
             raise TypeError(f"task {self.name!r}: its network must give a tensor, not {_told(outputs)}")
         needed = data.classes if self.loss == "cross_entropy" else 1

@@ -86,7 +86,8 @@ class Trainee:
         rates: granularity -> K, how many learning rates a trainee has where each such piece has its own.
 
     Raises:
-        ValueError: an unknown precision, or bf16 beside another dtype than float32.
+        TypeError: the task's data or network give something else than they should.
+        ValueError: an unknown precision, bf16 beside another dtype than float32, or a network with too few outputs.
     """
 
     def __init__(
@@ -100,7 +101,9 @@ class Trainee:
         self.task = task
         self.device = torch.device(device)
         self.dtype = dtype
-        data = task.load().to(self.device)
+        data = task.load()
+        task.check_network(data)
+        data = data.to(self.device)
         self.classes = data.classes
         self.network = Network(partial(task.network, data.train.inputs.shape[1:], data.classes))
         self._autocast = lookup(PRECISIONS, precision, "precision")

@@ -15,7 +15,8 @@ LAYERS = (
     "data.types", "data.store", "data.embedded", "data.folder", "data.published", "data.registry", "data",
     "networks", "pooling", "layers", "initialisation", "stacked", "augment", "optimizers", "analytic", "tasks",
     "trainee", "lookahead", "hypergradients", "signals",
-    "rewards", "controls", "episode", "rendering", "", "vector_env", "env", "sb3_vec_env", "benchmark.controller_file",
+    "rewards", "controls", "episode", "snapshots", "rendering", "", "vector_env", "env", "sb3_vec_env",
+    "benchmark.controller_file",
     "benchmark.agent", "benchmark.statistics", "benchmark.evaluation", "benchmark.comparison", "benchmark.report",
     "benchmark", "cli",
 )  # fmt: skip
