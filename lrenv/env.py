@@ -68,7 +68,7 @@ class LearningRateEnv(gym.Env[Array, Array]):
         return self._envs.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Continues from a snapshot bit for bit."""
+        """Continues from a snapshot; see `LearningRateVectorEnv.restore`."""
         self._envs.restore(snapshot)
         self._terminated = bool(snapshot.ended[0])
 

@@ -56,7 +56,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
 
     Env i started with `reset(seed=s)` has the seed s + i, a list of seeds is taken as it stands, and the seeds of
     later episodes are a function of the env's seed and the episode's number: env i of a batch is the same run as
-    that env alone.
+    that env alone, up to rounding. The same calls give the same numbers to the last bit on the same machine, with the
+    same number of threads and the same build of PyTorch.
 
     `info` holds batched arrays `train_loss`, `val_loss`, `val_accuracy`, `lr`, `inner_step`, `diverged`; at the end
     of an episode also `test_loss` and `test_accuracy` of the checkpoint with the best validation loss, NaN and
