@@ -288,19 +288,12 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> tuple[list[int | None], int | None]:
         """A seed for each env, and the number that they came from if it was one."""
-        first: int | None = None
+        first = int(gym.utils.seeding.np_random()[0].integers(2**31)) if seed is None else _integer(seed)
         seeds: list[int | None] = []
-        try:
-            if seed is None:
-                first = int(gym.utils.seeding.np_random()[0].integers(2**31))
-            elif np.ndim(seed) == 0:
-                first = operator.index(seed)  # type: ignore[arg-type]
-            if first is None:
-                seeds = [None if s is None else operator.index(s) for s in seed]  # type: ignore[union-attr]
-            else:
-                seeds = [first + i for i in range(self.num_envs)]
-        except (TypeError, ValueError):
-            seeds = []
+        if first is not None:
+            seeds = [first + i for i in range(self.num_envs)]
+        elif isinstance(seed, Sequence | np.ndarray):
+            seeds = [None if s is None else -1 if (number := _integer(s)) is None else number for s in seed]
         if len(seeds) != self.num_envs or any(s is not None and not 0 <= s < 2**63 for s in seeds):
             raise ValueError(
                 f"seeds must be {self.num_envs} integers of at least 0 and below 2**63, one an environment, or the "
@@ -376,6 +369,13 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             self._history.add(info, restarted)
             if self.render_mode == "human":
                 print(self._history.line(), flush=True)
+
+
+def _integer(value: Any) -> int | None:
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def _check_memory(episode: Episode, n: int) -> None:

@@ -256,7 +256,7 @@ def _open(file: Path, mode: str) -> tuple[Image.Image, list[str]]:
             if raw.getexif().get(_ORIENTATION, 1) != 1:
                 changes.append("turned as their EXIF data say")
             upright = ImageOps.exif_transpose(raw)
-            if upright.has_transparency_data and upright.convert("RGBA").getextrema()[3] != (255, 255):
+            if upright.has_transparency_data and upright.convert("RGBA").getchannel("A").getextrema() != (255, 255):
                 changes.append("transparency dropped")
             image = upright.convert(mode)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
