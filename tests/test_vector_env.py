@@ -515,6 +515,21 @@ def test_a_snapshot_of_another_environment_is_refused(other: dict[str, Any], nam
     np.testing.assert_array_equal(different.step(actions)[0], twin.step(actions)[0], "the refusal left nothing behind")
 
 
+def test_data_of_functions_are_told_apart_by_their_contents() -> None:
+    """Of two functions of one name and size."""
+
+    def shifted(by: int) -> Task:
+        data = load("digits")
+        test = Split(data.test.inputs + by, data.test.targets)
+        return make_task(DIGITS, data=lambda: data._replace(test=test))
+
+    envs, same, other = (LearningRateVectorEnv(1, shifted(by), device="cpu") for by in (0, 0, 1))
+    envs.reset(seed=0)
+    same.restore(envs.snapshot())
+    with pytest.raises(ValueError, match=r"data 1200 training examples \[\w+\] \(here 1200 training examples"):
+        other.restore(envs.snapshot())
+
+
 @pytest.mark.parametrize("change", [{"eps_root": 1e-6}, {"eps": 1e-6}])
 def test_optimizers_are_told_apart_by_what_they_enclose(change: dict[str, float]) -> None:
     envs, same, other = (
@@ -661,3 +676,25 @@ def test_staggered_episodes_are_begun_together(toy: Callable[..., Task], monkeyp
     seeds = draws.episode_seeds(np.arange(4), np.full(4, 2))
     expected, _ = alone.reset(seed=seeds.tolist())
     np.testing.assert_allclose(np.stack(firsts), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_an_env_that_was_seeded_anew_begins_its_own_next_episode(toy: Callable[..., Task]) -> None:
+    """Episodes prepared for the seeds of before are not taken for it, though those of the others still hold."""
+    envs = LearningRateVectorEnv(3, toy(budget=12), autoreset_mode="SameStep", **EXACT)
+    action = np.zeros((3, 1))
+    envs.reset(seed=0)
+    for i in (0, 1):  # out of step: env 0 is behind env 1, and both are behind env 2
+        envs.step(action)
+        envs.reset(options={"reset_mask": np.arange(3) <= 1 - i})
+    ended = [False] * 3
+    while not ended[2]:  # the first to end, for whom everyone's next episodes are prepared
+        *_, terminated, _, _ = envs.step(action)
+        ended = terminated.tolist()
+    envs.reset(seed=[50, None, None], options={"reset_mask": np.array([True, False, False])})
+    ended = [False] * 3
+    while not ended[0]:
+        observation, _, terminated, _, _ = envs.step(action)
+        ended = terminated.tolist()
+    alone = LearningRateVectorEnv(1, toy(budget=12), **EXACT)
+    wanted, _ = alone.reset(seed=draws.episode_seeds(np.array([50]), np.array([1])).tolist())
+    np.testing.assert_allclose(observation[0], wanted[0], rtol=1e-10, atol=1e-10)
