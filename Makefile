@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 DEMO_TASK = mnist1d-mlp
 
-.PHONY: demo test test-slow check format bench wheel clean
+.PHONY: demo test test-slow soak check format bench wheel clean
 
 demo: $(INSTALLED)  ## trains a PPO controller, compares it with tuned schedules, writes runs/demo/compare/report.html
 	$(BIN)/python train_controller.py ppo --task $(DEMO_TASK) --episodes 1024 --val-examples 500 \
@@ -17,6 +17,9 @@ test: $(INSTALLED)  ## all but the slow tests
 
 test-slow: $(INSTALLED)  ## the slow tests
 	$(BIN)/python -m pytest -q -m slow
+
+soak: $(INSTALLED)  ## 100,000 random decisions over all embedded tasks, in memory that stays flat; a quarter of an hour
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py
 
 check: $(INSTALLED)  ## what must pass before a commit: format, lint, types, tests
 	$(BIN)/ruff format --check .

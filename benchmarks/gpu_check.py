@@ -29,7 +29,7 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
-from torch.autograd import DeviceType
+from torch._C._autograd import DeviceType
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.profiler import ProfilerActivity, profile
 

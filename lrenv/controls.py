@@ -134,32 +134,39 @@ class Control:
         return gym.spaces.Box(-high, high, dtype=dtype)
 
     def check(self, actions: Any, n: int) -> NDArray[Any]:
-        """The actions of n trainees as an array (n, K + beside).
+        """The actions of n trainees as an array (n, K + beside) of the space's dtype.
 
         Raises:
-            ValueError: wrong shape, not finite, or outside the space.
+            ValueError: wrong shape, no numbers, not finite in the space's dtype, or outside the space.
         """
-        array = np.asarray(actions)
+        try:
+            array = np.asarray(actions)
+        except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors with a gradient or on a GPU
+            raise ValueError(f"actions must be an array, and can't be made one: {error}") from error
         shape = (n, *(self.space.shape or ()))
         if array.shape != shape:
             raise ValueError(f"actions must have shape {shape} (environments first), not {array.shape}")
         if array.dtype.kind not in "fiub" or (self._kind == "discrete" and array.dtype.kind not in "iu"):
             kind = "integers" if self._kind == "discrete" else "numbers"
             raise ValueError(f"actions must be {kind}, not of dtype {array.dtype}")
-        if not np.isfinite(array).all():
-            rows = np.flatnonzero(~np.isfinite(array).reshape(n, -1).all(1)).tolist()
-            raise ValueError(f"actions of environments {rows} are NaN or infinite; the agent has broken down")
+        with np.errstate(over="ignore"):  # said below
+            rows = array.astype(self.space.dtype).reshape(n, -1)
+        if not np.isfinite(rows).all():
+            broken = np.flatnonzero(~np.isfinite(rows).all(1)).tolist()
+            raise ValueError(
+                f"actions of environments {broken} are NaN or infinite in {rows.dtype}; the agent has broken down"
+            )
         if isinstance(self.space, gym.spaces.Box):
             low, high = self.space.low, self.space.high
         else:
-            low, high = np.zeros(shape[1:]), np.full(shape[1:], 2)
-        outside = ((array < low) | (array > high)).reshape(n, -1).any(1)
+            low, high = np.zeros(rows.shape[1]), np.full(rows.shape[1], 2)
+        outside = ((rows < low) | (rows > high)).any(1)
         if outside.any():
             raise ValueError(
                 f"actions of environments {np.flatnonzero(outside).tolist()} lie outside {self.space}; "
                 "clip or squash them"
             )
-        return np.ascontiguousarray(array).reshape(n, -1)
+        return rows
 
     def __call__(self, action: Tensor, lr: Tensor, hyper: Hyper) -> tuple[Tensor, Hyper]:
         """Applies actions (n, K + beside) to rates (n, K) and hyperparameters (n, 1)."""

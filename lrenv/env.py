@@ -9,8 +9,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from lrenv.snapshots import Snapshot
 from lrenv.tasks import Task
-from lrenv.vector_env import LearningRateVectorEnv, Snapshot, row
+from lrenv.vector_env import LearningRateVectorEnv, row
 
 Array = NDArray[Any]
 
@@ -52,9 +53,12 @@ class LearningRateEnv(gym.Env[Array, Array]):
 
         Raises:
             gymnasium.error.ResetNeeded: the episode has not begun, or has ended.
+            ValueError: an action of the wrong shape, not finite, or out of bounds.
         """
         if self._terminated:
             raise gym.error.ResetNeeded("the episode has ended: call reset()")
+        if np.shape(action) != self.action_space.shape:
+            raise ValueError(f"the action must have shape {self.action_space.shape}, not {np.shape(action)}")
         observation, reward, terminated, _, info = self._envs.step(np.asarray(action)[None])
         self._terminated = bool(terminated[0])
         return row(observation, 0), float(reward[0]), self._terminated, False, _first(info)
@@ -64,7 +68,7 @@ class LearningRateEnv(gym.Env[Array, Array]):
         return self._envs.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Continues from a snapshot bit for bit."""
+        """Continues from a snapshot; see `LearningRateVectorEnv.restore`."""
         self._envs.restore(snapshot)
         self._terminated = bool(snapshot.ended[0])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -76,7 +77,7 @@ class Episode:
     """The environment's dynamics.
 
     Args:
-        task: what the trainees learn.
+        task: what the trainees learn. An interval beyond its budget is the budget: one decision, as it is observed.
         control: what actions turn (`lrenv.controls`).
         observe: what agents see (`lrenv.signals`).
         reward: what they are paid for (`lrenv.rewards`).
@@ -104,6 +105,8 @@ class Episode:
         precision: str = "full",
         at_once: int | None = None,
     ) -> None:
+        if task.interval > task.budget:  # one decision, whose end is measured in any case
+            task = replace(task, interval=task.budget, measure_interval=None)
         self.task = task
         self.reward = make_reward(reward)
         self.trainee = Trainee(task, device, dtype, compile, precision, at_once)
@@ -121,7 +124,6 @@ class Episode:
         on_cuda = self.trainee.device.type == "cuda"
         self._captured = Captured(self._decided, cuda_graph(self.trainee.device)) if compile and on_cuda else None
         self._shapes: dict[str, torch.Size] = {}
-        self._most = 0  # episodes that were begun together so far
 
     @property
     def decisions(self) -> int:
@@ -135,13 +137,7 @@ class Episode:
         Args:
             seeds: one an episode.
             initial_lr: instead of the task's.
-
-        Raises:
-            ValueError: more trainees than a GPU's free memory holds; the message says how many do.
         """
-        if len(seeds) > self._most:  # later resets find the memory that earlier ones took
-            self.trainee.check_fits(len(seeds))
-            self._most = len(seeds)
         initial_lr = self.task.initial_lr if initial_lr is None else initial_lr
         order = iter(seeds)
         groups = self.trainee.groups(len(seeds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -33,9 +34,11 @@ class Memory:
         return self.data + times * n * self.held + min(n, at_once) * max(self.training, self.measuring)
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that this process can still take on a CUDA device; None on any other, which can't be asked."""
-    if device.type != "cuda":
-        return None
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + unused
+def available(device: torch.device) -> int | None:
+    """Bytes that trainees can take: what a GPU has free, or a machine has in all; None where that can't be told."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None

@@ -66,11 +66,12 @@ class Task:
         weight_decay: None is the optimizer's own.
         batch_size: b, examples an inner step.
         budget: T, inner steps an episode.
-        interval: N, inner steps between two actions.
+        interval: N, inner steps between two actions. Environments take an interval beyond the budget for the budget.
         initial_lr: the rate before the first action.
         augment: a name in `lrenv.augment.AUGMENTATIONS`; None leaves images as they are.
         replacement: draw each example of a batch independently instead of by epochs.
-        val_examples: validation examples that a decision measures, always the same; None measures all.
+        val_examples: validation examples that a decision measures, always the same; None measures all, as does a
+            number beyond their end.
         measure_interval: inner steps between two measurements on the validation split, a multiple of `interval`; in
             between, what was last measured stands. None measures at every decision, which agents that act at every
             inner step can ill afford.

@@ -7,7 +7,6 @@ forward mode. Trainees do not interact, so the sum of their losses has all their
 
 from __future__ import annotations
 
-import bisect
 import math
 import sys
 from collections.abc import Collection, Sequence
@@ -25,7 +24,7 @@ from lrenv.compiling import Compile, checked, compiled
 from lrenv.data import Split
 from lrenv.layers import Tensors
 from lrenv.lookup import lookup
-from lrenv.memory import Memory, free_memory
+from lrenv.memory import Memory, available
 from lrenv.optimizers import Hyper, OptState, descend, make_optimizer
 from lrenv.stacked import Network
 from lrenv.tasks import LOSSES, Task, count
@@ -92,8 +91,9 @@ class Trainee:
         rates: granularity -> K, how many learning rates a trainee has where each such piece has its own.
 
     Raises:
-        ValueError: an unknown precision, bf16 beside another dtype than float32, or a network that can't be trained as
-            it is; the message says what to do.
+        TypeError: the task's data or network give something else than they should.
+        ValueError: an unknown precision, bf16 beside another dtype than float32, or a network that has too few outputs
+            or can't be trained as it is; the message says what to do.
     """
 
     @detached
@@ -109,7 +109,9 @@ class Trainee:
         self.task = task
         self.device = torch.device(device)
         self.dtype = dtype
-        data = task.load().to(self.device)
+        data = task.load()
+        task.check_network(data)
+        data = data.to(self.device)
         self.classes = data.classes
         self.network = Network(partial(task.network, data.train.inputs.shape[1:], data.classes))
         self._autocast = lookup(PRECISIONS, precision, "precision")
@@ -160,27 +162,12 @@ class Trainee:
         return [n // number + (i < n % number) for i in range(number)]
 
     def _at_once(self) -> int:
-        free = free_memory(self.device)
-        if free is not None:
-            return max(1, free // 2 // max(self.memory.training, self.memory.measuring))
         if self.device.type != "cpu":
-            return sys.maxsize
+            free = available(self.device)
+            return (
+                sys.maxsize if free is None else max(1, free // 2 // max(self.memory.training, self.memory.measuring))
+            )
         return 1 if self.network.has_convolutions else max(1, CACHED // self.memory.training)
-
-    def check_fits(self, n: int) -> None:
-        """Raises ValueError if n trainees need more memory than their device has free; says how many do."""
-        free = free_memory(self.device)
-
-        def needed(n: int) -> int:  # the data are there already
-            return self.memory.total(n, self.at_once) - self.memory.data
-
-        if free is None or needed(n) <= free:
-            return
-        fitting = bisect.bisect_right(range(1, n + 1), free, key=needed)
-        raise ValueError(
-            f"{n} trainees need about {needed(n) / 2**30:.1f} GiB and {self.device} has {free / 2**30:.1f} GiB free: "
-            f"about {fitting} fit; take fewer, or smaller batches"
-        )
 
     def _memory(self, data: int, layers: list[int]) -> Memory:
         shape = self.train.inputs.shape[1:]

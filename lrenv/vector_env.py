@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
+import operator
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -18,24 +21,15 @@ from lrenv.ambient import detached
 from lrenv.compiling import Compile
 from lrenv.episode import Episode, EpisodeState
 from lrenv.lookup import lookup
+from lrenv.memory import available
 from lrenv.optimizers import Optimizer, OptimizerFactory
 from lrenv.rendering import History
-from lrenv.signals import MOTION
-from lrenv.tasks import InitialLR, Task, count, make_task
+from lrenv.snapshots import Snapshot, differences, settings_of
+from lrenv.tasks import InitialLR, Task, count, initial_rates, make_task
 from lrenv.trees import replace_rows, scatter, select
 
 Array = NDArray[Any]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-
-class Snapshot(NamedTuple):
-    """A vector environment between two decisions, as a value: `restore` continues from it bit for bit."""
-
-    state: EpisodeState
-    env_seeds: NDArray[np.int64]  # (n,)
-    episodes: NDArray[np.int64]  # (n,), how many came before the present one since the env was seeded
-    ended: NDArray[np.bool_]  # (n,)
-    settings: dict[str, Any]  # what an environment must share to go on from here
 
 
 class Prepared(NamedTuple):
@@ -65,7 +59,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
 
     Env i started with `reset(seed=s)` has the seed s + i, a list of seeds is taken as it stands, and the seeds of
     later episodes are a function of the env's seed and the episode's number: env i of a batch is the same run as
-    that env alone.
+    that env alone, up to rounding. The same calls give the same numbers to the last bit on the same machine, with the
+    same number of threads and the same build of PyTorch.
 
     `info` holds batched arrays `train_loss`, `val_loss`, `val_accuracy`, `lr`, `inner_step`, `diverged`; at the end
     of an episode also `test_loss` and `test_accuracy` of the checkpoint with the best validation loss, NaN and
@@ -74,7 +69,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
     Args:
         num_envs: n.
         task: a name in `lrenv.tasks()`, or a `Task`.
-        interval: N, inner steps between two actions; the task's own if None, as for the next four.
+        interval: N, inner steps between two actions; the task's own if None, as for the next four. An interval beyond
+            the budget is the budget, for observations, too.
         budget: T, inner steps of an episode. If N does not divide T, the last interval is shorter.
         batch_size: examples an inner step.
         optimizer: the trainee's: a name, an `Optimizer`, or an `OptimizerFactory`.
@@ -85,7 +81,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         device: where the trainees live; CUDA where there is any, else the CPU.
         dtype: "float32", or "float64" for exact comparisons; of trainees, observations and Box actions.
         val_examples: validation examples that a decision measures, always the same; the task's own if None, and all if
-            the task has none.
+            the task has none or there are fewer.
         measure_interval: inner steps between two measurements on the validation split, see `lrenv.tasks.Task`.
         compile: True compiles decisions with `torch.compile`: small perceptrons train twice as fast on a CPU, after
             about half a minute for the first decision. Needs a C++ compiler on a CPU, Triton on CUDA. On CUDA, True and
@@ -99,7 +95,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         render_mode: "rgb_array" draws losses and rates of the first 16 envs, "human" prints a line a decision.
 
     Raises:
-        ValueError, TypeError: settings that cannot be meant; the message says what to do.
+        ValueError, TypeError: settings that cannot be meant, or that no memory of this device holds; the message says
+            what to do.
         FileNotFoundError: the task's data set is missing; the message says what brings it.
     """
 
@@ -136,7 +133,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         task = make_task(task, **{name: value for name, value in own.items() if value is not None})
         if render_mode is not None:
             lookup(dict.fromkeys(self.metadata["render_modes"]), render_mode, "render_mode")
-        self.num_envs = count("num_envs", num_envs)
+        self.num_envs = num_envs = int(count("num_envs", num_envs))
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = render_mode
@@ -144,6 +141,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             task, control, observe, reward, choose_device(device), lookup(DTYPES, dtype, "dtype"), compile, precision,
             at_once,
         )  # fmt: skip
+        self._view = {"control": control, "observe": observe, "reward": reward, "precision": precision}
+        _check_memory(self.episode, num_envs)
         self.single_observation_space = self.episode.observer.space
         self.single_action_space = self.episode.control.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -188,6 +187,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             raise ValueError(f"reset_mask must be {self.num_envs} booleans, at least one of them True")
         if self._state is None and not mask.all():
             raise ValueError("the first reset must start every environment: leave reset_mask out")
+        if initial_lr is not None:
+            initial_rates(initial_lr)  # before anything has changed
         self._seed(seed, mask)
         with torch.no_grad():
             self._state = self._begin(mask, initial_lr)
@@ -246,24 +247,25 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         if self._state is None:
             raise gym.error.ResetNeeded("call reset() before snapshot()")
         state = tree_map(torch.clone, self._state) if self.episode.holds(self._state) else self._state
-        return Snapshot(state, self._env_seeds.copy(), self._episodes.copy(), self._ended.copy(), self._settings())
+        return Snapshot(state, self._env_seeds.copy(), self._episodes.copy(), self._ended.copy(), self._settings.copy())
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Continues from a snapshot of an environment with the same settings.
+        """Continues from a snapshot of an environment with the same settings, of this device or another.
 
         Raises:
+            TypeError: no snapshot.
             ValueError: the snapshot is of an environment with other settings; the message says which.
         """
-        ours = self._settings()
-        differ = [
-            f"{name} {theirs} (here {ours[name]})" for name, theirs in snapshot.settings.items() if theirs != ours[name]
-        ]
-        if differ:
+        if not isinstance(snapshot, Snapshot):
+            raise TypeError(f"restore takes what snapshot() gave, not a {type(snapshot).__name__}")
+        if differ := differences(snapshot.settings, self._settings):
             raise ValueError(f"the snapshot is of an environment with {', '.join(differ)}; restore it to one like it")
-        self._state = snapshot.state
-        self._inner_step = snapshot.state.trainee.step.cpu().numpy()
+        self._state = tree_map(lambda x: x.to(self._device), snapshot.state)
         self._env_seeds, self._episodes = snapshot.env_seeds.copy(), snapshot.episodes.copy()
         self._ended = snapshot.ended.copy()
+        _, info = self._fetch()
+        if self._history is not None:
+            self._history.add(info, np.ones(self.num_envs, dtype=bool))
 
     def render(self) -> Any:
         """A tuple of images (height, width, 3), one an env, for "rgb_array"; None for "human"."""
@@ -272,18 +274,10 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             return None
         return self._history.draw() if self.render_mode == "rgb_array" else None
 
+    @cached_property
     def _settings(self) -> dict[str, Any]:
-        task, trainee = self.task, self.episode.trainee
-        shared = ("optimizer", "budget", "interval", "batch_size", "val_examples", "measure_interval")
-        return {name: getattr(task, name) for name in shared} | {
-            "num_envs": self.num_envs,
-            "parameters": trainee.network.size,
-            "rates": self.episode.control.rates,
-            "controlled": self.episode.control.beside,
-            "white_box": self.episode.observer.white_box,
-            "motion": bool(MOTION & set(self.episode.observer.names)),
-            "dtype": trainee.dtype,
-        }
+        shared = {"num_envs": self.num_envs, "autoreset_mode": self.autoreset_mode.value}
+        return shared | settings_of(self.episode, self._view)
 
     @property
     def _device(self) -> torch.device:
@@ -294,22 +288,30 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         if seed is None and self._state is not None:
             self._episodes[mask] += 1
             return
-        if seed is None or isinstance(seed, int | np.integer):
-            # A negative seed goes on to the check below: its message says what is wanted.
-            generator = gym.utils.seeding.np_random(None if seed is None else max(int(seed), 0))
-            self._np_random, self._np_random_seed = generator
-            first = int(self._np_random.integers(2**31) if seed is None else seed)
-            seeds: list[int | None] = [first + i for i in range(self.num_envs)]
-        else:
-            seeds = [None if s is None else int(s) for s in seed]
-        if len(seeds) != self.num_envs or any(s is not None and s < 0 for s in seeds):
-            raise ValueError(f"seeds must be {self.num_envs} numbers of at least 0, one an environment, not {seed}")
+        seeds, first = self._seeds(seed)
+        if first is not None:
+            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(first)
         for i in np.flatnonzero(mask):
             given = seeds[i]
             if given is None:
                 self._episodes[i] += 1
             else:
                 self._env_seeds[i], self._episodes[i] = given, 0
+
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> tuple[list[int | None], int | None]:
+        """A seed for each env, and the number that they came from if it was one."""
+        first = int(gym.utils.seeding.np_random()[0].integers(2**31)) if seed is None else _integer(seed)
+        seeds: list[int | None] = []
+        if first is not None:
+            seeds = [first + i for i in range(self.num_envs)]
+        elif isinstance(seed, Sequence | np.ndarray):
+            seeds = [None if s is None else -1 if (number := _integer(s)) is None else number for s in seed]
+        if len(seeds) != self.num_envs or any(s is not None and not 0 <= s < 2**63 for s in seeds):
+            raise ValueError(
+                f"seeds must be {self.num_envs} integers of at least 0 and below 2**63, one an environment, or the "
+                f"first of them, not {seed!r}"
+            )
+        return seeds, first
 
     def _begin(self, mask: NDArray[np.bool_], initial_lr: InitialLR | None = None) -> EpisodeState:
         """The state with new episodes where the mask holds."""
@@ -379,6 +381,36 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             self._history.add(info, restarted)
             if self.render_mode == "human":
                 print(self._history.line(), flush=True)
+
+
+def _integer(value: Any) -> int | None:
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _check_memory(episode: Episode, n: int) -> None:
+    """Refuses what can't work before anything of that size is made.
+
+    Raises:
+        ValueError: the device has less memory in all than n trainees need.
+    """
+    task, trainee = episode.task, episode.trainee
+
+    def needed(n: int) -> int:
+        together = min(n, trainee.at_once)
+        indices = 2 * 8 * together * task.interval * task.batch_size  # of an interval's examples, and as they are drawn
+        return trainee.memory.total(n, together) + indices
+
+    total = available(trainee.device)
+    if total is not None and needed(n) > total:
+        fitting = bisect.bisect_right(range(1, n + 1), total, key=needed)
+        raise ValueError(
+            f"num_envs={n} of task {task.name!r} with batch_size={task.batch_size} and interval={task.interval} need "
+            f"{needed(n) / 2**30:,.0f} GiB, and {trainee.device} has {total / 2**30:,.0f}: about {fitting} fit; make "
+            "fewer, or smaller ones"
+        )
 
 
 def row(observation: Any, i: Any) -> Any:

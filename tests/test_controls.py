@@ -132,6 +132,19 @@ def test_bad_actions_are_refused(control: Any, actions: Any, message: str) -> No
         make(control).check(actions, 2)
 
 
+def test_actions_are_judged_in_the_dtype_of_the_space() -> None:
+    single = Control("set-raw", SIZES, ())
+    with pytest.raises(ValueError, match=r"environments \[1\] are NaN or infinite in float32"):
+        single.check(np.array([[1.0], [1e300]]), 2)
+    assert Control("scale", SIZES, ()).check(np.array([[1 + 1e-12]]), 1).tolist() == [[1.0]], "a rounding of float64"
+    for dtype in (">f8", "f2", "u1", "bool", np.longdouble):
+        checked = make("scale").check(np.ones((2, 1), dtype), 2)
+        assert torch.from_numpy(checked).tolist() == [[1.0], [1.0]]
+    for dtype in (">i4", "u1", "u8"):
+        lr, _ = apply(make("discrete"), np.array([0, 1, 2], dtype), LR)
+        assert lr[0, 0] == 0.05
+
+
 @pytest.mark.parametrize(
     ("control", "message"),
     [

@@ -12,7 +12,7 @@ import torch
 from data_files import assert_equal, empty_root, reload
 from torch import Tensor
 
-from lrenv.data import Data, Split, data_root, datasets, embedded, from_arrays, load, register_data
+from lrenv.data import Data, DataWarning, Split, data_root, datasets, embedded, from_arrays, load, register_data
 
 
 @pytest.fixture(autouse=True)
@@ -203,6 +203,15 @@ def test_images_get_the_statistics_of_each_channel(dtype: torch.dtype) -> None:
         ({"test_targets": np.array([0, -1, 2])}, ValueError, "label -1"),
         ({"test_targets": np.array([0, 3, 2])}, ValueError, r"test targets hold class 3.*only 0\.\.2"),
         ({"train_targets": np.zeros(12, int)}, ValueError, "at least two classes"),
+        ({"train_targets": np.array([0, 1, 3] * 4)}, ValueError, "no class 2, though they go up to 3.*without gaps"),
+        ({"train_targets": np.array([0, 1, 10**9] * 4)}, ValueError, "no class 2, though they go up to 1000000000"),
+        ({"train_targets": np.array([None] * 12)}, TypeError, "train targets must be a tensor or an array"),
+        ({"train_inputs": np.array([[None] * 4] * 12)}, TypeError, "train inputs must be a tensor or an array"),
+        ({"train_inputs": [[1.0], [1.0, 2.0]]}, TypeError, "train inputs must be a tensor or an array"),
+        ({"val_targets": [0, 1, 2, 0, 1, 2.0]}, TypeError, "val targets must be integer class labels"),
+        ({"val_inputs": np.full((6, 4), -np.inf)}, ValueError, "val inputs hold values that are not finite"),
+        ({"test_inputs": np.full((3, 4), 2**24 + 1)}, ValueError, "test inputs hold integers that float32 would round"),
+        ({"train_inputs": np.ma.masked_less(np.zeros((12, 4)), 1)}, TypeError, "train inputs are masked"),
     ],
 )
 def test_from_arrays_refuses(changes: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -214,6 +223,19 @@ def test_from_arrays_refuses_images_of_two_scales() -> None:
     images = np.zeros((12, 1, 4, 4), dtype=np.uint8)
     with pytest.raises(ValueError, match="use one shape and scale"):
         from_arrays(**arrays(train_inputs=images, val_inputs=images[:6] / 255, test_inputs=images[:3]))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.float16, np.bool_])
+def test_numbers_of_any_type_become_float32(dtype: Any) -> None:
+    images = np.arange(12 * 16).reshape(12, 1, 4, 4).astype(dtype)
+    made = from_arrays(**arrays(train_inputs=images, val_inputs=images[:6], test_inputs=images[:3]))
+    assert made.train.inputs.dtype == torch.float32
+    np.testing.assert_array_equal(made.train.inputs.numpy(), images.astype(np.float64))
+
+
+def test_classes_that_can_not_be_measured_are_told() -> None:
+    with pytest.warns(DataWarning, match="of 3 classes val has no example of 2, as 0; test has no example of 1, as 2"):
+        from_arrays(**arrays(val_targets=np.ones(6, int), test_targets=np.array([0, 1, 1])))
 
 
 def test_to_moves_every_tensor() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from data_files import assert_equal, empty, empty_root, not_idx, numbers, reload
 from PIL import Image
 from torch import Tensor
 
-from lrenv.data import DataCorrupt, DataMissing, load
+from lrenv.data import IMAGE_SUFFIXES, DataCorrupt, DataMissing, DataWarning, load
 from lrenv.data import folder as image_folder
 
 
@@ -78,7 +80,8 @@ def test_folder_named_train_may_be_a_class(tmp_path: Path) -> None:
 def test_folder_size_and_channels(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "pets")
     Image.new("RGB", (9, 5), (7, 14, 0)).save(path / "dog" / "wide.png")
-    assert load("folder", path=path).train.inputs.shape[1:] == (3, 6, 6)
+    with pytest.warns(DataWarning, match=r"resized to 6 x 6 pixels, as the first image: 'dog/wide\.png'"):
+        assert load("folder", path=path).train.inputs.shape[1:] == (3, 6, 6)
     grey = load("folder", path=path, size=4, channels=1)
     assert grey.train.inputs.shape[1:] == (1, 4, 4)
     assert grey.mean.shape == (1, 1, 1)
@@ -166,6 +169,154 @@ def test_unreadable_image_is_named(tmp_path: Path, damage: Callable[[Path], None
         load("folder", path=path)
 
 
+def random_image() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8))
+
+
+def with_alpha(alpha: int) -> Image.Image:
+    image = random_image()
+    image.putalpha(alpha)
+    return image
+
+
+def turned(file: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    random_image().save(file, exif=exif)
+
+
+def deep_png(file: Path) -> None:
+    """RGB with 16 bits a channel, which Pillow reads and doesn't write."""
+    rows = b"".join(b"\0" + np.full((6, 3), 4_660, ">u2").tobytes() for _ in range(6))
+    header = struct.pack(">IIBBBBB", 6, 6, 16, 2, 0, 0, 0)
+    file.write_bytes(b"\x89PNG\r\n\x1a\n")
+    with file.open("ab") as out:
+        for name, content in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+            out.write(struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content)))
+
+
+def animated(file: Path) -> None:
+    random_image().save(file, save_all=True, append_images=[with_alpha(255).convert("RGB").rotate(90)])
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "told"),
+    [
+        ("clear.png", lambda file: with_alpha(100).save(file), "transparency dropped"),
+        ("clear.gif", lambda file: with_alpha(0).save(file), "transparency dropped"),
+        ("print.jpg", lambda file: random_image().convert("CMYK").save(file), "colours converted from CMYK"),
+        ("print.tif", lambda file: random_image().convert("CMYK").save(file), "colours converted from CMYK"),
+        ("deep.png", deep_png, "cut from 16 to 8 bits a channel"),
+        ("moving.gif", animated, "only the first frame taken"),
+        ("moving.png", animated, "only the first frame taken"),
+        ("moving.webp", animated, "only the first frame taken"),
+        ("pages.tif", animated, "only the first frame taken"),
+        ("turned.jpg", turned, "turned as their EXIF data say"),
+        ("large.png", lambda file: random_image().resize((9, 9)).save(file), "resized to 6 x 6 pixels"),
+        ("opaque.png", lambda file: with_alpha(255).save(file), None),
+        ("palette.png", lambda file: random_image().convert("P").save(file), None),
+        ("grey.png", lambda file: random_image().convert("L").save(file), None),
+        ("bits.png", lambda file: random_image().convert("1").save(file), None),
+        ("photo.jfif", lambda file: random_image().save(file, "jpeg"), None),
+        ("PHOTO.JPE", lambda file: random_image().save(file, "jpeg"), None),
+    ],
+)
+def test_what_an_image_loses_is_told_each_time(
+    tmp_path: Path, name: str, write: Callable[[Path], None], told: str | None
+) -> None:
+    """Also when the tensors come out of the store."""
+    path = write_folder(tmp_path / "pets")
+    write(path / "dog" / name)
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            loaded = reload("folder", path=path)
+        assert sum(len(s.targets) for s in loaded[:3]) == 51
+        messages = [str(warning.message) for warning in caught]
+        assert len(messages) == (told is not None)
+        if told is not None:
+            assert caught[0].category is DataWarning
+            assert f"{told}" in messages[0]
+            assert f"'dog/{name}'" in messages[0]
+
+
+def test_who_asks_for_a_size_is_not_told_of_it(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "pets")
+    random_image().resize((9, 9)).save(path / "dog" / "large.png")
+    assert load("folder", path=path, size=5).train.inputs.shape[1:] == (3, 5, 5)
+
+
+def test_the_suffixes_are_those_of_torchvision_and_more() -> None:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    assert set(IMG_EXTENSIONS) <= IMAGE_SUFFIXES
+    Image.init()
+    for suffix in IMAGE_SUFFIXES:
+        assert Image.registered_extensions()[suffix] in Image.OPEN
+    jpeg = {suffix for suffix, kind in Image.registered_extensions().items() if kind == "JPEG"}
+    assert jpeg <= IMAGE_SUFFIXES
+
+
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "pets")
+    for i in range(5):
+        (path / "cat" / f"{i}.heic").write_bytes(b"an image of a kind that isn't read")
+    random_image().save(path / "lost.png")
+    (path / "README.txt").write_text("about the pets")
+    (path / "dog" / ".hidden").mkdir()
+    random_image().save(path / "dog" / ".hidden" / "a.png")
+    (path / "dog" / "linked").symlink_to(path / "cat")
+    with pytest.warns(DataWarning) as caught:
+        loaded = load("folder", path=path)
+    assert sum(len(s.targets) for s in loaded[:3]) == 50
+    (message,) = (str(warning.message) for warning in caught)
+    assert "'cat/0.heic', 'cat/1.heic', 'cat/2.heic' and 3 more" in message
+    assert "in no class folder: 'lost.png'" in message
+    assert "README" not in message
+
+
+def test_a_link_to_nowhere_is_refused(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "pets")
+    (path / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataCorrupt, match=r"gone\.png: No such file"):
+        load("folder", path=path)
+
+
+def test_classes_that_can_not_be_learned_or_measured(tmp_path: Path) -> None:
+    """Of 60, 2 and 1 images one in five is held out: the last class has none to train on."""
+    path = tmp_path / "rare"
+    for name, first, end in (("a", 0, 60), ("b", 60, 62), ("c", 62, 63)):
+        write_images(path / name, range(first, end))
+    with pytest.raises(ValueError, match=r"class 'c' has too few images: none is left to train on when 0\.2"):
+        load("folder", path=path)
+    (path / "c" / "062.png").rename(path / "b" / "062.png")
+    (path / "c").rmdir()
+    with pytest.warns(DataWarning, match="test has no image of class 'b'$"):
+        loaded = load("folder", path=path)
+    assert (loaded.train.targets == 1).any()
+
+
+def test_a_class_that_a_given_split_lacks_is_told(tmp_path: Path) -> None:
+    for part, names in (("train", "ab"), ("val", "ab"), ("test", "a")):
+        for k, name in enumerate(names):
+            write_images(tmp_path / "set" / part / name, range(10 * k, 10 * k + 5))
+    with pytest.warns(DataWarning, match="test has no image of class 'b'$"):
+        load("folder", path=tmp_path / "set")
+
+
+def test_images_beyond_all_memory_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"need [0-9,]+ GiB, and this machine has [0-9,]+: pass a smaller size"):
+        load("folder", path=write_folder(tmp_path / "pets"), size=10**8)
+
+
+def test_a_class_of_other_files_says_which(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "pets")
+    (path / "bird").mkdir()
+    (path / "bird" / "a.heic").write_bytes(b"an image of a kind that isn't read")
+    with pytest.raises(ValueError, match=r"bird holds no images .*but 'a\.heic'"):
+        load("folder", path=path)
+
+
 def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "pets")
     Image.fromarray(np.full((6, 6), 40_000, dtype=np.uint16)).save(path / "dog" / "deep.png")
@@ -196,7 +347,9 @@ def test_folder_layouts_that_make_no_sense_are_explained(tmp_path: Path) -> None
         load("folder", path=tmp_path / "split")
 
 
-@pytest.mark.parametrize("wrong", [{"channels": 4}, {"size": 0}, {"held_out": 0.0}, {"held_out": 1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"channels": 4}, {"size": 0}, {"size": 2.5}, {"size": "32"}, {"held_out": 0.0}, {"held_out": 1.0}]
+)
 def test_folder_options_out_of_range(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         load("folder", path=write_folder(tmp_path / "pets"), **wrong)

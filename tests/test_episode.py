@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lrenv import networks
+from lrenv import draws, networks
 from lrenv.controls import BOUNDS
 from lrenv.data import Data
 from lrenv.episode import Episode, EpisodeState
@@ -251,6 +251,16 @@ def test_initial_rates_are_drawn_from_the_seed(toy: Callable[..., Task]) -> None
     assert ranged.max() <= -1
     assert abs(ranged.mean() + 2.5) < 5 * math.sqrt(9 / 12 / 600)
     assert e.reset([0], 0.7).lr.tolist() == [[0.7]]
+
+
+def test_initial_rates_have_a_stream_of_their_own(toy: Callable[..., Task]) -> None:
+    """By hand from the seed, so that no other draw of the episode tells which rate it began with."""
+    choices, seeds = (0.5, 0.25, 0.125), torch.arange(40)
+    chance = draws.uniform(draws.fold(seeds, draws.INITIAL_LR), dtype=F64)
+    e = Episode(toy(initial_lr=choices), dtype=F64)
+    assert e.reset(seeds.tolist()).lr[:, 0].tolist() == [choices[int(3 * x)] for x in chance]
+    ranged = e.reset(seeds.tolist(), LogUniform(1e-4, 1e-1)).lr[:, 0]
+    torch.testing.assert_close(ranged, 10 ** (3 * chance - 4))
 
 
 def test_scale_starts_from_the_initial_rate(toy: Callable[..., Task]) -> None:

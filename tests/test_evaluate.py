@@ -69,26 +69,25 @@ def test_every_agent_starts_from_the_same_weights_and_batches(toy: Callable[...,
 
 
 def test_the_checkpoint_is_the_best_by_validation_loss(toy: Callable[..., Task]) -> None:
-    """Rates below 0 climb back up what was descended before."""
-    task = toy(budget=60, initial_lr=0.1)
+    """Descent for a while, then ascent, which undoes what was learned without any chaos."""
+    task, turn = toy(budget=60), 8
 
-    class Returning:
-        view = View(control="set-raw", observe="clock")
+    class Turning:
+        view = View(control="set-raw")
 
         def predict(self, observation: Any, state: Any = None, *_: Any, **__: Any) -> tuple[Any, Any]:
-            return np.where(observation[:, :1] < 28, 0.1, -0.1), state
+            decision = 0 if state is None else state[0]
+            rate = 0.1 if decision < turn else -0.1
+            return np.full((len(observation), 1), rate, np.float32), (decision + 1,)
 
-    result = evaluate(Returning(), task, range(3), device="cpu")
+    result = evaluate(Turning(), task, range(3), device="cpu")
     losses = result.curves["val_loss"]
     best = losses.argmin(0)
-    assert ((best > 0) & (best < len(losses) - 1)).all()
+    assert ((best > 0) & (best <= turn)).all()
+    assert (losses[-1] > 1.1 * losses.min(0)).all()
     np.testing.assert_array_equal(result.val_loss, losses.min(0))
-    stopped = [evaluate(Returning(), make_task(task, budget=int(4 * k)), [i], device="cpu") for i, k in enumerate(best)]
+    stopped = [evaluate(Turning(), make_task(task, budget=int(4 * k)), [i], device="cpu") for i, k in enumerate(best)]
     np.testing.assert_allclose(result.test_loss, [r.test_loss[0] for r in stopped], rtol=1e-5)
-    ends = [
-        evaluate(Returning(), make_task(task, budget=int(4 * k) + 4), [i], device="cpu") for i, k in enumerate(best)
-    ]
-    assert all(end.curves["val_loss"][-1, 0] > losses[k, i] for i, (k, end) in enumerate(zip(best, ends, strict=True)))
 
 
 def test_the_order_of_seeds_is_irrelevant(toy: Callable[..., Task]) -> None:

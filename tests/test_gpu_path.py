@@ -143,22 +143,25 @@ with FakeTensorMode() as mode:
 
 
 def test_the_guard_sees_waiting_and_mixing() -> None:
-    """Without this the tests above could not fail."""
+    """Without this the tests above could not fail.
+
+    Which errors it raises differs between versions of PyTorch: waiting depends on data, and mixing names both devices.
+    """
     found = errors(
         """
-waiting, mixing = "DataDependentOutputException", "FakeTensorDeviceMismatchError"
 deeds = (
-    (lambda x: x.sum().item(), waiting),
-    (lambda x: bool((x > 0).all()), waiting),
-    (lambda x: x + torch.ones(2, 2), mixing),
-    (lambda x: x @ torch.ones(2, 2), mixing),
+    (lambda x: x.sum().item(), ["DataDependent"]),
+    (lambda x: bool((x > 0).all()), ["DataDependent"]),
+    (lambda x: x + torch.ones(2, 2), ["devices", "gpu:0", "cpu"]),
+    (lambda x: x @ torch.ones(2, 2), ["devices", "gpu:0", "cpu"]),
 )
 with FakeTensorMode():
-    for number, (deed, error) in enumerate(deeds):
+    for number, (deed, words) in enumerate(deeds):
         try:
             deed(torch.ones(2, 2, device="gpu"))
         except Exception as caught:
-            assert type(caught).__name__ == error, (number, repr(caught))
+            said = f"{type(caught).__name__}: {caught}"
+            assert all(word in said for word in words), (number, said)
         else:
             raise AssertionError(f"deed {number} passed")
 """

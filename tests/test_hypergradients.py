@@ -359,8 +359,42 @@ def test_pooling_and_dropout(toy: Callable[..., Task], make_blobs: Callable[...,
     assert_equal(forward(trainee, start, schedule, 6).gradient, reverse(trainee, start, schedule, 6).gradient)
 
 
+class Cube(torch.autograd.Function):
+    """x^3 with derivatives of every order in reverse mode, and none in forward mode."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * grads[0]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor) -> tuple[Tensor, int | None]:
+        return Cube.apply(x), in_dims[0]  # type: ignore[no-untyped-call]
+
+
+class Cubes(nn.Module):
+    """Outputs that are cubes, by `Cube` or by an operation that has every derivative."""
+
+    def __init__(self, shape: Shape, classes: int, known: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(shape[0], classes)
+        self.known = known
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        return y**3 if self.known else Cube.apply(y)  # type: ignore[no-untyped-call, no-any-return]
+
+
 class Distances(nn.Module):
-    """Its `cdist` has a second derivative in reverse mode, and none in forward mode."""
+    """`cdist` has no derivative in forward mode; whether it has a second one in reverse mode is up to PyTorch."""
 
     def __init__(self, shape: Shape, classes: int) -> None:
         super().__init__()
@@ -370,12 +404,20 @@ class Distances(nn.Module):
         return -torch.cdist(x, self.centres)
 
 
-def test_an_operation_without_forward_derivative(toy: Callable[..., Task]) -> None:
-    trainee = Trainee(toy(network=Distances))
+@pytest.mark.parametrize("network", [partial(Cubes, known=False), Distances])
+def test_an_operation_without_forward_derivative(toy: Callable[..., Task], network: Callable[..., nn.Module]) -> None:
+    trainee = Trainee(toy(network=network))
     start, schedule = trainee.init([0, 1]), {"lr": torch.full((2, 1), 0.1)}
-    assert (reverse(trainee, start, schedule, 3).gradient["lr"] != 0).all()
-    with pytest.raises(ValueError, match=r"forward AD with _cdist_forward .* Take `reverse`, or another layer"):
+    with pytest.raises(ValueError, match=r"no forward mode .* forward .*AD.* Take `reverse`, or another layer"):
         forward(trainee, start, schedule, 3)
+
+
+def test_reverse_needs_no_forward_derivative(toy: Callable[..., Task]) -> None:
+    unknown, known = (Trainee(toy(network=partial(Cubes, known=which)), dtype=F64) for which in (False, True))
+    schedule = {"lr": torch.full((2, 1), 0.1, dtype=F64)}
+    slopes = [reverse(trainee, trainee.init([0, 1]), schedule, 3).gradient["lr"] for trainee in (unknown, known)]
+    torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-12)
+    assert (slopes[0] != 0).all()
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ LAYERS = (
     "data.types", "data.store", "data.embedded", "data.folder", "data.published", "data.registry", "data",
     "networks", "pooling", "layers", "initialisation", "stacked", "augment", "optimizers", "analytic", "tasks",
     "trainee", "lookahead", "hypergradients", "signals",
-    "rewards", "controls", "episode", "rendering", "", "vector_env", "env", "sb3_vec_env", "benchmark.schema",
-    "benchmark.controller_file", "benchmark.agent", "benchmark.sb3_agent", "benchmark.statistics", "benchmark.selection",
-    "benchmark.evaluation", "benchmark.tuning", "benchmark.cells", "benchmark.rows", "benchmark.comparison",
-    "benchmark.report", "benchmark", "cli",
+    "rewards", "controls", "episode", "snapshots", "rendering", "", "vector_env", "env", "sb3_vec_env",
+    "benchmark.schema", "benchmark.controller_file", "benchmark.agent", "benchmark.sb3_agent", "benchmark.statistics",
+    "benchmark.selection", "benchmark.evaluation", "benchmark.tuning", "benchmark.cells", "benchmark.rows",
+    "benchmark.comparison", "benchmark.report", "benchmark", "cli",
 )  # fmt: skip
 """Modules of lrenv from the bottom up; "" is the package itself."""
 

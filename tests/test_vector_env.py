@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,9 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from lrenv import draws
+from lrenv.data import Data, Split, load
 from lrenv.env import LearningRateEnv
+from lrenv.optimizers import adam, momentum
 from lrenv.rewards import REWARDS
 from lrenv.sb3_vec_env import LearningRateVecEnv
 from lrenv.tasks import LogUniform, Task, make_task
@@ -228,6 +231,8 @@ def bad_actions() -> list[Any]:
         pytest.param(nan.astype(object), "dtype object", id="object"),
         pytest.param(above, r"environments \[1\] lie outside", id="bounds"),
         pytest.param(np.full((2, 1), "a"), "must be numbers", id="text"),
+        pytest.param([[0.0], [0.0, 0.0]], "must be an array", id="ragged"),
+        pytest.param(torch.zeros(2, 1, requires_grad=True), "must be an array", id="gradient"),
     ]
 
 
@@ -266,12 +271,25 @@ def test_steps_need_an_episode() -> None:
         env.step(np.zeros(1, np.float32))
 
 
+@pytest.mark.parametrize("action", [np.zeros(2, np.float32), np.zeros((1, 1), np.float32), 0.0, [[0.0]]])
+def test_one_env_says_which_shape_its_action_has(action: Any) -> None:
+    env = LearningRateEnv(**TINY)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"must have shape \(1,\), not \("):
+        env.step(action)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seed": [1]}, "2 numbers of at least 0"),
+        ({"seed": [1]}, "2 integers of at least 0"),
         ({"seed": [1, -2]}, "at least 0"),
         ({"seed": -1}, "at least 0"),
+        ({"seed": 2**63 - 1}, "below 2[*][*]63"),
+        ({"seed": [0, 2**63]}, "below 2[*][*]63"),
+        ({"seed": 1.0}, "integers"),
+        ({"seed": [0, 1.5]}, "integers"),
+        ({"seed": "ab"}, "integers"),
         ({"options": {"initial_rate": 1}}, "initial_rate.*known: initial_lr, reset_mask"),
         ({"options": {"initial_lr": ()}}, "empty"),
         ({"options": {"initial_lr": -0.1}}, "finite and at least 0, not -0.1"),
@@ -284,8 +302,16 @@ def test_steps_need_an_episode() -> None:
     ],
 )
 def test_bad_resets_are_refused(arguments: dict[str, Any], message: str) -> None:
+    envs, twin = (LearningRateVectorEnv(2, **TINY) for _ in range(2))
     with pytest.raises(ValueError, match=message):
-        LearningRateVectorEnv(2, **TINY).reset(**arguments)
+        envs.reset(**arguments)
+    # The refusal left nothing behind, neither now nor for the episodes to come.
+    envs.reset(seed=3)
+    twin.reset(seed=3)
+    if "first reset" not in message:
+        with pytest.raises(ValueError, match=message):
+            envs.reset(**arguments)
+    np.testing.assert_array_equal(envs.reset()[0], twin.reset()[0])
 
 
 @pytest.mark.parametrize(
@@ -436,18 +462,173 @@ def test_a_foreign_ppo_learns() -> None:
     assert trained > untrained + 0.05
 
 
+class Other(nn.Module):
+    """As many parameters of the same shapes as a 64-32-32-10 perceptron, another function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layers(x)
+        return out
+
+
+DIGITS = make_task("digits-mlp", budget=30, optimizer="momentum")
+
+
+def images_negated() -> Data:
+    """The digits with other pixels and the same labels."""
+    data = load("digits")
+    return data._replace(train=Split(16 - data.train.inputs, data.train.targets))
+
+
 @pytest.mark.parametrize(
     ("other", "named"),
-    [({"optimizer": "sgd"}, "optimizer"), ({"budget": 20}, "budget"), ({"control": "scale/layer"}, "rates"),
-     ({"dtype": "float64"}, "dtype"), ({"num_envs": 3}, "num_envs")],
+    [({"task": make_task("digits-mlp", budget=30, optimizer="nesterov")}, "optimizer momentum .here nesterov."),
+     ({"optimizer": momentum(nesterov=True)}, "optimizer momentum"),
+     ({"task": make_task(DIGITS, momentum=0.8)}, r"momentum 0.9 \(here 0.8\)"),
+     ({"task": make_task(DIGITS, weight_decay=0.1)}, "weight_decay"), ({"task": make_task(DIGITS, name="x")}, "task"),
+     ({"task": make_task(DIGITS, network=lambda shape, classes: Other())}, "network Sequential"),
+     ({"task": make_task(DIGITS, data=images_negated)}, r"data digits\(\)"),
+     ({"task": make_task(DIGITS, replacement=True)}, "replacement"), ({"batch_size": 32}, "batch_size"),
+     ({"budget": 20}, "budget"), ({"interval": 5}, "interval"), ({"initial_lr": 0.1}, "initial_lr"),
+     ({"val_examples": 20}, "val_examples"), ({"measure_interval": 20}, "measure_interval"),
+     ({"control": "scale/layer"}, r"control scale \(here scale/layer\)"),
+     ({"control": ("scale", "momentum")}, r"control scale \(here scale, momentum\)"),
+     ({"observe": "paper"}, "observe"), ({"reward": "improvement"}, r"reward val_loss \(here improvement\)"),
+     ({"dtype": "float64"}, "dtype"), ({"precision": "bf16"}, "precision"), ({"num_envs": 3}, "num_envs"),
+     ({"autoreset_mode": "SameStep"}, "autoreset_mode")],
 )  # fmt: skip
 def test_a_snapshot_of_another_environment_is_refused(other: dict[str, Any], named: str) -> None:
-    envs = LearningRateVectorEnv(2, "digits-mlp", budget=30, device="cpu")
-    envs.reset(seed=0)
-    different = LearningRateVectorEnv(**{"num_envs": 2, "task": "digits-mlp", "budget": 30, "device": "cpu"} | other)
-    different.reset(seed=0)
-    with pytest.raises(ValueError, match=named):
+    settings: dict[str, Any] = {"num_envs": 2, "task": DIGITS, "device": "cpu"}
+    envs, same, different = (LearningRateVectorEnv(**settings | more) for more in ({}, {}, other))
+    observations = [made.reset(seed=0)[0] for made in (envs, same, different)]
+    with pytest.raises(ValueError, match=f"of an environment with .*{named}"):
         different.restore(envs.snapshot())
+    same.restore(envs.snapshot())
+    actions = np.zeros(different.action_space.shape or (), different.action_space.dtype)
+    twin = LearningRateVectorEnv(**settings | other)
+    np.testing.assert_array_equal(twin.reset(seed=0)[0], observations[2])
+    np.testing.assert_array_equal(different.step(actions)[0], twin.step(actions)[0], "the refusal left nothing behind")
+
+
+def test_data_of_functions_are_told_apart_by_their_contents() -> None:
+    """Of two functions of one name and size."""
+
+    def shifted(by: int) -> Task:
+        data = load("digits")
+        test = Split(data.test.inputs + by, data.test.targets)
+        return make_task(DIGITS, data=lambda: data._replace(test=test))
+
+    envs, same, other = (LearningRateVectorEnv(1, shifted(by), device="cpu") for by in (0, 0, 1))
+    envs.reset(seed=0)
+    same.restore(envs.snapshot())
+    with pytest.raises(ValueError, match=r"data 1200 training examples \[\w+\] \(here 1200 training examples"):
+        other.restore(envs.snapshot())
+
+
+@pytest.mark.parametrize("change", [{"eps_root": 1e-6}, {"eps": 1e-6}])
+def test_optimizers_are_told_apart_by_what_they_enclose(change: dict[str, float]) -> None:
+    envs, same, other = (
+        LearningRateVectorEnv(1, DIGITS, optimizer=adam(**more), device="cpu") for more in ({}, {}, change)
+    )
+    envs.reset(seed=0)
+    same.restore(envs.snapshot())
+    with pytest.raises(ValueError, match="optimizer"):
+        other.restore(envs.snapshot())
+
+
+def test_names_that_mean_the_same_are_the_same() -> None:
+    envs = LearningRateVectorEnv(1, DIGITS, device="cpu")
+    same = LearningRateVectorEnv(1, DIGITS, control=("scale",), observe=("dynamics",), val_examples=297, device="cpu")
+    envs.reset(seed=0)
+    same.restore(envs.snapshot())
+
+
+def test_a_snapshot_can_be_pickled(toy: Callable[..., Task]) -> None:
+    task = toy(network=lambda shape, classes: nn.Linear(shape[0], classes))  # which itself can't
+    envs, other = (LearningRateVectorEnv(2, task, device="cpu") for _ in range(2))
+    envs.reset(seed=0)
+    envs.step(np.ones((2, 1), np.float32))
+    other.restore(pickle.loads(pickle.dumps(envs.snapshot())))
+    for _ in range(4):  # the last begins the next episodes
+        for x, y in zip(envs.step(np.zeros((2, 1)))[:3], other.step(np.zeros((2, 1)))[:3], strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_only_snapshots_are_restored() -> None:
+    envs = LearningRateVectorEnv(1, **TINY)
+    with pytest.raises(TypeError, match=r"what snapshot\(\) gave, not a dict"):
+        envs.restore({})  # type: ignore[arg-type]
+
+
+def test_a_restored_environment_draws_what_it_went_on_from() -> None:
+    env = LearningRateEnv(render_mode="rgb_array", **TINY)
+    env.reset(seed=0)
+    snapshot, image = env.snapshot(), env.render()
+    env.step(np.ones(1, np.float32))
+    env.restore(snapshot)
+    np.testing.assert_array_equal(env.render(), image)
+
+
+@pytest.mark.parametrize("interval", [7, 8, 10**12])
+@pytest.mark.parametrize("measure", [1, 2])
+def test_an_interval_beyond_the_budget_is_the_budget(toy: Callable[..., Task], interval: int, measure: int) -> None:
+    """It trains as long, costs as much, and looks the same to the agent."""
+    answers = []
+    for settings in ({"interval": 7}, {"interval": interval, "measure_interval": measure * interval}):
+        envs = LearningRateVectorEnv(2, toy(budget=7, **settings), observe=("clock", "scale-free"), **EXACT)
+        observation, _ = envs.reset(seed=0)
+        answers.append([observation, *envs.step(np.zeros((2, 1)))])
+    for mine, wanted in zip(answers[1][:4], answers[0][:4], strict=True):
+        np.testing.assert_array_equal(mine, wanted)
+    assert answers[1][3].all()
+    assert answers[1][5]["inner_step"].tolist() == [7, 7]
+    np.testing.assert_array_equal(answers[1][5]["test_loss"], answers[0][5]["test_loss"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_envs": 10**12}, {"num_envs": 10**40}, {"budget": 10**14, "interval": 10**13}, {"batch_size": 10**13},
+        {"num_envs": 10**12, "control": "scale/parameter", "observe": "parameters"},
+    ],
+)  # fmt: skip
+def test_what_no_memory_holds_is_refused_at_once(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="need [0-9,]+ GiB, and this device has [0-9]+"):
+        LearningRateVectorEnv(**{"num_envs": 1, **TINY, **settings})
+
+
+def test_long_episodes_cost_nothing_in_advance() -> None:
+    envs = LearningRateVectorEnv(2, **TINY | {"budget": 10**12, "val_examples": 10**12})
+    envs.reset(seed=0)
+    *_, terminated, _, info = envs.step(np.zeros((2, 1), np.float32))
+    assert info["inner_step"].tolist() == [5, 5]
+    assert not terminated.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"network": lambda shape, classes: nn.Linear(shape[0], classes - 1)},
+            ValueError,
+            r"gives \(2, 2\).*3 classes",
+        ),
+        ({"network": lambda shape, classes: nn.LSTM(shape[0], classes)}, TypeError, "must give a tensor, not a tuple"),
+        ({"data": lambda: (np.zeros((4, 2)), np.zeros(4, int))}, TypeError, "'toy'.*not a tuple of 2.*from_arrays"),
+    ],
+)
+def test_tasks_that_can_not_be_trained_are_refused_when_made(
+    toy: Callable[..., Task], change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(error, match=message):
+        LearningRateVectorEnv(2, make_task(toy(), **change), device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_actions_may_be_views_of_any_stride() -> None:
@@ -495,3 +676,25 @@ def test_staggered_episodes_are_begun_together(toy: Callable[..., Task], monkeyp
     seeds = draws.episode_seeds(np.arange(4), np.full(4, 2))
     expected, _ = alone.reset(seed=seeds.tolist())
     np.testing.assert_allclose(np.stack(firsts), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_an_env_that_was_seeded_anew_begins_its_own_next_episode(toy: Callable[..., Task]) -> None:
+    """Episodes prepared for the seeds of before are not taken for it, though those of the others still hold."""
+    envs = LearningRateVectorEnv(3, toy(budget=12), autoreset_mode="SameStep", **EXACT)
+    action = np.zeros((3, 1))
+    envs.reset(seed=0)
+    for i in (0, 1):  # out of step: env 0 is behind env 1, and both are behind env 2
+        envs.step(action)
+        envs.reset(options={"reset_mask": np.arange(3) <= 1 - i})
+    ended = [False] * 3
+    while not ended[2]:  # the first to end, for whom everyone's next episodes are prepared
+        *_, terminated, _, _ = envs.step(action)
+        ended = terminated.tolist()
+    envs.reset(seed=[50, None, None], options={"reset_mask": np.array([True, False, False])})
+    ended = [False] * 3
+    while not ended[0]:
+        observation, _, terminated, _, _ = envs.step(action)
+        ended = terminated.tolist()
+    alone = LearningRateVectorEnv(1, toy(budget=12), **EXACT)
+    wanted, _ = alone.reset(seed=draws.episode_seeds(np.array([50]), np.array([1])).tolist())
+    np.testing.assert_allclose(observation[0], wanted[0], rtol=1e-10, atol=1e-10)

@@ -13,13 +13,14 @@ Files are looked for below `data_root()`, which any `root` folder of torchvision
 from lrenv.data.folder import IMAGE_SUFFIXES
 from lrenv.data.registry import datasets, load, register_data
 from lrenv.data.store import data_root
-from lrenv.data.types import Data, DataCorrupt, DataMissing, Loader, Split, from_arrays
+from lrenv.data.types import Data, DataCorrupt, DataMissing, DataWarning, Loader, Split, from_arrays
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "Data",
     "DataCorrupt",
     "DataMissing",
+    "DataWarning",
     "Loader",
     "Split",
     "data_root",

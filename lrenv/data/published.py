@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lrenv.data.folder import read_folder
+from lrenv.data.folder import read_folder, tell
 from lrenv.data.store import data_root
 from lrenv.data.types import Data, DataCorrupt, DataMissing, Split, with_statistics
 
@@ -138,7 +138,9 @@ def _read_svhn(file: Path) -> Split:
 
 
 def _read_class_folders(path: Path) -> Split:
-    return read_folder(path, size=None, channels=3)[0]["train"]
+    found = read_folder(path, size=None, channels=3)
+    tell(path, found.notes)
+    return found.pools["train"]
 
 
 def _fetch(dataset: str, root: Path) -> None:

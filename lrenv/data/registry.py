@@ -76,7 +76,9 @@ def load(name: str, *, download: bool | None = None, **options: object) -> Data:
         channels (1 or 3, default 3): grey or RGB.
         held_out (0.2): the fraction of the training images that is held out to make the missing ones of
             validation and test; where both are missing, half of it goes to each.
-        Images are decoded once; the tensors are stored below `data_root()/tensors` until a file changes.
+        Images are decoded once; the tensors are stored below `data_root()/tensors` until a file changes. Files that
+            are left out, images that lose something (transparency, frames, colours, bits, size), and classes that
+            validation or test lacks are told in one `DataWarning`.
 
     Loading leaves the global generators of random, NumPy and torch as they were.
 
@@ -87,7 +89,8 @@ def load(name: str, *, download: bool | None = None, **options: object) -> Data:
         **options: as listed; hashable values. A `path` is made absolute.
 
     Raises:
-        ValueError: unknown name, an option out of range, or a folder that is not laid out as described.
+        ValueError: unknown name, an option out of range, a folder that is not laid out as described, or a class
+            without an image to train on.
         TypeError: unknown or missing option, or a registered loader that returns no `Data`.
         DataMissing: files are not there and may not, or could not, be downloaded.
         DataCorrupt: files are truncated, unreadable, or hold something else than they should.

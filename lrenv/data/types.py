@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -19,6 +20,10 @@ class DataMissing(FileNotFoundError):
 
 class DataCorrupt(ValueError):
     """Files of a data set are there, but truncated, unreadable or not what they should be."""
+
+
+class DataWarning(UserWarning):
+    """Something of a data set was left out, changed on the way, or can't be measured; the message says what."""
 
 
 class Split(NamedTuple):
@@ -67,6 +72,11 @@ Loader: TypeAlias = Callable[..., Data]
 """Options, as keyword arguments, to a data set."""
 
 
+def absent_classes(split: Split, classes: int) -> list[int]:
+    """The classes that a split has no example of."""
+    return sorted(set(range(classes)) - set(split.targets.unique().tolist()))
+
+
 def with_statistics(train: Split, val: Split, test: Split, classes: int) -> Data:
     """Adds the mean and standard deviation of the train split, taken in double precision."""
     images = train.inputs.ndim == 4
@@ -104,9 +114,11 @@ def from_arrays(
 
     Parts of a validation split serve as probes, so pass it in a shuffled order.
 
+    A class that validation or test has no example of is told in a `DataWarning`.
+
     Args:
         train_inputs: (m, *shape). uint8 images (m, C, H, W) stay uint8; everything else becomes float32.
-        train_targets: (m,) integers 0..classes-1, where the largest gives the number of classes.
+        train_targets: (m,) integers 0..classes-1, each of them at least once.
         val_inputs: as `train_inputs`.
         val_targets: as `train_targets`, with no other classes.
         test_inputs: as `train_inputs`.
@@ -117,7 +129,8 @@ def from_arrays(
     Raises:
         TypeError: inputs that are not real numbers, or targets that are not integers.
         ValueError: an empty split, inputs and targets of different length, examples of different shape,
-            values that are not finite, labels outside 0..classes-1, or fewer than two classes.
+            values that are not finite or integers that float32 would round, labels outside 0..classes-1, a class
+            without a training example, or fewer than two classes.
     """
     train = _checked("train", train_inputs, train_targets)
     val = _checked("val", val_inputs, val_targets)
@@ -125,12 +138,21 @@ def from_arrays(
     classes = int(train.targets.max()) + 1
     if classes < 2:
         raise ValueError("train targets hold only class 0: a classification task needs at least two classes")
+    present = train.targets.unique()  # sorted
+    if len(present) < classes:
+        gap = int((present != torch.arange(len(present))).nonzero()[0])
+        raise ValueError(
+            f"train targets hold no class {gap}, though they go up to {classes - 1}: number the classes without gaps"
+        )
     expected = _example(train)
     for part, split in (("val", val), ("test", test)):
         if (found := _example(split)) != expected:
             raise ValueError(f"examples of {part} are {found}, of train {expected}: use one shape and scale")
         if (largest := int(split.targets.max())) >= classes:
             raise ValueError(f"{part} targets hold class {largest}, train targets only 0..{classes - 1}")
+    absent = {part: absent_classes(split, classes) for part, split in (("val", val), ("test", test))}
+    if told := [f"{part} has no example of {len(labels)}, as {labels[0]}" for part, labels in absent.items() if labels]:
+        warnings.warn(f"of {classes} classes {'; '.join(told)}", DataWarning, stacklevel=2)
     data = with_statistics(train, val, test, classes)
     if not normalize:
         data = data._replace(mean=torch.zeros_like(data.mean), std=torch.ones_like(data.std))
@@ -153,6 +175,8 @@ def _checked(part: str, inputs: ArrayLike | Tensor, targets: ArrayLike | Tensor)
     if y.min() < 0:
         raise ValueError(f"{part} targets hold the label {int(y.min())}: labels run from 0 to classes-1")
     if x.dtype != torch.uint8 or x.ndim != 4:
+        if not x.is_floating_point() and not torch.equal(x.float().long(), x.long()):
+            raise ValueError(f"{part} inputs hold integers that float32 would round: rescale them")
         x = x.float()
         if not x.isfinite().all():
             raise ValueError(f"{part} inputs hold values that are not finite in float32: rescale them")
@@ -166,6 +190,8 @@ def _example(split: Split) -> str:
 def _copy(what: str, array: ArrayLike | Tensor) -> Tensor:
     if isinstance(array, Tensor):
         return array.detach().cpu().clone()
+    if np.ma.is_masked(array):
+        raise TypeError(f"{what} are masked: fill in what is missing")
     try:
         return torch.from_numpy(np.array(array))
     except (TypeError, ValueError) as error:
