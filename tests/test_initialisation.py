@@ -83,8 +83,9 @@ def drawn_in_every_way() -> nn.Module:
         torch.rand(5), torch.randn(5), torch.randint(9, (5,)), torch.randint(3, 9, (5,)), torch.randperm(5),
         torch.rand_like(torch.ones(5)), torch.randint_like(torch.ones(5), 7), torch.empty(5).exponential_(),
         torch.normal(torch.zeros(5), torch.ones(5)), torch.bernoulli(torch.full((5,), 0.5)),
-        torch.rand(5, generator=own), torch.multinomial(torch.ones(5), 5), F.dropout(torch.ones(5)), torch.empty(5).random_(9),
-        torch.poisson(torch.ones(5)), nn.init.trunc_normal_(torch.empty(5)), torch.rrelu(-torch.ones(5), training=True),
+        torch.rand(5, generator=own), torch.multinomial(torch.ones(5), 5), F.dropout(torch.ones(5)),
+        torch.empty(5).random_(9), torch.poisson(torch.ones(5)), nn.init.trunc_normal_(torch.empty(5)),
+        torch.rrelu(-torch.ones(5), training=True),
     ]  # fmt: skip
     module = nn.Linear(5, 17)
     module.weight.data = torch.stack([x.float() for x in drawn])
