@@ -130,7 +130,7 @@ class Trainee:
         # Small data sets are normalised once; large ones stay as they are stored, often a quarter of the memory.
         self._in_advance = sum(split.inputs.numel() for split in data[:3]) <= NORMALISED_IN_ADVANCE
         self.train, self.val, self.test = (
-            Split(_own(self._normalised(split.inputs) if self._in_advance else split.inputs), _own(split.targets))
+            Split((self._normalised(split.inputs) if self._in_advance else split.inputs).contiguous(), split.targets)
             for split in (data.train, _first(data.val, task.val_examples), data.test)
         )
         self._rows = max(task.batch_size, 512)
@@ -348,8 +348,3 @@ class Trainee:
 def _first(split: Split, examples: int | None) -> Split:
     """The first examples of a split; splits are shuffled once for all, so these are a fair sample."""
     return Split(split.inputs[:examples], split.targets[:examples])
-
-
-def _own(x: Tensor) -> Tensor:
-    """As it is kept: in order, and not from `torch.inference_mode`, whose tensors no gradient is computed with."""
-    return x.clone() if x.is_inference() else x.contiguous()

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lrenv import networks
-from lrenv.initialisation import Initialiser
+from lrenv.initialisation import Initialiser, build
 
 
 def drawn_and_zeroed() -> nn.Module:
@@ -73,3 +74,30 @@ def test_copies_share_no_memory() -> None:
     again, _ = Initialiser(normal_with_statistics)([1, 2])
     assert torch.equal(params[1], again[1])
     assert torch.equal(params[0], again[0] + 1)
+
+
+def drawn_in_every_way() -> nn.Module:
+    """Draws with whatever has a generator of its own, and with what has not."""
+    own = torch.Generator().manual_seed(1)
+    drawn = [
+        torch.rand(5), torch.randn(5), torch.randint(9, (5,)), torch.randint(3, 9, (5,)), torch.randperm(5),
+        torch.rand_like(torch.ones(5)), torch.randint_like(torch.ones(5), 7), torch.empty(5).exponential_(),
+        torch.normal(torch.zeros(5), torch.ones(5)), torch.bernoulli(torch.full((5,), 0.5)),
+        torch.rand(5, generator=own), torch.multinomial(torch.ones(5), 5), F.dropout(torch.ones(5)),
+        torch.empty(5).random_(9), torch.poisson(torch.ones(5)), nn.init.trunc_normal_(torch.empty(5)),
+        torch.rrelu(-torch.ones(5), training=True),
+    ]  # fmt: skip
+    module = nn.Linear(5, 17)
+    module.weight.data = torch.stack([x.float() for x in drawn])
+    return module
+
+
+def test_draws_of_every_kind_are_those_of_the_global_seed() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    modules = [build(drawn_in_every_way, seed) for seed in (7, 8)]
+    assert torch.equal(torch.get_rng_state(), before)
+    for seed, module in zip((7, 8), modules, strict=True):
+        torch.manual_seed(seed)
+        for ours, theirs in zip(module.parameters(), drawn_in_every_way().parameters(), strict=True):
+            assert torch.equal(ours, theirs)

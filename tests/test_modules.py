@@ -514,6 +514,18 @@ def test_a_dropout_that_runs_twice_draws_twice() -> None:
         assert ((agreement - 0.5).abs() < 5 * 0.5 / 20).all()
 
 
+def test_dropout_of_a_copy_that_runs_apart_is_its_own() -> None:
+    case = Case(
+        lambda: S(nn.GRU(4, 5, batch_first=True), Apply(lambda x: x[0][:, -1]), nn.Dropout(0.5), head()), SEQUENCE
+    )
+    trainee = Trainee(task(case, 4), dtype=F64)
+    assert trainee.network.apart
+    both, alone = trainee.init([3, 4]), trainee.init([4])
+    index = trainee.batch_indices(both, 1)[:, 0]
+    together, _ = trainee.loss(both.params, both, index)
+    torch.testing.assert_close(trainee.loss(alone.params, alone, index[1:])[0], together[1:])
+
+
 def test_global_hooks_run_as_in_plain_pytorch() -> None:
     trainee = Trainee(task(CASES["nested"], 5), dtype=F64)
     params, buffers = trainee.network.init([3], torch.device("cpu"), F64)
