@@ -139,9 +139,11 @@ class Control:
         Raises:
             ValueError: wrong shape, no numbers, not finite in the space's dtype, or outside the space.
         """
+        if getattr(actions, "requires_grad", False):
+            raise ValueError("actions must be an array; a gradient doesn't pass through here, so detach the tensor")
         try:
             array = np.asarray(actions)
-        except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors with a gradient or on a GPU
+        except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on a GPU
             raise ValueError(f"actions must be an array, and can't be made one: {error}") from error
         shape = (n, *(self.space.shape or ()))
         if array.shape != shape:
