@@ -7,15 +7,15 @@ of cuda-convnet, Krizhevsky 2012.)
 - `convolve` works on CUDA cores in float32. A program computes a window of 2 x 2 pixels for some output channels and
   examples; each thread holds all of the window for its examples in registers. It can rectify the window and keep its
   maximum alone. The gradient of the input is the same kernel with flipped weights.
-- `weight_gradient` multiplies matrices on tensor cores, each number split into two of TF32 and three products taken
-  (Ootomo and Yokota 2022), which has the accuracy of float32. Partial sums are added in a second step, always in the
-  same order.
+- `weight_gradient` works on CUDA cores, too: a thread holds sums over its examples for some output channels and taps.
+  Partial sums of programs are added afterwards, always in the same order.
 - `unpool` spreads the gradient of pooled pixels.
 
 Offsets within one trainee's tensors must fit 31 bits; across trainees they are 64 bits.
 """
 
-from __future__ import annotations
+# mypy: ignore-errors
+# Functions here are written in Triton's language, which takes annotations for its own.
 
 import triton
 import triton.language as tl
@@ -24,15 +24,15 @@ import triton.language as tl
 @triton.jit
 def convolve(
     x,  # (n, C, H, W, B)
-    weight,  # (n, KH, KW, C, OP), zero from channel O on
-    bias,  # (n, O), looked at if BIASED
-    out,  # (n, O, OH, OW, B), of windows if POOLED
+    weight,  # (n, KH, KW, C, OP), zero from channel OC on
+    bias,  # (n, OC), looked at if BIASED
+    out,  # (n, OC, OH, OW, B), of windows if POOLED
     which,  # the same in int8, written to if POOLED
     C: tl.constexpr,
     H: tl.constexpr,
     W: tl.constexpr,
     B: tl.constexpr,
-    O: tl.constexpr,
+    OC: tl.constexpr,
     OP: tl.constexpr,
     OH: tl.constexpr,
     OW: tl.constexpr,
@@ -92,15 +92,15 @@ def convolve(
                         second += w * tl.load(at + B, mask=there, other=0.0)
                         third += w * tl.load(at + W * B, mask=there, other=0.0)
                         fourth += w * tl.load(at + (W + 1) * B, mask=there, other=0.0)
-    kept = channels < O
+    kept = channels < OC
     if BIASED:
-        shift = tl.load(bias + trainee * O + channels, mask=kept, other=0.0)
+        shift = tl.load(bias + trainee * OC + channels, mask=kept, other=0.0)
         first += shift
         second += shift
         third += shift
         fourth += shift
     written = there & kept
-    out += trainee * (O * OH * OW * B)
+    out += trainee * (OC * OH * OW * B)
     if POOLED:
         # NaN is the greatest of all, as in PyTorch's pools.
         best = first
@@ -116,7 +116,7 @@ def convolve(
         place = tl.where(greater, 3, place)
         offset = (channels * (OH * OW) + row * OW + column) * B + lanes
         tl.store(out + offset, tl.where(best <= 0, 0.0, best), mask=written)
-        which += trainee * (O * OH * OW * B)
+        which += trainee * (OC * OH * OW * B)
         tl.store(which + offset, tl.where(best <= 0, 4, place).to(tl.int8), mask=written)
     else:
         at = out + (channels * (OH * OW) + 2 * row * OW + 2 * column) * B + lanes
@@ -134,17 +134,20 @@ def convolve(
             tl.store(at + (OW + 1) * B, fourth, mask=written)
 
 
-@triton.jit
+# A warp's 32 threads hold 32 examples, and the warps differ in their taps: then no number changes threads in the loop.
+# Triton would give a thread four consecutive examples of an aligned tensor; and it gives the warps to the axis that is
+# hinted to be the most contiguous after the last one.
+@triton.jit(do_not_specialize_on_alignment=["x", "grad", "which"])
 def weight_gradient(
     x,  # (n, C, H, W, B)
-    grad,  # (n, O, OH, OW, B), of windows if POOLED
+    grad,  # (n, OC, OH, OW, B), of windows if POOLED
     which,  # the same in int8, looked at if POOLED
     partial,  # (n, SPLITS, OP, KP)
     C: tl.constexpr,
     H: tl.constexpr,
     W: tl.constexpr,
     B: tl.constexpr,
-    O: tl.constexpr,
+    OC: tl.constexpr,
     OP: tl.constexpr,
     OH: tl.constexpr,
     OW: tl.constexpr,
@@ -174,21 +177,21 @@ def weight_gradient(
     split = position % SPLITS
     trainee = (position // SPLITS).to(tl.int64)
     x += trainee * (C * H * W * B)
-    offset = trainee * (O * OH * OW * B) + first * (OH * OW * B)
+    offset = trainee * (OC * OH * OW * B) + first * (OH * OW * B)
     grad += offset
     which += offset
 
     warps = tl.arange(0, WARPS)[None, None, :, None]
     columns = (chunk * WARPS + warps) * BK + tl.arange(0, BK)[None, :, None, None]
-    # One number per thread and load: four of consecutive examples would leave other axes to the threads of a warp.
-    lane = tl.max_contiguous(tl.arange(0, 32), 1)[None, None, None, :]
+    lane = tl.arange(0, 32)[None, None, None, :]
     i = columns // KW % KH
     j = columns % KW
     taps = (((columns // (KH * KW)) * H + i) * W + j) * B
     inner = columns < SIZE
     ones = columns == SIZE
     channels = tl.arange(0, BO)[:, None, None, None]
-    kept = (first + channels < O) & (warps >= 0)  # each warp loads for itself
+    kept = first + channels < OC
+    outputs = lane + tl.broadcast_to(channels * (OH * OW * B), [BO, 1, WARPS, 1])  # each warp loads for itself
     total = tl.zeros([BO, BK, WARPS, 32], tl.float32)
     for item in range(split, OH * tl.cdiv(B, 32), SPLITS):
         row = item % OH
@@ -196,18 +199,18 @@ def weight_gradient(
         there = start + lane < B
         here = there & kept
         pixel = row * OW * B + start
-        ahead = tl.load(grad + pixel + lane + channels * (OH * OW * B), mask=here, other=0.0)
+        ahead = tl.load(tl.max_contiguous(grad + pixel + outputs, [1, 1, WARPS, 32]), mask=here, other=0.0)
         if POOLED:
-            ahead_place = tl.load(which + pixel + lane + channels * (OH * OW * B), mask=here, other=4)
+            ahead_place = tl.load(tl.max_contiguous(which + pixel + outputs, [1, 1, WARPS, 32]), mask=here, other=4)
         for column in range(0, OW):
             # What comes from farthest is fetched a pixel ahead.
             seen = ahead
             pixel += B
             more = here & (column + 1 < OW)
-            ahead = tl.load(grad + pixel + lane + channels * (OH * OW * B), mask=more, other=0.0)
+            ahead = tl.load(tl.max_contiguous(grad + pixel + outputs, [1, 1, WARPS, 32]), mask=more, other=0.0)
             if POOLED:
                 place = ahead_place
-                ahead_place = tl.load(which + pixel + lane + channels * (OH * OW * B), mask=more, other=4)
+                ahead_place = tl.load(tl.max_contiguous(which + pixel + outputs, [1, 1, WARPS, 32]), mask=more, other=4)
             for q in range(SIDE * SIDE):
                 top = SIDE * row + q // SIDE - PH
                 left = SIDE * column + q % SIDE - PW
@@ -216,7 +219,8 @@ def weight_gradient(
                     mask = mask & (i + top >= 0) & (i + top < H)
                 if PW > 0:
                     mask = mask & (j + left >= 0) & (j + left < W)
-                patch = tl.load(x + ((top * W + left) * B + start) + lane + taps, mask=mask, other=0.0)
+                source = x + ((top * W + left) * B + start) + lane + taps
+                patch = tl.load(tl.max_contiguous(source, [1, 1, WARPS, 32]), mask=mask, other=0.0)
                 patch = tl.where(ones, 1.0, patch)
                 if POOLED:
                     total += tl.where(place == q, seen, 0.0) * patch

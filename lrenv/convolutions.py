@@ -55,7 +55,7 @@ def stacked_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tupl
         (n, b, o, h', w'), a view of a (n, o, h', w', b) tensor.
     """
     laid, (rows, columns) = _laid(x, padding)
-    out: Tensor = _convolved(laid, weight, bias, rows, columns, False)[0]
+    out: Tensor = _Convolution.apply(laid, weight, bias, rows, columns, False)[0]
     return out.permute(0, 4, 1, 2, 3)
 
 
@@ -74,7 +74,7 @@ def stacked_conv2d_relu_max_pool(
         (n, b, o, h' // 2, w' // 2), a view of a tensor with the examples innermost.
     """
     laid, (rows, columns) = _laid(x, padding)
-    out: Tensor = _convolved(laid, weight, bias, rows, columns, True)[0]
+    out: Tensor = _Convolution.apply(laid, weight, bias, rows, columns, True)[0]
     return out.permute(0, 4, 1, 2, 3)
 
 
@@ -103,9 +103,7 @@ def _block(channels: int) -> int:
     return 8 if channels <= 8 else 16
 
 
-def _out_shape(
-    x: Tensor, weight: Tensor, rows: int, columns: int, pooled: bool
-) -> tuple[int, int, int, int, int]:
+def _out_shape(x: Tensor, weight: Tensor, rows: int, columns: int, pooled: bool) -> tuple[int, int, int, int, int]:
     n, _, h, w, b = x.shape
     o, _, kh, kw = weight.shape[1:]
     side = 2 if pooled else 1
@@ -133,16 +131,15 @@ def _convolved(
     padded = -(-o // block) * block
     taps = F.pad(weight.permute(0, 3, 4, 2, 1), (0, padded - o)).contiguous()
     oh, ow = shape[2:4]
-    # 128 sums a thread: of four pixels, a block of channels, and as many examples.
-    lanes = 1024 // block
-    warps = min((4, 2, 1), key=lambda warps: -(-b // (lanes * warps // 4)) * warps)
-    lanes = lanes * warps // 4
+    # 128 sums a thread: of four pixels, a block of channels, and four or two examples.
+    warps = min((4, 2, 1), key=lambda warps: -(-b // (1024 // block * warps)) * warps)
+    lanes = 1024 // block * warps
     windows = oh * ow if pooled else -(-oh // 2) * -(-ow // 2)
     inside = rows == columns == 0 and (pooled or oh % 2 == ow % 2 == 0)
     with _on(x.device):
         convolve[(n * (padded // block) * -(-b // lanes) * windows,)](
             x, taps, x if bias is None else bias.contiguous(), out, which if pooled else out,
-            C=c, H=h, W=w, B=b, O=o, OP=padded, OH=oh, OW=ow, KH=kh, KW=kw, PH=rows, PW=columns,
+            C=c, H=h, W=w, B=b, OC=o, OP=padded, OH=oh, OW=ow, KH=kh, KW=kw, PH=rows, PW=columns,
             BIASED=bias is not None, POOLED=pooled, MASKED=not inside,
             UNROLL=max(k for k in range(1, 5 if block == 8 else 4) if c % k == 0), BO=block, BB=lanes,
             num_warps=warps,
@@ -181,11 +178,13 @@ def _weight_gradient(
     with _on(x.device):
         weight_gradient[(n * splits * (padded // block) * chunks,)](
             x, grad, which if pooled else grad, partial,
-            C=c, H=h, W=w, B=b, O=o, OP=padded, OH=oh, OW=ow, KH=height, KW=width, PH=rows, PW=columns,
+            C=c, H=h, W=w, B=b, OC=o, OP=padded, OH=oh, OW=ow, KH=height, KW=width, PH=rows, PW=columns,
             POOLED=pooled, KP=partial.shape[3], SPLITS=splits, BO=block, BK=taps, WARPS=warps, num_warps=warps,
         )  # fmt: skip
     total = partial.sum(1)[:, :o]
-    return total[..., :size].reshape(n, o, c, height, width), total[..., size].clone()
+    plain = torch.contiguous_format
+    weight = total[..., :size].clone(memory_format=plain).view(n, o, c, height, width)
+    return weight, total[..., size].clone(memory_format=plain)
 
 
 @_weight_gradient.register_fake
@@ -222,26 +221,61 @@ def _(grad: Tensor, which: Tensor, height: int, width: int) -> Tensor:
     return grad.new_empty(n, o, height, width, b)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, bias, ctx.rows, ctx.columns, ctx.pooled = inputs
-    ctx.biased = bias is not None
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(x, weight, output[1])
+class _Convolution(torch.autograd.Function):
+    """`_convolved` with its gradient in reverse mode."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, columns: int, pooled: bool
+    ) -> tuple[Tensor, Tensor]:
+        out: tuple[Tensor, Tensor] = _convolved(x, weight, bias, rows, columns, pooled)
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, weight, bias, ctx.rows, ctx.columns, ctx.pooled = inputs
+        ctx.biased = bias is not None
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, weight, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, which = ctx.saved_tensors
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _InputGradient.apply(grad, weight, which, *x.shape[2:4], ctx.rows, ctx.columns, ctx.pooled)
+        grad_weight, grad_bias = _WeightGradient.apply(x, grad, which, *weight.shape[3:], ctx.rows, ctx.columns)
+        return grad_x, grad_weight, grad_bias if ctx.biased else None, None, None, None
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, weight, which = ctx.saved_tensors
-    h, w = x.shape[2:4]
-    kh, kw = weight.shape[3:]
-    grad = grad.contiguous()
-    grad_x = None
-    if ctx.needs_input_grad[0]:
-        pixels = (h + 2 * ctx.rows - kh + 1, w + 2 * ctx.columns - kw + 1)
-        spread = _unpooled(grad, which, *pixels) if ctx.pooled else grad
+class _Last(torch.autograd.Function):
+    """A gradient that has no derivative: asked for one, it says so instead of leaving a term out."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise NotImplementedError("these convolutions have first derivatives only; take torch.nn.functional.conv2d")
+
+
+class _InputGradient(_Last):
+    @staticmethod
+    def forward(
+        grad: Tensor, weight: Tensor, which: Tensor, h: int, w: int, rows: int, columns: int, pooled: bool
+    ) -> Tensor:
+        kh, kw = weight.shape[3:]
+        spread = _unpooled(grad, which, h + 2 * rows - kh + 1, w + 2 * columns - kw + 1) if pooled else grad
         mirrored = weight.flip(3, 4).transpose(1, 2)
-        grad_x = _convolved(spread, mirrored, None, kh - 1 - ctx.rows, kw - 1 - ctx.columns, False)[0]
-    grad_weight, grad_bias = _weight_gradient(x, grad, which, kh, kw, ctx.rows, ctx.columns)
-    return grad_x, grad_weight, grad_bias if ctx.biased else None, None, None, None
+        out: Tensor = _convolved(spread, mirrored, None, kh - 1 - rows, kw - 1 - columns, False)[0]
+        return out
 
 
-_convolved.register_autograd(_backward, setup_context=_setup)
+class _WeightGradient(_Last):
+    @staticmethod
+    def forward(
+        x: Tensor, grad: Tensor, which: Tensor, height: int, width: int, rows: int, columns: int
+    ) -> tuple[Tensor, Tensor]:
+        out: tuple[Tensor, Tensor] = _weight_gradient(x, grad, which, height, width, rows, columns)
+        return out

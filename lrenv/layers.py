@@ -11,19 +11,23 @@ and pools below, follow from `benchmarks/layers.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from lrenv import draws
+from lrenv import convolutions, draws
 from lrenv.networks import Residual
 from lrenv.pooling import max_pool_pairs
 
 Tensors = dict[str, Tensor]
 """Name -> (n, *shape): parameters and buffers."""
+
+
+class FirstOrder(dict[str, Tensor]):
+    """Parameters by which nobody differentiates twice, nor in forward mode: layers may use kernels that can't."""
 
 
 class Dropout(nn.Module):
@@ -76,6 +80,8 @@ def _linear(layer: nn.Linear, prefix: str, parameters: Tensors, state: Tensors, 
 def _conv2d(layer: nn.Conv2d, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
     if layer.padding_mode != "zeros":
         return vmapped(layer, prefix, parameters, state, x)
+    if isinstance(parameters, FirstOrder) and convolutions.suits(layer, x):
+        return _by_kernel(convolutions.stacked_conv2d, layer, prefix, parameters, x)
     n = x.shape[0]
     weight = parameters[f"{prefix}weight"].flatten(0, 1)
     if n == 1 and _fills_vectors(layer):
@@ -84,6 +90,10 @@ def _conv2d(layer: nn.Conv2d, prefix: str, parameters: Tensors, state: Tensors, 
     padding: Any = layer.padding
     out = F.conv2d(_fold(x), weight, bias, layer.stride, padding, layer.dilation, n * layer.groups)
     return _unfold(out, n)
+
+
+def _by_kernel(kernel: Callable[..., Tensor], layer: nn.Conv2d, prefix: str, parameters: Tensors, x: Tensor) -> Tensor:
+    return kernel(x, parameters[f"{prefix}weight"], parameters.get(f"{prefix}bias"), layer.padding)
 
 
 def _batch_norm(layer: nn.BatchNorm2d, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
@@ -148,9 +158,24 @@ def _sequential(module: nn.Module, prefix: str, parameters: Tensors, state: Tens
         # The maximum of the positive parts is the positive part of the maximum: a quarter of the work.
         if type(child) is nn.ReLU and type(layers[i + 1][1]) is nn.MaxPool2d:
             layers[i], layers[i + 1] = layers[i + 1], layers[i]
-    for name, child in layers:
-        x = forward(child, f"{prefix}{name}.", parameters, state, x)
+    while layers:
+        name, child = layers.pop(0)
+        if isinstance(parameters, FirstOrder) and _pools_pairs(child, [following for _, following in layers[:2]], x):
+            x = _by_kernel(convolutions.stacked_conv2d_relu_max_pool, child, f"{prefix}{name}.", parameters, x)
+            del layers[:2]
+        else:
+            x = forward(child, f"{prefix}{name}.", parameters, state, x)
     return x
+
+
+def _pools_pairs(layer: nn.Module, following: list[nn.Module], x: Tensor) -> TypeGuard[nn.Conv2d]:
+    """Whether one kernel computes this convolution, a pool over pairs of its rows and columns, and ReLU."""
+    if type(layer) is not nn.Conv2d or [type(module) for module in following] != [nn.MaxPool2d, nn.ReLU]:
+        return False
+    pool = following[0]
+    assert isinstance(pool, nn.MaxPool2d)
+    pairs = (pool.kernel_size, pool.stride, pool.padding, pool.dilation) in _PAIRS and not pool.ceil_mode
+    return pairs and convolutions.suits(layer, x)
 
 
 def _residual(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:

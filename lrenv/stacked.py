@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lrenv import draws
 from lrenv.initialisation import Initialiser, build
-from lrenv.layers import Dropout, Tensors, children, forward, vmapped
+from lrenv.layers import Dropout, FirstOrder, Tensors, children, forward, vmapped
 
 
 class Network:
@@ -99,7 +99,13 @@ class Network:
         return torch.stack([piece.sum(1) for piece in x.split(self.pieces[granularity], 1)], 1)
 
     def __call__(
-        self, params: Tensor, buffers: Tensors, x: Tensor, training: bool, key: Tensor | None = None
+        self,
+        params: Tensor,
+        buffers: Tensors,
+        x: Tensor,
+        training: bool,
+        key: Tensor | None = None,
+        first_order: bool = False,
     ) -> tuple[Tensor, Tensors]:
         """Runs the copies side by side.
 
@@ -109,6 +115,7 @@ class Network:
             x: (n, b, *example).
             training: whether dropout and batch statistics are in force, as in `torch.nn.Module.train`.
             key: (n,) int64, where dropout masks come from; needed in training where `stochastic`.
+            first_order: whether first derivatives in reverse mode are all that will be asked for.
 
         Returns:
             Outputs (n, b, ...), and the buffers after the pass (new running statistics, in training mode).
@@ -117,7 +124,8 @@ class Network:
         state = dict(buffers)
         if key is not None:
             state |= {f"{name}.key".lstrip("."): draws.fold(key, i) for i, name in enumerate(self._keys)}
-        outputs = self._run(self._module, "", self.named(params), state, x)
+        parameters = self.named(params)
+        outputs = self._run(self._module, "", FirstOrder(parameters) if first_order else parameters, state, x)
         return outputs, {name: state[name] for name in buffers}
 
     def _columns(self, name: str) -> slice:
