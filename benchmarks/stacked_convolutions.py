@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -61,8 +62,8 @@ def clocked(work: Callable[[], Any], turns: int, device: torch.device) -> float:
         replay()
         end.record()
         end.synchronize()
-        times.append(begin.elapsed_time(end))
-    return median(times)
+        times.append(float(begin.elapsed_time(end)))
+    return float(median(times))
 
 
 def report(**row: Any) -> None:
@@ -72,7 +73,7 @@ def report(**row: Any) -> None:
 
 def error(ours: Tensor, reference: Tensor) -> float:
     """The relative error in the Euclidean norm."""
-    return ((ours.double() - reference).norm() / reference.norm()).item()
+    return float((ours.double() - reference).norm() / reference.norm())
 
 
 def layer(name: str, settings: Settings, device: torch.device) -> None:
@@ -191,10 +192,10 @@ def lenet(settings: Settings, device: torch.device) -> None:
 
         ways: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {}
         with torch.no_grad():
-            ways["eager"] = (torch.enable_grad()(step), lambda measure=measure: measure(params, x))
+            ways["eager"] = (torch.enable_grad()(step), partial(measure, params, x))
             if settings.compile and not settings.dry_run:
                 fast_step, fast_measure = compiled(step_of), compiled(measure)
-                ways["compiled"] = (lambda f=fast_step: f(params, x, y), lambda f=fast_measure: f(params, x))
+                ways["compiled"] = (partial(fast_step, params, x, y), partial(fast_measure, params, x))
             for mode, (train, forward) in ways.items():
                 begin = time.perf_counter()
                 gradients[mode, kernels] = train()
