@@ -23,7 +23,7 @@ import triton.language as tl
 
 @triton.jit
 def convolve(
-    x,  # (n, C, H, W, B)
+    x,  # (n, C, H, W, B), or (1, C, H, W, B) if SHARED
     weight,  # (n, KH, KW, C, OP), zero from channel OC on
     bias,  # (n, OC), looked at if BIASED
     out,  # (n, OC, OH, OW, B), of windows if POOLED
@@ -40,6 +40,7 @@ def convolve(
     KW: tl.constexpr,
     PH: tl.constexpr,
     PW: tl.constexpr,
+    SHARED: tl.constexpr,
     BIASED: tl.constexpr,
     POOLED: tl.constexpr,
     MASKED: tl.constexpr,  # whether a window may read or write beside the image
@@ -59,7 +60,8 @@ def convolve(
     position //= tl.cdiv(B, BB)
     channels = position % (OP // BO) * BO + tl.arange(0, BO)[:, None]
     trainee = (position // (OP // BO)).to(tl.int64)
-    x += trainee * (C * H * W * B)
+    if not SHARED:
+        x += trainee * (C * H * W * B)
     weight += trainee * (KH * KW * C * OP)
 
     there = lanes < B

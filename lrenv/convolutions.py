@@ -10,19 +10,27 @@ output is another's input, and `flatten(2)` is what linear layers take, without 
 
 from __future__ import annotations
 
+import os
+import shutil
 from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+DEVICE = "cuda"
+"""The type of device whose tensors the kernels take."""
 LEAST_BATCH = 32
 """Examples from which the kernels are used: their vectors run along the batch."""
 MOST_CHANNELS = 32
 """Channels, in and out, up to which they are used: from there on, cuDNN's matrix products fill."""
 PROGRAMS = 4096
 """Programs among which a weight gradient is divided: some for each multiprocessor of the largest GPUs."""
+
+_TRITON = find_spec("triton") is not None and any(map(shutil.which, (os.environ.get("CC", "gcc"), "gcc", "clang")))
+"""Whether kernels can be built: Triton needs a C compiler."""
 
 
 def suits(layer: nn.Conv2d, x: Tensor) -> bool:
@@ -31,15 +39,15 @@ def suits(layer: nn.Conv2d, x: Tensor) -> bool:
     They are for CUDA, float32, stride 1, no dilation, two trainees or more, enough examples and few channels.
     """
     plain = (layer.stride, layer.dilation, layer.groups, layer.padding_mode) == ((1, 1), (1, 1), 1, "zeros")
-    if not plain or isinstance(layer.padding, str) or x.device.type != "cuda" or x.dtype != torch.float32:
+    if not plain or isinstance(layer.padding, str) or x.device.type != DEVICE or x.dtype != torch.float32:
         return False
     channels = max(layer.in_channels, layer.out_channels)
-    if channels > MOST_CHANNELS or x.shape[0] < 2 or x.shape[1] < LEAST_BATCH or torch.is_autocast_enabled("cuda"):
+    if channels > MOST_CHANNELS or x.shape[0] < 2 or x.shape[1] < LEAST_BATCH or torch.is_autocast_enabled(DEVICE):
         return False
     # Offsets within one trainee's tensors have 31 bits.
     (h, w), (rows, columns) = x.shape[-2:], layer.padding
     padded = channels * x.shape[1] * (h + 2 * int(rows)) * (w + 2 * int(columns))
-    return padded < 2**31 and _has_triton()
+    return padded < 2**31 and _TRITON
 
 
 def stacked_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int] = (0, 0)) -> Tensor:
@@ -79,18 +87,17 @@ def stacked_conv2d_relu_max_pool(
 
 
 def _laid(x: Tensor, padding: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-    """(n, c, h, w, b) and the padding that is left: where a copy is needed anyway, it holds the padding as well."""
+    """(n, c, h, w, b) and the padding that is left: where a copy is needed anyway, it holds the padding as well.
+
+    Images that all trainees share are (1, c, h, w, b) where nobody asks for a gradient.
+    """
     x = x.permute(0, 2, 3, 4, 1)
-    if x.is_contiguous():
-        return x, padding
+    if x.stride(0) == 0 and not torch.is_grad_enabled():
+        x = x[:1]
     rows, columns = padding
+    if x.is_contiguous() or rows == columns == 0:
+        return x.contiguous(), padding
     return F.pad(x, (0, 0, columns, columns, rows, rows)).contiguous(), (0, 0)
-
-
-def _has_triton() -> bool:
-    from torch.utils._triton import has_triton
-
-    return has_triton()
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
@@ -104,8 +111,8 @@ def _block(channels: int) -> int:
 
 
 def _out_shape(x: Tensor, weight: Tensor, rows: int, columns: int, pooled: bool) -> tuple[int, int, int, int, int]:
-    n, _, h, w, b = x.shape
-    o, _, kh, kw = weight.shape[1:]
+    _, _, h, w, b = x.shape
+    n, o, _, kh, kw = weight.shape
     side = 2 if pooled else 1
     return n, o, (h + 2 * rows - kh + 1) // side, (w + 2 * columns - kw + 1) // side, b
 
@@ -118,12 +125,15 @@ def _out_shape(x: Tensor, weight: Tensor, rows: int, columns: int, pooled: bool)
 def _convolved(
     x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, columns: int, pooled: bool
 ) -> tuple[Tensor, Tensor]:
-    """Images (n, c, h, w, b) to (n, o, h', w', b), and the places of the maxima if pooled (else nothing)."""
+    """Images (n, c, h, w, b) to (n, o, h', w', b), and the places of the maxima if pooled (else nothing).
+
+    Of images (1, c, h, w, b) all trainees see the same.
+    """
     from lrenv.convolution_kernels import convolve
 
     x = x.contiguous()
-    n, c, h, w, b = x.shape
-    o, _, kh, kw = weight.shape[1:]
+    images, c, h, w, b = x.shape
+    n, o, _, kh, kw = weight.shape
     shape = _out_shape(x, weight, rows, columns, pooled)
     out = x.new_empty(shape)
     which = torch.empty(shape if pooled else 0, dtype=torch.int8, device=x.device)
@@ -140,7 +150,7 @@ def _convolved(
         convolve[(n * (padded // block) * -(-b // lanes) * windows,)](
             x, taps, x if bias is None else bias.contiguous(), out, which if pooled else out,
             C=c, H=h, W=w, B=b, OC=o, OP=padded, OH=oh, OW=ow, KH=kh, KW=kw, PH=rows, PW=columns,
-            BIASED=bias is not None, POOLED=pooled, MASKED=not inside,
+            SHARED=images < n, BIASED=bias is not None, POOLED=pooled, MASKED=not inside,
             UNROLL=max(k for k in range(1, 5 if block == 8 else 4) if c % k == 0), BO=block, BB=lanes,
             num_warps=warps,
         )  # fmt: skip

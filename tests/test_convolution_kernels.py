@@ -61,6 +61,10 @@ def test_what_is_not_a_number_stays_with_its_trainee(results: dict[str, Any]) ->
     assert results["not a number"] == {"out": [[1, 0, 0, 0, 0]], "gradient": [False, True]}
 
 
+def test_images_that_all_trainees_share_are_not_copied_for_each(results: dict[str, Any]) -> None:
+    assert results["shared"] == {"equal": True}
+
+
 def test_a_network_trains_by_the_kernels_where_first_derivatives_are_enough(results: dict[str, Any]) -> None:
     network = results["network"]
     assert network["plain"] == []
