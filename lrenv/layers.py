@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
-from lrenv import draws
+from lrenv import convolutions, draws
 from lrenv.networks import Residual
 from lrenv.pooling import max_pool_pairs
 
@@ -33,6 +33,10 @@ Pass = Callable[[Tensors, Tensors, Any], Any]
 """(parameters, state, inputs (n, b, ...)) -> outputs (n, b, ...); new running statistics are written to `state`.
 
 Between layers may stand whatever PyTorch's modules hand on, such as the tuple of a recurrent layer."""
+
+
+class FirstOrder(dict[str, Tensor]):
+    """Parameters by which nobody differentiates twice, nor in forward mode: layers may use kernels that can't."""
 
 
 class Dropout(nn.Module):
@@ -111,11 +115,21 @@ def planned(module: nn.Module, prefix: str = "") -> Pass:
             # The maximum of the positive parts is the positive part of the maximum: a quarter of the work.
             if type(child) is nn.ReLU and type(following) is nn.MaxPool2d and plain(child) and plain(following):
                 layers[i], layers[i + 1] = layers[i + 1], layers[i]
-        return partial(_in_turn, [planned(child, f"{prefix}{name}.") for name, child in layers])
+        return partial(_in_turn, _passes(layers, prefix))
     if isinstance(module, Residual):
         shortcut, branch = (planned(getattr(module, name), f"{prefix}{name}.") for name in ("shortcut", "branch"))
         return partial(_added, shortcut, branch)
     return partial(RULES[type(module)], module, prefix)
+
+
+def _passes(layers: list[tuple[str, nn.Module]], prefix: str) -> list[Pass]:
+    """Of consecutive layers; a convolution, a pool over pairs and ReLU are one pass, which may be one kernel."""
+    passes = [planned(child, f"{prefix}{name}.") for name, child in layers]
+    for i in reversed(range(len(layers) - 2)):
+        name, layer = layers[i]
+        if isinstance(layer, nn.Conv2d) and _pools_pairs(layer, layers[i + 1][1], layers[i + 2][1]):
+            passes[i : i + 3] = [partial(_pooled_pairs, layer, f"{prefix}{name}.", passes[i : i + 3])]
+    return passes
 
 
 def _in_turn(passes: list[Pass], parameters: Tensors, state: Tensors, x: Any) -> Any:
@@ -216,6 +230,8 @@ def _linear(layer: nn.Linear, prefix: str, parameters: Tensors, state: Tensors, 
 def _conv2d(layer: nn.Conv2d, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
     if layer.padding_mode != "zeros" or x.ndim != 5:
         return _as_it_is(layer, prefix, parameters, state, x)
+    if isinstance(parameters, FirstOrder) and convolutions.suits(layer, x):
+        return _by_kernel(convolutions.stacked_conv2d, layer, prefix, parameters, x)
     n = x.shape[0]
     weight = parameters[f"{prefix}weight"].flatten(0, 1)
     if n == 1 and _fills_vectors(layer):
@@ -224,6 +240,29 @@ def _conv2d(layer: nn.Conv2d, prefix: str, parameters: Tensors, state: Tensors, 
     padding: Any = layer.padding
     out = F.conv2d(_fold(x), weight, bias, layer.stride, padding, layer.dilation, n * layer.groups)
     return _unfold(out, n)
+
+
+def _pools_pairs(layer: nn.Module, pool: nn.Module, relu: nn.Module) -> bool:
+    """Whether these are a convolution, a pool over pairs of its rows and columns, and ReLU, all of them plain."""
+    if (type(layer), type(pool), type(relu)) != (nn.Conv2d, nn.MaxPool2d, nn.ReLU):
+        return False
+    assert isinstance(pool, nn.MaxPool2d)
+    pairs = (pool.kernel_size, pool.stride, pool.padding, pool.dilation) in _PAIRS
+    return pairs and not pool.ceil_mode and not pool.return_indices and all(map(plain, (layer, pool, relu)))
+
+
+def _pooled_pairs(
+    layer: nn.Conv2d, prefix: str, apart: list[Pass], parameters: Tensors, state: Tensors, x: Tensor
+) -> Tensor:
+    """The three layers that `_pools_pairs` finds, by one kernel or by their passes `apart`."""
+    if isinstance(parameters, FirstOrder) and x.ndim == 5 and convolutions.suits(layer, x):
+        return _by_kernel(convolutions.stacked_conv2d_relu_max_pool, layer, prefix, parameters, x)
+    pooled: Tensor = _in_turn(apart, parameters, state, x)
+    return pooled
+
+
+def _by_kernel(kernel: Callable[..., Tensor], layer: nn.Conv2d, prefix: str, parameters: Tensors, x: Tensor) -> Tensor:
+    return kernel(x, parameters[f"{prefix}weight"], parameters.get(f"{prefix}bias"), layer.padding)
 
 
 def _batch_norm(layer: nn.BatchNorm2d, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:

@@ -19,7 +19,19 @@ from torch.utils._pytree import tree_leaves
 from lrenv import draws
 from lrenv.ambient import detached, settled
 from lrenv.initialisation import Drawing, Initialiser
-from lrenv.layers import HOOKS, Dropout, Pass, Tensors, all_plain, children, looped, planned, restart, vmapped
+from lrenv.layers import (
+    HOOKS,
+    Dropout,
+    FirstOrder,
+    Pass,
+    Tensors,
+    all_plain,
+    children,
+    looped,
+    planned,
+    restart,
+    vmapped,
+)
 
 T = TypeVar("T")
 
@@ -187,7 +199,7 @@ class Network:
             key = torch.arange(len(params)) if training and self.stochastic else None
             leaf = params.clone().requires_grad_()
             with torch.set_grad_enabled(training):
-                outputs, after = self._pass(run, leaf, buffers, x, training, key)
+                outputs, after = self._pass(run, self.named(leaf), buffers, x, training, key)
                 found += [outputs.detach(), *after.values()]
                 if training:
                     weights = torch.linspace(-1, 1, outputs[0].numel()).cos().to(outputs.dtype)
@@ -229,7 +241,13 @@ class Network:
 
     @settled
     def __call__(
-        self, params: Tensor, buffers: Tensors, x: Tensor, training: bool, key: Tensor | None = None
+        self,
+        params: Tensor,
+        buffers: Tensors,
+        x: Tensor,
+        training: bool,
+        key: Tensor | None = None,
+        first_order: bool = False,
     ) -> tuple[Tensor, Tensors]:
         """Runs the copies side by side.
 
@@ -239,18 +257,20 @@ class Network:
             x: (n, b, *example); never written to.
             training: whether dropout and batch statistics are in force, as in `torch.nn.Module.train`.
             key: (n,) int64, where dropout masks come from; needed in training where `stochastic`.
+            first_order: whether first derivatives in reverse mode are all that will be asked for.
 
         Returns:
             Outputs (n, b, ...), and the buffers after the pass (new running statistics, in training mode).
         """
+        named = FirstOrder(self.named(params)) if first_order else self.named(params)
         if torch.compiler.is_compiling():
-            return self._pass(self._run, params, buffers, x, training, key)
+            return self._pass(self._run, named, buffers, x, training, key)
         with self._lock:  # a pass changes the module, if only until it ends
             run = partial(looped, self._module, "") if _has_any_global_hook() else self._run
-            return self._pass(run, params, buffers, x, training, key)
+            return self._pass(run, named, buffers, x, training, key)
 
     def _pass(
-        self, run: Pass, params: Tensor, buffers: Tensors, x: Tensor, training: bool, key: Tensor | None
+        self, run: Pass, parameters: Tensors, buffers: Tensors, x: Tensor, training: bool, key: Tensor | None
     ) -> tuple[Tensor, Tensors]:
         if self._module.training is not training:
             self._module.train(training)
@@ -258,7 +278,7 @@ class Network:
         if key is not None:
             state |= {f"{name}.key".lstrip("."): draws.fold(key, i) for i, name in enumerate(self._dropout)}
             restart(self._dropout.values())
-        outputs = run(self.named(params), state, x)
+        outputs = run(parameters, state, x)
         return outputs, {name: state[name] for name in buffers}
 
     def _columns(self, name: str) -> slice:

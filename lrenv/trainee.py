@@ -209,14 +209,23 @@ class Trainee:
         return draw(state.seed, step, self.task.batch_size, size, self.task.replacement)
 
     @settled
-    def loss(self, params: Tensor, state: TraineeState, indices: Tensor) -> tuple[Tensor, Tensors]:
-        """Training loss (n,) of the given examples (n, b), and the buffers after the pass."""
+    def loss(
+        self, params: Tensor, state: TraineeState, indices: Tensor, first_order: bool = False
+    ) -> tuple[Tensor, Tensors]:
+        """Training loss (n,) of the given examples (n, b), and the buffers after the pass.
+
+        Args:
+            params: (n, P).
+            state: buffers, seeds and steps of n trainees.
+            indices: rows of the training split.
+            first_order: whether first derivatives in reverse mode are all that will be asked for.
+        """
         inputs, targets = (rows.index_select(0, indices.flatten()).unflatten(0, indices.shape) for rows in self.train)
         inputs = inputs if self._in_advance else self._normalised(inputs)
         if self._augment is not None:
             inputs = self._augment(self._key(state, draws.AUGMENT), inputs)
         key = self._key(state, draws.DROPOUT) if self.network.stochastic else None
-        outputs, buffers = self._run(params, state.buffers, inputs, True, key)
+        outputs, buffers = self._run(params, state.buffers, inputs, True, key, first_order)
         return self._losses(outputs, targets).mean(1), buffers
 
     @settled
@@ -235,10 +244,11 @@ class Trainee:
     @settled
     def gradient(self, state: TraineeState, indices: Tensor) -> Gradient:
         """The gradient on the examples `indices` (n, b), in training mode."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        detached = not torch.is_grad_enabled()
+        if not detached or torch.compiler.is_compiling():
 
             def total(params: Tensor) -> tuple[Tensor, tuple[Tensor, Tensors]]:
-                loss, buffers = self.loss(params, state, indices)
+                loss, buffers = self.loss(params, state, indices, detached)
                 return loss.sum(), (loss, buffers)
 
             grads, (loss, buffers) = grad(total, has_aux=True)(state.params)
@@ -246,7 +256,7 @@ class Trainee:
         # The same numbers from autograd itself, which has less overhead where nothing is compiled.
         with torch.enable_grad():
             leaf = state.params.detach().requires_grad_()
-            loss, buffers = self.loss(leaf, state, indices)
+            loss, buffers = self.loss(leaf, state, indices, detached)
             (grads,) = torch.autograd.grad(loss.sum(), leaf)
         return Gradient(loss.detach(), grads, {name: buffer.detach() for name, buffer in buffers.items()})
 
@@ -316,7 +326,7 @@ class Trainee:
         pieces = []
         for inputs in split.inputs.split(self._rows):
             x = (inputs if self._in_advance else self._normalised(inputs)).expand(n, *inputs.shape)
-            pieces.append(self._run(params, buffers, x, False)[0])
+            pieces.append(self._run(params, buffers, x, False, first_order=not torch.is_grad_enabled())[0])
         outputs = torch.cat(pieces, 1)
         targets = split.targets.expand(n, -1)
         hits = outputs.contiguous().argmax(-1) == targets  # argmax over a strided axis is slow on a CPU
@@ -329,10 +339,16 @@ class Trainee:
         )
 
     def _run(
-        self, params: Tensor, buffers: Tensors, inputs: Tensor, training: bool, key: Tensor | None = None
+        self,
+        params: Tensor,
+        buffers: Tensors,
+        inputs: Tensor,
+        training: bool,
+        key: Tensor | None = None,
+        first_order: bool = False,
     ) -> tuple[Tensor, Tensors]:
         if self._autocast is None:
-            return self.network(params, buffers, inputs, training, key)
+            return self.network(params, buffers, inputs, training, key, first_order)
         # Weights change with every step: casts of them are not worth keeping.
         with torch.autocast(self.device.type, self._autocast, cache_enabled=False):
             outputs, buffers = self.network(params, buffers, inputs, training, key)

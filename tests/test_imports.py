@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "lookup", "specs", "ambient", "process", "draws", "mersenne", "progress", "trees", "memory", "compiling", "packing",
     "data.types", "data.store", "data.embedded", "data.folder", "data.published", "data.registry", "data",
-    "networks", "pooling", "layers", "initialisation", "stacked", "augment", "optimizers", "analytic", "tasks",
+    "networks", "pooling", "convolution_kernels", "convolutions",
+    "layers", "initialisation", "stacked", "augment", "optimizers", "analytic", "tasks",
     "trainee", "lookahead", "hypergradients", "signals",
     "rewards", "controls", "episode", "snapshots", "rendering", "", "vector_env", "env", "sb3_vec_env",
     "benchmark.schema", "benchmark.controller_file", "benchmark.agent", "benchmark.sb3_agent", "benchmark.statistics",
