@@ -30,9 +30,10 @@ from agents.outer_gradients import (
     perturbations,
     sampled,
 )
-from agents.outer_training import TRAINING_SEEDS, Controller, Training
+from agents.outer_training import Controller, Training, begin_adam
 from lrenv import draws
 from lrenv.benchmark.evaluation import evaluate
+from lrenv.benchmark.selection import selection_losses
 from lrenv.data import Split
 from lrenv.trainee import Trainee, TraineeState
 from lrenv.trees import select
@@ -119,6 +120,7 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         self.device = choose_device(settings.device)
         self.theta = torch.nn.Parameter(settings.architecture.init(settings.seed).to(self.device))
         self.optimizer = torch.optim.Adam([self.theta], settings.rate, BETAS)
+        begin_adam(self.optimizer)
         self.started = self.trained = 0
         self._trainees: dict[int, Trainee] = {}
         self.workers = [self._begun(share=(i + 1) / settings.workers) for i in range(settings.workers)]
@@ -190,9 +192,9 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
 
     def _fresh(self, problem: int) -> TraineeState:
         """Pairs of untrained networks, with seeds that were not used before."""
-        first = TRAINING_SEEDS * (self.settings.seed + 1) + self.started * self.settings.pairs
+        seeds = self.training_seeds(self.settings.pairs, self.started * self.settings.pairs)
         self.started += 1
-        return paired(self._trainee(problem).init(range(first, first + self.settings.pairs)))
+        return paired(self._trainee(problem).init(seeds))
 
     def _trainee(self, problem: int) -> Trainee:
         if problem not in self._trainees:
@@ -204,38 +206,38 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         """The objective, the unroll and what diverged."""
         return f"unroll {row['outer/unroll']:.0f}  loss {row['outer/loss']:.4f}  diverged {row['outer/diverged']:.0f}"
 
+    @property
+    def runs_per_validation(self) -> int:
+        """Trainees that `held_out_loss` trains."""
+        return len(self.held_out) * self.settings.eval_seeds
+
     def held_out_loss(self, controller: Controller) -> float:
         """The objective on held-out problems: mean training loss, or best validation loss; infinite if one diverges."""
         losses = []
         for task in self.held_out:
             result = evaluate(controller, task, self.held_out_seeds, device=self.settings.device)
             own = result.curves["train_loss"][1:].mean(0) if self.settings.objective == "train" else result.val_loss
-            losses.append(np.where(result.diverged, np.inf, own))
+            losses.append(selection_losses(own, result.diverged))
         return float(np.mean(losses))
 
     def controller(self) -> LearnedOptimizer:
         """The optimizer as it is now."""
         return LearnedOptimizer(self.theta.detach().cpu().clone(), self.settings.architecture)
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that the next iteration depends on: tensors, and JSON values."""
-        tensors = {"theta": self.theta.detach().clone()}
-        tensors |= {f"adam.{slot}": x.clone() for slot, x in self.optimizer.state[self.theta].items()}
-        for i, worker in enumerate(self.workers):
-            tensors[f"accumulated.{i}"] = worker.accumulated
-            tensors |= {f"worker.{i}.{j}": x for j, x in enumerate(tree_flatten(worker.trainees)[0])}
-        places = [[worker.problem, worker.left] for worker in self.workers]
-        return tensors, {"workers": places, "started": self.started, "trained": self.trained}
+    def state(self) -> dict[str, Any]:
+        """Everything that the next iteration depends on."""
+        own = {"theta": self.theta.detach(), "adam": self.optimizer.state[self.theta], "workers": self.workers}
+        return own | {"started": self.started, "trained": self.trained}
 
-    def restore_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def template(self, values: dict[str, Any]) -> dict[str, Any]:
+        """A state whose workers are on the problems of the one to restore, whose networks may have other sizes."""
+        problems = [values.get(f"workers.{i}.problem", 0) for i in range(self.settings.workers)]
+        return self.state() | {
+            "workers": [w._replace(trainees=self._fresh(p)) for w, p in zip(self.workers, problems, strict=True)]
+        }
+
+    def restore_state(self, state: dict[str, Any]) -> None:
         """Goes on from a state, exactly."""
-        tensors = {name: x if name == "adam.step" else x.to(self.device) for name, x in tensors.items()}
-        self.theta.data.copy_(tensors["theta"])
-        slots = {name.removeprefix("adam."): x for name, x in tensors.items() if name.startswith("adam.")}
-        if slots:
-            self.optimizer.state[self.theta] = slots
-        for i, (problem, left) in enumerate(values["workers"]):
-            leaves, structure = tree_flatten(self._fresh(problem))
-            trainees = tree_unflatten([tensors[f"worker.{i}.{j}"] for j in range(len(leaves))], structure)
-            self.workers[i] = Worker(problem, left, trainees, tensors[f"accumulated.{i}"])
-        self.started, self.trained = values["started"], values["trained"]
+        self.theta.data.copy_(state["theta"])
+        self.optimizer.state[self.theta] = state["adam"]
+        self.workers, self.started, self.trained = (state[name] for name in ("workers", "started", "trained"))

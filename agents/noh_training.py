@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from agents.coordinatewise import CoordinateLSTM
 from agents.lstm_policies import LSTMPolicy
 from agents.noh_settings import NOHSettings
-from agents.outer_training import TRAINING_SEEDS, Controller, Training
+from agents.outer_training import Controller, Training
 from lrenv.benchmark.evaluation import evaluate
+from lrenv.benchmark.selection import selection_losses
 from lrenv.episode import Episode
 from lrenv.lookahead import MEAN
 from lrenv.optimizers import adam, descend
@@ -77,9 +77,9 @@ class NOHTraining(Training[NOHSettings]):
 
     def _begin(self, run: int) -> None:
         """Starts the trainees of a run, and the LSTM's memory with them."""
-        first = TRAINING_SEEDS * (self.settings.seed + 1) + run * self.settings.envs
+        envs = self.settings.envs
         with torch.no_grad():
-            self._state = self._episode.reset(range(first, first + self.settings.envs))
+            self._state = self._episode.reset(self.training_seeds(envs, run * envs))
         self._memory = self._network.fresh(self._state.trainee.params)
 
     def iterate(self) -> dict[str, float]:
@@ -129,7 +129,7 @@ class NOHTraining(Training[NOHSettings]):
         task = replace(self.task, measure_interval=decisions * self.task.interval)
         result = evaluate(controller, task, self.held_out_seeds, device=self.settings.device)
         last = result.curves["train_loss"][-math.ceil(decisions / 10) :].mean(0)
-        return float(np.where(result.diverged, np.inf, last).mean())
+        return float(selection_losses(last, result.diverged).mean())
 
     def status(self, row: dict[str, float]) -> str:
         """Losses and rates."""
@@ -140,23 +140,12 @@ class NOHTraining(Training[NOHSettings]):
         """The policy as it is now."""
         return self.policy
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> dict[str, Any]:
         """Everything that the next window depends on."""
-        leaves = {name: tree_flatten(part)[0] for name, part in self._parts.items()}
-        return {f"{name}.{i}": x.detach().clone() for name, part in leaves.items() for i, x in enumerate(part)}, {}
-
-    def restore_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Goes on from a state, exactly."""
-        loaded = {}
-        for name, part in self._parts.items():
-            leaves, structure = tree_flatten(part)
-            held = [tensors[f"{name}.{i}"].to(x.device) for i, x in enumerate(leaves)]
-            loaded[name] = tree_unflatten(held, structure)
-        self._network.load_state_dict(loaded["network"])
-        self._moments, self._memory, self._state = (loaded[name] for name in ("moments", "memory", "env"))
-
-    @property
-    def _parts(self) -> dict[str, Any]:
-        """What the next window depends on, as trees of tensors."""
         network = dict(self._network.state_dict())
         return {"network": network, "moments": self._moments, "memory": self._memory, "env": self._state}
+
+    def restore_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a state, exactly."""
+        self._network.load_state_dict(state["network"])
+        self._moments, self._memory, self._state = (state[name] for name in ("moments", "memory", "env"))

@@ -15,10 +15,11 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from lrenv.benchmark.agent import Agent, agent_factory, make_agent, view_of
+from lrenv.seeds import seeds_for
 from lrenv.tasks import InitialLR, Task, make_task
 from lrenv.vector_env import LearningRateVectorEnv
 
-TUNING_SEEDS = tuple(range(10_000, 10_003))
+TUNING_SEEDS = tuple(seeds_for("tuning", 3))
 """Schedules are tuned on these; results are reported on others."""
 
 
