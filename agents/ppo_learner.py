@@ -203,7 +203,10 @@ class PPOTraining(Training[PPOSettings]):
             "steps": {name: getattr(model, name) for name in COUNTS},
             "last": {name: getattr(model, name) for name in LAST},
             "memory": tuple(model._last_lstm_states) if self.settings.lstm else (),
-            "statistics": {name: vars(rms) for name, rms in _statistics(normalised).items()},
+            "statistics": {
+                name: {"mean": np.asarray(rms.mean), "var": np.asarray(rms.var), "count": float(rms.count)}
+                for name, rms in _statistics(normalised).items()
+            },
             "returns": normalised.returns,
             "running": self.watch.running,
             "envs": self.envs.envs.snapshot()._replace(settings={}),
