@@ -11,11 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    "lookup", "process", "draws", "progress", "trees", "memory", "compiling", "packing",
+    "lookup", "files", "process", "draws", "seeds", "progress", "trees", "memory", "compiling", "packing",
     "data.types", "data.store", "data.embedded", "data.folder", "data.published", "data.registry", "data",
     "networks", "pooling", "layers", "initialisation", "stacked", "augment", "optimizers", "analytic", "tasks",
     "trainee", "lookahead", "hypergradients", "signals",
     "rewards", "controls", "episode", "rendering", "", "vector_env", "env", "sb3_vec_env", "benchmark.controller_file",
+    "benchmark.state_file", "benchmark.selection",
     "benchmark.agent", "benchmark.statistics", "benchmark.evaluation", "benchmark.comparison", "benchmark.report",
     "benchmark", "cli",
 )  # fmt: skip
