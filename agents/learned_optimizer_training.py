@@ -6,16 +6,12 @@ asynchronous workers are. An update takes one truncation of every worker; the es
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
-from torch.utils.checkpoint import checkpoint
 
 from agents.learned_optimizer import LearnedOptimizer
 from agents.learned_optimizer_settings import LearnedOptimizerSettings
@@ -35,6 +31,7 @@ from lrenv import draws
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import selection_losses
 from lrenv.data import Split
+from lrenv.rollout import rollout
 from lrenv.trainee import Trainee, TraineeState
 from lrenv.trees import select
 from lrenv.vector_env import choose_device
@@ -43,8 +40,6 @@ VALIDATED = 256
 """Validation examples that the objective measures at a time, the next ones each time."""
 BETAS = (0.5, 0.999)
 """Adam's, for outer gradients that are not stationary (appendix C.3)."""
-
-Piece = Callable[[Tensor, TraineeState], tuple[Tensor, TraineeState]]
 
 
 class Worker(NamedTuple):
@@ -61,26 +56,23 @@ def unrolled(trainee: Trainee, steps: int, objective: str) -> Rollout[TraineeSta
 
     Each interval is trained a second time on the way back, so that the memory of a gradient is that of one interval.
     """
+    interval = trainee.task.interval
+    sizes = [min(interval, steps - start) for start in range(0, steps, interval)]
 
     def piece(theta: Tensor, state: TraineeState, size: int) -> tuple[Tensor, TraineeState]:
         rates = torch.ones_like(theta[:, :1])
         state, losses = trainee.unroll(state, rates, trainee.hyper(len(theta)) | {"theta": theta}, size)
         return (losses if objective == "train" else _validated(trainee, state)), state
 
-    def rollout(theta: Tensor, state: TraineeState) -> tuple[Tensor, TraineeState]:
-        losses = []
-        for start in range(0, steps, trainee.task.interval):
-            part = partial(piece, size=min(trainee.task.interval, steps - start))
-            run = partial(_recomputed, part) if torch.is_grad_enabled() else part
-            loss, state = run(theta, state)
-            losses.append(loss)
+    def truncation(theta: Tensor, state: TraineeState) -> tuple[Tensor, TraineeState]:
+        losses, state = rollout(piece, theta, state, sizes, recompute=True)
         if objective == "train":
             # The loss before the first step is not theta's doing, the one after the last step is.
             last, _ = trainee.loss(state.params, state, trainee.batch_indices(state, 1)[:, 0])
             losses = [losses[0][:, 1:], *losses[1:], last.unsqueeze(1)]
         return torch.cat(losses, 1).mean(1), state
 
-    return rollout
+    return truncation
 
 
 def _validated(trainee: Trainee, state: TraineeState) -> Tensor:
@@ -90,19 +82,6 @@ def _validated(trainee: Trainee, state: TraineeState) -> Tensor:
     start = turn * rows % (len(trainee.val.targets) - rows + 1)
     split = Split(*(x[start : start + rows] for x in trainee.val))
     return trainee.evaluate(state.params, state.buffers, split).loss.unsqueeze(1)
-
-
-def _recomputed(piece: Piece, theta: Tensor, state: TraineeState) -> tuple[Tensor, TraineeState]:
-    """A piece that keeps nothing for the backward pass but where it began."""
-    leaves, structure = tree_flatten(state)
-
-    def run(theta: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
-        loss, after = piece(theta, tree_unflatten(leaves, structure))
-        return loss, *tree_flatten(after)[0]
-
-    # Reentrant: the other kind needs hooks that gradients within the training, by torch.func.grad, don't support.
-    loss, *after = checkpoint(run, theta, *leaves, use_reentrant=True, preserve_rng_state=False)
-    return loss, tree_unflatten(after, structure)
 
 
 class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):

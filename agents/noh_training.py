@@ -24,10 +24,14 @@ from agents.noh_settings import NOHSettings
 from agents.outer_training import Controller, Training
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import selection_losses
-from lrenv.episode import Episode
+from lrenv.episode import Episode, EpisodeState
 from lrenv.lookahead import MEAN
 from lrenv.optimizers import adam, descend
+from lrenv.rollout import rollout
 from lrenv.vector_env import choose_device
+
+Between = tuple[EpisodeState, tuple[Tensor, ...]]
+"""The trainees, and the LSTM's memory of them, between two decisions."""
 
 
 class NOHTraining(Training[NOHSettings]):
@@ -88,31 +92,30 @@ class NOHTraining(Training[NOHSettings]):
         if self.iteration and window == 0:
             self._begin(run)
         decisions = min(self.settings.unroll, self._episode.decisions - window * self.settings.unroll)
-        actions, hypergradients, losses, memory = [], [], [], self._memory
-        nobody = np.zeros(self.settings.envs, dtype=bool)
-        for _ in range(decisions):
-            output, memory = self._network(self._seen(MEAN), memory)
-            actions.append(self.policy.action(output))
-            with torch.no_grad():
-                self._state = self._episode.step(self._state, actions[-1].detach(), due=nobody)
-            hypergradients.append(self._seen("hypergradient"))
-            losses.append(self._state.dynamics.train_loss)
+        outputs, (self._state, memory) = rollout(
+            self._decision, self._network, (self._state, self._memory), range(decisions)
+        )
+        action, hypergradients, losses = (torch.stack(parts) for parts in zip(*outputs, strict=True))
         self._memory = tuple(x.detach() for x in memory)
-        action = torch.stack(actions)
-        self._learn((self.policy.credit(torch.stack(hypergradients)) * action).sum())
+        self._learn((self.policy.credit(hypergradients) * action).sum())
         rates = action.detach().abs().clamp(min=1e-12).log().mean(2).exp()
         return {
-            "train/loss": float(torch.stack(losses).mean()),
+            "train/loss": float(losses.mean()),
             "train/loss_last": float(losses[-1].mean()),
             "train/rate_first": float(rates[0].mean()),
             "train/rate_last": float(rates[-1].mean()),
             "train/diverged": int(self._state.diverged.sum()),
         }
 
-    def _seen(self, part: str) -> Tensor:
-        """A white-box part (n, P) of the observation; 0 of trainees that have diverged, which teach nothing."""
-        assert self._state.ahead
-        return self._state.ahead.sums[part].where(~self._state.diverged[:, None], 0)
+    def _decision(self, network: CoordinateLSTM, state: Between, number: int) -> tuple[tuple[Tensor, ...], Between]:
+        """Actions (n, P), the hypergradients (n, P) by them, training losses (n,); only actions have a graph."""
+        episode, memory = state
+        output, memory = network(_seen(episode, MEAN), memory)
+        action = self.policy.action(output)
+        with torch.no_grad():
+            nobody = np.zeros(self.settings.envs, dtype=bool)
+            episode = self._episode.step(episode, action.detach(), due=nobody)
+        return (action, _seen(episode, "hypergradient"), episode.dynamics.train_loss), (episode, memory)
 
     def _learn(self, loss: Tensor) -> None:
         """A step of Adam on the LSTM's weights."""
@@ -149,3 +152,9 @@ class NOHTraining(Training[NOHSettings]):
         """Goes on from a state, exactly."""
         self._network.load_state_dict(state["network"])
         self._moments, self._memory, self._state = (state[name] for name in ("moments", "memory", "env"))
+
+
+def _seen(state: EpisodeState, part: str) -> Tensor:
+    """A white-box part (n, P) of the observation; 0 of trainees that have diverged, which teach nothing."""
+    assert state.ahead
+    return state.ahead.sums[part].where(~state.diverged[:, None], 0)

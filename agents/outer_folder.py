@@ -8,8 +8,6 @@ goes on: their iterations are done once more.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
+from agents.outer_log import CSVLog, EventLog
 from lrenv.benchmark import controller_file
-from lrenv.files import append_line, replace_file, whole_lines
+from lrenv.files import writing
 from lrenv.process import uninterrupted
 
 
@@ -93,7 +92,7 @@ class Folder:
 
     def logger(self, iteration: int) -> Logger:
         """CSV and TensorBoard logs that go on after `iteration`."""
-        return Logger(str(self.out), [CSVLog(self.log, iteration), TensorBoardOutputFormat(str(self.out))])
+        return Logger(str(self.out), [CSVLog(self.log, iteration), EventLog(self.out, iteration)])
 
     def _proposed(self, iteration: int) -> Path:
         return self.out / f"controller-after-{iteration}.safetensors"
@@ -110,63 +109,10 @@ class Folder:
     @contextmanager
     def _written(self, path: Path) -> Iterator[None]:
         """Errors in a sentence; the half of a file that a full disk took is given back."""
-        try:
-            yield
-        except (SafetensorError, OSError) as error:
-            for half in path.parent.glob(f"{path.name}*.partial"):
-                half.unlink()
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise OSError(f"can't write {path} ({reason}): make room there, or choose another --out") from error
-
-
-class CSVLog(KVWriter):
-    """A table of what is logged, a row at a time, in the order in which columns first appear.
-
-    Rows are appended. Where a row brings a new column, the table is written aside and renamed.
-
-    Args:
-        path: the file.
-        iteration: rows of a log that is there already are kept up to this one.
-
-    Raises:
-        ValueError: the file is no such log.
-    """
-
-    def __init__(self, path: Path, iteration: int) -> None:
-        self._path = path
-        rows = list(csv.reader(whole_lines(path)))
-        self._columns = rows.pop(0) if rows else []
-        if self._columns and "iteration" not in self._columns:
-            raise ValueError(f"{path} is no log of a training: move it away, or choose another --out")
-        kept = [row for row in rows if int(row[self._columns.index("iteration")]) <= iteration]
-        if len(kept) < len(rows):
-            self._replace(kept)
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Adds a row.
-
-        Raises:
-            OSError: the file can't be written, or the disk is full; the rows before it stay as they were.
-        """
-        new = [name for name in key_values if name not in self._columns]
-        row = [str(key_values.get(name, "")) for name in self._columns + new]
-        if not new:
-            append_line(self._path, _line(row))
-            return
-        rows = list(csv.reader(whole_lines(self._path)))[1:]
-        self._columns += new
-        self._replace([*rows, row])
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    def _replace(self, rows: list[list[str]]) -> None:
-        width = len(self._columns)
-        table = [self._columns, *(row + [""] * (width - len(row)) for row in rows)]
-        replace_file(self._path, "".join(_line(row) + "\n" for row in table))
-
-
-def _line(row: list[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(row)
-    return text.getvalue()
+        with writing(path):
+            try:
+                yield
+            except (SafetensorError, OSError) as error:
+                for half in path.parent.glob(f"{path.name}*.partial"):
+                    half.unlink()
+                raise OSError(error.strerror if isinstance(error, OSError) else str(error)) from error

@@ -3,7 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says which file can't be written, and what to do, whatever the system calls it.
+
+    Raises:
+        OSError: the block raised one.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"can't write {path} ({error.strerror or error}): make room there, or choose another place"
+        ) from error
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
@@ -13,15 +30,16 @@ def replace_file(path: Path, content: bytes | str) -> None:
         OSError: the folder can't be written, or is full; the old file stays as it was.
     """
     partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def append_line(path: Path, line: str) -> None:
@@ -30,7 +48,7 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         OSError: the file can't be written, or the disk is full; the lines before it stay as they were.
     """
-    with path.open("ab", buffering=0) as file:
+    with writing(path), path.open("ab", buffering=0) as file:
         before, content = file.tell(), line.encode() + b"\n"
         try:
             written = file.write(content)

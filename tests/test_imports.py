@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    "lookup", "files", "process", "draws", "seeds", "progress", "trees", "memory", "compiling", "packing",
+    "lookup", "files", "rollout", "process", "draws", "seeds", "progress", "trees", "memory", "compiling", "packing",
     "data.types", "data.store", "data.embedded", "data.folder", "data.published", "data.registry", "data",
     "networks", "pooling", "layers", "initialisation", "stacked", "augment", "optimizers", "analytic", "tasks",
     "trainee", "lookahead", "hypergradients", "signals",

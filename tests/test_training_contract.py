@@ -16,16 +16,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.logger import Logger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import agents.outer_folder
+import agents.outer_log
 from agents import make_agent, outer_training
 from agents.fds_settings import FDSSettings
+from agents.fds_training import ScheduleTraining
 from agents.learned_optimizer_settings import LearnedOptimizerSettings
 from agents.learned_optimizer_training import LearnedOptimizerTraining
 from agents.lstm_policies import NOH, DMopt
 from agents.noh_settings import DMoptSettings, NOHSettings
 from agents.noh_training import NOHTraining
-from agents.outer_folder import CSVLog
+from agents.outer_log import CSVLog, EventLog
 from agents.outer_settings import OuterSettings
 from agents.outer_training import Training, train
 from agents.ppo_learner import PPOTraining
@@ -33,7 +37,7 @@ from agents.ppo_settings import PPOSettings
 from agents.search import schedule_training
 from lrenv.benchmark import controller_file
 from lrenv.benchmark.controller_file import ControllerFileError
-from lrenv.process import SIGNALS, interruptible
+from lrenv.process import SIGNALS, interruptible, status_of
 from lrenv.seeds import RANGES, TRAINING, seeds_for
 from lrenv.trainee import Trainee
 
@@ -177,7 +181,7 @@ def test_interrupted_anywhere_it_ends_as_one_that_was_not(
 
 
 WRITES = (
-    (controller_file, "write"), (agents.outer_folder, "replace_file"), (agents.outer_folder, "append_line"),
+    (controller_file, "write"), (agents.outer_log, "replace_file"), (agents.outer_log, "append_line"),
     (os, "replace"), (Path, "unlink"),
 )  # fmt: skip
 """All that changes the files of a training."""
@@ -286,6 +290,20 @@ def test_rows_are_appended_and_never_written_again(tmp_path: Path) -> None:
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="is no log of a training: move it away"):
         CSVLog(path, 2)
+
+
+def test_tensorboard_shows_each_iteration_once(tmp_path: Path) -> None:
+    """A session that goes on after iteration 2 takes the place of what was logged beyond it."""
+    for done, sign in ((0, 1), (2, -1)):
+        events = EventLog(tmp_path, done)
+        for i in range(done + 1, done + 4):
+            events.write({"x/y": 0.5 * sign * i, "iteration": i}, {}, i)
+        events.close()
+    shown = EventAccumulator(str(tmp_path))
+    shown.Reload()
+    assert [(event.step, event.value) for event in shown.Scalars("x/y")] == [
+        (1, 0.5), (2, 1.0), (3, -1.5), (4, -2.0), (5, -2.5),
+    ]  # fmt: skip
 
 
 def test_nothing_is_overwritten_unasked(undisturbed: Callable[[str], Run], tmp_path: Path) -> None:
@@ -408,7 +426,7 @@ def test_every_iteration_trains_on_seeds_of_its_own(tmp_path: Path, monkeypatch:
         begun = [set()]
         training = kind(chosen)
         if isinstance(training, PPOTraining):
-            training.model.set_logger(agents.outer_folder.Logger(None, []))
+            training.model.set_logger(Logger(None, []))
         for _ in range(6 if isinstance(training, NOHTraining) else 3):
             begun.append(set())
             training.iterate()
@@ -476,3 +494,44 @@ def test_a_signal_saves_what_is_done(
     case.train(tmp_path / "run", eval_every=4, resume=True)
     case.train(tmp_path / "whole", eval_every=4)
     assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file", "/proc/none"])
+def test_where_nothing_can_be_written_no_work_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    (tmp_path / "a file").write_text("kept")
+    out = {"a file": tmp_path / "a file", "below a file": tmp_path / "a file" / "x"}.get(place, Path(place))
+    monkeypatch.setattr(ScheduleTraining, "iterate", lambda self: pytest.fail("work"))
+    assert status_of(lambda: CASES["random"].train(out)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: can't write {out}")
+    assert "make room there, or choose another place" in said
+    assert said.count("\n") == 1
+    assert (tmp_path / "a file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("name", ["ppo", "random"])
+@pytest.mark.parametrize("full", ["checkpoint", "controller", "progress", "events", "controller-after"])
+def test_a_full_disk_costs_nothing_that_was_done(
+    undisturbed: Callable[[str], Run], tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, full: str
+) -> None:
+    """No file may grow beyond the size of one of them less a byte, which is refused with all that are as large."""
+    resource = pytest.importorskip("resource")
+    whole, case, out = undisturbed(name), CASES[name], tmp_path / "run"
+    sizes = [path.stat().st_size for path in whole.out.iterdir() if path.name.startswith(full.removesuffix("-after"))]
+    room = max(sizes) - (400 if full == "controller-after" else 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        status = status_of(lambda: case.train(out))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert status == 2
+    (error,) = (line for line in said.splitlines() if "can't write" in line)
+    assert error.startswith("error: can't write ")
+    assert not list(out.glob("*.partial"))
+    again(case, out)
+    assert_same(whole.out, out)
