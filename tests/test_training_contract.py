@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import agents.outer_folder
 import agents.outer_log
-from agents import make_agent, outer_training
+from agents import learned_optimizer_training, make_agent, noh_training, outer_training
 from agents.fds_settings import FDSSettings
 from agents.fds_training import ScheduleTraining
 from agents.learned_optimizer_settings import LearnedOptimizerSettings
@@ -35,7 +36,7 @@ from agents.outer_training import Training, train
 from agents.ppo_learner import PPOTraining
 from agents.ppo_settings import PPOSettings
 from agents.search import schedule_training
-from lrenv.benchmark import controller_file
+from lrenv.benchmark import controller_file, evaluate
 from lrenv.benchmark.controller_file import ControllerFileError
 from lrenv.process import SIGNALS, interruptible, status_of
 from lrenv.seeds import RANGES, TRAINING, seeds_for
@@ -535,3 +536,20 @@ def test_a_full_disk_costs_nothing_that_was_done(
     assert not list(out.glob("*.partial"))
     again(case, out)
     assert_same(whole.out, out)
+
+
+@pytest.mark.parametrize("name", ["ppo", "noh", "merged", "fds", "random"])
+def test_a_controller_with_which_a_run_died_is_infinitely_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """However low its loss was before."""
+    training = CASES[name].kind(CASES[name].settings(out=tmp_path))
+    assert math.isfinite(training.held_out_loss(training.controller()))
+
+    def died(*arguments: Any, **settings: Any) -> Any:
+        result = evaluate(*arguments, **settings)
+        return replace(result, diverged=np.arange(len(result.seeds)) == 1)
+
+    for module in (outer_training, noh_training, learned_optimizer_training):
+        monkeypatch.setattr(module, "evaluate", died)
+    assert training.held_out_loss(training.controller()) == math.inf
