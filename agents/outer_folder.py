@@ -115,4 +115,4 @@ class Folder:
             except (SafetensorError, OSError) as error:
                 for half in path.parent.glob(f"{path.name}*.partial"):
                     half.unlink()
-                raise OSError(error.strerror if isinstance(error, OSError) else str(error)) from error
+                raise OSError(getattr(error, "strerror", None) or error) from error
