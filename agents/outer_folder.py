@@ -44,9 +44,8 @@ class Folder:
             return True
         return self.checkpoint.exists() and bool(controller_file.read_metadata(self.checkpoint).get("iteration"))
 
-    def start(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        """Writes a training's first checkpoint, and only then removes what the last training left."""
-        self.save(tensors, metadata)
+    def discard_logs(self) -> None:
+        """Removes the logs of an earlier training, once the first checkpoint of another has taken its place."""
         for old in (self.log, *self.out.glob("events.out.tfevents.*")):
             old.unlink(missing_ok=True)
 

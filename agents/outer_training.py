@@ -213,7 +213,9 @@ def train(kind: Callable[[S], Training[S]], settings: S) -> Path:
         training.restore(folder.checkpoint)
         folder.settle(training.best_iteration)
     else:
-        folder.start(*training.checkpoint())
+        folder.save(*training.checkpoint())
+        if settings.overwrite:
+            folder.discard_logs()
     saved, written = training.checkpoint(), not settings.resume
     logger = folder.logger(training.iteration)
     training.attach(logger)

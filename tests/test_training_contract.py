@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import kill_minus_nine
 import numpy as np
 import pytest
 import torch
@@ -553,3 +554,12 @@ def test_a_controller_with_which_a_run_died_is_infinitely_bad(
     for module in (outer_training, noh_training, learned_optimizer_training):
         monkeypatch.setattr(module, "evaluate", died)
     assert training.held_out_loss(training.controller()) == math.inf
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", list(kill_minus_nine.COMMANDS))
+def test_killed_at_random_moments_it_ends_as_one_that_was_not(command: str) -> None:
+    """The short form of `kill_minus_nine.py`, each process started afresh."""
+    outcome = kill_minus_nine.tried(command, kills=2, seed=1, spawn=True)
+    assert outcome.differences == []
+    assert (outcome.equal, outcome.halves) == (outcome.kills, 0)
