@@ -216,7 +216,7 @@ def train(kind: Callable[[S], Training[S]], settings: S) -> Path:
         folder.save(*training.checkpoint())
         if settings.overwrite:
             folder.discard_logs()
-    saved, written = training.checkpoint(), not settings.resume
+    saved = training.checkpoint()
     logger = folder.logger(training.iteration)
     training.attach(logger)
     last = time.monotonic()
@@ -233,19 +233,18 @@ def train(kind: Callable[[S], Training[S]], settings: S) -> Path:
                     logger.record(name, value)
                 logger.dump(training.iteration)
                 report(training.iteration * units, f"{training.status(row)}  best {training.best_shown}")
-                saved, written = training.checkpoint(), False
+                saved = training.checkpoint()
                 better = training.best_iteration == training.iteration
                 if better or time.monotonic() - last > CHECKPOINT_SECONDS:
                     folder.save(*saved)
-                    last, written = time.monotonic(), True
+                    last = time.monotonic()
     except KeyboardInterrupt:
         done = saved[1]["iteration"] * units
         raise KeyboardInterrupt(f"{done} {training.unit} are saved; --resume --out {settings.out} goes on") from None
     finally:
         try:
             # Also when interrupted: the last whole iteration, whatever the present one has got to.
-            if not written:
-                folder.save(*saved)
+            folder.save(*saved)
         finally:
             logger.close()
     folder.finish(training.runs)
