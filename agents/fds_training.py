@@ -31,7 +31,7 @@ from torch import Tensor
 
 from agents.fds import FDS, HIGHEST
 from agents.fds_settings import FDSSettings
-from agents.outer_training import TRAINING_SEEDS, Training
+from agents.outer_training import Training
 from lrenv.hypergradients import Hypergradient, forward, reverse
 from lrenv.trainee import Trainee
 from lrenv.vector_env import choose_device
@@ -177,8 +177,7 @@ class FDSTraining(ScheduleTraining):
 
     def hypergradient(self) -> tuple[Tensor, dict[str, Tensor]]:
         """The last validation losses (n,), and the mean hypergradients (S,) of the trainees that have finite ones."""
-        first = TRAINING_SEEDS * (self.settings.seed + 1) + self.episodes
-        seeds = range(first, first + self.settings.trainees)
+        seeds = self.training_seeds(self.settings.trainees, self.episodes)
         parts = []
         for group in self.groups():
             start = self.trainee.init(seeds[group])
@@ -190,12 +189,10 @@ class FDSTraining(ScheduleTraining):
             gradient[name] = each.where(each.isfinite(), torch.nan).nanmean(0)
         return torch.cat([part.objective for part in parts]).cpu(), gradient
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> dict[str, Any]:
         """Everything that the next iteration depends on."""
-        return {f"{name}.{part}": x for name, own in self.searched.items() for part, x in own._asdict().items()}, {}
+        return self.searched
 
-    def restore_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def restore_state(self, state: dict[str, Any]) -> None:
         """Goes on from a state, exactly."""
-        self.searched = {
-            name: Searched(*(tensors[f"{name}.{part}"] for part in Searched._fields)) for name in self.searched
-        }
+        self.searched = state

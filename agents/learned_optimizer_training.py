@@ -6,16 +6,12 @@ asynchronous workers are. An update takes one truncation of every worker; the es
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
-from torch.utils.checkpoint import checkpoint
 
 from agents.learned_optimizer import LearnedOptimizer
 from agents.learned_optimizer_settings import LearnedOptimizerSettings
@@ -30,10 +26,12 @@ from agents.outer_gradients import (
     perturbations,
     sampled,
 )
-from agents.outer_training import TRAINING_SEEDS, Controller, Training
+from agents.outer_training import Controller, Training, begin_adam
 from lrenv import draws
 from lrenv.benchmark.evaluation import evaluate
+from lrenv.benchmark.selection import selection_losses
 from lrenv.data import Split
+from lrenv.rollout import rollout
 from lrenv.trainee import Trainee, TraineeState
 from lrenv.trees import select
 from lrenv.vector_env import choose_device
@@ -42,8 +40,6 @@ VALIDATED = 256
 """Validation examples that the objective measures at a time, the next ones each time."""
 BETAS = (0.5, 0.999)
 """Adam's, for outer gradients that are not stationary (appendix C.3)."""
-
-Piece = Callable[[Tensor, TraineeState], tuple[Tensor, TraineeState]]
 
 
 class Worker(NamedTuple):
@@ -60,26 +56,23 @@ def unrolled(trainee: Trainee, steps: int, objective: str) -> Rollout[TraineeSta
 
     Each interval is trained a second time on the way back, so that the memory of a gradient is that of one interval.
     """
+    interval = trainee.task.interval
+    sizes = [min(interval, steps - start) for start in range(0, steps, interval)]
 
     def piece(theta: Tensor, state: TraineeState, size: int) -> tuple[Tensor, TraineeState]:
         rates = torch.ones_like(theta[:, :1])
         state, losses = trainee.unroll(state, rates, trainee.hyper(len(theta)) | {"theta": theta}, size)
         return (losses if objective == "train" else _validated(trainee, state)), state
 
-    def rollout(theta: Tensor, state: TraineeState) -> tuple[Tensor, TraineeState]:
-        losses = []
-        for start in range(0, steps, trainee.task.interval):
-            part = partial(piece, size=min(trainee.task.interval, steps - start))
-            run = partial(_recomputed, part) if torch.is_grad_enabled() else part
-            loss, state = run(theta, state)
-            losses.append(loss)
+    def truncation(theta: Tensor, state: TraineeState) -> tuple[Tensor, TraineeState]:
+        losses, state = rollout(piece, theta, state, sizes, recompute=True)
         if objective == "train":
             # The loss before the first step is not theta's doing, the one after the last step is.
             last, _ = trainee.loss(state.params, state, trainee.batch_indices(state, 1)[:, 0])
             losses = [losses[0][:, 1:], *losses[1:], last.unsqueeze(1)]
         return torch.cat(losses, 1).mean(1), state
 
-    return rollout
+    return truncation
 
 
 def _validated(trainee: Trainee, state: TraineeState) -> Tensor:
@@ -89,19 +82,6 @@ def _validated(trainee: Trainee, state: TraineeState) -> Tensor:
     start = turn * rows % (len(trainee.val.targets) - rows + 1)
     split = Split(*(x[start : start + rows] for x in trainee.val))
     return trainee.evaluate(state.params, state.buffers, split).loss.unsqueeze(1)
-
-
-def _recomputed(piece: Piece, theta: Tensor, state: TraineeState) -> tuple[Tensor, TraineeState]:
-    """A piece that keeps nothing for the backward pass but where it began."""
-    leaves, structure = tree_flatten(state)
-
-    def run(theta: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
-        loss, after = piece(theta, tree_unflatten(leaves, structure))
-        return loss, *tree_flatten(after)[0]
-
-    # Reentrant: the other kind needs hooks that gradients within the training, by torch.func.grad, don't support.
-    loss, *after = checkpoint(run, theta, *leaves, use_reentrant=True, preserve_rng_state=False)
-    return loss, tree_unflatten(after, structure)
 
 
 class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
@@ -119,6 +99,7 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         self.device = choose_device(settings.device)
         self.theta = torch.nn.Parameter(settings.architecture.init(settings.seed).to(self.device))
         self.optimizer = torch.optim.Adam([self.theta], settings.rate, BETAS)
+        begin_adam(self.optimizer)
         self.started = self.trained = 0
         self._trainees: dict[int, Trainee] = {}
         self.workers = [self._begun(share=(i + 1) / settings.workers) for i in range(settings.workers)]
@@ -190,9 +171,9 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
 
     def _fresh(self, problem: int) -> TraineeState:
         """Pairs of untrained networks, with seeds that were not used before."""
-        first = TRAINING_SEEDS * (self.settings.seed + 1) + self.started * self.settings.pairs
+        seeds = self.training_seeds(self.settings.pairs, self.started * self.settings.pairs)
         self.started += 1
-        return paired(self._trainee(problem).init(range(first, first + self.settings.pairs)))
+        return paired(self._trainee(problem).init(seeds))
 
     def _trainee(self, problem: int) -> Trainee:
         if problem not in self._trainees:
@@ -204,38 +185,38 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         """The objective, the unroll and what diverged."""
         return f"unroll {row['outer/unroll']:.0f}  loss {row['outer/loss']:.4f}  diverged {row['outer/diverged']:.0f}"
 
+    @property
+    def runs_per_validation(self) -> int:
+        """Trainees that `held_out_loss` trains."""
+        return len(self.held_out) * self.settings.eval_seeds
+
     def held_out_loss(self, controller: Controller) -> float:
         """The objective on held-out problems: mean training loss, or best validation loss; infinite if one diverges."""
         losses = []
         for task in self.held_out:
             result = evaluate(controller, task, self.held_out_seeds, device=self.settings.device)
             own = result.curves["train_loss"][1:].mean(0) if self.settings.objective == "train" else result.val_loss
-            losses.append(np.where(result.diverged, np.inf, own))
+            losses.append(selection_losses(own, result.diverged))
         return float(np.mean(losses))
 
     def controller(self) -> LearnedOptimizer:
         """The optimizer as it is now."""
         return LearnedOptimizer(self.theta.detach().cpu().clone(), self.settings.architecture)
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that the next iteration depends on: tensors, and JSON values."""
-        tensors = {"theta": self.theta.detach().clone()}
-        tensors |= {f"adam.{slot}": x.clone() for slot, x in self.optimizer.state[self.theta].items()}
-        for i, worker in enumerate(self.workers):
-            tensors[f"accumulated.{i}"] = worker.accumulated
-            tensors |= {f"worker.{i}.{j}": x for j, x in enumerate(tree_flatten(worker.trainees)[0])}
-        places = [[worker.problem, worker.left] for worker in self.workers]
-        return tensors, {"workers": places, "started": self.started, "trained": self.trained}
+    def state(self) -> dict[str, Any]:
+        """Everything that the next iteration depends on."""
+        own = {"theta": self.theta.detach(), "adam": self.optimizer.state[self.theta], "workers": self.workers}
+        return own | {"started": self.started, "trained": self.trained}
 
-    def restore_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def template(self, values: dict[str, Any]) -> dict[str, Any]:
+        """A state whose workers are on the problems of the one to restore, whose networks may have other sizes."""
+        problems = [values.get(f"workers.{i}.problem", 0) for i in range(self.settings.workers)]
+        return self.state() | {
+            "workers": [w._replace(trainees=self._fresh(p)) for w, p in zip(self.workers, problems, strict=True)]
+        }
+
+    def restore_state(self, state: dict[str, Any]) -> None:
         """Goes on from a state, exactly."""
-        tensors = {name: x if name == "adam.step" else x.to(self.device) for name, x in tensors.items()}
-        self.theta.data.copy_(tensors["theta"])
-        slots = {name.removeprefix("adam."): x for name, x in tensors.items() if name.startswith("adam.")}
-        if slots:
-            self.optimizer.state[self.theta] = slots
-        for i, (problem, left) in enumerate(values["workers"]):
-            leaves, structure = tree_flatten(self._fresh(problem))
-            trainees = tree_unflatten([tensors[f"worker.{i}.{j}"] for j in range(len(leaves))], structure)
-            self.workers[i] = Worker(problem, left, trainees, tensors[f"accumulated.{i}"])
-        self.started, self.trained = values["started"], values["trained"]
+        self.theta.data.copy_(state["theta"])
+        self.optimizer.state[self.theta] = state["adam"]
+        self.workers, self.started, self.trained = (state[name] for name in ("workers", "started", "trained"))

@@ -17,17 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from agents.coordinatewise import CoordinateLSTM
 from agents.lstm_policies import LSTMPolicy
 from agents.noh_settings import NOHSettings
-from agents.outer_training import TRAINING_SEEDS, Controller, Training
+from agents.outer_training import Controller, Training
 from lrenv.benchmark.evaluation import evaluate
-from lrenv.episode import Episode
+from lrenv.benchmark.selection import selection_losses
+from lrenv.episode import Episode, EpisodeState
 from lrenv.lookahead import MEAN
 from lrenv.optimizers import adam, descend
+from lrenv.rollout import rollout
 from lrenv.vector_env import choose_device
+
+Between = tuple[EpisodeState, tuple[Tensor, ...]]
+"""The trainees, and the LSTM's memory of them, between two decisions."""
 
 
 class NOHTraining(Training[NOHSettings]):
@@ -77,9 +81,9 @@ class NOHTraining(Training[NOHSettings]):
 
     def _begin(self, run: int) -> None:
         """Starts the trainees of a run, and the LSTM's memory with them."""
-        first = TRAINING_SEEDS * (self.settings.seed + 1) + run * self.settings.envs
+        envs = self.settings.envs
         with torch.no_grad():
-            self._state = self._episode.reset(range(first, first + self.settings.envs))
+            self._state = self._episode.reset(self.training_seeds(envs, run * envs))
         self._memory = self._network.fresh(self._state.trainee.params)
 
     def iterate(self) -> dict[str, float]:
@@ -88,31 +92,30 @@ class NOHTraining(Training[NOHSettings]):
         if self.iteration and window == 0:
             self._begin(run)
         decisions = min(self.settings.unroll, self._episode.decisions - window * self.settings.unroll)
-        actions, hypergradients, losses, memory = [], [], [], self._memory
-        nobody = np.zeros(self.settings.envs, dtype=bool)
-        for _ in range(decisions):
-            output, memory = self._network(self._seen(MEAN), memory)
-            actions.append(self.policy.action(output))
-            with torch.no_grad():
-                self._state = self._episode.step(self._state, actions[-1].detach(), due=nobody)
-            hypergradients.append(self._seen("hypergradient"))
-            losses.append(self._state.dynamics.train_loss)
+        outputs, (self._state, memory) = rollout(
+            self._decision, self._network, (self._state, self._memory), range(decisions)
+        )
+        action, hypergradients, losses = (torch.stack(parts) for parts in zip(*outputs, strict=True))
         self._memory = tuple(x.detach() for x in memory)
-        action = torch.stack(actions)
-        self._learn((self.policy.credit(torch.stack(hypergradients)) * action).sum())
+        self._learn((self.policy.credit(hypergradients) * action).sum())
         rates = action.detach().abs().clamp(min=1e-12).log().mean(2).exp()
         return {
-            "train/loss": float(torch.stack(losses).mean()),
+            "train/loss": float(losses.mean()),
             "train/loss_last": float(losses[-1].mean()),
             "train/rate_first": float(rates[0].mean()),
             "train/rate_last": float(rates[-1].mean()),
             "train/diverged": int(self._state.diverged.sum()),
         }
 
-    def _seen(self, part: str) -> Tensor:
-        """A white-box part (n, P) of the observation; 0 of trainees that have diverged, which teach nothing."""
-        assert self._state.ahead
-        return self._state.ahead.sums[part].where(~self._state.diverged[:, None], 0)
+    def _decision(self, network: CoordinateLSTM, state: Between, number: int) -> tuple[tuple[Tensor, ...], Between]:
+        """Actions (n, P), the hypergradients (n, P) by them, training losses (n,); only actions have a graph."""
+        episode, memory = state
+        output, memory = network(_seen(episode, MEAN), memory)
+        action = self.policy.action(output)
+        with torch.no_grad():
+            nobody = np.zeros(self.settings.envs, dtype=bool)
+            episode = self._episode.step(episode, action.detach(), due=nobody)
+        return (action, _seen(episode, "hypergradient"), episode.dynamics.train_loss), (episode, memory)
 
     def _learn(self, loss: Tensor) -> None:
         """A step of Adam on the LSTM's weights."""
@@ -129,7 +132,7 @@ class NOHTraining(Training[NOHSettings]):
         task = replace(self.task, measure_interval=decisions * self.task.interval)
         result = evaluate(controller, task, self.held_out_seeds, device=self.settings.device)
         last = result.curves["train_loss"][-math.ceil(decisions / 10) :].mean(0)
-        return float(np.where(result.diverged, np.inf, last).mean())
+        return float(selection_losses(last, result.diverged).mean())
 
     def status(self, row: dict[str, float]) -> str:
         """Losses and rates."""
@@ -140,23 +143,18 @@ class NOHTraining(Training[NOHSettings]):
         """The policy as it is now."""
         return self.policy
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> dict[str, Any]:
         """Everything that the next window depends on."""
-        leaves = {name: tree_flatten(part)[0] for name, part in self._parts.items()}
-        return {f"{name}.{i}": x.detach().clone() for name, part in leaves.items() for i, x in enumerate(part)}, {}
-
-    def restore_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Goes on from a state, exactly."""
-        loaded = {}
-        for name, part in self._parts.items():
-            leaves, structure = tree_flatten(part)
-            held = [tensors[f"{name}.{i}"].to(x.device) for i, x in enumerate(leaves)]
-            loaded[name] = tree_unflatten(held, structure)
-        self._network.load_state_dict(loaded["network"])
-        self._moments, self._memory, self._state = (loaded[name] for name in ("moments", "memory", "env"))
-
-    @property
-    def _parts(self) -> dict[str, Any]:
-        """What the next window depends on, as trees of tensors."""
         network = dict(self._network.state_dict())
         return {"network": network, "moments": self._moments, "memory": self._memory, "env": self._state}
+
+    def restore_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a state, exactly."""
+        self._network.load_state_dict(state["network"])
+        self._moments, self._memory, self._state = (state[name] for name in ("moments", "memory", "env"))
+
+
+def _seen(state: EpisodeState, part: str) -> Tensor:
+    """A white-box part (n, P) of the observation; 0 of trainees that have diverged, which teach nothing."""
+    assert state.ahead
+    return state.ahead.sums[part].where(~state.diverged[:, None], 0)

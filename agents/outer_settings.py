@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lrenv.seeds import seeds_for
 from lrenv.tasks import Task, count, make_task
 
 
@@ -53,6 +54,8 @@ class OuterSettings:
         """Raises ValueError or TypeError for a setting that cannot be meant."""
         for name in (*self.COUNTS, self.LENGTH):
             count(name, getattr(self, name))
+        seeds_for("validation", self.eval_seeds)
+        seeds_for("training", 1, training=self.seed)
         if self.resume and self.overwrite:
             raise ValueError("--resume goes on with a training and --overwrite discards it: choose one")
 
@@ -62,10 +65,14 @@ class OuterSettings:
         return make_task(self.task, **{name: value for name, value in own.items() if value is not None}, **others)
 
     def as_json(self) -> dict[str, Any]:
-        """All settings as JSON values."""
-        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        """The settings as JSON values, but those that say what to do about an earlier training."""
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+            if name not in ("resume", "overwrite")
+        }
 
     def essence(self) -> dict[str, Any]:
         """The settings that a resumed training must share with its beginning, as JSON values."""
-        free = ("out", "resume", "overwrite", "device", self.LENGTH)
+        free = ("out", "device", self.LENGTH)
         return {name: value for name, value in self.as_json().items() if name not in free}

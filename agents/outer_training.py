@@ -5,7 +5,7 @@ What is special to a kind of agent is a `Training`; whatever learns from running
 
 from __future__ import annotations
 
-import csv
+import math
 import shlex
 import sys
 import time
@@ -15,22 +15,24 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
+import torch
+from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
+from agents.outer_folder import Folder
 from agents.outer_settings import OuterSettings
 from lrenv.benchmark import controller_file
 from lrenv.benchmark.agent import Agent
 from lrenv.benchmark.evaluation import evaluate
+from lrenv.benchmark.selection import improves, selection_losses
+from lrenv.benchmark.state_file import restored, stored
 from lrenv.progress import progress
+from lrenv.seeds import seeds_for
 from lrenv.tasks import Task
 
 CHECKPOINT_SECONDS = 30.0
-"""The least time between two checkpoints; an interruption saves one more."""
-TRAINING_SEEDS = 1_000_000
-"""Training seed s starts its environments at s + 1 times this, far from the seeds that results are reported on."""
-VALIDATION_SEEDS = 20_000
-"""The best controller is chosen on the seeds from here on."""
+"""The most time between two checkpoints, give or take an iteration; a better controller and an interruption save one
+more."""
 
 S = TypeVar("S", bound=OuterSettings)
 
@@ -51,7 +53,10 @@ class Training(ABC, Generic[S]):
 
     Attributes:
         iteration: how many are done.
-        best_val_loss: what `held_out_loss` gave for the best controller so far.
+        best_val_loss: what `held_out_loss` gave for the best controller so far; None before the first.
+        best_iteration: after which that controller was.
+        selection_runs: trainees that were trained so far to choose it.
+        command: that began the training.
         unit: what progress counts.
     """
 
@@ -61,7 +66,10 @@ class Training(ABC, Generic[S]):
         self.settings = settings
         self.task = task
         self.iteration = 0
-        self.best_val_loss = float("inf")
+        self.best_val_loss: float | None = None
+        self.best_iteration: int | None = None
+        self.selection_runs = 0
+        self.command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
     @property
     @abstractmethod
@@ -91,81 +99,126 @@ class Training(ABC, Generic[S]):
         """What to show of an iteration, in a line."""
 
     @abstractmethod
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that the next iteration depends on: tensors, and JSON values."""
+    def state(self) -> dict[str, Any]:
+        """Everything that the next iteration depends on: a tree of tensors, arrays and JSON values."""
+
+    def template(self, values: dict[str, Any]) -> dict[str, Any]:
+        """A state with the structure and the shapes of that which has the JSON values `values`, path -> value."""
+        return self.state()
 
     @abstractmethod
-    def restore_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def restore_state(self, state: dict[str, Any]) -> None:
         """Goes on from a state, exactly."""
 
     def attach(self, logger: Logger) -> None:
         """Hands over a logger; for those who log more than `iterate` gives."""
 
+    def training_seeds(self, number: int, first: int = 0) -> list[int]:
+        """Seeds that are this training's alone."""
+        return seeds_for("training", number, first, self.settings.seed)
+
     @property
-    def held_out_seeds(self) -> range:
+    def held_out_seeds(self) -> list[int]:
         """Of the episodes that controllers are compared on."""
-        return range(VALIDATION_SEEDS, VALIDATION_SEEDS + self.settings.eval_seeds)
+        return seeds_for("validation", self.settings.eval_seeds)
+
+    @property
+    def runs_per_validation(self) -> int:
+        """Trainees that `held_out_loss` trains."""
+        return self.settings.eval_seeds
+
+    @property
+    def runs(self) -> dict[str, int]:
+        """Trainees that were trained so far, each for a budget: to learn from, and to choose the best controller."""
+        return {"training": self.episodes, "selection": self.selection_runs}
+
+    @property
+    def best_shown(self) -> str:
+        """The best held-out loss so far, in a line of status."""
+        return "-" if self.best_val_loss is None else f"{self.best_val_loss:.4f}"
 
     def held_out_loss(self, controller: Controller) -> float:
         """What the best controller is chosen by: its mean best validation loss on held-out seeds."""
-        return float(evaluate(controller, self.task, self.held_out_seeds, device=self.settings.device).val_loss.mean())
+        result = evaluate(controller, self.task, self.held_out_seeds, device=self.settings.device)
+        return float(selection_losses(result.val_loss, result.diverged).mean())
 
     def validate(self) -> dict[str, float]:
-        """The controller's held-out loss; the best controller so far is saved."""
+        """The controller's held-out loss; the best controller so far is kept for the next checkpoint."""
         controller = self.controller()
         loss = self.held_out_loss(controller)
-        if loss < self.best_val_loss or self.best_val_loss == float("inf"):
-            self.best_val_loss = loss
-            command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-            trained = {"episodes": self.episodes, "val_loss": loss, "command": command}
-            controller.save(
-                self.settings.out / "controller.safetensors", trained | {"settings": self.settings.as_json()}
-            )
+        loss = math.inf if math.isnan(loss) else loss
+        self.selection_runs += self.runs_per_validation
+        if improves(loss, self.best_val_loss):
+            self.best_val_loss, self.best_iteration = loss, self.iteration
+            trained = {
+                "episodes": self.episodes, "iteration": self.iteration, "runs": self.runs, "finished": False,
+                "val_loss": _finite(loss), "command": self.command,
+                "settings": self.settings.as_json(),
+            }  # fmt: skip
+            Folder(self.settings.out).propose(self.iteration, lambda path: controller.save(path, trained))
+        assert self.best_val_loss is not None, "the first loss improves"
         return {"eval/val_loss": loss, "eval/best_val_loss": self.best_val_loss}
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The state, how far the training is, and what it was asked."""
-        tensors, values = self.state()
+        """The state, how far the training is, and what it was asked; before it begins, it depends on settings alone."""
         settings = self.settings
-        shared = {"iteration": self.iteration, "best_val_loss": self.best_val_loss, "settings": settings.essence()}
-        return tensors, values | shared | {settings.LENGTH: getattr(settings, settings.LENGTH)}
+        tensors, values = stored(self.state() if self.iteration else {})
+        return tensors, {
+            "iteration": self.iteration, "finished": self.iteration >= self.iterations, "values": values,
+            "best_iteration": self.best_iteration, "best_val_loss": _finite(self.best_val_loss),
+            "selection_runs": self.selection_runs, "command": self.command, "settings": settings.essence(),
+            settings.LENGTH: getattr(settings, settings.LENGTH),
+        }  # fmt: skip
 
-    def restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        """Goes on from a checkpoint, exactly."""
-        self.iteration, self.best_val_loss = metadata["iteration"], metadata["best_val_loss"]
-        self.restore_state(tensors, metadata)
+    def restore(self, path: Path) -> None:
+        """Goes on from the checkpoint in a file, exactly.
+
+        Raises:
+            lrenv.benchmark.controller_file.ControllerFileError: it is of another training.
+        """
+        tensors, metadata = controller_file.read(path)
+        try:
+            values, self.command = metadata["values"], metadata["command"]
+            self.iteration, self.best_iteration = metadata["iteration"], metadata["best_iteration"]
+            self.selection_runs, best = metadata["selection_runs"], metadata["best_val_loss"]
+        except KeyError as error:
+            raise controller_file.ControllerFileError(
+                f"{path} lacks {error}: it was written by another version of lrenv; start anew in another --out"
+            ) from error
+        if self.best_iteration is not None:
+            self.best_val_loss = math.inf if best is None else best
+        if self.iteration:
+            self.restore_state(restored(self.template(values), tensors, values, path))
 
 
 def train(kind: Callable[[S], Training[S]], settings: S) -> Path:
     """Trains a controller and gives the path of the best one.
 
-    Interrupted with Ctrl-C (KeyboardInterrupt), it saves the last finished iteration; `resume` goes on from there.
+    Interrupted (KeyboardInterrupt), it saves the last finished iteration; `resume` goes on from there, and ends with
+    the same controller, to the last bit, on the same machine.
 
     Raises:
         FileExistsError: `out` holds a training, and neither `resume` nor `overwrite` is set.
         FileNotFoundError: nothing to resume.
+        OSError: `out` can't be written, or is full.
         ValueError: settings that cannot be meant, or that differ from those of the training to resume.
     """
-    checkpoint = settings.out / "checkpoint.safetensors"
-    if checkpoint.exists() and not (settings.resume or settings.overwrite):
+    folder = Folder(settings.out)
+    if not (settings.resume or settings.overwrite) and folder.begun:
         raise FileExistsError(f"{settings.out} holds a training: add --resume, --overwrite, or choose another --out")
     if settings.resume:
-        settings = _resumed(settings, checkpoint)
+        settings = _resumed(settings, folder.checkpoint)
     training = kind(settings)
-    if settings.overwrite:
-        for old in (settings.out / "controller.safetensors", checkpoint, *settings.out.glob("events.out.tfevents.*")):
-            old.unlink(missing_ok=True)
-    settings.out.mkdir(parents=True, exist_ok=True)
     if settings.resume:
-        try:
-            training.restore(*controller_file.read(checkpoint))
-        except KeyError as error:
-            raise controller_file.ControllerFileError(
-                f"{checkpoint} lacks {error}: it was written by another version of lrenv; start anew in another --out"
-            ) from error
-    logger = _logger(settings.out, training.iteration)
+        training.restore(folder.checkpoint)
+        folder.settle(training.best_iteration)
+    else:
+        folder.save(*training.checkpoint())
+        if settings.overwrite:
+            folder.discard_logs()
+    saved = training.checkpoint()
+    logger = folder.logger(training.iteration)
     training.attach(logger)
-    saved = training.checkpoint() if settings.resume else None
     last = time.monotonic()
     units = training.units
     try:
@@ -174,27 +227,28 @@ def train(kind: Callable[[S], Training[S]], settings: S) -> Path:
                 row = training.iterate()
                 training.iteration += 1
                 row |= {"iteration": training.iteration, "episodes": training.episodes}
-                if training.iteration % settings.eval_every == 0 or training.iteration == training.iterations:
+                if training.iteration % settings.eval_every == 0 or training.iteration >= training.iterations:
                     row |= training.validate()
                 for name, value in row.items():
                     logger.record(name, value)
                 logger.dump(training.iteration)
-                report(training.iteration * units, f"{training.status(row)}  best {training.best_val_loss:.4f}")
+                report(training.iteration * units, f"{training.status(row)}  best {training.best_shown}")
                 saved = training.checkpoint()
-                if time.monotonic() - last > CHECKPOINT_SECONDS:
-                    controller_file.write(checkpoint, *saved)
+                better = training.best_iteration == training.iteration
+                if better or time.monotonic() - last > CHECKPOINT_SECONDS:
+                    folder.save(*saved)
                     last = time.monotonic()
     except KeyboardInterrupt:
-        if saved is None:
-            raise
         done = saved[1]["iteration"] * units
         raise KeyboardInterrupt(f"{done} {training.unit} are saved; --resume --out {settings.out} goes on") from None
     finally:
-        # Also when interrupted: the last whole iteration, whatever the present one has got to.
-        if saved is not None:
-            controller_file.write(checkpoint, *saved)
-        logger.close()
-    return settings.out / "controller.safetensors"
+        try:
+            # Also when interrupted: the last whole iteration, whatever the present one has got to.
+            folder.save(*saved)
+        finally:
+            logger.close()
+    folder.finish(training.runs)
+    return folder.controller
 
 
 def _resumed(settings: S, checkpoint: Path) -> S:
@@ -202,7 +256,7 @@ def _resumed(settings: S, checkpoint: Path) -> S:
     if not checkpoint.exists():
         raise FileNotFoundError(f"nothing to resume: there is no {checkpoint}; leave --resume out to start")
     metadata = controller_file.read_metadata(checkpoint)
-    before, length = metadata["settings"], settings.LENGTH
+    before, length = metadata.get("settings", {}), settings.LENGTH
     defaults = {f.name: f.default for f in fields(settings)}
     given = settings.essence()
     if before.keys() != given.keys():
@@ -217,14 +271,14 @@ def _resumed(settings: S, checkpoint: Path) -> S:
     return replace(settings, **before, **{length: metadata[length] if asked == defaults[length] else asked})
 
 
-def _logger(out: Path, iteration: int) -> Logger:
-    """CSV and TensorBoard logs; rows of a resumed training up to `iteration` are kept."""
-    path = out / "progress.csv"
-    kept: list[dict[str, str]] = []
-    if iteration and path.exists():
-        with path.open() as file:
-            kept = [row for row in csv.DictReader(file) if int(row["iteration"]) <= iteration]
-    table = CSVOutputFormat(str(path))
-    for row in kept:
-        table.write({name: value for name, value in row.items() if value}, dict.fromkeys(row, ()))
-    return Logger(str(out), [table, TensorBoardOutputFormat(str(out))])
+def begin_adam(optimizer: torch.optim.Optimizer) -> None:
+    """Gives Adam the moments that it would make at its first step, so that states have them from the beginning."""
+    for group in optimizer.param_groups:
+        for weights in group["params"]:
+            moments = {name: torch.zeros_like(weights) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[weights] = {"step": torch.tensor(0.0), **moments}
+
+
+def _finite(loss: float | None) -> float | None:
+    """JSON knows no infinity."""
+    return None if loss is None or math.isinf(loss) else loss

@@ -19,10 +19,8 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
-from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from agents.outer_training import TRAINING_SEEDS, Training
+from agents.outer_training import Training, begin_adam
 from agents.ppo import Architecture, PPOController
 from agents.ppo_settings import PPOSettings
 from lrenv.benchmark.agent import View
@@ -30,6 +28,10 @@ from lrenv.sb3_vec_env import LearningRateVecEnv
 
 CRITIC = ("value_net", "mlp_extractor.value_net", "critic")
 """Beginnings of the names of the critic's parameters in Stable-Baselines3's policies."""
+COUNTS = ("num_timesteps", "_n_updates")
+"""What a model of Stable-Baselines3 counts."""
+LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
+"""What it knows of the decision before."""
 
 
 def two_rates(policy: ActorCriticPolicy, actor_lr: float, critic_lr: float) -> torch.optim.Optimizer:
@@ -146,8 +148,9 @@ class PPOTraining(Training[PPOSettings]):
             device="cpu",  # perceptrons of this size lose time on an accelerator
         )
         self.model.policy.optimizer = two_rates(self.model.policy, settings.actor_lr, settings.critic_lr)
+        begin_adam(self.model.policy.optimizer)
         # After the model, whose constructor seeds the environments with its own small seed.
-        self.envs.seed(TRAINING_SEEDS * (settings.seed + 1))
+        self.envs.seed(self.training_seeds(1)[0])
         self.watch = _Watch(self.envs)
 
     @property
@@ -190,76 +193,56 @@ class PPOTraining(Training[PPOSettings]):
         std = np.sqrt(rms.var + self.normalised.epsilon)
         return PPOController(policy, rms.mean.copy(), std, self.view, self.architecture)
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that the next iteration depends on: tensors, and JSON values."""
-        model, normalised, snapshot = self.model, self.normalised, self.envs.envs.snapshot()
-        arrays: dict[str, Any] = {
-            "last_obs": model._last_obs, "last_episode_starts": model._last_episode_starts,
-            "last_original_obs": model._last_original_obs, "returns": normalised.returns, "running": self.watch.running,
-            "env_seeds": snapshot.env_seeds, "env_episodes": snapshot.episodes, "env_ended": snapshot.ended,
-        }  # fmt: skip
-        for name, rms in _statistics(normalised).items():
-            arrays |= {f"{name}.mean": rms.mean, f"{name}.var": rms.var, f"{name}.count": rms.count}
+    def state(self) -> dict[str, Any]:
+        """Everything that the next iteration depends on."""
+        model, normalised = self.model, self.normalised
         _, keys, position, *_ = np.random.get_state(legacy=True)  # noqa: NPY002 - Stable-Baselines3 shuffles with it
-        arrays["numpy_state"] = np.append(np.asarray(keys, dtype=np.int64), position)
-        tensors = {name: torch.as_tensor(np.array(array)) for name, array in arrays.items()}
-        tensors["torch_state"] = torch.get_rng_state()
-        tensors |= {f"policy.{name}": x.clone() for name, x in model.policy.state_dict().items()}
-        for i, slots in model.policy.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{slot}": torch.as_tensor(x).clone() for slot, x in slots.items()}
-        tensors |= {f"env.{i}": x.clone() for i, x in enumerate(tree_flatten(snapshot.state)[0])}
-        if self.settings.lstm:
-            tensors |= {f"lstm.{i}": x.clone() for i, x in enumerate(tree_flatten(tuple(self._lstm_states))[0])}
-        return tensors, {"num_timesteps": model.num_timesteps, "n_updates": model._n_updates}
+        return {
+            "policy": dict(model.policy.state_dict()),
+            "adam": model.policy.optimizer.state_dict()["state"],
+            "steps": {name: getattr(model, name) for name in COUNTS},
+            "last": {name: getattr(model, name) for name in LAST},
+            "memory": tuple(model._last_lstm_states) if self.settings.lstm else (),
+            "statistics": {
+                name: {"mean": np.asarray(rms.mean), "var": np.asarray(rms.var), "count": float(rms.count)}
+                for name, rms in _statistics(normalised).items()
+            },
+            "returns": normalised.returns,
+            "running": self.watch.running,
+            "envs": self.envs.envs.snapshot()._replace(settings={}),
+            "numpy": (np.asarray(keys, dtype=np.int64), int(position)),
+            "torch": torch.get_rng_state(),
+        }
 
-    def restore_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def template(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The state at the first decision."""
+        self.model._last_obs = self.normalised.reset()
+        self.model._last_original_obs = self.normalised.get_original_obs()
+        self.model._last_episode_starts = np.ones(self.settings.envs, dtype=bool)
+        return self.state()
+
+    def restore_state(self, state: dict[str, Any]) -> None:
         """Goes on from a state, exactly."""
-        model = self.model
-        self.normalised.reset()
-        arrays = {name: x.numpy() for name, x in tensors.items() if "." not in name}
-        model._last_obs, model._last_original_obs = arrays["last_obs"], arrays["last_original_obs"]
-        model._last_episode_starts = arrays["last_episode_starts"]
-        self.normalised.returns, self.watch.running = arrays["returns"], arrays["running"]
-        for name, rms in _statistics(self.normalised).items():
-            rms.mean, rms.var = tensors[f"{name}.mean"].numpy(), tensors[f"{name}.var"].numpy()
-            rms.count = tensors[f"{name}.count"].item()
-        model.policy.load_state_dict(_group(tensors, "policy."))
-        optimizer = model.policy.optimizer
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, x in _group(tensors, "optimizer.").items():
-            index, _, slot = name.partition(".")
-            slots.setdefault(int(index), {})[slot] = x
-        optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-        fresh = self.envs.envs.snapshot()
-        leaves, structure = tree_flatten(fresh.state)
-        state = tree_unflatten([tensors[f"env.{i}"].to(x.device) for i, x in enumerate(leaves)], structure)
-        self.envs.envs.restore(
-            fresh._replace(
-                state=state, env_seeds=arrays["env_seeds"], episodes=arrays["env_episodes"], ended=arrays["env_ended"]
-            )
-        )
+        model, normalised, optimizer = self.model, self.normalised, self.model.policy.optimizer
+        model.policy.load_state_dict(state["policy"])
+        optimizer.load_state_dict({"state": state["adam"], "param_groups": optimizer.state_dict()["param_groups"]})
+        for name, value in (state["steps"] | state["last"]).items():
+            setattr(model, name, value)
         if self.settings.lstm:
-            leaves, structure = tree_flatten(tuple(self._lstm_states))
-            loaded = tree_unflatten([tensors[f"lstm.{i}"] for i in range(len(leaves))], structure)
-            model._last_lstm_states = RNNStates(*loaded)
-        model.num_timesteps, model._n_updates = values["num_timesteps"], values["n_updates"]
-        keys = arrays["numpy_state"]
-        np.random.set_state(("MT19937", keys[:-1].astype(np.uint32), int(keys[-1]), 0, 0.0))  # noqa: NPY002
-        torch.set_rng_state(tensors["torch_state"])
-
-    @property
-    def _lstm_states(self) -> RNNStates:
-        states: RNNStates = self.model._last_lstm_states
-        return states
+            model._last_lstm_states = RNNStates(*state["memory"])
+        for name, rms in _statistics(normalised).items():
+            vars(rms).update(state["statistics"][name])
+        normalised.returns, self.watch.running = state["returns"], state["running"]
+        envs = self.envs.envs
+        envs.restore(state["envs"]._replace(settings=envs.snapshot().settings))
+        keys, position = state["numpy"]
+        np.random.set_state(("MT19937", keys.astype(np.uint32), position, 0, 0.0))  # noqa: NPY002
+        torch.set_rng_state(state["torch"])
 
 
 def _statistics(normalised: VecNormalize) -> dict[str, RunningMeanStd]:
     assert isinstance(normalised.obs_rms, RunningMeanStd)
     return {"obs_rms": normalised.obs_rms, "ret_rms": normalised.ret_rms}
-
-
-def _group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
 
 
 def _divisor(total: int, about: int) -> int:

@@ -10,8 +10,8 @@ from torch import Tensor
 from agents.fds import FDS
 from agents.fds_settings import FDSSettings
 from agents.fds_training import FDSTraining, ScheduleTraining
-from agents.outer_training import TRAINING_SEEDS
 from lrenv import draws
+from lrenv.benchmark.selection import improves, selection_losses
 from lrenv.hypergradients import rollout, validation_loss
 
 RANGES = {"lr": (1e-3, 1.0), "momentum": (1e-2, 1.0), "weight_decay": (1e-6, 3e-3)}
@@ -58,26 +58,28 @@ class RandomSearch(ScheduleTraining):
     @torch.no_grad()
     def outer_step(self) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
         """A batch of schedules."""
-        schedule, losses = self.drawn(), []
-        seeds = [TRAINING_SEEDS * (self.settings.seed + 1)] * self.settings.trainees
+        schedule, losses, died = self.drawn(), [], []
+        seeds = self.training_seeds(1) * self.settings.trainees
         for group in self.groups():
             own = {name: values[group] for name, values in schedule.items()}
             end = rollout(self.trainee, self.trainee.init(seeds[group]), own, self.task.budget)
             losses.append(validation_loss(self.trainee, end).cpu())
+            died.append(~end.params.sum(1).isfinite().cpu())
         loss = torch.cat(losses)
-        best = int(loss.nan_to_num(torch.inf).argmin())
-        if loss[best] < self._lowest:
-            self._lowest = float(loss[best])
+        selected = selection_losses(loss.numpy(), torch.cat(died).numpy())
+        best = int(selected.argmin())
+        if improves(float(selected[best]), self._lowest):
+            self._lowest = float(selected[best])
             self._best = {name: values[best] for name, values in schedule.items()}
         return loss, {}
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> dict[str, Any]:
         """The best schedule, and its loss."""
-        return dict(self._best), {"lowest": self._lowest}
+        return {"best": self._best, "lowest": self._lowest}
 
-    def restore_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def restore_state(self, state: dict[str, Any]) -> None:
         """Goes on from a state, exactly."""
-        self._best, self._lowest = tensors, values["lowest"]
+        self._best, self._lowest = state["best"], state["lowest"]
 
 
 def schedule_training(settings: FDSSettings) -> ScheduleTraining:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from agents.schedules import constant
 from lrenv.benchmark.evaluation import evaluate
+from lrenv.benchmark.selection import selection_losses
 from lrenv.benchmark.tuning import TUNING_SEEDS
 from lrenv.tasks import Task, make_task
 
@@ -65,7 +66,7 @@ def tune_optimizers(
     for optimizer in optimizers:
         run = evaluate(agent, make_task(task, optimizer=optimizer), list(seeds) * len(rates), device=device)
         train, val = (
-            np.where(run.diverged, np.inf, loss).reshape(len(rates), len(seeds)).mean(1)
+            selection_losses(loss, run.diverged).reshape(len(rates), len(seeds)).mean(1)
             for loss in (run.curves["train_loss"][-1], run.val_loss)
         )
         found[optimizer] = Tuning(train, val, np.asarray(rates))

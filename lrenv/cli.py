@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from lrenv import data, specs
 from lrenv.benchmark.agent import agents
 from lrenv.benchmark.comparison import compare
 from lrenv.benchmark.report import save_report, table
-from lrenv.process import keep_memory
+from lrenv.process import keep_memory, status_of
 from lrenv.tasks import count, make_task, tasks
 from lrenv.trainee import Trainee
 
@@ -147,24 +145,15 @@ def run(commands: Mapping[str, tuple[type[Any], Callable[[Any], Any]]], descript
         The exit status: 0, 2 for errors that the user can mend, 130 for an interruption.
     """
 
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    keep_memory()
-    try:
+    def work() -> None:
         functions = dict(commands.values())
         parsed = tyro.extras.subcommand_cli_from_dict(
             {name: kind for name, (kind, _) in commands.items()}, description=description
         )
         functions[type(parsed)](parsed)
-    except MENDABLE as error:
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as error:
-        print(f"interrupted: {error}" if str(error) else "interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+    keep_memory()
+    return status_of(work, MENDABLE)
 
 
 def main() -> int:

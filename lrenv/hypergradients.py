@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
+from lrenv import rollout as loop
 from lrenv.ambient import settled
 from lrenv.lookup import lookup
 from lrenv.optimizers import Hyper, OptState
@@ -225,9 +226,11 @@ class _Course:
 
     def train(self, state: TraineeState, span: range) -> TraineeState:
         """The inner steps `span`."""
-        for piece in self.pieces(span):
-            state = self.unroll(state, self.values(piece.start), len(piece))
-        return state
+
+        def step(course: _Course, state: TraineeState, piece: range) -> tuple[tuple[()], TraineeState]:
+            return (), course.unroll(state, course.values(piece.start), len(piece))
+
+        return loop.rollout(step, self, state, self.pieces(span))[1]
 
     def push(self, state: TraineeState, values: Hyper, steps: int, tangents: Tangents) -> tuple[Moving, TraineeState]:
         """The tangent of what moves, and the state, after inner steps under constant values (n, 1)."""

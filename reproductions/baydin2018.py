@@ -19,6 +19,7 @@ published claims beside what came out, are drawn anew while runs go on.
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -27,17 +28,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import tyro
 
 from agents import Agent
 from agents.hypergradient import adam_hd, nesterov_hd, sgd_hd
 from agents.schedules import constant, inverse_sqrt
 from baydin2018_report import report
-from lrenv.process import keep_memory
 from lrenv.progress import progress
+from lrenv.seeds import seeds_for
 from lrenv.tasks import Task, make_task
 from lrenv.vector_env import LearningRateVectorEnv
-from plumbing import Lines, short
+from plumbing import Lines, command, short
 
 Numbers = Sequence[float]
 
@@ -130,7 +130,7 @@ def tuning(name: str, network: Network) -> list[Run]:
     betas = BETA | ({"adam-hd": 1e-8} if name == "vgg" else {})
     return [
         Run(name, method, 1e-3, betas.get(method, 0.0), network.tuning_epochs, seed)
-        for method, seed in itertools.product(METHODS, range(network.seeds))
+        for method, seed in itertools.product(METHODS, seeds_for("report", network.seeds))
     ]
 
 
@@ -141,7 +141,7 @@ def online(name: str, network: Network) -> list[Run]:
         for method in METHODS
         if method != "adam-decayed" and network.online_epochs
         for beta in ((BETA[method], 1e-4) if method in BETA else (0.0,))
-        for alpha0, seed in itertools.product(RATES, range(network.online_seeds))
+        for alpha0, seed in itertools.product(RATES, seeds_for("report", network.online_seeds))
     ]
 
 
@@ -223,16 +223,19 @@ def main(settings: Settings) -> None:
     lines = Lines(settings.out / "runs.jsonl", list(Run.__annotations__))
     parts = [part for name, part in PARTS.items() if settings.part in (name, "all")]
     wanted = dict.fromkeys(run for name, network in networks.items() for part in parts for run in part(name, network))
-    missing = [run for run in wanted if asdict(run) not in lines]
-    done = len(wanted) - len(missing)
+    done = sum(asdict(run) in lines for run in wanted)
     drawn = time.monotonic()
-    keep_memory()
     with progress(len(wanted), "runs", done) as tell:
-        for batch in batches(missing, networks):
+        for batch in batches(wanted, networks):
+            # A batch is made as a whole, for a smaller one would differ by roundings.
+            missing = [asdict(run) not in lines for run in batch]
+            if not any(missing):
+                continue
             task = task_of(batch[0], networks[batch[0].network])
-            for result in train(batch, task, settings.compile, partial(tell, done)):
+            results = train(batch, task, settings.compile, partial(tell, done))
+            for result in itertools.compress(results, missing):
                 lines.add(result)
-            done += len(batch)
+            done += sum(missing)
             tell(done)
             if time.monotonic() - drawn > REDRAW_SECONDS:
                 report(lines, networks, settings.out)
@@ -241,4 +244,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    sys.exit(command(main, Settings, __doc__))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plumbing import COLOURS, Lines, markdown, panels
+from lrenv.files import replace_file
+from plumbing import COLOURS, Lines, markdown, panels, save_figure
 
 Array = NDArray[np.float64]
 FAMILIES = {"sgd": "sgd-hd", "nesterov": "nesterov-hd", "adam": "adam-hd"}
@@ -45,7 +46,7 @@ def report(lines: Lines, networks: Collection[str], out: Path) -> None:
     for name in networks:
         text += f"\n## {name}\n\n{losses(lines, name)}\nFrom 0.001, after the longest training:\n\n{ends(lines, name)}"
     text += "\n## Claims\n\n" + markdown(("claim", "holds", "numbers"), claims(lines, networks))
-    (out / "results.md").write_text(text)
+    replace_file(out / "results.md", text)
 
 
 def final(results: Iterable[dict[str, Any]], name: str = "val_loss") -> Array:
@@ -175,7 +176,7 @@ def draw_tuning(lines: Lines, networks: list[str], path: Path) -> None:
             dress(ax, name)
         axes[0, column].set_title(network)
     name_lines(axes)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def draw_online(lines: Lines, network: str, path: Path) -> None:
@@ -193,7 +194,7 @@ def draw_online(lines: Lines, network: str, path: Path) -> None:
             dress(ax, name)
         axes[0, column].set_title(f"{plain} (dashed), {hd}")
     name_lines(axes, "initial rate")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def dress(ax: Any, name: str) -> None:
@@ -240,4 +241,4 @@ def draw_beta(lines: Lines, path: Path) -> None:
                 colour = "white" if value < 0.4 else "black"
                 ax.text(j, i, text, color=colour, ha="center", va="center", fontsize=6)
         figure.colorbar(shown, ax=ax, label="validation loss")
-    figure.savefig(path)
+    save_figure(figure, path)

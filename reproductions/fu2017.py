@@ -15,6 +15,7 @@ run, and a killed reproduction goes on from there; `curves.png` is the paper's f
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import tyro
 
 from agents import Agent
 from agents.hypergradient import adam_hd
@@ -32,10 +32,10 @@ from agents.noh_training import NOHTraining
 from agents.schedules import constant
 from fu2017_report import EVERY, report
 from lrenv.data import DataMissing, load
-from lrenv.process import keep_memory
+from lrenv.seeds import seeds_for
 from lrenv.tasks import Task, make_task, register_task
 from lrenv.vector_env import LearningRateVectorEnv
-from plumbing import Lines, controller_of, short
+from plumbing import Lines, command, controller_of, short
 
 POLICIES: dict[str, tuple[type[LSTMPolicy], type[NOHSettings]]] = {
     "noh": (NOH, NOHSettings),
@@ -119,7 +119,7 @@ def learned(method: str, scale: Scale, out: Path) -> Path:
 
 def wanted(data: str, scale: Scale) -> Iterator[list[Run]]:
     """The runs on a data set, in batches of a method."""
-    seeds = range(scale.seeds)
+    seeds = seeds_for("report", scale.seeds)
     yield [Run(data, "adam", rate, 0.0, seed) for rate, seed in itertools.product(scale.rates, seeds)]
     yield [Run(data, "noh", 0.0, 0.0, seed) for seed in seeds]
     if data == scale.data[0]:
@@ -189,18 +189,18 @@ def main(settings: Settings) -> None:
     if unknown:
         raise ValueError(f"--data {' '.join(unknown)}: this scale has {', '.join(scale.data)}")
     load(scale.data[0])
-    keep_memory()
     lines = Lines(settings.out / "runs.jsonl", list(Run.__annotations__))
     for data in settings.data or scale.data:
         if not available(data):
             continue
         for batch in wanted(data, scale):
-            missing = [run for run in batch if asdict(run) not in lines]
-            if not missing or (settings.methods and batch[0].method not in settings.methods):
+            # A batch is made as a whole, for a smaller one would differ by roundings.
+            missing = [asdict(run) not in lines for run in batch]
+            if not any(missing) or (settings.methods and batch[0].method not in settings.methods):
                 continue
-            agent = agent_of(missing, scale, settings.out)
+            agent = agent_of(batch, scale, settings.out)
             say = partial(print, f"\r{data} {batch[0].method}:", end=" steps ", flush=True)
-            for result in trained(missing, agent, scale, say):
+            for result in itertools.compress(trained(batch, agent, scale, say), missing):
                 lines.add(result)
             print()
             report(lines, scale.data, scale.budget, scale.longer, settings.out)
@@ -208,4 +208,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    sys.exit(command(main, Settings, __doc__))

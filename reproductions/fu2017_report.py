@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from lrenv.benchmark.statistics import paired_t
-from plumbing import COLOURS, Lines, markdown, panels
+from lrenv.files import replace_file
+from plumbing import COLOURS, Lines, markdown, panels, save_figure
 
 Array = NDArray[np.float64]
 EVERY = 50
@@ -50,7 +51,7 @@ def report(lines: Lines, data: Sequence[str], budget: int, longer: int, out: Pat
     text += markdown(("data", "steps", *TITLES.values()), table(lines, data, (budget, budget * longer)))
     text += "\n## Claims\n\n"
     text += markdown(("the paper", "holds", "final training losses"), claims(lines, data, budget, longer))
-    (out / "results.md").write_text(text)
+    replace_file(out / "results.md", text)
 
 
 def table(lines: Lines, data: Sequence[str], budgets: Sequence[int]) -> list[list[str]]:
@@ -118,7 +119,7 @@ def draw(lines: Lines, data: Sequence[str], budget: int, path: Path) -> None:
             for curve in run["rates"]:
                 rates.plot(EVERY * np.arange(len(curve)), curve, linewidth=0.8)
         rates.set(xlabel="inner steps", ylabel="rates of NOH", yscale="log")
-    figure.savefig(path, dpi=80)
+    save_figure(figure, path, dpi=80)
 
 
 def plot(ax: Axes, curves: Array, colour: Any, label: str) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -31,7 +32,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 
 from agents import Agent
@@ -45,12 +45,12 @@ from agents.tuned_optimizers import tune_optimizers
 from lrenv import networks
 from lrenv.benchmark import evaluation
 from lrenv.data import Data
-from lrenv.process import keep_memory
+from lrenv.seeds import seeds_for
 from lrenv.tasks import Task, make_task, register_task
 from lrenv.trainee import Trainee
 from lrenv.vector_env import choose_device
 from metz2019_report import METHODS, OBJECTIVES, folder, report
-from plumbing import Lines, controller_of, short
+from plumbing import Lines, command, controller_of, short
 
 Result = dict[str, Any]
 Objective = Literal["train", "valid"]
@@ -252,7 +252,7 @@ def measured(agent: Agent, task: Task, seeds: Sequence[int]) -> list[Result]:
 
 def contest(settings: Settings, task: Task, baselines: Sequence[str]) -> list[Result]:
     """Learned optimizers and tuned ones on a problem, one after the other, each for both objectives."""
-    seeds = range(SCALES[settings.scale].seeds)
+    seeds = seeds_for("report", SCALES[settings.scale].seeds)
     results: list[Result] = []
     for objective in OBJECTIVES:
         own = measured(learned(settings.scale, objective, settings.out), task, seeds)
@@ -282,7 +282,7 @@ def variances(settings: Settings, fresh: bool, unroll: int) -> list[Result]:
     batches = []
     for i in range(scale.batches):
         noise = perturbations(k, theta, chosen.sigma, generator)
-        samples = sampled(rollout, theta, noise, chosen.sigma, paired(trainee.init(range(k * i, k * (i + 1)))))
+        samples = sampled(rollout, theta, noise, chosen.sigma, paired(trainee.init(seeds_for("report", k, k * i))))
         batches.append((samples.es, samples.reparameterisation))
     pools = [torch.cat(parts) for parts in zip(*batches, strict=True)]
     estimates: dict[str, list[torch.Tensor]] = {"es": [], "reparameterisation": [], "merged": []}
@@ -318,7 +318,8 @@ def ablated(settings: Settings, name: str, seed: int) -> list[Result]:
     changes = scale.ablated | ablations(scale)[name] | {"seed": seed}
     agent = trained(training_settings(scale, "train", folder(settings.out, name, seed), **changes))
     tasks = held_out(scale)[: scale.ablation_problems]
-    runs = [curve(evaluation.evaluate(agent, task, range(scale.seeds)), "train_loss", task) for task in tasks]
+    seeds = seeds_for("report", scale.seeds)
+    runs = [curve(evaluation.evaluate(agent, task, seeds), "train_loss", task) for task in tasks]
     mean = np.mean(runs, (0, 2))
     return [{"loss": float(mean[1:].mean()), "curve": short(mean)}]
 
@@ -345,7 +346,6 @@ def main(settings: Settings) -> None:
     """Makes what is missing and draws what there is."""
     lines = Lines(settings.out / "runs.jsonl", list(Run.__annotations__))
     scale = SCALES[settings.scale]
-    keep_memory()
     if "train" in settings.parts:
         for objective in settings.objectives:
             learned(settings.scale, objective, settings.out)
@@ -360,4 +360,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    sys.exit(command(main, Settings, __doc__))

@@ -18,6 +18,7 @@ Each result is a line of `results.jsonl`; those that are there already are not c
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,16 +26,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 
 from lrenv import networks
 from lrenv.hypergradients import forward, reverse, rollout, truncated, validation_loss
 from lrenv.optimizers import adam
 from lrenv.progress import progress
+from lrenv.seeds import seeds_for
 from lrenv.tasks import make_task
 from lrenv.trainee import Trainee
 from metz2019_hypergradients_report import report
-from plumbing import Lines
+from plumbing import Lines, command
 
 F64 = torch.float64
 Result = dict[str, Any]
@@ -111,7 +112,7 @@ def by_momentum(scale: Scale, horizon: int) -> Result:
     for _ in range(scale.zooms + 1):
         momenta = torch.linspace(low, high, scale.momenta, dtype=F64)[:, None]
         schedule = {"lr": torch.full_like(momenta, TOY_RATE), "momentum": momenta}
-        end = forward(TOY, TOY.init(range(scale.momenta)), schedule, horizon)
+        end = forward(TOY, TOY.init(seeds_for("report", scale.momenta)), schedule, horizon)
         found.append(torch.cat([momenta, end.state.params, end.objective[:, None], end.gradient["momentum"]], 1))
         beyond = (end.state.params[:, 0] > HILL).nonzero()[:, 0].tolist()
         if not beyond or not beyond[0]:
@@ -124,7 +125,7 @@ def by_momentum(scale: Scale, horizon: int) -> Result:
 def trajectories(scale: Scale) -> Result:
     """The toy problem's weight after each step, for each momentum."""
     momenta = torch.linspace(0, 0.99, scale.momenta, dtype=F64)[:, None]
-    state, weights = TOY.init(range(scale.momenta)), []
+    state, weights = TOY.init(seeds_for("report", scale.momenta)), []
     with torch.no_grad():
         for _ in range(min(100, scale.horizons[-1])):
             weights.append(state.params[:, 0].tolist())
@@ -135,7 +136,7 @@ def trajectories(scale: Scale) -> Result:
 def by_horizon(scale: Scale, rate: float) -> Result:
     """The length of the hypergradient by SGD's rate after each number of steps, seed by seed."""
     trainee = Trainee(make_task("digits-mlp", optimizer="sgd"), dtype=F64)
-    start = trainee.init(range(scale.seeds))
+    start = trainee.init(seeds_for("report", scale.seeds))
     lr = {"lr": torch.full((scale.seeds, 1), rate, dtype=F64)}
     found = [reverse(trainee, start, lr, steps) for steps in scale.unrolls]
     return {"steps": scale.unrolls, "slopes": [own.gradient["lr"][:, 0].abs().tolist() for own in found]}
@@ -150,7 +151,7 @@ def perceptron(scale: Scale) -> Trainee:
 def single_windows(scale: Scale, window: int) -> Result:
     """The hypergradient of each window by the logarithm of Adam's rate, averaged over seeds."""
     trainee = perceptron(scale)
-    start, lr = trainee.init(range(scale.seeds)), torch.full((scale.seeds, 1), scale.window_rate)
+    start, lr = trainee.init(seeds_for("report", scale.seeds)), torch.full((scale.seeds, 1), scale.window_rate)
     windows = truncated(trainee, start, {"lr": lr}, scale.steps, window)
     slopes = [scale.window_rate * float(found.gradient["lr"].mean()) for found in windows]
     return {"steps": [min(window * (i + 1), scale.steps) for i in range(len(slopes))], "slopes": slopes}
@@ -159,7 +160,7 @@ def single_windows(scale: Scale, window: int) -> Result:
 def learned(scale: Scale, window: int) -> Result:
     """Adam's rate, learned by hypergradients truncated to windows: each rate, and the loss that it ends with."""
     trainee = perceptron(scale)
-    start, log_lr = trainee.init(range(scale.seeds)), torch.tensor(INITIAL_RATE).log().requires_grad_()
+    start, log_lr = trainee.init(seeds_for("report", scale.seeds)), torch.tensor(INITIAL_RATE).log().requires_grad_()
     outer = torch.optim.Adam([log_lr], lr=OUTER_RATE)
     rates, losses = [], []
     for _ in range(scale.outer_steps):
@@ -177,7 +178,7 @@ def grid(scale: Scale) -> Result:
     trainee = perceptron(scale)
     rates = torch.logspace(-4, -1, scale.grid)
     with torch.no_grad():
-        start = trainee.init([seed for _ in rates for seed in range(scale.seeds)])
+        start = trainee.init([seed for _ in rates for seed in seeds_for("report", scale.seeds)])
         end = rollout(trainee, start, {"lr": rates.repeat_interleave(scale.seeds)[:, None]}, scale.steps)
         losses = validation_loss(trainee, end).view(len(rates), scale.seeds).mean(1)
     return {"lr": rates.tolist(), "loss": losses.tolist()}
@@ -209,4 +210,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    sys.exit(command(main, Settings, __doc__))

@@ -9,7 +9,9 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from plumbing import COLOURS, Lines, markdown, panels
+from lrenv.benchmark.selection import selection_losses
+from lrenv.files import replace_file
+from plumbing import COLOURS, Lines, markdown, panels, save_figure
 
 Array = NDArray[np.float64]
 
@@ -25,7 +27,7 @@ def report(lines: Lines, scale: str, out: Path) -> None:
     text = f"# Hypergradients through long training (Metz et al. 2019)\n\nScale: {scale}.\n"
     for title, (columns, rows) in tables(parts, grid).items():
         text += f"\n## {title}\n\n{markdown(columns, rows)}"
-    (out / "results.md").write_text(text)
+    replace_file(out / "results.md", text)
 
 
 def tables(
@@ -77,7 +79,8 @@ def medians(result: dict[str, Any]) -> Array:
 
 def best_of(grid: dict[str, Any]) -> int:
     """The position of the best rate."""
-    return int(np.nanargmin(numbers(grid["loss"])))
+    losses = numbers(grid["loss"])
+    return int(selection_losses(losses, np.isnan(losses)).argmin())
 
 
 def draw_momentum(path: dict[str, Any], results: list[dict[str, Any]], file: Path) -> None:
@@ -97,7 +100,7 @@ def draw_momentum(path: dict[str, Any], results: list[dict[str, Any]], file: Pat
     axes[0, 1].set(xlabel="momentum", ylabel="final loss")
     axes[0, 2].set(xlabel="momentum", ylabel="|d loss / d momentum|")
     axes[0, 1].legend(frameon=False, fontsize="small")
-    figure.savefig(file)
+    save_figure(figure, file)
 
 
 def draw_horizon(results: list[dict[str, Any]], file: Path) -> None:
@@ -107,7 +110,7 @@ def draw_horizon(results: list[dict[str, Any]], file: Path) -> None:
         axes[0, 0].loglog(result["steps"], medians(result), ".-", color=colour, label=f"rate {result['setting']:g}")
     axes[0, 0].set(xlabel="inner steps", ylabel="|d validation loss / d rate|")
     axes[0, 0].legend(frameon=False, fontsize="small")
-    figure.savefig(file)
+    save_figure(figure, file)
 
 
 def draw_truncation(
@@ -133,4 +136,4 @@ def draw_truncation(
     for ax in (single, summed):
         ax.axhline(0, color="black", linewidth=0.6)
     rates.legend(frameon=False, fontsize="small")
-    figure.savefig(file)
+    save_figure(figure, file)

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from agents.tuned_optimizers import BASELINES
-from plumbing import COLOURS, Lines, markdown, panels
+from lrenv.files import replace_file
+from plumbing import COLOURS, Lines, markdown, panels, save_figure
 
 Array = NDArray[np.float64]
 Contest = dict[tuple[str, str], list[dict[str, Any]]]
@@ -72,7 +73,7 @@ def report(lines: Lines, interval: int, out: Path, drawn: Sequence[str] = DRAWN)
         rows = [(name, summary(own), PAPERS.get(name, "")) for name, own in ablation_losses(ablations).items()]
         text += markdown(("training", "loss", "paper"), rows)
     text += "\nWhat a step costs (appendix F): `benchmarks/learned_optimizer.py`, `benchmarks/RESULTS.md`.\n"
-    (out / "results.md").write_text(text)
+    replace_file(out / "results.md", text)
     figures: dict[str, tuple[Any, Callable[[], Figure]]] = {
         "held-out": (held_out, lambda: draw_held_out(held_out, interval)),
         "variance": (variances, lambda: draw_variances(variances, out)),
@@ -81,7 +82,7 @@ def report(lines: Lines, interval: int, out: Path, drawn: Sequence[str] = DRAWN)
     }
     for part, (results, draw) in figures.items():
         if results and part in drawn:
-            draw().savefig(out / f"{part}.png", dpi=65)  # many panels
+            save_figure(draw(), out / f"{part}.png", dpi=65)  # many panels
 
 
 def contests(lines: Lines, part: str) -> dict[str, Contest]:

@@ -18,29 +18,27 @@ from __future__ import annotations
 
 import csv
 import itertools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 
 from agents.fds_settings import FDSSettings
-from agents.outer_training import train
 from agents.search import schedule_training
+from lrenv.files import replace_file
 from lrenv.hypergradients import rollout
-from lrenv.process import keep_memory
+from lrenv.seeds import seeds_for
 from lrenv.tasks import make_task
 from lrenv.trainee import Trainee
 from lrenv.vector_env import choose_device
-from plumbing import COLOURS, Lines, markdown, panels, short
+from plumbing import COLOURS, Lines, command, controller_of, markdown, panels, save_figure, short
 
 METHODS = ("fds", "greedy", "truncated", "random")
 COLOUR = dict(zip(METHODS, COLOURS, strict=False))
-HELD_OUT = 30_000
-"""Schedules are measured on the seeds from here on."""
 STRETCHED = 5
 """Times the budget, as in the paper: 10 epochs for the search and 50 for the training."""
 
@@ -88,7 +86,6 @@ def search_settings(settings: Settings, method: Any, seed: int) -> FDSSettings:
     return FDSSettings(
         task=scale.task, budget=scale.budget, val_examples=scale.val_examples, method=method, outer_steps=steps,
         trainees=trainees, seed=seed, out=out, eval_every=steps, eval_seeds=1, device=settings.device,
-        resume=(out / "checkpoint.safetensors").exists(),
     )  # fmt: skip
 
 
@@ -108,7 +105,7 @@ def measured(
 ) -> dict[str, NDArray[np.float64]]:
     """What k schedules reach on held-out seeds, name -> (k, seeds): losses and accuracies on both held-out splits."""
     number = len(schedules["lr"])
-    runs = list(range(HELD_OUT, HELD_OUT + seeds)) * number
+    runs = seeds_for("schedules", seeds) * number
     values = {name: torch.from_numpy(own).repeat_interleave(seeds, 0) for name, own in schedules.items()}
     parts: dict[str, list[torch.Tensor]] = {}
     first = 0
@@ -126,7 +123,7 @@ def measured(
 def run(settings: Settings, method: str, seed: int) -> dict[str, Any]:
     """A search, and what its schedules reach."""
     scale, search = SCALES[settings.scale], search_settings(settings, method, seed)
-    train(schedule_training, search)
+    controller_of(schedule_training, search)
     schedules, rows = found(search)
     trainee = Trainee(make_task(search.make_task(), val_examples=None), choose_device(settings.device))
     each = measured(trainee, schedules, scale.measured, scale.budget)
@@ -165,7 +162,7 @@ def report(lines: Lines, out: Path) -> None:
             for method, own in results.items()
         ],
     )
-    (out / "results.md").write_text(f"{text}\n## Claims\n\n{markdown(('claim', 'holds', 'numbers'), claims(results))}")
+    replace_file(out / "results.md", f"{text}\n## Claims\n\n{markdown(('claim', 'holds', 'numbers'), claims(results))}")
 
 
 def spread(values: list[float]) -> str:
@@ -215,13 +212,12 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
             rates = result["schedule"]["lr"][-1]
             ax.stairs(rates, np.linspace(0, 1, len(rates) + 1), baseline=None, color=COLOUR[method])
         ax.set(xlabel="part of the budget", ylabel="learning rate", title=method, ylim=(0, None))
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def main(settings: Settings) -> None:
     """Makes the searches that are missing and draws what there is."""
     lines = Lines(settings.out / "runs.jsonl", ("method", "seed"))
-    keep_memory()
     for seed, method in itertools.product(range(SCALES[settings.scale].seeds), settings.methods):
         if {"method": method, "seed": seed} not in lines:
             lines.add(run(settings, method, seed))
@@ -230,4 +226,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    sys.exit(command(main, Settings, __doc__))

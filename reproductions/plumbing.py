@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import matplotlib
 import numpy as np
+import tyro
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from agents.outer_folder import Folder
 from agents.outer_settings import OuterSettings
 from agents.outer_training import Training, train
+from lrenv.benchmark import controller_file
 from lrenv.benchmark.evaluation import to_json
+from lrenv.files import append_line, replace_file, whole_lines
+from lrenv.process import keep_memory, status_of
 
+C = TypeVar("C")
 S = TypeVar("S", bound=OuterSettings)
 COLOURS: tuple[Any, ...] = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 
@@ -33,12 +40,8 @@ class Lines:
     def __init__(self, path: Path, key: Sequence[str]) -> None:
         self._path, self._key = path, tuple(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text() if path.exists() else ""
-        # A run that was killed while it wrote leaves half a line, which the next one must not go on from.
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            path.write_text(whole)
-        self._results = {self.key(result): result for result in map(json.loads, whole.splitlines())}
+        path.open("ab").close()  # where nothing can be written, no work is to begin
+        self._results = {self.key(result): result for result in map(json.loads, whole_lines(path))}
 
     def key(self, result: dict[str, Any]) -> tuple[Any, ...]:
         """What tells this result apart."""
@@ -50,8 +53,7 @@ class Lines:
     def add(self, result: dict[str, Any]) -> None:
         """Writes one more; numbers that are not finite become null."""
         line = to_json(result)
-        with self._path.open("a") as file:
-            file.write(line + "\n")
+        append_line(self._path, line)
         self._results[self.key(result)] = json.loads(line)
 
     def where(self, **fields: Any) -> list[dict[str, Any]]:
@@ -59,21 +61,39 @@ class Lines:
         return [r for r in self._results.values() if all(r[name] == value for name, value in fields.items())]
 
 
-def controller_of(kind: Callable[[S], Training[S]], settings: S) -> Path:
-    """The file of the best agent of a training, which goes on if it was interrupted.
+def command(main: Callable[[C], Any], settings: type[C], description: str | None) -> int:
+    """Runs a reproduction from the command line; gives the exit status."""
+    keep_memory()
+    return status_of(lambda: main(tyro.cli(settings, description=description)))
 
-    An agent that lies in `out` without a checkpoint is taken as it is.
+
+def controller_of(kind: Callable[[S], Training[S]], settings: S) -> Path:
+    """The file of the best agent of a training, which goes on if it was killed.
+
+    The outcome of a training that has ended is taken as it is, also where its checkpoint no longer lies beside it.
+
+    Raises:
+        FileExistsError: an agent lies there without a checkpoint, and is not marked as the outcome of a training.
     """
-    file, checkpoint = (settings.out / f"{name}.safetensors" for name in ("controller", "checkpoint"))
-    if file.exists() and not checkpoint.exists():
-        return file
-    # A training that was finished is resumed, too: it then has nothing left to do.
-    return train(kind, replace(settings, resume=checkpoint.exists()))
+    folder = Folder(settings.out)
+    if folder.checkpoint.exists():
+        # One that has ended is resumed, too: it then has nothing left to do.
+        return train(kind, replace(settings, resume=True))
+    if folder.controller.exists() and controller_file.read_metadata(folder.controller).get("finished") is True:
+        return folder.controller
+    return train(kind, settings)
 
 
 def short(values: Iterable[float]) -> list[float]:
     """Numbers to six significant digits: what a file of curves needs."""
     return [float(f"{x:.6g}") for x in values]
+
+
+def save_figure(figure: Figure, path: Path, dpi: float | Literal["figure"] = "figure") -> None:
+    """Draws a figure to a PNG file."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=dpi)
+    replace_file(path, image.getvalue())
 
 
 def panels(rows: int, columns: int) -> tuple[Figure, np.ndarray[Any, np.dtype[Any]]]:

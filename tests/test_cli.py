@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,17 +26,10 @@ from agents.outer_training import train
 from agents.ppo_learner import PPOTraining
 from agents.ppo_settings import PPOSettings
 from lrenv import cli
+from lrenv.process import SIGNALS
 from lrenv.progress import progress
 from lrenv.tasks import make_task
 from lrenv.trainee import Trainee
-
-
-@pytest.fixture(autouse=True)
-def _handler() -> Iterator[None]:
-    """`run` changes what SIGTERM does to the process."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
@@ -110,13 +103,13 @@ def test_our_own_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         run(monkeypatch, fail)
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", SIGNALS)
 def test_interruptions_end_cleanly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], signal_number: signal.Signals
 ) -> None:
     cleaned: list[bool] = []
-    # A process in the background begins with Ctrl-C ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What a process in the background, or below nohup, was told to ignore, it goes on to ignore.
+    before = signal.signal(signal_number, signal.default_int_handler)
 
     def interrupted(_: Settings) -> None:
         try:
@@ -126,7 +119,11 @@ def test_interruptions_end_cleanly(
         finally:
             cleaned.append(True)
 
-    assert run(monkeypatch, interrupted) == 130
+    try:
+        assert run(monkeypatch, interrupted) == 130
+        assert signal.getsignal(signal_number) is signal.default_int_handler
+    finally:
+        signal.signal(signal_number, before)
     assert cleaned == [True]
     assert capsys.readouterr().err == "interrupted\n"
 

@@ -277,7 +277,7 @@ def test_a_full_disk(saved: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before), limits[1]))
     try:
         with pytest.raises(
-            OSError, match=r"can't write .*\(.*too large.*\); free space there or .* as it was"
+            OSError, match=r"can't write .*\(.*too large.*\): make room there, or choose another place"
         ) as error:
             controller_file.write(saved, {"x": torch.zeros(10**5)}, {"agent": "x"})
     finally:
@@ -289,7 +289,7 @@ def test_a_full_disk(saved: Path) -> None:
 
 def test_a_folder_that_can_not_be_written(saved: Path) -> None:
     for path in (saved / "x.safetensors", Path("/proc/lrenv/x.safetensors")):
-        with pytest.raises(OSError, match=r"can't write .*choose another folder"):
+        with pytest.raises(OSError, match=r"can't write .*choose another place"):
             controller().save(path, {})
     assert make_agent(saved).view == controller().view
 

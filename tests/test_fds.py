@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from test_hypergradients import LiveBytes
-from test_ppo import assert_same_file, table
+from test_ppo import table
 from torch import Tensor
 
 from agents import agents, fds_training, make_agent, outer_training
@@ -22,11 +22,11 @@ from lrenv import controls
 from lrenv.analytic import expected_loss, optimal_schedule
 from lrenv.benchmark import controller_file, evaluate
 from lrenv.hypergradients import forward, rollout, validation_loss
+from lrenv.seeds import seeds_for
 from lrenv.tasks import make_task
 from lrenv.trainee import Trainee
 
 F64 = torch.float64
-METHODS = ("fds", "greedy", "truncated", "random")
 train = partial(outer_training.train, schedule_training)
 
 
@@ -80,7 +80,7 @@ def test_the_first_outer_step_by_hand() -> None:
     training = FDSTraining(settings(trainees=1))
     losses, found = training.hypergradient()
     trainee = training.trainee
-    start = trainee.init([outer_training.TRAINING_SEEDS])
+    start = trainee.init(seeds_for("training", 1))
     leaf = start.params.clone().requires_grad_()
     loss = validation_loss(trainee, start._replace(params=leaf))
     (slope,) = torch.autograd.grad(loss.sum(), leaf)
@@ -96,7 +96,7 @@ def test_the_first_outer_step_by_hand() -> None:
 def test_hypergradients_are_averaged_over_the_trainees_that_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
     training = FDSTraining(settings(trainees=3))
     training.searched["lr"] = training.searched["lr"]._replace(values=torch.tensor([0.1, 0.2, 0.05], dtype=F64))
-    trainee, first = training.trainee, outer_training.TRAINING_SEEDS
+    trainee, (first,) = training.trainee, seeds_for("training", 1)
     schedule = {name: values[None] for name, values in training.schedule.items()}
     alone = [forward(trainee, trainee.init([first + i]), schedule, 12).gradient for i in range(3)]
     for groups in ([3], [2, 1]):
@@ -135,47 +135,6 @@ def test_fds_finds_the_schedule_of_the_noisy_quadratic_and_greedy_does_not() -> 
     assert excess(far) < 0.012
     near = quadratic("greedy", segments=100, trainees=32, outer_steps=10)
     assert excess(near) > 0.02
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("calls", [0, 3, 5])
-def test_an_interrupted_search_ends_as_one_that_was_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, calls: int
-) -> None:
-    """Ctrl-C at the first look at a validation loss, and after some."""
-    whole, broken = (settings(tmp_path / name, method=method, trainees=3) for name in ("whole", "broken"))
-    assert train(whole) == tmp_path / "whole" / "controller.safetensors"
-    taken, measure = 0, Trainee.evaluate
-
-    def evaluated(self: Trainee, *arguments: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken > calls:
-            raise KeyboardInterrupt
-        return measure(self, *arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainee, "evaluate", evaluated)
-        with pytest.raises(KeyboardInterrupt):
-            train(broken)
-    torch.manual_seed(99)
-    resumable = (tmp_path / "broken" / "checkpoint.safetensors").exists()
-    train(settings(tmp_path / "broken", method=method, trainees=3, resume=resumable))
-    for name in ("controller.safetensors", "checkpoint.safetensors"):
-        assert_same_file(tmp_path / "whole" / name, tmp_path / "broken" / name)
-    assert table(tmp_path / "whole") == table(tmp_path / "broken")
-    assert [row["iteration"] for row in table(tmp_path / "whole")] == ["1", "2", "3", "4"]
-
-
-def test_a_checkpoint_that_lacks_what_this_version_needs(tmp_path: Path) -> None:
-    train(settings(tmp_path, outer_steps=1))
-    path = tmp_path / "checkpoint.safetensors"
-    tensors, metadata = controller_file.read(path)
-    kept = {name: metadata[name] for name in metadata if name not in ("format", "version", "versions")}
-    lost = sorted(tensors)[0]
-    controller_file.write(path, {name: x for name, x in tensors.items() if name != lost}, kept)
-    with pytest.raises(controller_file.ControllerFileError, match=f"lacks '{lost}': .* another version of lrenv"):
-        train(settings(tmp_path, outer_steps=2, resume=True))
 
 
 def test_a_converged_search_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +188,7 @@ def test_random_search_keeps_the_best_of_its_draws() -> None:
         for name, (low, high) in RANGES.items():
             values = 1 - schedule[name] if name == "momentum" else schedule[name]
             assert ((values >= low * (1 - 1e-9)) & (values <= high * (1 + 1e-9))).all()
-        start = trainee.init([outer_training.TRAINING_SEEDS] * 5)
+        start = trainee.init(seeds_for("training", 1) * 5)
         with torch.no_grad():
             losses = validation_loss(trainee, rollout(trainee, start, schedule, 12)).nan_to_num(torch.inf)
         if losses.min() < best:

@@ -11,15 +11,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    "lookup", "specs", "ambient", "process", "draws", "mersenne", "progress", "trees", "memory", "compiling", "packing",
+    "lookup", "specs", "files", "rollout", "ambient", "process", "draws", "mersenne", "seeds", "progress", "trees",
+    "memory", "compiling", "packing",
     "data.types", "data.store", "data.embedded", "data.folder", "data.published", "data.registry", "data",
     "networks", "pooling", "convolution_kernels", "convolutions",
     "layers", "initialisation", "stacked", "augment", "optimizers", "analytic", "tasks",
     "trainee", "lookahead", "hypergradients", "signals",
     "rewards", "controls", "episode", "snapshots", "rendering", "", "vector_env", "env", "sb3_vec_env",
-    "benchmark.schema", "benchmark.controller_file", "benchmark.agent", "benchmark.sb3_agent", "benchmark.statistics",
-    "benchmark.selection", "benchmark.evaluation", "benchmark.tuning", "benchmark.cells", "benchmark.rows",
-    "benchmark.comparison", "benchmark.report", "benchmark", "cli",
+    "benchmark.schema", "benchmark.controller_file", "benchmark.state_file", "benchmark.agent", "benchmark.sb3_agent",
+    "benchmark.statistics", "benchmark.selection", "benchmark.evaluation", "benchmark.tuning", "benchmark.cells",
+    "benchmark.rows", "benchmark.comparison", "benchmark.report", "benchmark", "cli",
 )  # fmt: skip
 """Modules of lrenv from the bottom up; "" is the package itself."""
 

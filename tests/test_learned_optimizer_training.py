@@ -18,7 +18,7 @@ from agents.learned_optimizer_tasks import class_subset, problems
 from agents.learned_optimizer_training import LearnedOptimizerTraining, unrolled
 from agents.schedules import constant
 from agents.tuned_optimizers import RATES, tune_optimizers
-from lrenv.benchmark import controller_file, evaluate
+from lrenv.benchmark import evaluate
 from lrenv.data import load
 from lrenv.tasks import make_task
 from lrenv.trainee import Trainee
@@ -97,37 +97,6 @@ def test_widths_are_problems_of_their_own(tmp_path: Path) -> None:
     assert [Trainee(task).network.size for task in drawn.train] == [
         64 * w + w + w * w + w + 10 * w + 10 for w in (4, 8)
     ]
-
-
-@pytest.mark.parametrize("estimator", ["merged", "pes"])
-@pytest.mark.parametrize("objective", ["train", "valid"])
-def test_an_interrupted_training_ends_as_one_that_was_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str, objective: str
-) -> None:
-    own: dict[str, Any] = {"estimator": estimator, "objective": objective, "classes": 4, "problems": 3}
-    train(settings(tmp_path / "whole", **own))
-    iterate, done = LearnedOptimizerTraining.iterate, 0
-
-    def interrupted(self: LearnedOptimizerTraining) -> dict[str, float]:
-        nonlocal done
-        done += 1
-        row = iterate(self)
-        if done == 5:  # after the update, before it counts
-            raise KeyboardInterrupt
-        return row
-
-    with monkeypatch.context() as patched:
-        patched.setattr(LearnedOptimizerTraining, "iterate", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train(settings(tmp_path / "broken", **own))
-    torch.manual_seed(99)
-    train(settings(tmp_path / "broken", resume=True, **own))
-    for name in ("controller.safetensors", "checkpoint.safetensors"):
-        (a, _), (b, _) = (controller_file.read(tmp_path / which / name) for which in ("whole", "broken"))
-        assert a.keys() == b.keys()
-        assert all(torch.equal(a[key], b[key]) for key in a), name
-    theta = controller_file.read(tmp_path / "whole" / "checkpoint.safetensors")[0]["theta"]
-    assert not torch.equal(theta, Architecture(hidden=4).init(0))
 
 
 def test_workers_are_staggered_and_start_anew(tmp_path: Path) -> None:

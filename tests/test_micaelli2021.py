@@ -12,6 +12,7 @@ import torch
 
 import micaelli2021
 from lrenv.hypergradients import rollout, validation_loss
+from lrenv.seeds import seeds_for
 from lrenv.tasks import make_task
 from lrenv.trainee import Trainee
 from micaelli2021 import METHODS, Scale, Settings, claims, found, main, measured, search_settings
@@ -31,7 +32,7 @@ def settings(out: Path) -> Settings:
 
 def test_it_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     main(settings(tmp_path / "whole"))
-    train, calls = micaelli2021.train, 0
+    train, calls = micaelli2021.controller_of, 0
 
     def killed(*arguments: Any) -> Path:
         nonlocal calls
@@ -41,7 +42,7 @@ def test_it_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.Monk
         return train(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(micaelli2021, "train", killed)
+        patched.setattr(micaelli2021, "controller_of", killed)
         with pytest.raises(KeyboardInterrupt):
             main(settings(tmp_path / "broken"))
     assert len((tmp_path / "broken" / "runs.jsonl").read_text().splitlines()) == 2
@@ -59,7 +60,7 @@ def test_it_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_log_has_the_schedule_of_the_controller(tmp_path: Path) -> None:
     search = search_settings(settings(tmp_path), "fds", 1)
-    micaelli2021.train(micaelli2021.schedule_training, search)
+    micaelli2021.controller_of(micaelli2021.schedule_training, search)
     schedules, rows = found(search)
     assert [row["inner_steps"] for row in rows] == ["8.0", "16.0"]
     tensors = micaelli2021.schedule_training(search)
@@ -78,7 +79,7 @@ def test_schedules_are_measured_side_by_side_as_alone(monkeypatch: pytest.Monkey
         together = measured(trainee, schedules, 2, 12)
         for k, i in ((0, 0), (1, 1), (2, 0)):
             alone = {name: torch.tensor(values[k : k + 1]) for name, values in schedules.items()}
-            end = rollout(trainee, trainee.init([micaelli2021.HELD_OUT + i]), alone, 12)
+            end = rollout(trainee, trainee.init(seeds_for("schedules", 1, i)), alone, 12)
             assert together["val_loss"][k, i] == pytest.approx(validation_loss(trainee, end).item(), rel=1e-5)
             accuracy = trainee.evaluate(end.params, end.buffers, trainee.test).accuracy.item()
             assert together["test_accuracy"][k, i] == pytest.approx(accuracy)

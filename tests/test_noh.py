@@ -1,11 +1,10 @@
-"""Coordinatewise LSTMs: their arithmetic, the gradient they learn from, trainings that survive interruption exactly."""
+"""Coordinatewise LSTMs: their arithmetic, the gradient they learn from, and what is refused."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ from agents.coordinatewise import Architecture, CoordinateLSTM, preprocessed
 from agents.lstm_policies import NOH, DMopt, LSTMPolicy
 from agents.noh_settings import DMoptSettings, NOHSettings
 from agents.noh_training import NOHTraining
-from agents.outer_training import TRAINING_SEEDS, train
 from agents.schedules import constant
 from lrenv.benchmark import controller_file, evaluate
 from lrenv.benchmark.controller_file import ControllerFileError
-from lrenv.episode import Episode
+from lrenv.seeds import seeds_for
 from lrenv.tasks import Task
 from lrenv.trainee import Trainee
 from lrenv.vector_env import LearningRateVectorEnv
@@ -120,8 +118,7 @@ def test_the_gradient_is_that_of_the_training_loss(kind: str, tmp_path: Path) ->
     training = NOHTraining(KINDS[kind][0], settings(kind, tmp_path, budget=8, unroll=4, scale=0.02))
     network = copy.deepcopy(stirred(training.policy.network))
     trainee = Trainee(training.task)
-    first = TRAINING_SEEDS
-    state, hyper = trainee.init([first, first + 1]), trainee.hyper(2)
+    state, hyper = trainee.init(seeds_for("training", 2)), trainee.hyper(2)
     memory, total = network.fresh(state.params), torch.zeros(())
 
     def gradient(params: Tensor) -> Tensor:
@@ -144,48 +141,6 @@ def test_the_gradient_is_that_of_the_training_loss(kind: str, tmp_path: Path) ->
     learned = training._moments["mean"][0]  # of Adam's first step: 0.1 times the gradient
     torch.testing.assert_close(learned / 0.1, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
     torch.testing.assert_close(training._state.trainee.params, params.detach(), rtol=1e-4, atol=1e-6)
-
-
-def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Ctrl-C after so many decisions of training."""
-    taken, step = 0, Episode.step
-
-    def counted(self: Episode, state: Any, action: Tensor, due: Any = None) -> Any:
-        nonlocal taken
-        taken += bool((state.trainee.seed >= TRAINING_SEEDS).all())
-        if taken > steps:
-            raise KeyboardInterrupt
-        return step(self, state, action, due)
-
-    monkeypatch.setattr(Episode, "step", counted)
-
-
-def assert_same_file(one: Path, other: Path) -> None:
-    (a, first), (b, second) = controller_file.read(one), controller_file.read(other)
-    assert a.keys() == b.keys()
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, msg=name)
-    apart = ("command", "settings")
-    assert {k: v for k, v in first.items() if k not in apart} == {k: v for k, v in second.items() if k not in apart}
-
-
-@pytest.mark.parametrize(("kind", "steps", "saved"), [("noh", 4, 1), ("noh", 6, 2), ("noh", 14, 5), ("dmopt", 22, 7)])
-def test_an_interrupted_training_ends_as_one_that_was_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, steps: int, saved: int
-) -> None:
-    """In the middle of a run, between two runs, and after a window that the budget cut short."""
-    go = partial(train, partial(NOHTraining, KINDS[kind][0]))
-    go(settings(kind, tmp_path / "whole"))
-    with monkeypatch.context() as patched:
-        interrupt_after(patched, steps)
-        with pytest.raises(KeyboardInterrupt):
-            go(settings(kind, tmp_path / "broken"))
-    checkpoint = tmp_path / "broken" / "checkpoint.safetensors"
-    assert controller_file.read_metadata(checkpoint)["iteration"] == saved
-    torch.manual_seed(99)  # what others leave in the global random state must not matter
-    go(settings(kind, tmp_path / "broken", resume=True))
-    for name in ("checkpoint", "controller"):
-        assert_same_file(*(tmp_path / run / f"{name}.safetensors" for run in ("whole", "broken")))
 
 
 @pytest.mark.parametrize("kind", KINDS)

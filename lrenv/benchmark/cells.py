@@ -184,21 +184,6 @@ def decoded(values: dict[str, Any]) -> Result:
     )
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all.
-
-    Raises:
-        OSError: it can't be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise _unwritable(path.parent, error) from error
-
-
 def _encoded(array: NDArray[Any]) -> dict[str, Any]:
     """JSON has no NaN and no infinities: they are written as text."""
 

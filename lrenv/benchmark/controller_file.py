@@ -13,7 +13,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lrenv.benchmark import schema
+from lrenv.files import replace_file
 
 FORMAT = "lrenv-controller"
 VERSION = 2
@@ -186,8 +187,6 @@ def agent_name(path: Path) -> str:
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Writes a controller, if the metadata name its agent, or else a checkpoint; whole or not at all.
 
-    It is written aside, to a file whose name ends in `.partial`, which the next write replaces if this one is killed.
-
     Args:
         path: the file.
         tensors: name -> tensor.
@@ -206,26 +205,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
     content = save(plain, {"lrenv": text, "sha256": _sha256(text)})
     if int.from_bytes(content[:8], "little") > LARGEST_HEADER or len(text) > LARGEST_METADATA:
         raise ValueError(f"{path} would have too many tensors, or metadata that are too long, to be read again")
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OSError(
-            f"can't write {path} ({error.strerror or _short(error)}); free space there or choose another folder. What "
-            "was there is as it was"
-        ) from error
-    with suppress(OSError):  # without it, a loss of power may bring the old file back, but no half of one
-        _sync(path.parent)
+    replace_file(path, content)
 
 
 def _checked_metadata(path: Path, beside: Mapping[str, str]) -> dict[str, Any]:
@@ -288,15 +268,6 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Waits until the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _short(text: object) -> str:

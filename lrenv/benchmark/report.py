@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.table import Table
 
-from lrenv.benchmark.cells import write_whole
 from lrenv.benchmark.evaluation import Result
 from lrenv.benchmark.rows import LEVEL, Comparison, Row
+from lrenv.files import replace_file
 from lrenv.tasks import LogUniform
 
 COLUMNS = (
@@ -89,7 +89,7 @@ def save_report(comparison: Comparison, out: Path) -> Path:
     comparison.save(out)
     buffer = io.BytesIO()
     figure(comparison).savefig(buffer, format="png")
-    write_whole(out / "comparison.png", buffer.getvalue())
+    replace_file(out / "comparison.png", buffer.getvalue())
     page = PAGE.format(
         title=html.escape(_title(comparison)),
         head="".join(f"<th>{column}</th>" for column in COLUMNS),
@@ -104,7 +104,7 @@ def save_report(comparison: Comparison, out: Path) -> Path:
         ),
     )
     path = out / "report.html"
-    write_whole(path, page.encode())
+    replace_file(path, page)
     return path
 
 

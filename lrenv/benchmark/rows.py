@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from lrenv.benchmark.cells import write_whole
 from lrenv.benchmark.evaluation import Result, to_json
 from lrenv.benchmark.statistics import mean_std, paired
+from lrenv.files import replace_file
 from lrenv.tasks import Task
 
 LEVEL = 0.05
@@ -117,5 +117,5 @@ class Comparison:
         """Writes results.jsonl (a line a run) and summary.json."""
         out.mkdir(parents=True, exist_ok=True)
         lines = [line for row in self.rows if row.result is not None for line in row.result.lines()]
-        write_whole(out / "results.jsonl", "".join(f"{line}\n" for line in lines).encode())
-        write_whole(out / "summary.json", (to_json([row.summary() for row in self.rows], indent=2) + "\n").encode())
+        replace_file(out / "results.jsonl", "".join(f"{line}\n" for line in lines))
+        replace_file(out / "summary.json", (to_json([row.summary() for row in self.rows], indent=2) + "\n"))

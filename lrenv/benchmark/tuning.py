@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from lrenv.benchmark.agent import AgentError, agent_factory
 from lrenv.benchmark.evaluation import Result, evaluate
 from lrenv.benchmark.selection import selection_losses
+from lrenv.seeds import seeds_for
 from lrenv.tasks import Task, make_task
 
-TUNING_SEEDS = tuple(range(10_000, 10_003))
+TUNING_SEEDS = tuple(seeds_for("tuning", 3))
 """Schedules are tuned on these; results are reported on others."""
 AT_ONCE = 256
 """Trainees in a batch at most, which bounds memory."""
