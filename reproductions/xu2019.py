@@ -25,39 +25,29 @@ the same to the last digit, as it is on one machine.
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tyro
-from numpy.typing import NDArray
 
 from agents import Agent
-from agents.outer_training import train
 from agents.ppo import PPOController
-from agents.ppo_learner import PPOTraining
-from agents.ppo_settings import PPOSettings
-from lrenv.benchmark.agent import State, View, agent_factory
+from lrenv.benchmark.agent import agent_factory
 from lrenv.benchmark.evaluation import TUNING_SEEDS, evaluate
 from lrenv.process import keep_memory
 from plumbing import Lines, short
 from xu2019_report import SCHEDULES, best, report
 from xu2019_tasks import NETWORKS, SCALES, Scale, available, task_of
+from xu2019_training import CHECKPOINT, SETTINGS, Carried, controller_of, digest, runs_spent
 
 Result = dict[str, Any]
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "paper": {"reward": "val_loss", "observe": "paper"},
-    "ours": {"reward": "improvement", "gamma": 1.0},
-}
-"""Setting -> settings of its training that are not the default; the rates of actor and critic are the paper's."""
 REDRAW_SECONDS = 60.0
 """Results are drawn this often at most while pieces go on."""
 
@@ -106,90 +96,28 @@ class Settings:
     """Where trainees live; CUDA where there is any by default."""
 
 
-@dataclass(frozen=True)
-class Carried:
-    """An agent that acts as often as the task says, whatever it was trained at."""
-
-    agent: Agent
-
-    @property
-    def view(self) -> View:
-        """The agent's, but for the interval."""
-        return replace(self.agent.view, interval=None)
-
-    def predict(
-        self,
-        observation: Any,
-        state: State = None,
-        episode_start: NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[NDArray[Any], State]:
-        """What the agent does."""
-        return self.agent.predict(observation, state, episode_start, deterministic)
-
-
-class Timed(PPOTraining):
-    """A training that is interrupted, as by Ctrl-C, before the first update that would begin after a deadline.
-
-    Args:
-        settings: how to train.
-        deadline: of `time.monotonic`.
-    """
-
-    def __init__(self, settings: PPOSettings, deadline: float) -> None:
-        super().__init__(settings)
-        self.deadline = deadline
-
-    def iterate(self) -> dict[str, float]:
-        """An update; prints how it went, and logs what it took."""
-        begin = time.monotonic()
-        if begin > self.deadline:
-            raise KeyboardInterrupt
-        row = super().iterate()
-        row["time/seconds"] = time.monotonic() - begin
-        episodes = (self.iteration + 1) * self.settings.envs
-        print(f"episode {episodes}: {self.status(row)}, {row['time/seconds']:.1f} s", flush=True)
-        return row
-
-
-def folder(out: Path, network: str, data: str, method: str) -> Path:
-    """Where a training has its files."""
-    return out / "trainings" / f"{data}-{network}-{method}"
-
-
-def training_settings(piece: Piece, scale: Scale, settings: Settings) -> PPOSettings:
-    """How a controller is trained."""
-    setting, actor = piece.method.split("-")
-    envs, episodes = scale.envs[setting], scale.like(piece.network, scale.episodes)
-    out = folder(settings.out, piece.network, piece.data, piece.method)
-    resume = (out / "checkpoint.safetensors").exists()
-    return PPOSettings(
-        task=task_of(piece.data, piece.network, scale.like(piece.network, scale.trained)).name, out=out, envs=envs,
-        episodes=episodes, lstm=actor == "lstm", eval_every=-(-episodes // envs // scale.evaluations),
-        eval_seeds=scale.eval_seeds, device=settings.device, resume=resume, overwrite=not resume, **SETTINGS[setting],
-    )  # fmt: skip
-
-
 def trained(piece: Piece, scale: Scale, settings: Settings, deadline: float) -> Result | None:
     """Trains a controller, or goes on; gives its file and what it took, or None if time was up before the end."""
-    chosen = training_settings(piece, scale, settings)
-    try:
-        file = train(lambda asked: Timed(asked, deadline), chosen)
-    except KeyboardInterrupt:
-        if time.monotonic() <= deadline:
-            raise
+    setting, actor = piece.method.split("-")
+    version = scale.like(piece.network, scale.trained)
+    task = task_of(piece.data, piece.network, version)
+    envs, episodes = scale.envs[setting], scale.like(piece.network, scale.episodes)
+    own = SETTINGS[setting] | {
+        "envs": envs, "episodes": episodes, "lstm": actor == "lstm", "eval_seeds": scale.eval_seeds,
+        "eval_every": -(-episodes // envs // scale.evaluations), "device": settings.device,
+    }  # fmt: skip
+    file = controller_of(task, folder(settings.out, piece), own, deadline)
+    if file is None:
         return None
-    with (chosen.out / "progress.csv").open() as log:
-        rows = list(csv.DictReader(log))
-    evaluations = sum(bool(row["eval/val_loss"]) for row in rows)
+    runs = runs_spent(file.parent)
     return {
-        "file": file.relative_to(settings.out).as_posix(),
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "version": list(scale.like(piece.network, scale.trained)),
-        "episodes": len(rows) * chosen.envs,
-        "runs_spent": len(rows) * chosen.envs + evaluations * chosen.eval_seeds,
-        "seconds": round(sum(float(row["time/seconds"]) for row in rows), 1),
-    }
+        "file": file.relative_to(settings.out).as_posix(), "sha256": digest(file), "version": list(version), **runs,
+    }  # fmt: skip
+
+
+def folder(out: Path, piece: Piece) -> Path:
+    """Where a training has its files."""
+    return out / "trainings" / f"{piece.source}-{piece.network}-{piece.method}"
 
 
 def grid(method: str) -> list[dict[str, float]]:
@@ -234,7 +162,7 @@ def agent_of(piece: Piece, lines: Lines, out: Path) -> Agent | None:
     if not found:
         return None
     file = out / found[0]["file"]
-    if hashlib.sha256(file.read_bytes()).hexdigest() != found[0]["sha256"]:
+    if digest(file) != found[0]["sha256"]:
         raise ValueError(f"{file} is not the controller that was trained here; bring it back, or begin another --out")
     return Carried(PPOController.load(file))
 
@@ -329,7 +257,7 @@ def main(settings: Settings) -> None:
     """Makes the pieces that are missing and draws what there is.
 
     Raises:
-        ValueError: an unknown network or method.
+        ValueError: an unknown network, data set or method, or an `out` with results of another scale.
         SystemExit: `again` found another number.
     """
     begin = time.monotonic()
@@ -344,6 +272,8 @@ def main(settings: Settings) -> None:
             raise ValueError(f"--{name} {' '.join(sorted(unknown))}: this scale has {', '.join(known)}")
     keep_memory()
     lines = Lines(settings.out / "runs.jsonl", list(Piece.__annotations__))
+    if others := {line["scale"] for line in lines.where()} - {settings.scale}:
+        raise ValueError(f"{settings.out} holds results of --scale {', '.join(others)}; choose another --out")
     everything = pieces(scale, [available(names) for names in scale.data], settings.networks or scale.networks)
     wanted = [
         piece
@@ -364,11 +294,10 @@ def main(settings: Settings) -> None:
         result = made(piece, lines, scale, settings, deadline)
         if result is None:
             continue
-        lines.add(asdict(piece) | result)
+        lines.add(asdict(piece) | {"scale": settings.scale} | result)
         if piece.stage == "train":
             # It is for going on alone, and by far the largest file.
-            training = folder(settings.out, piece.network, piece.data, piece.method)
-            (training / "checkpoint.safetensors").unlink(missing_ok=True)
+            (folder(settings.out, piece) / CHECKPOINT).unlink(missing_ok=True)
         if time.monotonic() - drawn > REDRAW_SECONDS:
             report(lines, settings.out)
             drawn = time.monotonic()

@@ -269,10 +269,10 @@ def draw(found: list[Cell], out: Path) -> None:
             for ax, row in zip(line, rows, strict=True):
                 shown = [c for c in own if c.row == row and c.method.startswith((setting, *SCHEDULES))]
                 for colour, cell in zip(COLOURS * 2, shown, strict=False):
-                    steps = np.minimum(
-                        np.arange(cell.curves[curve].shape[1]) * cell.version.interval, cell.version.budget
-                    )
-                    values = np.log(cell.curves[curve])
+                    # A schedule has no rate before its first interval.
+                    first = int(curve == "lr" and cell.method in SCHEDULES)
+                    values = np.log(cell.curves[curve])[:, first:]
+                    steps = cell.version.interval * (first + np.arange(values.shape[1]))
                     low, middle, high = np.exp(np.nanpercentile(values, (10, 50, 90), axis=0))
                     ax.plot(steps, middle, color=colour, label=cell.title, linewidth=1)
                     ax.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -136,8 +136,8 @@ SCALES = {
     ),
     "cpu": Scale(
         IMAGES, ("cnn", "resnet"),
-        {"cnn": Version(), "resnet": Version(14, 8, 250, 400, 4, 2000)},
-        {"cnn": Version(20, 64, 250, 400, 4, 1000), "resnet": Version(10, 4, 100, 200, 2, 500)},
+        {"cnn": Version(), "resnet": Version(14, 8, 250, 300, 3, 2000)},
+        {"cnn": Version(20, 64, 250, 300, 3, 1000), "resnet": Version(10, 4, 100, 200, 2, 500)},
         {"cnn": 1000, "resnet": 256}, {"cnn": 2, "resnet": 4},
         ("ours-mlp", "step", "linear", "cosine", "paper-mlp"), starts=(1e-3,),
     ),
