@@ -90,6 +90,8 @@ class Settings:
     """Only rows of these data sets."""
     methods: tuple[str, ...] = field(default_factory=tuple)
     """Only these: schedules, and controllers such as ours-mlp or paper-lstm."""
+    episodes: int | None = None
+    """Of each training, instead of the scale's; one that is interrupted can be ended sooner so."""
     again: bool = False
     """Make the reported runs once more and compare them with the lines."""
     device: str | None = None
@@ -103,7 +105,7 @@ def trained(piece: Piece, scale: Scale, settings: Settings, deadline: float) -> 
     task = task_of(piece.data, piece.network, version)
     envs, episodes = scale.envs[setting], scale.like(piece.network, scale.episodes)
     own = SETTINGS[setting] | {
-        "envs": envs, "episodes": episodes, "lstm": actor == "lstm", "eval_seeds": scale.eval_seeds,
+        "envs": envs, "episodes": settings.episodes or episodes, "lstm": actor == "lstm", "eval_seeds": scale.eval_seeds,
         "eval_every": -(-episodes // envs // scale.evaluations), "device": settings.device,
     }  # fmt: skip
     file = controller_of(task, folder(settings.out, piece), own, deadline)

@@ -228,11 +228,12 @@ def costs(lines: Lines) -> Iterator[tuple[str, ...]]:
         if method in SCHEDULES:
             chosen = best(lines, data, network, method)
             assert chosen is not None
-            yield f"{data} {network}", SCHEDULES[method], f"{chosen.tried}", f"{chosen.seconds:.0f}", "as reported"
+            yield f"{data} {network}", SCHEDULES[method], "", f"{chosen.tried}", f"{chosen.seconds:.0f}", "as reported"
         else:
             (line,) = lines.where(stage="train", data=data, network=network, method=method)
             told = Version(*line["version"]).told(network)
-            yield f"{data} {network}", f"PPO ({method})", f"{line['runs_spent']}", f"{line['seconds']:.0f}", told
+            numbers = (f"{line['episodes']}", f"{line['runs_spent']}", f"{line['seconds']:.0f}")
+            yield f"{data} {network}", f"PPO ({method})", *numbers, told
 
 
 def report(lines: Lines, out: Path) -> None:
@@ -251,7 +252,7 @@ def report(lines: Lines, out: Path) -> None:
     header = ("row", "method", "settings", *METRICS.values(), "validation loss", "runs", "diverged", "version")
     text += f"\n## Levels\n\n{markdown(header, levels(lines, found))}"
     text += "\n## Costs\n\nRuns of tuning, and of training with its evaluations.\n\n"
-    text += markdown(("row", "method", "runs", "seconds", "on"), costs(lines))
+    text += markdown(("row", "method", "episodes", "runs", "seconds", "on"), costs(lines))
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.md").write_text(text)
     draw(found, out)
