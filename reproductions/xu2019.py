@@ -105,8 +105,8 @@ def trained(piece: Piece, scale: Scale, settings: Settings, deadline: float) -> 
     task = task_of(piece.data, piece.network, version)
     envs, episodes = scale.envs[setting], scale.like(piece.network, scale.episodes)
     own = SETTINGS[setting] | {
-        "envs": envs, "episodes": settings.episodes or episodes, "lstm": actor == "lstm", "eval_seeds": scale.eval_seeds,
-        "eval_every": -(-episodes // envs // scale.evaluations), "device": settings.device,
+        "envs": envs, "episodes": settings.episodes or episodes, "lstm": actor == "lstm", "device": settings.device,
+        "eval_every": -(-episodes // envs // scale.evaluations), "eval_seeds": scale.eval_seeds,
     }  # fmt: skip
     file = controller_of(task, folder(settings.out, piece), own, deadline)
     if file is None:
