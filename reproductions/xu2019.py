@@ -12,7 +12,8 @@ an LSTM as actor (tables 1 and 2, figures 1 and 2). Controllers are trained in t
   chosen on other tasks.
 
 The paper leaves open PPO's discount (0.99 here), clipping (0.2), epochs (10) and minibatches (400 decisions), the range
-of the scaling factor (1/2 to 2), and which of its episodes' controllers is reported: here, the best on held-out seeds.
+of the scaling factor (1/2 to 2), which of its episodes' controllers is reported (here, the best on held-out seeds), and
+from which of the three first rates (here, from each, in rows of their own). For its networks see `xu2019_tasks`.
 
 Work is cut into pieces: a few runs, or a training. A finished piece is a line of `runs.jsonl` and is not made again; a
 training that was interrupted goes on from its checkpoint, in `trainings`. With `--seconds S` no piece is begun after S

@@ -243,7 +243,7 @@ def report(lines: Lines, out: Path) -> None:
     text += "Mean (standard deviation) over runs, of the checkpoint with the lowest validation loss; baseline →"
     text += " controller. Holds: yes or no where Welch's t-test has p < 0.05, as the paper's asterisks; else level."
     text += " Published numbers stand beside whole rows only; the others are reduced, as the last column of the levels"
-    text += " says. The CNN is LeNet-5, the paper's isn't given, so levels differ.\n"
+    text += " says. Sizes of the paper's CNN are not given: `cnn` is LeNet-5, so levels differ.\n"
     columns = ("paper", "claim", "published", "ours", "holds")
     for setting, title in SETTINGS.items():
         rows = [*claims(found, setting), *courses(found, setting)]
@@ -264,12 +264,16 @@ def draw(found: list[Cell], out: Path) -> None:
     rows = list(dict.fromkeys(cell.row for cell in own))
     if not rows:
         return
+    # A method has the same colour in all panels of a setting, and a schedule in all panels.
+    controllers = {s: sorted({cell.title for cell in own if cell.method.startswith(f"{s}-")}) for s in SETTINGS}
+    titles = {setting: [*SCHEDULES.values(), *controllers[setting]] for setting in SETTINGS}
     for name, curve, label in (("figure1", "val_loss", "validation loss"), ("figure2", "lr", "learning rate")):
         figure, axes = panels(len(SETTINGS), len(rows))
         for line, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
             for ax, row in zip(line, rows, strict=True):
-                shown = [c for c in own if c.row == row and c.method.startswith((setting, *SCHEDULES))]
-                for colour, cell in zip(COLOURS * 2, shown, strict=False):
+                shown = [c for c in own if c.row == row and c.title in titles[setting]]
+                for cell in shown:
+                    colour = COLOURS[titles[setting].index(cell.title) % len(COLOURS)]
                     # A schedule has no rate before its first interval.
                     first = int(curve == "lr" and cell.method in SCHEDULES)
                     values = np.log(cell.curves[curve])[:, first:]

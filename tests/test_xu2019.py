@@ -333,3 +333,33 @@ def test_tables_of_fixed_results(tmp_path: Path) -> None:
     assert "better than linear decay, best of 14 |  | 0.3500 (0.1291) → 0.1050 (0.0058); p = 0.0" in text
     assert "## Our setting" in text
     assert "## The paper's setting" not in text
+
+
+def test_every_network_trains(tmp_path: Path) -> None:
+    for network in ("cnn-tensorflow", "resnet"):
+        task = task_of("digits", network, Version(None, 2, 20, 4, 2, 20))
+        result = evaluate(linear(1e-3), task, [0, 1], device="cpu")
+        assert np.isfinite(result.test_loss).all()
+        assert not result.diverged.any()
+
+
+def test_a_training_can_be_ended_sooner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of its updates were asked for at last, where three had been."""
+    monkeypatch.setitem(SCALES, "smoke", SMOKE._replace(episodes={"tiny": 6}, evaluations=3))
+    piece = Piece("train", "digits", "tiny", "ours-mlp", "digits")
+    iterate = PPOTraining.iterate
+
+    def interrupted(self: PPOTraining) -> dict[str, float]:
+        if self.iteration == 1:
+            raise KeyboardInterrupt
+        return iterate(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PPOTraining, "iterate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            xu2019.trained(piece, SCALES["smoke"], asked(tmp_path), math.inf)
+    made = xu2019.trained(piece, SCALES["smoke"], asked(tmp_path, episodes=4), math.inf)
+    assert made is not None
+    assert (made["episodes"], made["runs_spent"]) == (4, 4 + 2 * 2)
+    assert made["version"] == [None, 64, 20, 20, 5, 20]
+    assert made["seconds"] > 0
