@@ -18,7 +18,9 @@ from scipy.stats import t as student
 import xu2019
 import xu2019_training
 from agents.ppo_learner import PPOTraining
+from agents.ppo_settings import PPOSettings
 from agents.schedules import linear
+from lrenv.benchmark.controller_file import read_metadata
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.data import load
 from plumbing import Lines
@@ -91,6 +93,29 @@ def test_it_goes_on_where_it_was_killed(whole: Path, tmp_path: Path, monkeypatch
     assert not list(tmp_path.glob("trainings/*/checkpoint.safetensors"))
 
 
+def test_runs_are_those_asked_for(whole: Path) -> None:
+    """Every seed once, from the rate that controllers are said to start from, by what was trained in the setting."""
+    found = cells(Lines(whole / "runs.jsonl", KEY))
+    for one in found:
+        assert one.seeds == list(range(6))
+        assert one.curves["lr"].shape == (6, 5)
+        if one.method == "ours-mlp":
+            assert (one.curves["lr"][:, 0] == 1e-3).all()
+    assert len(found) == 5
+    assert len({tuple(one.numbers["test_loss"]) for one in found}) == 5
+    trained = read_metadata(whole / "trainings" / "digits-tiny-ours-mlp" / "controller.safetensors")["settings"]
+    expected = {"reward": "improvement", "gamma": 1.0, "observe": "dynamics", "lstm": False, "envs": 2}
+    assert trained | expected == trained
+
+
+def test_the_papers_setting_is_the_papers() -> None:
+    setting = PPOSettings(**SETTINGS["paper"])
+    assert (setting.actor_lr, setting.critic_lr, setting.hidden) == (1e-3, 5e-3, 32), "section 3.3"
+    assert (setting.observe, setting.reward, setting.control) == ("paper", "val_loss", "scale"), "section 2.2"
+    assert SCALES["paper"].envs["paper"] == 1
+    assert SCALES["paper"].episodes == {"cnn": 1000, "resnet": 1000}
+
+
 def test_time_that_is_up_stops_a_training_between_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what goes on from there ends as what was never stopped."""
     task = task_of("digits", "tiny", SMOKE.trained["tiny"])
@@ -156,6 +181,7 @@ def test_pieces_come_after_what_they_need() -> None:
         carried = [piece for piece in found if piece.data != piece.source]
         assert {(piece.data, piece.source) for piece in carried} == {(scale.data[0][0], scale.data[1][0])}
         assert {piece.stage for piece in carried} == {"report"}
+        assert {piece.method for piece in carried} == set(scale.methods) - {"linear", "cosine"}
         for number, piece in enumerate(found):
             if piece.stage == "report":
                 needed = [
@@ -187,6 +213,8 @@ def test_the_grids_and_settings_are_the_papers() -> None:
     task = task_of("digits", "cnn", Version())
     assert (task.batch_size, task.budget, task.interval, task.optimizer) == (1000, 1000, 10, "adam")
     assert task.initial_lr == (1e-2, 1e-3, 1e-4)
+    small = task_of("digits", "tiny", Version(None, 64, 20, 21, 7, 5))
+    assert (small.batch_size, small.budget, small.interval, small.val_examples) == (20, 21, 7, 5)
     for scale in SCALES.values():
         for network in scale.networks:
             reported, trained = scale.reported[network], scale.trained[network]
