@@ -319,6 +319,7 @@ def test_settings_are_never_mixed_and_published_numbers_stand_beside_whole_rows(
 
 def test_shapes_of_schedules() -> None:
     assert shape(np.array([1.0, 2.0, 0.5])) == "warms up, then decays"
+    assert shape(np.array([1.0, 4.0, 1.5])) == "warms up, then decays"
     assert shape(np.array([1.0, 1.2, 0.5])) == "decays"
     assert shape(np.array([1.0, 2.0, 1.5])) == "rises"
     assert shape(np.array([1.0, 1.2, 0.9])) == "stays"
