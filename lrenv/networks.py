@@ -67,8 +67,11 @@ def lenet5(shape: Shape, classes: int) -> nn.Module:
     )  # fmt: skip
 
 
-def resnet18(shape: Shape, classes: int) -> nn.Module:
-    """ResNet-18 (He et al. 2016) in the form used for 32x32 images: a 3x3 stem and no pooling after it."""
+def resnet18(shape: Shape, classes: int, width: int = 64) -> nn.Module:
+    """ResNet-18 (He et al. 2016) in the form used for 32x32 images: a 3x3 stem and no pooling after it.
+
+    Its four stages have `width`, and 2, 4 and 8 times as many, channels.
+    """
     channels, _, _ = images(shape, "resnet18", least=8)
 
     def block(inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -82,12 +85,12 @@ def resnet18(shape: Shape, classes: int) -> nn.Module:
             shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
         return nn.Sequential(Residual(branch, shortcut), nn.ReLU())
 
-    layers: list[nn.Module] = [nn.Conv2d(channels, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    inputs = 64
-    for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+    layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    inputs = width
+    for outputs, stride in ((width, 1), (2 * width, 2), (4 * width, 2), (8 * width, 2)):
         layers += [block(inputs, outputs, stride), block(outputs, outputs, 1)]
         inputs = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * width, classes))
 
 
 def wide_resnet(depth: int = 16, widen: int = 1) -> NetworkFactory:

@@ -1,0 +1,312 @@
+"""The paper that lrenv is named for: Xu et al. 2019, "Learning an adaptive learning rate schedule" (arXiv:1909.09712).
+
+    python reproductions/xu2019.py --scale cpu --out runs/xu2019
+
+Rows are a data set (Fashion-MNIST, CIFAR-10) and a network (a CNN like LeNet, a ResNet of 18 layers), trained by Adam
+in batches of 1,000 for 1,000 steps. On each, the best of 48 step decays (section 3.2; by validation loss, on one tuning
+seed) and linear and cosine decay, each the best of 14, stand against controllers trained with PPO, with a perceptron or
+an LSTM as actor (tables 1 and 2, figures 1 and 2). Controllers are trained in two settings, which are never mixed:
+
+- `paper`: the paper's observation and reward (the validation loss of every decision), with few episodes an update.
+- `ours`: observations on a log scale, the fall of the log loss as reward, no discount, 16 episodes an update. It was
+  chosen on other tasks.
+
+The paper leaves open PPO's discount (0.99 here), clipping (0.2), epochs (10) and minibatches (400 decisions), the range
+of the scaling factor (1/2 to 2), which of its episodes' controllers is reported (here, the best on held-out seeds), and
+from which of the three first rates (here, from each, in rows of their own). For its networks see `xu2019_tasks`.
+
+Work is cut into pieces: a few runs, or a training. A finished piece is a line of `runs.jsonl` and is not made again; a
+training that was interrupted goes on from its checkpoint, in `trainings`. With `--seconds S` no piece is begun after S
+seconds, and a training stops at its next update; the same command then goes on. Data that are missing are told, and
+their rows skipped. `results.md` and the figures are drawn anew as results come in.
+
+`--again` makes the reported runs of the lines once more, from the controllers' files, and says whether every number is
+the same to the last digit, as it is on one machine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+from agents import Agent
+from agents.ppo import PPOController
+from lrenv.benchmark.agent import agent_factory
+from lrenv.benchmark.evaluation import evaluate
+from lrenv.benchmark.tuning import TUNING_SEEDS
+from lrenv.process import keep_memory
+from plumbing import Lines, short
+from xu2019_report import SCHEDULES, best, report
+from xu2019_tasks import NETWORKS, SCALES, Scale, available, task_of
+from xu2019_training import CHECKPOINT, SETTINGS, Carried, controller_of, digest, runs_spent
+
+Result = dict[str, Any]
+
+REDRAW_SECONDS = 60.0
+"""Results are drawn this often at most while pieces go on."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Runs that are made together, or a training; all fields together are its name."""
+
+    stage: Literal["tune", "train", "report"]
+    data: str
+    network: str
+    method: str
+    """A schedule, or the setting and the actor of a controller."""
+    source: str
+    """The data set that the method was tuned or trained on."""
+    start: float = 0.0
+    """The first rate of a controller; 0 for schedules, which choose it."""
+    part: int = 0
+    """Which of the batches that its runs are cut into."""
+
+    def __str__(self) -> str:
+        carried = f" from {self.source}" if self.source != self.data else ""
+        start = f" from rate {self.start:g}" if self.start else ""
+        return f"{self.stage} {self.data} {self.network} {self.method}{carried}{start}, part {self.part}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to run."""
+
+    scale: Literal["smoke", "cpu", "gpu", "paper"] = "cpu"
+    """How much: smoke for seconds, cpu for half a day on two cores, gpu for hours on an H100, paper for days on one."""
+    out: Path = Path("runs/xu2019")
+    """Where results go."""
+    seconds: float = math.inf
+    """Begin no piece, and no update of a training, after so many seconds."""
+    networks: tuple[str, ...] = field(default_factory=tuple)
+    """Only these; cnn-caffe and cnn-tensorflow are other LeNets."""
+    data: tuple[str, ...] = field(default_factory=tuple)
+    """Only rows of these data sets."""
+    methods: tuple[str, ...] = field(default_factory=tuple)
+    """Only these: schedules, and controllers such as ours-mlp or paper-lstm."""
+    episodes: int | None = None
+    """Of each training, instead of the scale's; one that is interrupted can be ended sooner so."""
+    again: bool = False
+    """Make the reported runs once more and compare them with the lines."""
+    device: str | None = None
+    """Where trainees live; CUDA where there is any by default."""
+
+
+def trained(piece: Piece, scale: Scale, settings: Settings, deadline: float) -> Result | None:
+    """Trains a controller, or goes on; gives its file and what it took, or None if time was up before the end."""
+    setting, actor = piece.method.split("-")
+    version = scale.like(piece.network, scale.trained)
+    task = task_of(piece.data, piece.network, version)
+    envs, episodes = scale.envs[setting], scale.like(piece.network, scale.episodes)
+    own = SETTINGS[setting] | {
+        "envs": envs, "episodes": settings.episodes or episodes, "lstm": actor == "lstm", "device": settings.device,
+        "eval_every": -(-episodes // envs // scale.evaluations), "eval_seeds": scale.eval_seeds,
+    }  # fmt: skip
+    file = controller_of(task, folder(settings.out, piece), own, deadline)
+    if file is None:
+        return None
+    runs = runs_spent(file.parent)
+    return {
+        "file": file.relative_to(settings.out).as_posix(), "sha256": digest(file), "version": list(version), **runs,
+    }  # fmt: skip
+
+
+def folder(out: Path, piece: Piece) -> Path:
+    """Where a training has its files."""
+    return out / "trainings" / f"{piece.source}-{piece.network}-{piece.method}"
+
+
+def grid(method: str) -> list[dict[str, float]]:
+    """The combinations that a schedule is tuned over."""
+    values: dict[str, Sequence[float]] = agent_factory(method).grid  # type: ignore[attr-defined]
+    return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
+
+
+def cut(things: Sequence[Any], piece: Piece, scale: Scale) -> Sequence[Any]:
+    """The piece's part of the things that it runs; what runs together doesn't depend on what is there already."""
+    at_once = scale.like(piece.network, scale.at_once)
+    return things[piece.part * at_once : (piece.part + 1) * at_once]
+
+
+def tuned(piece: Piece, scale: Scale, settings: Settings) -> Result:
+    """Runs of some of a schedule's combinations, all on one tuning seed."""
+    combinations = cut(grid(piece.method), piece, scale)
+    arrays = {name: [combination[name] for combination in combinations] for name in combinations[0]}
+    task = task_of(piece.data, piece.network, scale.like(piece.network, scale.reported))
+    agent = agent_factory(piece.method)(**arrays)
+    result = evaluate(agent, task, [TUNING_SEEDS[0]] * len(combinations), device=settings.device)
+    # A run that died counts as infinitely bad, however low it had come.
+    losses = np.where(result.diverged, np.inf, result.val_loss)
+    return {
+        "combinations": [combination | {"val_loss": short([loss])[0]}
+                         for combination, loss in zip(combinations, losses, strict=True)],
+        "seconds": round(result.seconds, 1),
+    }  # fmt: skip
+
+
+def agent_of(piece: Piece, lines: Lines, out: Path) -> Agent | None:
+    """Who controls the runs of a reported piece; None if it isn't tuned or trained yet.
+
+    Raises:
+        ValueError: the controller's file is not that of the training.
+    """
+    if piece.method in SCHEDULES:
+        chosen = best(lines, piece.source, piece.network, piece.method)
+        complete = chosen is not None and chosen.tried == len(grid(piece.method))
+        return agent_factory(piece.method)(**chosen.settings) if chosen is not None and complete else None
+    found = lines.where(stage="train", data=piece.source, network=piece.network, method=piece.method)
+    if not found:
+        return None
+    file = out / found[0]["file"]
+    if digest(file) != found[0]["sha256"]:
+        raise ValueError(f"{file} is not the controller that was trained here; bring it back, or begin another --out")
+    return Carried(PPOController.load(file))
+
+
+def reported(piece: Piece, agent: Agent, scale: Scale, settings: Settings) -> Result:
+    """Runs on the seeds that tables are about, with their curves."""
+    seeds = list(cut(range(scale.seeds), piece, scale))
+    version = scale.like(piece.network, scale.reported)
+    task = task_of(piece.data, piece.network, version)
+    result = evaluate(agent, task, seeds, initial_lr=piece.start or None, device=settings.device)
+    numbers = {name: getattr(result, name).tolist() for name in ("val_loss", "test_loss", "test_accuracy", "diverged")}
+    curves = {name: [short(run) for run in result.curves[name].T] for name in ("val_loss", "lr")}
+    return {"seeds": seeds, **numbers, "version": list(version), "curves": curves, "seconds": round(result.seconds, 1)}
+
+
+def pieces(scale: Scale, data: Sequence[str | None], networks: Sequence[str]) -> Iterator[Piece]:
+    """All pieces in the order of their worth: a network's rows, each with what it needs, and then what is carried.
+
+    Args:
+        scale: how much.
+        data: what there is of Fashion-MNIST and CIFAR-10.
+        networks: which.
+    """
+    target, source = data
+    for network in networks:
+        at_once = scale.like(network, scale.at_once)
+
+        def parts(number: int, at_once: int = at_once) -> range:
+            return range(-(-number // at_once))
+
+        def report_pieces(row: str, method: str, source: str, network: str = network, parts: Any = parts) -> Any:
+            starts = (0.0,) if method in SCHEDULES else scale.starts
+            for start, part in itertools.product(starts, parts(scale.seeds)):
+                yield Piece("report", row, network, method, source, start, part)
+
+        for row, method in itertools.product((name for name in data if name), scale.methods):
+            if method in SCHEDULES:
+                yield from (Piece("tune", row, network, method, row, part=part) for part in parts(len(grid(method))))
+            else:
+                yield Piece("train", row, network, method, row)
+            yield from report_pieces(row, method, row)
+        if target and source:
+            for method in scale.methods:
+                if method not in ("linear", "cosine"):
+                    yield from report_pieces(target, method, source)
+
+
+def made(piece: Piece, lines: Lines, scale: Scale, settings: Settings, deadline: float) -> Result | None:
+    """What a piece gives; None if it can't be made yet, or if time was up."""
+    if piece.stage == "tune":
+        return tuned(piece, scale, settings)
+    if piece.stage == "train":
+        return trained(piece, scale, settings, deadline)
+    agent = agent_of(piece, lines, settings.out)
+    return None if agent is None else reported(piece, agent, scale, settings)
+
+
+def again(wanted: Sequence[Piece], lines: Lines, scale: Scale, settings: Settings) -> None:
+    """Makes reported runs once more.
+
+    Raises:
+        SystemExit: some number is another one.
+        ValueError: what they were tuned or trained by is missing.
+    """
+    differ = 0
+    for piece in wanted:
+        if piece.stage != "report" or asdict(piece) not in lines:
+            continue
+        (before,) = lines.where(**asdict(piece))
+        agent = agent_of(piece, lines, settings.out)
+        if agent is None:
+            raise ValueError(f"{piece} is there, but the lines of what it was tuned or trained by are not")
+        names = ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged", "curves")
+        now = reported(piece, agent, scale, settings)
+        same = all(plain(now[name]) == before[name] for name in names)
+        differ += not same
+        print(f"{piece}: {'the same' if same else 'DIFFERENT'}", flush=True)
+    if differ:
+        raise SystemExit(f"{differ} pieces came out otherwise; on one machine and device they should not")
+
+
+def plain(value: Any) -> Any:
+    """A value as it comes back from a JSON line."""
+    if isinstance(value, dict):
+        return {key: plain(x) for key, x in value.items()}
+    if isinstance(value, list):
+        return [plain(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def main(settings: Settings) -> None:
+    """Makes the pieces that are missing and draws what there is.
+
+    Raises:
+        ValueError: an unknown network, data set or method, or an `out` with results of another scale.
+        SystemExit: `again` found another number.
+    """
+    begin = time.monotonic()
+    deadline = begin + settings.seconds
+    scale = SCALES[settings.scale]
+    for name, given, known in (
+        ("networks", settings.networks, tuple(NETWORKS)),
+        ("methods", settings.methods, scale.methods),
+        ("data", settings.data, sum(scale.data, ())),
+    ):
+        if unknown := set(given) - set(known):
+            raise ValueError(f"--{name} {' '.join(sorted(unknown))}: this scale has {', '.join(known)}")
+    keep_memory()
+    lines = Lines(settings.out / "runs.jsonl", list(Piece.__annotations__))
+    if others := {line["scale"] for line in lines.where()} - {settings.scale}:
+        raise ValueError(f"{settings.out} holds results of --scale {', '.join(others)}; choose another --out")
+    everything = pieces(scale, [available(names) for names in scale.data], settings.networks or scale.networks)
+    wanted = [
+        piece
+        for piece in everything
+        if piece.data in (settings.data or [piece.data]) and piece.method in (settings.methods or [piece.method])
+    ]
+    if settings.again:
+        again(wanted, lines, scale, settings)
+        return
+    missing = [piece for piece in wanted if asdict(piece) not in lines]
+    print(f"{len(wanted) - len(missing)} of {len(wanted)} pieces are there", flush=True)
+    drawn = time.monotonic()
+    for piece in missing:
+        if time.monotonic() > deadline:
+            print(f"{settings.seconds:g} seconds are over; the same command goes on", flush=True)
+            break
+        print(f"{time.monotonic() - begin:.0f} s: {piece}", flush=True)
+        result = made(piece, lines, scale, settings, deadline)
+        if result is None:
+            continue
+        lines.add(asdict(piece) | {"scale": settings.scale} | result)
+        if piece.stage == "train":
+            # It is for going on alone, and by far the largest file.
+            (folder(settings.out, piece) / CHECKPOINT).unlink(missing_ok=True)
+        if time.monotonic() - drawn > REDRAW_SECONDS:
+            report(lines, settings.out)
+            drawn = time.monotonic()
+    report(lines, settings.out)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,0 +1,110 @@
+"""How `xu2019.py` trains controllers, and how they are carried to other tasks."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents import Agent
+from agents.outer_training import train
+from agents.ppo_learner import PPOTraining
+from agents.ppo_settings import PPOSettings
+from lrenv.benchmark.agent import State, View
+from lrenv.benchmark.controller_file import read_metadata
+from lrenv.tasks import Task
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "paper": {"reward": "val_loss", "observe": "paper"},
+    "ours": {"reward": "improvement", "gamma": 1.0},
+}
+"""Setting -> settings of its training that are not the default; the rates of actor and critic are the paper's."""
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Carried:
+    """An agent that acts as often as the task says, whatever it was trained at."""
+
+    agent: Agent
+
+    @property
+    def view(self) -> View:
+        """The agent's, but for the interval."""
+        return replace(self.agent.view, interval=None)
+
+    def predict(
+        self,
+        observation: Any,
+        state: State = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], State]:
+        """What the agent does."""
+        return self.agent.predict(observation, state, episode_start, deterministic)
+
+
+class Timed(PPOTraining):
+    """A training that is interrupted, as by Ctrl-C, before the first update that would begin after a deadline.
+
+    Args:
+        settings: how to train.
+        deadline: of `time.monotonic`.
+    """
+
+    def __init__(self, settings: PPOSettings, deadline: float) -> None:
+        super().__init__(settings)
+        self.deadline = deadline
+
+    def iterate(self) -> dict[str, float]:
+        """An update; prints how it went, and logs what it took."""
+        begin = time.monotonic()
+        if begin > self.deadline:
+            raise KeyboardInterrupt
+        row = super().iterate()
+        row["time/seconds"] = time.monotonic() - begin
+        episodes = (self.iteration + 1) * self.settings.envs
+        print(f"episode {episodes}: {self.status(row)}, {row['time/seconds']:.1f} s", flush=True)
+        return row
+
+
+def controller_of(task: Task, out: Path, own: dict[str, Any], deadline: float) -> Path | None:
+    """The file of the best controller of a training, which begins or goes on; None if time was up before the end.
+
+    Args:
+        task: what the trainees learn; a registered one.
+        out: where the training has its files.
+        own: settings that are not the default.
+        deadline: of `time.monotonic`.
+    """
+    resume = (out / CHECKPOINT).exists()
+    # Without a checkpoint, what lies there is the rest of a training that was killed at its beginning.
+    settings = PPOSettings(task=task.name, out=out, resume=resume, overwrite=not resume, **own)
+    try:
+        return train(lambda asked: Timed(asked, deadline), settings)
+    except KeyboardInterrupt:
+        if time.monotonic() <= deadline:
+            raise
+        return None
+
+
+def runs_spent(out: Path) -> dict[str, float]:
+    """What a finished training took, by its log: trainees, those of evaluations among them, and seconds of updates."""
+    settings = read_metadata(out / "controller.safetensors")["settings"]
+    with (out / "progress.csv").open() as log:
+        rows = list(csv.DictReader(log))
+    evaluations = sum(bool(row["eval/val_loss"]) for row in rows) * settings["eval_seeds"]
+    episodes = int(rows[-1]["episodes"])
+    seconds = sum(float(row["time/seconds"]) for row in rows)
+    return {"episodes": episodes, "runs_spent": episodes + evaluations, "seconds": round(seconds, 1)}
+
+
+def digest(file: Path) -> str:
+    """The SHA-256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,394 @@
+"""The reproduction of the title paper: going on, tables of made-up results, statistics, data that are missing."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import t as student
+
+import xu2019
+import xu2019_training
+from agents.ppo_learner import PPOTraining
+from agents.ppo_settings import PPOSettings
+from agents.schedules import linear
+from lrenv.benchmark.controller_file import read_metadata
+from lrenv.benchmark.evaluation import evaluate
+from lrenv.data import load
+from plumbing import Lines
+from xu2019 import Piece, Settings, grid, main, pieces, tuned
+from xu2019_report import TABLE1, Cell, best, cells, claims, contest, courses, report, shape
+from xu2019_tasks import NETWORKS, SCALES, Version, available, base, resized, task_of
+from xu2019_training import SETTINGS, Carried, controller_of
+
+KEY = list(Piece.__annotations__)
+SMOKE = SCALES["smoke"]._replace(
+    methods=("ours-mlp", "linear"), starts=(1e-3,), seeds=6, at_once={"tiny": 5}, envs={"ours": 2}, episodes={"tiny": 4}
+)
+
+
+def asked(out: Path, **others: Any) -> Settings:
+    return Settings(**({"scale": "smoke", "out": out, "device": "cpu"} | others))
+
+
+def results(out: Path) -> list[dict[str, Any]]:
+    """The lines without what depends on time and place."""
+    found = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in ("seconds", "sha256")} for line in found]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A smaller smoke scale, run at once."""
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCALES, "smoke", SMOKE)
+        main(asked(out))
+    return out
+
+
+def test_it_goes_on_where_it_was_killed(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in every piece: a training in its second update, others before they end, the last while it writes."""
+    monkeypatch.setitem(SCALES, "smoke", SMOKE)
+    made, iterate, killed = xu2019.made, PPOTraining.iterate, set[object]()
+
+    def once(name: object) -> None:
+        if name not in killed:
+            killed.add(name)
+            raise KeyboardInterrupt
+
+    def made_but_killed(piece: Piece, *rest: Any) -> Any:
+        result = made(piece, *rest)
+        once(piece)
+        return result
+
+    def iterated_but_killed(self: PPOTraining) -> dict[str, float]:
+        if self.iteration == 1:
+            once(self.settings.task)
+        return iterate(self)
+
+    monkeypatch.setattr(xu2019, "made", made_but_killed)
+    monkeypatch.setattr(PPOTraining, "iterate", iterated_but_killed)
+    for _ in range(100):
+        try:
+            main(asked(tmp_path))
+            break
+        except KeyboardInterrupt:
+            continue
+    assert len(killed) == len(results(whole)) + 2
+    text = (tmp_path / "runs.jsonl").read_text()
+    (tmp_path / "runs.jsonl").write_text(text[: -len(text.splitlines()[-1]) // 2])
+    main(asked(tmp_path))
+    assert results(tmp_path) == results(whole)
+    for name in ("figure1.png", "figure2.png"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert not list(tmp_path.glob("trainings/*/checkpoint.safetensors"))
+
+
+def test_runs_are_those_asked_for(whole: Path) -> None:
+    """Every seed once, from the rate that controllers are said to start from, by what was trained in the setting."""
+    found = cells(Lines(whole / "runs.jsonl", KEY))
+    for one in found:
+        assert one.seeds == list(range(6))
+        assert one.curves["lr"].shape == (6, 5)
+        if one.method == "ours-mlp":
+            assert (one.curves["lr"][:, 0] == 1e-3).all()
+    assert len(found) == 5
+    assert len({tuple(one.numbers["test_loss"]) for one in found}) == 5
+    trained = read_metadata(whole / "trainings" / "digits-tiny-ours-mlp" / "controller.safetensors")["settings"]
+    expected = {"reward": "improvement", "gamma": 1.0, "observe": "dynamics", "lstm": False, "envs": 2}
+    assert trained | expected == trained
+
+
+def test_the_papers_setting_is_the_papers() -> None:
+    setting = PPOSettings(**SETTINGS["paper"])
+    assert (setting.actor_lr, setting.critic_lr, setting.hidden) == (1e-3, 5e-3, 32), "section 3.3"
+    assert (setting.observe, setting.reward, setting.control) == ("paper", "val_loss", "scale"), "section 2.2"
+    assert SCALES["paper"].envs["paper"] == 1
+    assert SCALES["paper"].episodes == {"cnn": 1000, "resnet": 1000}
+
+
+def test_time_that_is_up_stops_a_training_between_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what goes on from there ends as what was never stopped."""
+    task = task_of("digits", "tiny", SMOKE.trained["tiny"])
+    own = SETTINGS["ours"] | {"envs": 2, "episodes": 6, "eval_every": 2, "eval_seeds": 1, "device": "cpu"}
+    file = controller_of(task, tmp_path / "whole", own, math.inf)
+    now, iterate = [0.0], PPOTraining.iterate
+    monkeypatch.setattr(xu2019_training, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def slow(self: PPOTraining) -> dict[str, float]:
+        now[0] += 10
+        return iterate(self)
+
+    monkeypatch.setattr(PPOTraining, "iterate", slow)
+    parts = [controller_of(task, tmp_path / "parts", own, deadline) for deadline in (5, 15, 60)]
+    assert file is not None
+    assert parts == [None, None, tmp_path / "parts" / "controller.safetensors"]
+    assert now == [30], "no update was made twice"
+    runs = [evaluate(xu2019.PPOController.load(path), task, [0]) for path in (file, parts[2]) if path]
+    np.testing.assert_allclose(runs[0].test_loss, runs[1].test_loss, rtol=1e-4)
+
+
+def test_no_piece_begins_when_time_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setitem(SCALES, "smoke", SMOKE)
+    monkeypatch.setattr(xu2019, "made", lambda *_: pytest.fail("time is up"))
+    main(asked(tmp_path, seconds=-1))
+    assert "-1 seconds are over" in capsys.readouterr().out
+
+
+def test_rows_repeat_to_the_last_digit(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCALES, "smoke", SMOKE)
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    main(asked(out, again=True))
+    lines = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+    changed = next(line for line in lines if line["stage"] == "report")
+    changed["test_loss"][1] = np.nextafter(changed["test_loss"][1], 2)
+    (out / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(SystemExit, match="1 pieces"):
+        main(asked(out, again=True))
+    one, other = sorted(out.glob("trainings/*/controller.safetensors"))
+    shutil.copy(one, other)
+    with pytest.raises(ValueError, match="is not the controller that was trained here"):
+        main(asked(out, again=True))
+
+
+def test_what_can_not_be_meant(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong, message in (
+        ({"methods": ("ppo",)}, "--methods ppo: this scale has ours-mlp, step"),
+        ({"networks": ("lenet",)}, "--networks lenet: this scale has cnn, cnn-caffe"),
+        ({"data": ("mnist",)}, "--data mnist: this scale has digits"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main(asked(tmp_path, **wrong))
+    with pytest.raises(ValueError, match="holds results of --scale smoke"):
+        main(asked(whole, scale="cpu"))
+
+
+def test_pieces_come_after_what_they_need() -> None:
+    for scale in SCALES.values():
+        found = list(pieces(scale, [names[0] for names in scale.data], scale.networks))
+        assert len(set(found)) == len(found)
+        assert {piece.network for piece in found} == set(scale.networks)
+        carried = [piece for piece in found if piece.data != piece.source]
+        assert {(piece.data, piece.source) for piece in carried} == {(scale.data[0][0], scale.data[1][0])}
+        assert {piece.stage for piece in carried} == {"report"}
+        assert {piece.method for piece in carried} == set(scale.methods) - {"linear", "cosine"}
+        for number, piece in enumerate(found):
+            if piece.stage == "report":
+                needed = [
+                    p for p in found if (p.data, p.network, p.method) == (piece.source, piece.network, piece.method)
+                ]
+                first = [p for p in needed if p.stage != "report"]
+                assert first
+                assert all(found.index(p) < number for p in first)
+    first = next(pieces(SCALES["gpu"], ["fashion-mnist", "cifar10-jpeg"], ["cnn"]))
+    assert first == Piece("train", "fashion-mnist", "cnn", "ours-mlp", "fashion-mnist")
+
+
+def test_a_missing_data_set_leaves_the_other_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("LRENV_DATA", str(tmp_path))
+    assert available(["svhn", "digits"]) == "digits"
+    assert available(["cifar10", "cifar10-jpeg"]) is None
+    told = capsys.readouterr().out
+    assert "skipping the rows of cifar10 or cifar10-jpeg: cifar10: 6 of 6 files are missing" in told
+    assert "cifar10-jpeg: 2 of 2 files are missing" in told
+    found = list(pieces(SCALES["cpu"], ["fashion-mnist", None], ["cnn"]))
+    assert found
+    assert {piece.data for piece in found} == {piece.source for piece in found} == {"fashion-mnist"}
+    main(Settings("gpu", out=tmp_path / "out"))
+    assert "0 of 0 pieces" in capsys.readouterr().out
+
+
+def test_the_grids_and_settings_are_the_papers() -> None:
+    assert [len(grid(method)) for method in ("step", "linear", "cosine")] == [48, 14, 14]
+    task = task_of("digits", "cnn", Version())
+    assert (task.batch_size, task.budget, task.interval, task.optimizer) == (1000, 1000, 10, "adam")
+    assert task.initial_lr == (1e-2, 1e-3, 1e-4)
+    small = task_of("digits", "tiny", Version(None, 64, 20, 21, 7, 5))
+    assert (small.batch_size, small.budget, small.interval, small.val_examples) == (20, 21, 7, 5)
+    for scale in SCALES.values():
+        for network in scale.networks:
+            reported, trained = scale.reported[network], scale.trained[network]
+            if scale is not SCALES["smoke"]:
+                assert reported.budget / reported.interval == trained.budget / trained.interval == 100
+
+
+@pytest.mark.parametrize(
+    ("network", "size"),
+    [("cnn", 61_706), ("cnn-caffe", 431_080), ("cnn-tensorflow", 3_274_634), ("resnet", 11_172_810)],
+)
+def test_networks(network: str, size: int) -> None:
+    net = NETWORKS[network](Version())((1, 28, 28), 10)
+    assert sum(p.numel() for p in net.parameters()) == size
+    narrow = NETWORKS["resnet"](Version(width=8))((1, 14, 14), 10)
+    assert narrow(torch.zeros(2, 1, 14, 14)).shape == (2, 10)
+    assert narrow[-1].in_features == 64
+
+
+def test_images_are_resized_by_means_of_areas() -> None:
+    data, small = load("digits"), resized("digits", 4)
+    expected = data.val.inputs.double().unflatten(2, (4, 2)).unflatten(4, (4, 2)).mean((3, 5)).round()
+    assert torch.equal(small.val.inputs.double(), expected)
+    assert small.train.inputs.shape == (1200, 1, 4, 4)
+    assert torch.equal(small.test.targets, data.test.targets)
+    torch.testing.assert_close(small.std.squeeze(), small.train.inputs.double().std(correction=0).float())
+    turned = base("digits-turned")
+    assert torch.equal(turned.test.inputs[:, :, 0], data.test.inputs[:, :, :, -1])
+
+
+def test_a_carried_agent_acts_as_often_as_the_task_says() -> None:
+    agent = linear(1e-2)
+    often = replace(agent, view=replace(agent.view, interval=2))
+    task = task_of("digits", "tiny", SMOKE.reported["tiny"])
+    ends = {
+        name: evaluate(a, task, [0]).curves["lr"].shape for name, a in (("own", often), ("carried", Carried(often)))
+    }
+    assert ends == {"own": (21, 1), "carried": (5, 1)}
+
+
+def test_a_run_that_died_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    low, died = np.arange(14.0), np.arange(14) < 3
+    outcome = SimpleNamespace(val_loss=low, diverged=died, seconds=1.0)
+    seen: list[Any] = []
+    monkeypatch.setattr(xu2019, "evaluate", lambda agent, task, seeds, **_: seen.append(seeds) or outcome)
+    piece = Piece("tune", "digits", "tiny", "linear", "digits")
+    lines = Lines(tmp_path / "runs.jsonl", KEY)
+    lines.add(asdict(piece) | tuned(piece, SCALES["smoke"], asked(tmp_path)))
+    found = best(lines, "digits", "tiny", "linear")
+    assert found is not None
+    assert (found.settings, found.val_loss, found.tried) == (grid("linear")[3], 3.0, 14)
+    assert seen == [[10_000] * 14], "the paper's one tuning seed, none of the report"
+
+
+def cell(method: str, losses: Any, *, rates: Any = ((1e-3, 1e-3),), **others: Any) -> Cell:
+    values = np.array(losses, np.float64)
+    numbers = {"test_loss": values, "test_accuracy": 1 - values, "val_loss": values, "diverged": 0 * values}
+    curves = {"lr": np.array(rates, np.float64), "val_loss": np.ones((len(values), 2))}
+    where = {"data": "fashion-mnist", "network": "cnn", "source": "fashion-mnist", "start": 1e-3} | others
+    seeds = list(range(len(values)))
+    return Cell(method=method, seeds=seeds, numbers=numbers, curves=curves, version=Version(), **where)
+
+
+def test_contests_are_welchs_and_paired() -> None:
+    """Against both statistics written out."""
+    a, b = np.array([0.2, 0.25, 0.22, 0.3]), np.array([0.3, 0.31, 0.29, 0.42])
+    verdict, numbers = contest(cell("paper-mlp", a), cell("step", b), "test_loss")
+    va, vb = a.var(ddof=1) / 4, b.var(ddof=1) / 4
+    freedom = (va + vb) ** 2 / (va**2 / 3 + vb**2 / 3)
+    welch = 2 * student.sf((b - a).mean() / np.sqrt(va + vb), freedom)
+    paired = 2 * student.sf((b - a).mean() / ((b - a).std(ddof=1) / 2), 3)
+    assert numbers == (
+        f"0.3300 (0.0606) → 0.2425 (0.0435); p = {welch:.2g}, paired {paired:.2g}; better on 4 of 4 seeds"
+    )
+    assert verdict == ("yes" if welch < 0.05 else "level") == "level"
+    assert contest(cell("paper-mlp", a - 0.1), cell("step", b), "test_loss")[0] == "yes"
+    assert contest(cell("paper-mlp", a - 0.1), cell("step", b), "test_accuracy")[0] == "yes"
+    assert contest(cell("paper-mlp", a + 0.4), cell("step", b), "test_loss")[0] == "no"
+    assert contest(cell("paper-mlp", a + 0.4), cell("step", b), "test_accuracy")[0] == "no"
+    assert contest(cell("paper-mlp", a[:1]), cell("step", b), "test_loss")[0] == "?"
+    assert contest(cell("paper-mlp", a), cell("step", [*b, 9.0]), "test_loss")[1] == numbers, "pairs alone"
+
+
+def test_settings_are_never_mixed_and_published_numbers_stand_beside_whole_rows() -> None:
+    step, ours = cell("step", [0.28, 0.29, 0.3]), cell("ours-mlp", [0.27, 0.28, 0.3])
+    paper, elsewhere = cell("paper-lstm", [0.6, 0.7, 0.83]), cell("step", [1.0, 1.1, 1.2], data="cifar10-jpeg")
+    there = [step, ours, paper, cell("linear", [0.1, 0.12, 0.13]), elsewhere]
+    rows = list(claims(there, "ours"))
+    assert len(rows) == 3
+    assert all("PPO (ours), perceptron, from 0.001" in row[1] for row in rows)
+    published = TABLE1["Fa. MNIST", "cnn", "test_loss"]
+    assert rows[0][2] == f"{published.baseline} → {published.controller}" == "0.2497 (0.0042) → 0.2351* (0.0038)"
+    assert [row[0] for row in rows] == ["table 1, fashion-mnist cnn"] * 2 + ["not in it"]
+    assert {row[4] for row in claims(there, "paper")} == {"no"}
+    reduced = [c._replace(version=Version(size=14)) for c in there]
+    assert [row[2] for row in claims(reduced, "ours")] == ["", "", ""]
+    carried = [c._replace(source="cifar10-jpeg") for c in (step, ours)]
+    loss, _ = claims(carried, "ours")
+    assert loss[2] == "0.2730 (0.0031) → 0.2598* (0.0071)"
+    assert not list(claims([step._replace(source="cifar10-jpeg"), ours], "ours")), "own and carried are not rivals"
+
+
+def test_shapes_of_schedules() -> None:
+    assert shape(np.array([1.0, 2.0, 0.5])) == "warms up, then decays"
+    assert shape(np.array([1.0, 4.0, 1.5])) == "warms up, then decays"
+    assert shape(np.array([1.0, 1.2, 0.5])) == "decays"
+    assert shape(np.array([1.0, 2.0, 1.5])) == "rises"
+    assert shape(np.array([1.0, 1.2, 0.9])) == "stays"
+    runs = [[1.0, 2.0, 0.5], [1.0, 8.0, 0.5], [1.0, 1.0, 0.5], [1.0, np.nan, np.nan]]
+    ((place, _, published, numbers, holds),) = courses([cell("ours-mlp", [0.1] * 4, rates=runs)], "ours")
+    assert (place, published, holds) == ("figure 2, fashion-mnist cnn", "warms up, then decays", "yes")
+    assert numbers.startswith("warms up, then decays (so 2 of 3 runs): 1 first, 2.5 after 1 of 2 decisions, 0.5 last")
+
+
+def test_tables_of_fixed_results(tmp_path: Path) -> None:
+    lines = Lines(tmp_path / "runs.jsonl", KEY)
+    row = {"data": "fashion-mnist", "network": "cnn", "source": "fashion-mnist"}
+    told = {"version": list(Version()), "seconds": 2.5}
+    tried = [{"peak": x, "warmup": 0, "val_loss": loss} for x, loss in ((0.1, None), (0.01, 0.3), (0.001, 0.4))]
+    lines.add(asdict(Piece("tune", method="linear", **row)) | told | {"combinations": tried})
+    cheap = {"version": [20, 64, 100, 100, 1, 50], "seconds": 2.5, "episodes": 8, "runs_spent": 12}
+    lines.add(asdict(Piece("train", method="ours-mlp", **row)) | cheap)
+    # The second half of the runs was written first.
+    for part, method, losses in (
+        (1, "linear", [0.4, 0.5]),
+        (0, "linear", [0.2, 0.3]),
+        (0, "ours-mlp", [0.1, 0.11, 0.1, 0.11]),
+    ):
+        piece = Piece("report", method=method, start=0.0 if method == "linear" else 1e-3, part=part, **row)
+        seeds = list(range(2 * part, 2 * part + len(losses)))
+        numbers = dict.fromkeys(("val_loss", "test_loss", "test_accuracy"), losses)
+        curves = {name: [[0.01, 0.02, 0.001]] * len(losses) for name in ("val_loss", "lr")}
+        line = numbers | {"seeds": seeds, "diverged": [False] * len(losses), "curves": curves}
+        lines.add(asdict(piece) | line | told)
+    found = {c.method: c for c in cells(lines)}
+    assert found["linear"].seeds == [0, 1, 2, 3]
+    assert found["linear"].numbers["test_loss"].tolist() == [0.2, 0.3, 0.4, 0.5]
+    report(lines, tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    level = " | ".join(["0.3500 (0.1291)"] * 3)
+    assert f"| fashion-mnist cnn | linear decay, best of 14 | peak 0.01, warmup 0 | {level} | 4 | 0 | whole |" in text
+    assert "| fashion-mnist cnn | linear decay, best of 14 |  | 3 | 2 | as reported |" in text
+    on = "images of 20x20 pixels, batches of 100, 100 steps, an action every 1 steps, 50 validation images"
+    assert f"| fashion-mnist cnn | PPO (ours-mlp) | 8 | 12 | 2 | {on} |" in text
+    assert "better than linear decay, best of 14 |  | 0.3500 (0.1291) → 0.1050 (0.0058); p = 0.0" in text
+    assert "## Our setting" in text
+    assert "## The paper's setting" not in text
+
+
+def test_every_network_trains(tmp_path: Path) -> None:
+    for network in ("cnn-tensorflow", "resnet"):
+        task = task_of("digits", network, Version(None, 2, 20, 4, 2, 20))
+        result = evaluate(linear(1e-3), task, [0, 1], device="cpu")
+        assert np.isfinite(result.test_loss).all()
+        assert not result.diverged.any()
+
+
+def test_a_training_can_be_ended_sooner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of its updates were asked for at last, where three had been."""
+    monkeypatch.setitem(SCALES, "smoke", SMOKE._replace(episodes={"tiny": 6}, evaluations=3))
+    piece = Piece("train", "digits", "tiny", "ours-mlp", "digits")
+    iterate = PPOTraining.iterate
+
+    def interrupted(self: PPOTraining) -> dict[str, float]:
+        if self.iteration == 1:
+            raise KeyboardInterrupt
+        return iterate(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PPOTraining, "iterate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            xu2019.trained(piece, SCALES["smoke"], asked(tmp_path), math.inf)
+    made = xu2019.trained(piece, SCALES["smoke"], asked(tmp_path, episodes=4), math.inf)
+    assert made is not None
+    assert (made["episodes"], made["runs_spent"]) == (4, 4 + 2 * 2)
+    assert made["version"] == [None, 64, 20, 20, 5, 20]
+    assert made["seconds"] > 0
