@@ -98,9 +98,9 @@ def compared(name: str, layout: str, pooled: bool, whole: bool) -> dict[str, Any
 
 
 def not_a_number() -> dict[str, Any]:
-    """One image has a NaN: that image's windows have it, too, and nobody else's."""
+    """Four pixels are NaN: the windows that they lie in are, too, and no others."""
     x = torch.zeros(2, 2, 1, 4, 4)
-    x[1, 0, 0, 0, 0] = torch.nan
+    x[1, 0, 0, 0, 0] = x[1, 0, 0, 0, 3] = x[1, 0, 0, 3, 0] = x[1, 1, 0, 3, 3] = torch.nan  # each place of a window
     weight = torch.ones(2, 1, 1, 1, 1)
     out = convolutions.stacked_conv2d_relu_max_pool(x, weight, None)
     gradient = torch.autograd.grad(convolutions.stacked_conv2d(x, weight.requires_grad_(), None).sum(), weight)[0]
