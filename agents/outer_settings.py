@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lrenv.compiling import Compile
 from lrenv.seeds import seeds_for
 from lrenv.tasks import Task, count, make_task
 
@@ -23,7 +24,8 @@ class OuterSettings:
         val_examples: validation examples that a decision measures.
         eval_every: iterations between two evaluations of the controller on held-out seeds.
         eval_seeds: how many of them.
-        compile: compile the trainees' decisions, which pays in long trainings.
+        compile: True compiles the trainees' decisions, which pays in long trainings; on CUDA, True and graph replay
+            each decision of an environment as one CUDA graph.
         seed: of initial weights, exploration and episodes.
         device: where the trainees live; CUDA where there is any by default.
         resume: go on from the checkpoint in `out`, with its settings; one given here that is not the default must
@@ -44,7 +46,7 @@ class OuterSettings:
     val_examples: int | None = None
     eval_every: int = 4
     eval_seeds: int = 16
-    compile: bool = False
+    compile: Compile = False
     seed: int = 0
     device: str | None = None
     resume: bool = False
