@@ -139,7 +139,10 @@ class Training(ABC, Generic[S]):
 
     def held_out_loss(self, controller: Controller) -> float:
         """What the best controller is chosen by: its mean best validation loss on held-out seeds."""
-        result = evaluate(controller, self.task, self.held_out_seeds, device=self.settings.device)
+        settings = self.settings
+        result = evaluate(
+            controller, self.task, self.held_out_seeds, device=settings.device, capture=settings.compile is not False
+        )
         return float(selection_losses(result.val_loss, result.diverged).mean())
 
     def validate(self) -> dict[str, float]:

@@ -43,6 +43,7 @@ from lrenv.benchmark.agent import agent_factory
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.tuning import TUNING_SEEDS
 from lrenv.process import keep_memory
+from lrenv.vector_env import choose_device
 from plumbing import Lines, short
 from xu2019_report import SCHEDULES, best, report
 from xu2019_tasks import NETWORKS, SCALES, Scale, available, task_of
@@ -108,6 +109,7 @@ def trained(piece: Piece, scale: Scale, settings: Settings, deadline: float) -> 
     envs, episodes = scale.envs[setting], scale.like(piece.network, scale.episodes)
     own = SETTINGS[setting] | {
         "envs": envs, "episodes": settings.episodes or episodes, "lstm": actor == "lstm", "device": settings.device,
+        "compile": "graph" if choose_device(settings.device).type == "cuda" else False,
         "eval_every": -(-episodes // envs // scale.evaluations), "eval_seeds": scale.eval_seeds,
     }  # fmt: skip
     file = controller_of(task, folder(settings.out, piece), own, deadline)
@@ -142,7 +144,7 @@ def tuned(piece: Piece, scale: Scale, settings: Settings) -> Result:
     arrays = {name: [combination[name] for combination in combinations] for name in combinations[0]}
     task = task_of(piece.data, piece.network, scale.like(piece.network, scale.reported))
     agent = agent_factory(piece.method)(**arrays)
-    result = evaluate(agent, task, [TUNING_SEEDS[0]] * len(combinations), device=settings.device)
+    result = evaluate(agent, task, [TUNING_SEEDS[0]] * len(combinations), device=settings.device, capture=True)
     # A run that died counts as infinitely bad, however low it had come.
     losses = np.where(result.diverged, np.inf, result.val_loss)
     return {
@@ -176,7 +178,7 @@ def reported(piece: Piece, agent: Agent, scale: Scale, settings: Settings) -> Re
     seeds = list(cut(range(scale.seeds), piece, scale))
     version = scale.like(piece.network, scale.reported)
     task = task_of(piece.data, piece.network, version)
-    result = evaluate(agent, task, seeds, initial_lr=piece.start or None, device=settings.device)
+    result = evaluate(agent, task, seeds, initial_lr=piece.start or None, device=settings.device, capture=True)
     numbers = {name: getattr(result, name).tolist() for name in ("val_loss", "test_loss", "test_accuracy", "diverged")}
     curves = {name: [short(run) for run in result.curves[name].T] for name in ("val_loss", "lr")}
     return {"seeds": seeds, **numbers, "version": list(version), "curves": curves, "seconds": round(result.seconds, 1)}

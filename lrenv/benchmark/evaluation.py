@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from lrenv.benchmark.agent import Agent, AgentError, State, View, called, make_agent, view_of
 from lrenv.benchmark.sb3_agent import as_agent
+from lrenv.compiling import Compile
 from lrenv.tasks import InitialLR, Task, count, make_task
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.vector_env import LearningRateVectorEnv, choose_device
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -79,6 +81,7 @@ def evaluate(
     initial_lr: InitialLR | None = None,
     name: str | None = None,
     device: str | None = None,
+    capture: bool = False,
 ) -> Result:
     """Runs an agent, deterministically, on one trainee a seed, all in one batch.
 
@@ -90,6 +93,8 @@ def evaluate(
         initial_lr: the rate before the first action, for agents that scale it; the task's own if None.
         name: how to call the agent in tables; its `repr` if None.
         device: where the trainees live.
+        capture: on CUDA, replay decisions as CUDA graphs, with the same numbers; optimizers and networks that wait for
+            the device can't be captured.
 
     Raises:
         ValueError: no seeds, or a task that can't be made.
@@ -101,7 +106,8 @@ def evaluate(
     view = view_of(agent)
     if not seeds:
         raise ValueError("evaluate needs at least one seed")
-    envs = _environments(name, view, task, len(seeds), device)
+    chosen = choose_device(device)
+    envs = _environments(name, view, task, len(seeds), chosen, "graph" if capture and chosen.type == "cuda" else False)
     begin = time.perf_counter()
     options = {} if initial_lr is None else {"initial_lr": initial_lr}
     try:
@@ -143,7 +149,9 @@ def evaluate(
     )
 
 
-def _environments(name: str, view: View, task: Task, n: int, device: str | None) -> LearningRateVectorEnv:
+def _environments(
+    name: str, view: View, task: Task, n: int, device: torch.device, compile: Compile
+) -> LearningRateVectorEnv:
     """What the agent called `name` acts on."""
     settings = {"interval": task.interval} | view.settings()
     interval = settings["interval"]
@@ -151,7 +159,9 @@ def _environments(name: str, view: View, task: Task, n: int, device: str | None)
         # Who acts more often than others is measured no more often: the best of many measurements is lower.
         measured = task.measure_interval or max(task.interval, count("interval", interval))
         settings["measure_interval"] = -(-measured // interval) * interval
-        return LearningRateVectorEnv(n, task, **settings, device=device, autoreset_mode=AutoresetMode.DISABLED)
+        return LearningRateVectorEnv(
+            n, task, **settings, device=device, compile=compile, autoreset_mode=AutoresetMode.DISABLED
+        )
     except (ValueError, TypeError) as error:
         # Is it the agent, or the task by itself?
         LearningRateVectorEnv(1, task, device=device)
