@@ -106,7 +106,7 @@ class Network:
         return any(isinstance(part, nn.modules.conv._ConvNd) for part in self._module.modules())
 
     @detached
-    def rehearse(self, x: Tensor, dtype: torch.dtype) -> None:
+    def rehearse(self, x: Tensor, dtype: torch.dtype) -> torch.Size:
         """Runs the network on a few examples before anything is trained.
 
         Where rules don't run the whole of it, what n copies give side by side, in both modes, and their gradients, are
@@ -116,6 +116,9 @@ class Network:
             x: (b, ...), of the training split, as trainees see them.
             dtype: of the weights.
 
+        Returns:
+            The shape (b, ...) of the outputs.
+
         Raises:
             ValueError: the network can't take such examples, gives something else than one tensor (b, ...), changes its
                 own weights, or gives other outputs when it runs again; the message says what to do.
@@ -123,24 +126,25 @@ class Network:
         x = x.cpu()
         params, buffers = self.init([0, 1], x.device, dtype)
         with self._lock, Drawing(0):  # what it draws must not come from the global generator, even if it is refused
-            for training in (True, False):
-                self._try(params, buffers, x, training)
+            shape = self._try(params, buffers, x, True)
+            self._try(params, buffers, x, False)
             if self._plain or self.apart:
-                return
+                return shape
             each = self._results(partial(looped, self._module, ""), params, buffers, x)
             try:
                 together = self._results(self._run, params, buffers, x)
             except Exception as error:
                 self._run_apart(str(error).strip().split("\n")[0])
-                return
+                return shape
             if not all(_near(a, b) for a, b in zip(together, each, strict=True)):
                 self._run_apart("side by side their numbers differ from those of the module alone")
+        return shape
 
     def _run_apart(self, reason: str) -> None:
         self._run, self.apart, self._plain = partial(looped, self._module, ""), reason, False
 
-    def _try(self, params: Tensor, buffers: Tensors, x: Tensor, training: bool) -> None:
-        """One copy as plain PyTorch runs it, twice."""
+    def _try(self, params: Tensor, buffers: Tensors, x: Tensor, training: bool) -> torch.Size:
+        """One copy as plain PyTorch runs it, twice; gives the shape of its outputs."""
         self._module.train(training)
         weights = {name: w[0].clone().requires_grad_() for name, w in self.named(params).items()}
         mode = "training" if training else "evaluation"
@@ -174,7 +178,7 @@ class Network:
         if training and not outputs.requires_grad:
             raise ValueError("the network's outputs don't depend on its parameters in a way that has a gradient")
         if self._plain:
-            return
+            return outputs.shape
         if training:
             attempt(lambda: torch.autograd.grad(outputs.sum(), list(weights.values()), allow_unused=True))
         changed = [name for name, w in weights.items() if not torch.equal(w, self.named(params)[name][0])]
@@ -190,6 +194,7 @@ class Network:
                 "attention and recurrent layers to 0), or keeps something from one pass to the next, which must be a "
                 "buffer"
             )
+        return outputs.shape
 
     def _results(self, run: Pass, params: Tensor, buffers: Tensors, x: Tensor) -> list[Tensor]:
         """Outputs and buffers in both modes, and gradients, of copies that all see the examples x (b, ...)."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import gymnasium as gym
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -159,28 +158,13 @@ class Task:
         data = self.load()
         return self.network(data.train.inputs.shape[1:], data.classes)
 
-    def check_network(self, data: Data) -> None:
-        """Runs a fresh network on two examples, to say what is wrong with one that can't be trained.
-
-        The global generator is left as it was.
-
-        Args:
-            data: what `load` gave.
-
-        Raises:
-            TypeError: the network gives no tensor.
-            ValueError: it gives too few numbers for each example.
-        """
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            module = self.network(data.train.inputs.shape[1:], data.classes)
-            outputs = module.eval()(data.train.inputs[:2].float())
-        if not isinstance(outputs, Tensor):
-            raise TypeError(f"task {self.name!r}: its network must give a tensor, not {_told(outputs)}")
-        needed = data.classes if self.loss == "cross_entropy" else 1
-        if outputs.ndim != 2 or outputs.shape[1] < needed:
+    def check_outputs(self, shape: tuple[int, ...], classes: int) -> None:
+        """Raises ValueError if outputs (b, ...) of the network have too few numbers for the loss."""
+        needed = classes if self.loss == "cross_entropy" else 1
+        if len(shape) != 2 or shape[1] < needed:
             raise ValueError(
-                f"task {self.name!r}: for 2 examples its network gives {tuple(outputs.shape)}, but loss {self.loss!r} "
-                f"needs (2, {needed}){f': a number for each of {data.classes} classes' * (needed > 1)}"
+                f"task {self.name!r}: for {shape[0]} examples its network gives {tuple(shape)}, but loss {self.loss!r} "
+                f"needs ({shape[0]}, {needed}){f': a number for each of {classes} classes' * (needed > 1)}"
             )
 
     @property

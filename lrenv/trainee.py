@@ -109,9 +109,7 @@ class Trainee:
         self.task = task
         self.device = torch.device(device)
         self.dtype = dtype
-        data = task.load()
-        task.check_network(data)
-        data = data.to(self.device)
+        data = task.load().to(self.device)
         self.classes = data.classes
         self.network = Network(partial(task.network, data.train.inputs.shape[1:], data.classes))
         self._autocast = lookup(PRECISIONS, precision, "precision")
@@ -136,7 +134,7 @@ class Trainee:
         self._rows = max(task.batch_size, 512)
         examples = self.train.inputs[: min(4, task.batch_size)]
         examples = examples if self._in_advance else self._normalised(examples)
-        self.network.rehearse(examples, dtype)
+        task.check_outputs(self.network.rehearse(examples, dtype), data.classes)
         if compile is True and self.network.apart:
             raise ValueError(f"the copies of this network run one after another ({self.network.apart}): compile=False")
         layers = self.network.activations(examples, dtype) or [1]

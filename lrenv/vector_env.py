@@ -390,6 +390,9 @@ def _integer(value: Any) -> int | None:
         return None
 
 
+MOST = 2**31
+
+
 def _check_memory(episode: Episode, n: int) -> None:
     """Refuses what can't work before anything of that size is made.
 
@@ -405,7 +408,7 @@ def _check_memory(episode: Episode, n: int) -> None:
 
     total = available(trainee.device)
     if total is not None and needed(n) > total:
-        fitting = bisect.bisect_right(range(1, n + 1), total, key=needed)
+        fitting = bisect.bisect_right(range(1, min(n, MOST) + 1), total, key=needed)
         raise ValueError(
             f"num_envs={n} of task {task.name!r} with batch_size={task.batch_size} and interval={task.interval} need "
             f"{needed(n) / 2**30:,.0f} GiB, and {trainee.device} has {total / 2**30:,.0f}: about {fitting} fit; make "

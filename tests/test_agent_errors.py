@@ -106,7 +106,7 @@ def test_errors_of_the_task_are_not_the_agents(toy: Callable[..., Task]) -> None
     few = toy(network=lambda shape, classes: torch.nn.Linear(shape[0], 2))
     data = Task("tuples", lambda: (1, 2, 3, 4), few.network)  # type: ignore[arg-type, return-value]
     for task, message in (
-        (few, r"task 'toy': for 2 examples its network gives \(2, 2\), but loss 'cross_entropy' needs \(2, 3\)"),
+        (few, r"task 'toy': for 4 examples its network gives \(4, 2\), but loss 'cross_entropy' needs \(4, 3\)"),
         (data, "task 'tuples': its data function must give a lrenv.data.Data, not a tuple of 4"),
         (toy(batch_size=1000), "task 'toy': batch_size=1000 is larger"),
     ):

@@ -18,7 +18,8 @@ from agents import learned_optimizer_training
 from agents.learned_optimizer_training import LearnedOptimizerTraining
 from agents.schedules import constant
 from lrenv import draws
-from lrenv.benchmark.evaluation import TUNING_SEEDS, evaluate
+from lrenv.benchmark.evaluation import evaluate
+from lrenv.benchmark.tuning import TUNING_SEEDS
 from lrenv.draws import AUGMENT, BATCH, DROPOUT, EPISODE, INITIAL_LR, fold, uniform
 from lrenv.episode import Episode
 from lrenv.seeds import OVERFLOW, RANGES, TRAINING, seeds_for
@@ -95,7 +96,7 @@ def test_noise_and_augmentation_come_from_their_own_streams(
     state = trainee.init(SEEDS)._replace(step=torch.tensor([0, 3, 9]))
     run = trainee._run
 
-    def noted(params: Tensor, buffers: Any, inputs: Tensor, training: bool, key: Tensor | None = None) -> Any:
+    def noted(params: Tensor, buffers: Any, inputs: Tensor, training: bool, key: Tensor | None = None, *_: Any) -> Any:
         assert key is not None
         seen["dropout"] = key
         return run(params, buffers, inputs, training, None)

@@ -110,11 +110,7 @@ def evaluate(
     envs = _environments(name, view, task, len(seeds), chosen, "graph" if capture and chosen.type == "cuda" else False)
     begin = time.perf_counter()
     options = {} if initial_lr is None else {"initial_lr": initial_lr}
-    try:
-        observation, info = envs.reset(seed=seeds, options=options)
-    except Exception:
-        task.check_network(task.load())
-        raise
+    observation, info = envs.reset(seed=seeds, options=options)
     who = _Who(name, envs, seeds)
     ended, start = np.zeros(len(seeds), dtype=bool), np.ones(len(seeds), dtype=bool)
     memory: State = None
