@@ -9,10 +9,12 @@ Images are random numbers in the shapes of Fashion-MNIST and CIFAR-10: speed doe
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -387,6 +389,16 @@ def stacked_modules(settings: Settings, n: int) -> int:
     return round(n * task.interval / timed(settings, interval, settings.size(5, 1)))
 
 
+def about() -> dict[str, str]:
+    """What made the lines that follow."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "commit": commit.stdout.strip() or "unknown",
+        "command": shlex.join(["python", "benchmarks/gpu_check.py", *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
 def synchronize(settings: Settings) -> None:
     """Waits for the card."""
     if not settings.dry_run:
@@ -419,6 +431,7 @@ def main(settings: Settings) -> int:
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     begin, failed, rows = time.perf_counter(), [], []
     with settings.out.open("a") as file:
+        file.write(json.dumps({"part": "about"} | about()) + "\n")
         for name in settings.part or PARTS:
             part_begin = time.perf_counter()
             if part_begin - begin > settings.seconds:
