@@ -68,6 +68,11 @@ COMMANDS = {
     ),
     "micaelli2021": Command("reproductions/micaelli2021.py", "--scale smoke --out out --device cpu", resume=False),
     "fu2017": Command("reproductions/fu2017.py", "--scale smoke --out out", resume=False),
+    "lrenv compare": Command(
+        "lrenv/__main__.py",
+        "compare --device cpu --out out --task digits-logreg --budget 60 --seeds 3 --agents constant,linear,adam-hd",
+        resume=False,
+    ),
 }
 """What is killed. Another command needs a line here: one that goes on by itself has `resume=False`."""
 
@@ -152,6 +157,13 @@ def ended(command: Command, folder: Path, spawn: bool, plain_first: bool) -> End
     return run(command, folder, spawn, tries[1]) if refused else found
 
 
+def without_durations(value: Any) -> Any:
+    """JSON values without how long something took, however deep."""
+    if isinstance(value, dict):
+        return {name: without_durations(x) for name, x in value.items() if name not in VOLATILE}
+    return value
+
+
 def left(out: Path) -> dict[str, Any]:
     """What a command left, but for durations, the figures, and TensorBoard's events."""
     found: dict[str, Any] = {}
@@ -164,7 +176,7 @@ def left(out: Path) -> dict[str, Any]:
                 found[name] = [{k: x for k, x in row.items() if "time" not in k} for row in csv.DictReader(file)]
         elif path.suffix == ".jsonl":
             lines = [json.loads(line) for line in path.read_text().splitlines()]
-            found[name] = [{k: x for k, x in line.items() if k not in VOLATILE} for line in lines]
+            found[name] = [without_durations(line) for line in lines]
         elif path.suffix == ".md":
             found[name] = ""  # drawn from the lines above; may tell durations
         else:

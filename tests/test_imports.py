@@ -20,7 +20,7 @@ LAYERS = (
     "rewards", "controls", "episode", "snapshots", "rendering", "", "vector_env", "env", "sb3_vec_env",
     "benchmark.schema", "benchmark.controller_file", "benchmark.state_file", "benchmark.agent", "benchmark.sb3_agent",
     "benchmark.statistics", "benchmark.selection", "benchmark.evaluation", "benchmark.tuning", "benchmark.cells",
-    "benchmark.rows", "benchmark.comparison", "benchmark.report", "benchmark", "cli",
+    "benchmark.rows", "benchmark.comparison", "benchmark.report", "benchmark", "cli", "__main__",
 )  # fmt: skip
 """Modules of lrenv from the bottom up; "" is the package itself."""
 
