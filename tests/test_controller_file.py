@@ -151,7 +151,7 @@ class TestUnusableFiles:
     @pytest.mark.parametrize("text", ["{not json", "", "[" * 100_000, '{"a":' * 50_000, "9" * 5000, "\x00"])
     def test_unreadable_metadata(self, read: Callable[[Path], Any], saved: Path, text: str) -> None:
         saved.write_bytes(pack(unpack(saved.read_bytes()), text))
-        with pytest.raises(ControllerFileError, match="damaged"):
+        with pytest.raises(ControllerFileError, match="damaged|characters, too many"):
             read(saved)
 
     @pytest.mark.parametrize("version", [1, 99, None, "2", [], True])

@@ -64,7 +64,7 @@ def test_a_tree_comes_back_from_its_file(tmp_path: Path, scale: float) -> None:
     tensors, values = stored(tree(scale))
     assert {"parts.1.rest.0", "slots.0.step", "array", "number"} < tensors.keys()
     json.dumps(values, allow_nan=False)
-    controller_file.write(path, tensors, {"values": values})
+    controller_file.write(path, tensors, {"values": values, "settings": {}, "iteration": 1})
     held, metadata = controller_file.read(path)
     assert_equal(restored(template, held, metadata["values"], path), tree(scale))
     assert_equal(template, tree(2.0))
