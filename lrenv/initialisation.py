@@ -74,7 +74,7 @@ class Initialiser:
         self._arithmetic: dict[torch.device, Scaled | None] = {}
         if self._draws is not None and not all(self._replays(seed) for seed in TRIALS):
             self._draws = None
-        if self._draws is None and not _same(self._another(0), self._another(0)):
+        if self._draws is None and not _same(self.another(0), self.another(0)):
             raise ValueError(
                 "the network has other weights each time it is built with the same torch.manual_seed; draw them with "
                 "torch, not with numpy or random"
@@ -100,7 +100,7 @@ class Initialiser:
             for row, seed in zip(rows, seeds, strict=True):
                 self._fill(row, seed)
             return rows, {name: b.repeat(len(seeds), *(1,) * b.ndim) for name, b in self._buffers.items()}
-        modules = [self._another(seed) for seed in seeds]
+        modules = [self.another(seed) for seed in seeds]
         held = [dict(module.named_buffers()) for module in modules]
         buffers = {name: torch.stack([each[name] for each in held]) for name in self._buffers}
         return torch.stack([_flat(module) for module in modules]), buffers
@@ -140,7 +140,8 @@ class Initialiser:
                 draw.fill(piece, *draw.arguments)
         return rows
 
-    def _another(self, seed: int) -> nn.Module:
+    def another(self, seed: int) -> nn.Module:
+        """The module with the weights of a seed."""
         module = build(self._make, seed)
         if set(map(id, module.parameters())) & set(map(id, self.module.parameters())):
             raise ValueError(
@@ -157,7 +158,7 @@ class Initialiser:
             draw.fill(row[draw.start : draw.end], *draw.arguments, **source)
 
     def _replays(self, seed: int) -> bool:
-        module = self._another(seed)
+        module = self.another(seed)
         row = self._template.clone()
         self._fill(row, seed)
         same = (torch.equal(buffer, self._buffers[name]) for name, buffer in module.named_buffers())

@@ -146,14 +146,17 @@ def vmapped(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors,
     """Every module without a rule, side by side."""
     weights, buffers = _own(module, prefix, parameters, state)
 
-    def single(weights: Tensors, buffers: Tensors, x: Any) -> tuple[Any, Tensors]:
-        # Modules update their buffers in place; the caller's must stay as they are.
-        buffers = {name: b.clone() for name, b in buffers.items()}
-        return functional_call(module, (weights, buffers), (x,)), buffers
-
-    outputs, buffers = vmap(single)(weights, buffers, tree_map(_given, x))
+    outputs, buffers = vmap(partial(alone, module))(weights, buffers, tree_map(_given, x))
     state.update({prefix + name: b for name, b in buffers.items()})
     return outputs
+
+
+def alone(module: nn.Module, weights: Tensors, buffers: Tensors, x: Any) -> tuple[Any, Tensors]:
+    """One copy as PyTorch runs it: its outputs, and its buffers after the pass; those handed over stay as they are."""
+    # Modules update buffers in place, or put others there: what then has a buffer's name is its new value.
+    held = weights | {name: b.clone() for name, b in buffers.items()}
+    outputs = functional_call(module, held, (x,))
+    return outputs, {name: held[name] for name in buffers}
 
 
 def looped(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
@@ -166,12 +169,12 @@ def looped(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors, 
     outputs, after = [], []
     for i, part in enumerate(x.unbind()):
         own, held = ({name: w[i] for name, w in each.items()} for each in rows)
-        held = {name: b.clone() for name, b in held.items()}
         for name, w in own.items():
             for hook in hooks[name] if w.requires_grad else ():
                 w.register_hook(hook)
         restart(dropout)
-        outputs.append(functional_call(module, (own, held), (_given(part),)))
+        output, held = alone(module, own, held, _given(part))
+        outputs.append(output)
         after.append(held)
     state.update({prefix + name: torch.stack([each[name] for each in after]) for name in buffers})
     return torch.stack(outputs)

@@ -26,6 +26,7 @@ from lrenv.layers import (
     Pass,
     Tensors,
     all_plain,
+    alone,
     children,
     looped,
     planned,
@@ -146,7 +147,8 @@ class Network:
     def _try(self, params: Tensor, buffers: Tensors, x: Tensor, training: bool) -> torch.Size:
         """One copy as plain PyTorch runs it, twice; gives the shape of its outputs."""
         self._module.train(training)
-        weights = {name: w[0].clone().requires_grad_() for name, w in self.named(params).items()}
+        # The module itself has the weights of the other copy: what looks at them instead of these is found out.
+        weights = {name: w[1].clone().requires_grad_() for name, w in self.named(params).items()}
         mode = "training" if training else "evaluation"
 
         def attempt(function: Callable[[], T]) -> T:
@@ -160,9 +162,8 @@ class Network:
                 ) from error
 
         def run() -> Any:
-            held = {name: b[0].clone() for name, b in buffers.items()}
             restart(self._dropout.values())
-            return functional_call(self._module, (weights, held), (x.clone(),))
+            return alone(self._module, weights, {name: b[1] for name, b in buffers.items()}, x.clone())[0]
 
         outputs = attempt(run)
         if not isinstance(outputs, Tensor):
@@ -179,9 +180,8 @@ class Network:
             raise ValueError("the network's outputs don't depend on its parameters in a way that has a gradient")
         if self._plain:
             return outputs.shape
-        if training:
-            attempt(lambda: torch.autograd.grad(outputs.sum(), list(weights.values()), allow_unused=True))
-        changed = [name for name, w in weights.items() if not torch.equal(w, self.named(params)[name][0])]
+        found = attempt(lambda: _gradients(outputs, list(weights.values()))) if training else []
+        changed = [name for name, w in weights.items() if not torch.equal(w, self.named(params)[name][1])]
         if changed:
             raise ValueError(
                 f"the network changes its parameters {', '.join(changed)} in its forward pass, which only an optimizer "
@@ -194,7 +194,22 @@ class Network:
                 "attention and recurrent layers to 0), or keeps something from one pass to the next, which must be a "
                 "buffer"
             )
+        if training and not self.apart:  # hooks on gradients, for which copies run apart, are not called here
+            self._check_gradients(found, list(weights), x)
         return outputs.shape
+
+    def _check_gradients(self, found: list[Tensor], names: list[str], x: Tensor) -> None:
+        """Raises ValueError if a module with its own weights has other gradients than those of the copy tried."""
+        module = self._initial.another(1).to(found[0].dtype)
+        _replace_dropout(module)
+        own = dict(module.named_parameters())
+        with torch.enable_grad():
+            expected = _gradients(module(x.clone()), [own[name] for name in names])
+        if not all(_near(a, b) for a, b in zip(found, expected, strict=True)):
+            raise ValueError(
+                "the network's gradients are not those that it has with its own weights: it runs parts again on the "
+                "way back, when other weights are in place, as torch.utils.checkpoint does; leave that out"
+            )
 
     def _results(self, run: Pass, params: Tensor, buffers: Tensors, x: Tensor) -> list[Tensor]:
         """Outputs and buffers in both modes, and gradients, of copies that all see the examples x (b, ...)."""
@@ -235,8 +250,8 @@ class Network:
 
     def named(self, params: Tensor) -> Tensors:
         """The columns of (n, P) parameters, or gradients, as views: name -> (n, *shape)."""
-        pieces = params.split(self._sizes, dim=1)
-        return {name: x.unflatten(1, shape) for (name, shape), x in zip(self.shapes.items(), pieces, strict=True)}
+        named = zip(self.shapes.items(), params.split(self._sizes, dim=1), strict=True)
+        return {name: x.unflatten(1, shape) if shape else x.squeeze(1) for (name, shape), x in named}
 
     def summed(self, x: Tensor, granularity: str) -> Tensor:
         """Sums (n, K) over the K pieces of a tensor (n, P); at granularity "parameter", the tensor itself."""
@@ -290,6 +305,12 @@ class Network:
         position = list(self.shapes).index(name)
         start = sum(self._sizes[:position])
         return slice(start, start + self._sizes[position])
+
+
+def _gradients(outputs: Tensor, weights: list[Tensor]) -> list[Tensor]:
+    """Of the outputs' sum, 0 for weights that it does not depend on."""
+    found = torch.autograd.grad(outputs.sum(), weights, allow_unused=True, retain_graph=True)
+    return [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
 
 
 def _check_dropout(module: nn.Module) -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from conftest import blobs
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.utils.checkpoint import checkpoint
 
 from lrenv.data import Data, Split
 from lrenv.networks import Residual
@@ -66,6 +67,25 @@ class Sums(nn.Module):
         if self.training:
             self.total += x.detach().sum(0)
         return x * self.weight + 0.01 * torch.tanh(self.total)
+
+
+class Replacing(nn.Module):
+    """Puts other tensors in its buffers' places, instead of writing to them."""
+
+    mean: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.5))  # a number, no vector
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("count", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+            self.count = self.count + 1
+        return self.scale * torch.tanh(x - self.mean)
 
 
 def listed(x: Tensor, layers: nn.ModuleList) -> Tensor:
@@ -132,6 +152,8 @@ class Case(NamedTuple):
 
 ONE_VALUE = "more than 1 value per channel"
 CASES: dict[str, Case] = {
+    "buffers replaced, a parameter that is a number": Case(vector(Replacing), VECTOR),
+    "buffers replaced, copies apart": Case(vector(Replacing, lambda: spectral_norm(nn.Linear(8, 8))), VECTOR, "out="),
     "forward hook": Case(doubling(lambda m: m.register_forward_hook(lambda m, i, o: o * 2)), VECTOR),
     "forward hook with keywords": Case(
         doubling(lambda m: m.register_forward_hook(lambda m, i, k, o: o * 2, with_kwargs=True), 1), VECTOR
@@ -431,6 +453,10 @@ def accumulating() -> nn.Module:
 
 
 REFUSED: dict[str, tuple[Make, str]] = {
+    "parts run again on the way back": (
+        lambda: Apply(lambda x, net: checkpoint(net, x, use_reentrant=False), net=vector(nn.Tanh)()),
+        "as torch.utils.checkpoint does",
+    ),
     "functional dropout": (lambda: S(nn.Linear(6, 3), Apply(F.dropout)), "draws random numbers"),
     "dropout while evaluating": (
         lambda: S(nn.Linear(6, 3), Apply(lambda x: F.dropout(x, training=True))),

@@ -58,10 +58,7 @@ class Cells:
     ) -> None:
         self.path, self.about = path, about
         self._results: dict[str, Result] = {}
-        if overwrite:
-            for old in (path, *beside):
-                old.unlink(missing_ok=True)
-        if not path.exists() and (found := [old.name for old in beside if old.exists()]):
+        if not overwrite and not path.exists() and (found := [old.name for old in beside if old.exists()]):
             raise FileExistsError(
                 f"{path.parent} holds {', '.join(found)} of another program or version; choose another --out, or add "
                 "--overwrite to replace them"
@@ -73,6 +70,10 @@ class Cells:
             raise _unwritable(path.parent, error) from error
         try:
             self._lock()
+            if overwrite:
+                os.ftruncate(self._file, 0)
+                for old in beside:
+                    old.unlink(missing_ok=True)
             self._begin(settings)
         except BaseException:
             os.close(self._file)
