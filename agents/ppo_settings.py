@@ -63,6 +63,8 @@ class PPOSettings(OuterSettings):
         for name in ("actor_lr", "critic_lr"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        if self.clip <= 0 or self.entropy < 0:
+            raise ValueError(f"clip must be positive and entropy at least 0, not {self.clip} and {self.entropy}")
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")

@@ -111,7 +111,7 @@ def _download(command: Download) -> None:
 
 def _compare(command: Compare) -> None:
     try:
-        rates = [float(rate) for rate in command.initial_lr.split(",") if rate]
+        rates = [float(rate) for rate in command.initial_lr.split(",")] if command.initial_lr else []
     except ValueError as error:
         raise ValueError(f"--initial-lr takes numbers separated by commas: {error}") from None
     task = make_task(command.task, **({} if command.budget is None else {"budget": command.budget}))

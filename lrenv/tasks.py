@@ -178,6 +178,10 @@ class Task:
         return make_optimizer(self.optimizer).hyper
 
 
+LARGEST_RATE = 1e38
+"""What float32 holds."""
+
+
 def initial_rates(initial_lr: InitialLR) -> tuple[float, ...]:
     """The rates that bound or list `initial_lr`.
 
@@ -185,15 +189,15 @@ def initial_rates(initial_lr: InitialLR) -> tuple[float, ...]:
         ValueError: an empty choice, a rate that is negative or not finite, or a range that is not one.
     """
     if isinstance(initial_lr, LogUniform):
-        if not 0 < initial_lr.low <= initial_lr.high < math.inf:
-            raise ValueError(f"LogUniform needs 0 < low <= high, both finite, not {initial_lr}")
+        if not 0 < initial_lr.low <= initial_lr.high <= LARGEST_RATE:
+            raise ValueError(f"LogUniform needs 0 < low <= high <= {LARGEST_RATE:g}, not {initial_lr}")
         return initial_lr.low, initial_lr.high
     rates = tuple(float(rate) for rate in (initial_lr if isinstance(initial_lr, tuple | list) else (initial_lr,)))
     if not rates:
         raise ValueError("initial_lr is empty: give a rate, several rates, or a LogUniform")
     for rate in rates:
-        if not 0 <= rate < math.inf:
-            raise ValueError(f"initial_lr must be finite and at least 0, not {rate}")
+        if not 0 <= rate <= LARGEST_RATE:
+            raise ValueError(f"initial_lr must be at least 0 and at most {LARGEST_RATE:g}, not {rate}")
     return rates
 
 

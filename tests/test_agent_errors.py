@@ -57,6 +57,8 @@ PAIR = "predict must give a pair of actions and memory: `return action, state`, 
         (action(0, 3, 0), f"{ONE}its action is no good: actions of environments [1] lie outside Box"),
         (action(0, 0), f"{ALL}its action is no good: actions must have shape (3, 1) (environments first), not (2, 1); "
                         + BOX),
+        ((torch.zeros(3, 1, requires_grad=True), None), f"{ALL}its action is no good: actions must be an array"),
+        (([[0.1], [0.1, 0.2], [0.1]], None), f"{ALL}its action is no good: actions must be an array"),
         ((np.zeros(3), None), f"{ALL}its action is no good: actions must have shape (3, 1)"),
         ((np.array([["a"]] * 3), None), f"{ALL}its action is no good: actions must be numbers"),
         ((torch.zeros(3, 2), None), f"{ALL}its action is no good: actions must have shape (3, 1)"),

@@ -67,7 +67,7 @@ class _Contender:
 
 def compare(
     task: Task | str,
-    agents: Sequence[str | Path],
+    agents: str | Sequence[str | Path],
     seeds: int = 10,
     *,
     baseline: str | None = None,
@@ -103,7 +103,8 @@ def compare(
     """
     task = make_task(task)
     count("seeds", seeds)
-    contenders = _contenders([str(agent) for agent in agents])  # every error before any work
+    listed = specs.split(agents) if isinstance(agents, str) else agents
+    contenders = _contenders([str(agent) for agent in listed])  # every error before any work
     names = [contender.spec for contender in contenders]
     baseline = _spec(baseline) if baseline else "step" if "step" in names else names[0]
     if baseline not in names:
@@ -152,7 +153,14 @@ def _contenders(agents: Sequence[str]) -> list[_Contender]:
     for agent in agents:
         spec = specs.parse(agent)
         name, settings = spec
-        tuned = not spec.is_path and not settings and bool(grid_of(name))
+        grid = {} if spec.is_path else grid_of(name)
+        several = [key for key in grid if isinstance(settings.get(key), tuple | list)]
+        if several:
+            raise ValueError(
+                f"agent {_spec(agent)!r}: {several[0]} must be one number, for a row is about one setting; name the "
+                "agent again for each other"
+            )
+        tuned = not settings and bool(grid)
         made = None if tuned else make_agent(name, **settings)
         file = Path(name) if spec.is_path else getattr(agent_factory(name), "file", None)
         found.append(_Contender(_spec(agent), name, settings, called(made) if spec.is_path else name, file, tuned))

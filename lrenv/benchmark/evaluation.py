@@ -101,6 +101,8 @@ def evaluate(
         AgentError: the agent has no view, one that the task can't offer, or fails at a decision.
     """
     agent = as_agent(make_agent(agent) if isinstance(agent, str) else agent)
+    if isinstance(seeds, int):
+        raise ValueError(f"seeds must be several, as in seeds=range({seeds})")
     task, seeds = make_task(task), list(seeds)
     name = called(agent) if name is None else name
     view = view_of(agent)
@@ -212,7 +214,11 @@ class _Who:
 
     def _at_fault(self, action: Any) -> list[int]:
         """The environments whose actions are bad; none if it isn't a matter of single ones."""
-        control, rows = self.envs.episode.control, np.asarray(action)
+        control = self.envs.episode.control
+        try:
+            rows = np.asarray(action)
+        except (TypeError, ValueError, RuntimeError):  # no array at all
+            return []
         if rows.shape[:1] != (len(self.seeds),):
             return []
         bad = []
