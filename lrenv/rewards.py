@@ -1,4 +1,4 @@
-"""Rewards: one number a decision from the validation loss, never from the test split.
+"""Rewards: one number per decision from the validation loss, never from the test split.
 
 A loss counts up to a cap of four times that of the untrained network. A diverged run is charged more than the
 worst that any run could still collect by living on, so that dying early never pays.
@@ -20,14 +20,14 @@ CAP = 4.0
 
 
 class Reward(NamedTuple):
-    """A reward and its price of divergence; both give (n,) from `Dynamics`."""
+    """A reward, and that of a decision in which a trainee diverges; both give (n,) from `Dynamics`."""
 
     living: Callable[[Dynamics], Tensor]
     diverged: Callable[[Dynamics], Tensor]
 
 
 def _cap(d: Dynamics) -> Tensor:
-    # A network that starts broken ends at its first decision; its price must be a number nevertheless.
+    # A network that starts broken ends at its first decision; its reward must be a number nevertheless.
     start = d.initial_val_loss.where(d.initial_val_loss.isfinite(), 1.0)
     return start + (CAP - 1) * start.abs()
 

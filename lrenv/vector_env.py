@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
-import operator
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,10 +18,11 @@ from lrenv import draws
 from lrenv.ambient import detached
 from lrenv.compiling import Compile
 from lrenv.episode import Episode, EpisodeState
-from lrenv.lookup import lookup
-from lrenv.memory import available
+from lrenv.lookup import lookup, what_is
+from lrenv.memory import check_fits
 from lrenv.optimizers import Optimizer, OptimizerFactory
 from lrenv.rendering import History
+from lrenv.seeds import seeds_given
 from lrenv.snapshots import Snapshot, differences, settings_of
 from lrenv.tasks import InitialLR, Task, count, initial_rates, make_task
 from lrenv.trees import replace_rows, scatter, select
@@ -33,7 +32,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class Prepared(NamedTuple):
-    """Episodes that have not begun yet, one an env."""
+    """Episodes that have not begun yet, one per env."""
 
     seeds: NDArray[np.int64]  # (n,)
     state: EpisodeState
@@ -92,7 +91,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             GPU's free memory, hold.
         autoreset_mode: Gymnasium's. In DISABLED mode an ended episode stands still, with reward 0, until it is
             reset with `options={"reset_mask": mask}`.
-        render_mode: "rgb_array" draws losses and rates of the first 16 envs, "human" prints a line a decision.
+        render_mode: "rgb_array" draws losses and rates of the first 16 envs, "human" prints a line per decision.
 
     Raises:
         ValueError, TypeError: settings that cannot be meant, or that no memory of this device holds; the message says
@@ -167,7 +166,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         """Starts new episodes.
 
         Args:
-            seed: s, for seeds s, s + 1, ...; or a list, one an env; None goes on to each env's next episode.
+            seed: s, for seeds s, s + 1, ...; or a list, one per env; None goes on to each env's next episode.
             options: `initial_lr` overrides the task's for these episodes; `reset_mask` (n,) bool restarts some
                 envs and leaves the others alone.
 
@@ -190,9 +189,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         if initial_lr is not None:
             initial_rates(initial_lr)  # before anything has changed
         self._seed(seed, mask)
-        with torch.no_grad():
-            self._state = self._begin(mask, initial_lr)
-            arrays, info = self._fetch()
+        self._state = self._begin(mask, initial_lr)
+        arrays, info = self._fetch()
         self._record(info, mask)
         return _observation(arrays), info
 
@@ -216,17 +214,16 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         checked = self.episode.control.check(actions, self.num_envs)
         waiting, before = self._ended, self._state
         restarts = waiting & (self.autoreset_mode == AutoresetMode.NEXT_STEP)
-        with torch.no_grad():
-            if not restarts.all():
-                due = self.episode.due(self._inner_step, waiting)
-                if waiting.any() and self.episode.holds(before):
-                    before = tree_map(torch.clone, before)
-                self._state = self.episode.step(before, torch.from_numpy(checked).to(self._device), due, donate=True)
-            if restarts.any():
-                self._state = self._restarted(restarts, before)
-            elif waiting.any():
-                self._state = select(torch.from_numpy(waiting).to(self._device), before, self._state)
-            arrays, info = self._fetch()
+        if not restarts.all():
+            due = self.episode.due(self._inner_step, waiting)
+            if waiting.any() and self.episode.holds(before):
+                before = tree_map(torch.clone, before)
+            self._state = self.episode.step(before, torch.from_numpy(checked).to(self._device), due, donate=True)
+        if restarts.any():
+            self._state = self._restarted(restarts, before)
+        elif waiting.any():
+            self._state = select(torch.from_numpy(waiting).to(self._device), before, self._state)
+        arrays, info = self._fetch()
         arrays["reward"][waiting] = 0.0
         terminated, observation = arrays["terminated"], _observation(arrays)
         self._record(info, restarts)
@@ -257,7 +254,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             ValueError: the snapshot is of an environment with other settings; the message says which.
         """
         if not isinstance(snapshot, Snapshot):
-            raise TypeError(f"restore takes what snapshot() gave, not a {type(snapshot).__name__}")
+            raise TypeError(f"restore takes what snapshot() gave, not {what_is(snapshot)}")
         if differ := differences(snapshot.settings, self._settings):
             raise ValueError(f"the snapshot is of an environment with {', '.join(differ)}; restore it to one like it")
         self._state = tree_map(lambda x: x.to(self._device), snapshot.state)
@@ -268,7 +265,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             self._history.add(info, np.ones(self.num_envs, dtype=bool))
 
     def render(self) -> Any:
-        """A tuple of images (height, width, 3), one an env, for "rgb_array"; None for "human"."""
+        """A tuple of images (height, width, 3), one per env, for "rgb_array"; None for "human"."""
         if self._history is None:
             gym.logger.warn("render() needs render_mode='rgb_array' or 'human' when the environment is made")
             return None
@@ -288,7 +285,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         if seed is None and self._state is not None:
             self._episodes[mask] += 1
             return
-        seeds, first = self._seeds(seed)
+        seeds, first = seeds_given(seed, self.num_envs)
         if first is not None:
             self._np_random, self._np_random_seed = gym.utils.seeding.np_random(first)
         for i in np.flatnonzero(mask):
@@ -297,21 +294,6 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
                 self._episodes[i] += 1
             else:
                 self._env_seeds[i], self._episodes[i] = given, 0
-
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> tuple[list[int | None], int | None]:
-        """A seed for each env, and the number that they came from if it was one."""
-        first = int(gym.utils.seeding.np_random()[0].integers(2**31)) if seed is None else _integer(seed)
-        seeds: list[int | None] = []
-        if first is not None:
-            seeds = [first + i for i in range(self.num_envs)]
-        elif isinstance(seed, Sequence | np.ndarray):
-            seeds = [None if s is None else -1 if (number := _integer(s)) is None else number for s in seed]
-        if len(seeds) != self.num_envs or any(s is not None and not 0 <= s < 2**63 for s in seeds):
-            raise ValueError(
-                f"seeds must be {self.num_envs} integers of at least 0 and below 2**63, one an environment, or the "
-                f"first of them, not {seed!r}"
-            )
-        return seeds, first
 
     def _begin(self, mask: NDArray[np.bool_], initial_lr: InitialLR | None = None) -> EpisodeState:
         """The state with new episodes where the mask holds."""
@@ -349,9 +331,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         for i in np.flatnonzero(mask):
             final_obs[i] = row(observation, i)
         final = {name: np.where(_along(mask, x), x, np.zeros_like(x)) for name, x in info.items() if name[0] != "_"}
-        with torch.no_grad():
-            self._state = self._restarted(mask, before)
-            arrays, info = self._fetch()
+        self._state = self._restarted(mask, before)
+        arrays, info = self._fetch()
         self._record(info, mask)
         masks = {f"_{name}": mask.copy() for name in final}
         info |= {"final_obs": final_obs, "_final_obs": mask.copy(), "final_info": final | masks}
@@ -367,10 +348,9 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _add_test(self, info: dict[str, Any], mask: NDArray[np.bool_]) -> None:
         assert self._state is not None
-        with torch.no_grad():
-            rows = torch.from_numpy(np.flatnonzero(mask)).to(self._device)
-            tested = self.episode.test(self._state, rows)
-            results = torch.stack(list(tested.values())).cpu().numpy()
+        rows = torch.from_numpy(np.flatnonzero(mask)).to(self._device)
+        tested = self.episode.test(self._state, rows)
+        results = torch.stack(list(tested.values())).cpu().numpy()
         for name, result in zip(tested, results, strict=True):
             info[name] = np.full(self.num_envs, np.nan, result.dtype)
             info[name][mask] = result
@@ -383,22 +363,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
                 print(self._history.line(), flush=True)
 
 
-def _integer(value: Any) -> int | None:
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
-
-
-MOST = 2**31
-
-
 def _check_memory(episode: Episode, n: int) -> None:
-    """Refuses what can't work before anything of that size is made.
-
-    Raises:
-        ValueError: the device has less memory in all than n trainees need.
-    """
+    """Refuses more trainees than the device's memory holds."""
     task, trainee = episode.task, episode.trainee
 
     def needed(n: int) -> int:
@@ -406,14 +372,8 @@ def _check_memory(episode: Episode, n: int) -> None:
         indices = 2 * 8 * together * task.interval * task.batch_size  # of an interval's examples, and as they are drawn
         return trainee.memory.total(n, together) + indices
 
-    total = available(trainee.device)
-    if total is not None and needed(n) > total:
-        fitting = bisect.bisect_right(range(1, min(n, MOST) + 1), total, key=needed)
-        raise ValueError(
-            f"num_envs={n} of task {task.name!r} with batch_size={task.batch_size} and interval={task.interval} need "
-            f"{needed(n) / 2**30:,.0f} GiB, and {trainee.device} has {total / 2**30:,.0f}: about {fitting} fit; make "
-            "fewer, or smaller ones"
-        )
+    what = f"num_envs={n} of task {task.name!r} with batch_size={task.batch_size} and interval={task.interval}"
+    check_fits(what, n, needed, trainee.device, "make fewer, or smaller ones")
 
 
 def row(observation: Any, i: Any) -> Any:

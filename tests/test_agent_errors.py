@@ -41,7 +41,7 @@ def action(*values: float) -> tuple[Any, None]:
 
 WHERE = "agent 'acting' on task 'noisy-quadratic', decision 3 (inner step 10), environments "
 ALL, ONE = "0, 1, 2 (seeds 7, 8, 12): ", "1 (seeds 8): "
-BOX = "it must be an array (3, 1), a row an environment, each inside Box(-1.0, 1.0, (1,), float32)"
+BOX = "it must be an array (3, 1), a row per environment, each inside Box(-1.0, 1.0, (1,), float32)"
 PAIR = "predict must give a pair of actions and memory: `return action, state`, with None for no memory; it gave "
 
 
@@ -50,8 +50,8 @@ PAIR = "predict must give a pair of actions and memory: `return action, state`, 
     [
         (KeyError("lr"), f"{ALL}predict raised KeyError: 'lr' (test_agent_errors.py:"),
         (RuntimeError("a\n b"), f"{ALL}predict raised RuntimeError: a b (test_agent_errors.py:"),
-        (np.zeros((3, 1)), f"{ALL}{PAIR}a ndarray"),
-        (None, f"{ALL}{PAIR}a NoneType"),
+        (np.zeros((3, 1)), f"{ALL}{PAIR}an ndarray"),
+        (None, f"{ALL}{PAIR}None"),
         ((np.zeros((3, 1)), None, 0), f"{ALL}{PAIR}a tuple of 3"),
         (action(0, np.nan, 0), f"{ONE}its action is no good: actions of environments [1] are NaN"),
         (action(0, 3, 0), f"{ONE}its action is no good: actions of environments [1] lie outside Box"),

@@ -16,13 +16,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from agents import View
+from agents.learned_optimizer import Architecture, LearnedOptimizer
+from lrenv import networks
 from lrenv.benchmark import Comparison, cells, compare, comparison, controller_file, evaluate, tuning
 from lrenv.benchmark.cells import Cells, decoded, encoded
-from lrenv.benchmark.evaluation import Result, joined
+from lrenv.benchmark.evaluation import ARRAYS, Result, joined
 from lrenv.benchmark.report import save_report
 from lrenv.benchmark.rows import FILES
+from lrenv.files import append_line, writing
+from lrenv.optimizers import adam
 from lrenv.tasks import LogUniform, make_task
 
 NOISY = make_task("noisy-quadratic", budget=20, interval=5)
@@ -123,7 +129,7 @@ def test_a_result_comes_back_bit_for_bit() -> None:
     odd = np.array([-0.0, 5e-324, np.nan, np.inf, -np.inf, 0.1], np.float64)
     result.curves["odd"] = np.stack([odd, odd[::-1]], 1)
     back = decoded(json.loads(json.dumps(encoded(result), allow_nan=False)))
-    for name in cells.ARRAYS:
+    for name in ARRAYS:
         before, after = getattr(result, name), getattr(back, name)
         assert before.dtype == after.dtype
         assert before.tobytes() == after.tobytes(), name
@@ -203,19 +209,21 @@ def test_a_full_disk_costs_nothing_that_was_done(
     reference: tuple[dict[str, bytes], list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
     """Half a line is written when the disk is full; the first call writes the header, before anything runs."""
-    write, calls = os.write, 0
+    calls = 0
 
-    def filling(file: int, data: Any) -> int:
+    def filling(path: Path, line: str) -> None:
         nonlocal calls
         calls += 1
-        if calls <= call:
-            return write(file, data if calls < call else data[: len(data) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
+        if calls < call:
+            return append_line(path, line)
+        with writing(path), path.open("a") as file:
+            file.write(line[: len(line) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
         begun = counted(patched)
-        patched.setattr(cells.os, "write", filling)
-        with pytest.raises(OSError, match=r"can't be written \(No space left on device\); choose another --out"):
+        patched.setattr(cells, "append_line", filling)
+        with pytest.raises(OSError, match=r"can't write .*cells.jsonl \(No space left on device\): make room"):
             run(tmp_path)
         assert len(begun) == call - 1
     reported(tmp_path)
@@ -267,6 +275,36 @@ def test_other_settings_are_refused(
     assert kept(tmp_path) == kept(tmp_path / "other")
 
 
+def widened(width: int) -> networks.NetworkFactory:
+    return networks.mlp(width)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "what"),
+    [
+        ({"network": widened(2)}, {"network": widened(3)}, "network"),
+        ({"network": lambda _, k: nn.Linear(4, 3)}, {"network": lambda _, k: nn.Linear(4, 4)}, "network"),
+        ({"optimizer": adam(eps_root=1e-8)}, {"optimizer": adam(eps_root=1e-4)}, "optimizer"),
+        (
+            {"optimizer": LearnedOptimizer(torch.zeros(Architecture().size))},
+            {"optimizer": LearnedOptimizer(torch.ones(Architecture().size))},
+            "optimizer",
+        ),
+    ],
+)
+def test_functions_of_one_name_are_told_apart_by_what_they_hold(
+    tmp_path: Path, before: dict[str, Any], now: dict[str, Any], what: str
+) -> None:
+    """Else a comparison would go on with the results of another network or optimizer, without a word."""
+    one, same, other = (comparison._described(make_task(NOISY, **each)) for each in (before, before, now))
+    with Cells(tmp_path / "cells.jsonl", {"task": one}, {}):
+        pass
+    with Cells(tmp_path / "cells.jsonl", {"task": same}, {}):
+        pass
+    with pytest.raises(FileExistsError, match=f"with other settings: task's {what}"):
+        Cells(tmp_path / "cells.jsonl", {"task": other}, {})
+
+
 def test_another_machine_is_another_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path)
     monkeypatch.setattr(comparison.torch, "get_num_threads", lambda: 3)
@@ -315,10 +353,10 @@ def test_damage_in_the_midst_is_told(tmp_path: Path, damage: bytes) -> None:
 def test_a_folder_that_cannot_be_made_is_found_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = counted(monkeypatch)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(OSError, match=r"file/out can't be written \(Not a directory\); choose another --out"):
+    with pytest.raises(OSError, match=r"can't write .*file/out/cells.jsonl \(Not a directory\): .*another place"):
         run(tmp_path / "file" / "out")
     (tmp_path / "taken" / "cells.jsonl").mkdir(parents=True)
-    with pytest.raises(OSError, match=r"taken can't be written \(Is a directory\)"):
+    with pytest.raises(OSError, match=r"can't write .*taken/cells.jsonl \(Is a directory\)"):
         run(tmp_path / "taken")
     assert begun == []
 

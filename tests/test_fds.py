@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_hypergradients import LiveBytes
-from test_ppo import table
+from helpers import LiveBytes, table
 from torch import Tensor
 
 from agents import agents, fds_training, make_agent, outer_training
@@ -251,7 +250,7 @@ def test_a_momentum_for_an_optimizer_without() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"segments": 13}, "segments=13, but the budget has 12 inner steps; give at most one a step"),
+        ({"segments": 13}, "segments=13, but the budget has 12 inner steps; give at most one per step"),
         ({"weight_decay_segments": 13}, "weight_decay_segments=13, but"),
         ({"segments": 0}, "segments must be at least 1"),
         ({"momentum_segments": -1}, "momentum_segments must be at least 1"),

@@ -1,4 +1,4 @@
-"""Running agents on tasks: the same initial weights and batches for every agent, test loss read once a run."""
+"""Running agents on tasks: the same initial weights and batches for every agent, test loss read once per run."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lrenv.benchmark.agent import Agent, AgentError, State, View, called, make_agent, view_of
 from lrenv.benchmark.sb3_agent import as_agent
 from lrenv.compiling import Compile
+from lrenv.lookup import what_is
 from lrenv.tasks import InitialLR, Task, count, make_task
 from lrenv.vector_env import LearningRateVectorEnv, choose_device
 
@@ -31,9 +32,13 @@ def to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(_finite(value), indent=indent, allow_nan=False, default=repr)
 
 
+ARRAYS = ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged")
+"""The attributes of a `Result` that have one entry per run."""
+
+
 @dataclass(frozen=True)
 class Result:
-    """What one agent achieved on one task, a run a seed.
+    """What one agent achieved on one task, a run per seed.
 
     Attributes:
         agent: how the agent is called in tables.
@@ -60,7 +65,7 @@ class Result:
     view: dict[str, Any]
 
     def lines(self) -> list[str]:
-        """One JSON line a run; null where there is no number."""
+        """One JSON line per run; null where there is no number."""
         shared = {"agent": self.agent, "task": self.task, "view": self.view}
         return [
             to_json(
@@ -193,9 +198,8 @@ class _Who:
         except Exception as error:
             raise self._failed(info, f"predict raised {error_line(error)}") from error
         if not isinstance(answer, tuple) or len(answer) != 2:
-            what = f"a tuple of {len(answer)}" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
             wanted = "a pair of actions and memory: `return action, state`, with None for no memory"
-            raise self._failed(info, f"predict must give {wanted}; it gave {what}")
+            raise self._failed(info, f"predict must give {wanted}; it gave {what_is(answer)}")
         return answer
 
     def check(self, action: Any, info: dict[str, Any], error: Exception) -> None:
@@ -209,7 +213,7 @@ class _Who:
             control.check(action, len(self.seeds))
         except (ValueError, TypeError) as refused:
             shape = ", ".join(map(str, (len(self.seeds), *(control.space.shape or ()))))
-            wanted = f"it must be an array ({shape}), a row an environment, each inside {control.space}"
+            wanted = f"it must be an array ({shape}), a row per environment, each inside {control.space}"
             raise self._failed(info, f"its action is no good: {refused}; {wanted}", self._at_fault(action)) from error
 
     def _at_fault(self, action: Any) -> list[int]:
@@ -260,10 +264,7 @@ def joined(results: Sequence[Result]) -> Result:
             [np.pad(curve, ((0, longest - len(curve)), (0, 0)), constant_values=np.nan) for curve in curves], 1
         )
 
-    arrays: dict[str, Any] = {
-        name: np.concatenate([getattr(result, name) for result in results])
-        for name in ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged")
-    }
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(result, name) for result in results]) for name in ARRAYS}
     curves = {name: beside([result.curves[name] for result in results]) for name in results[0].curves}
     return replace(results[0], **arrays, curves=curves, seconds=sum(result.seconds for result in results))
 
@@ -282,5 +283,5 @@ def _names(value: object) -> bool:
 
 
 def _one_rate(values: NDArray[Any]) -> NDArray[Any]:
-    """(n,) as it is; of several rates a trainee, (n, K), the geometric mean."""
+    """(n,) as it is; of several rates per trainee, (n, K), the geometric mean."""
     return values if values.ndim == 1 else np.exp(np.log(np.abs(values).clip(1e-12)).mean(1))
