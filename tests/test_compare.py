@@ -308,6 +308,7 @@ def test_the_baseline() -> None:
         ({"agents": []}, "at least one agent"),
         ({"baseline": "step"}, "baseline 'step' is not among the agents constant"),
         ({"seeds": 0}, "seeds must be at least 1"),
+        ({"seeds": 20_000}, "there are 10000 seeds for report, not 20000"),
         ({"task": "digits-mlpp"}, "did you mean 'digits-mlp'"),
         ({"initial_lrs": (float("nan"),)}, "initial_lr"),
         ({"initial_lrs": (-1.0,)}, "initial_lr"),

@@ -11,7 +11,7 @@ import platform
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
@@ -32,6 +32,7 @@ from lrenv.benchmark.statistics import paired, welch
 from lrenv.benchmark.tuning import AT_ONCE, TUNING_SEEDS, Once, afresh, grid_of, tune
 from lrenv.controls import is_relative
 from lrenv.progress import progress
+from lrenv.seeds import seeds_for
 from lrenv.tasks import InitialLR, LogUniform, Task, count, initial_rates, make_task
 from lrenv.vector_env import choose_device
 
@@ -77,7 +78,7 @@ def compare(
     out: Path | None = None,
     overwrite: bool = False,
 ) -> Comparison:
-    """Runs each agent on the seeds 0, 1, ... and holds them against a baseline.
+    """Runs each agent on the seeds for reports and holds them against a baseline.
 
     An agent that fails has a row that says why, and the others go on.
 
@@ -85,7 +86,7 @@ def compare(
         task: a task, or its name.
         agents: specs (`lrenv.specs`): names, `name:setting=value:...`, or controller files. A bare name whose factory
             has a grid is tuned.
-        seeds: how many runs each.
+        seeds: how many runs of each agent, on as many of the seeds for reports (`lrenv.seeds`).
         baseline: one of `agents`; `step` if it is among them, else the first.
         initial_lrs: agents that scale the rate get a row from each of these; from each of the task's if empty. Where
             the task draws them from a range, so does the row.
@@ -98,11 +99,12 @@ def compare(
     Raises:
         FileExistsError: `out` holds a comparison with other settings.
         OSError: data that isn't there, or an `out` that can't be written.
-        ValueError: an unknown agent or task, unfit settings, a baseline that doesn't take part.
+        ValueError: an unknown agent or task, unfit settings, more seeds than there are for reports, a baseline that
+            doesn't take part.
         KeyboardInterrupt: it was interrupted; the message says what is kept.
     """
     task = make_task(task)
-    count("seeds", seeds)
+    reported = seeds_for("report", count("seeds", seeds))
     listed = specs.split(agents) if isinstance(agents, str) else agents
     contenders = _contenders([str(agent) for agent in listed])  # every error before any work
     names = [contender.spec for contender in contenders]
@@ -131,7 +133,7 @@ def compare(
             with progress(len(contenders), "agents") as report:
                 for number, contender in enumerate(contenders):
                     report(number, contender.spec)
-                    rows += _rows(contender, task, seeds, starts, tuning_seeds, device, once)
+                    rows += _rows(contender, task, reported, starts, tuning_seeds, device, once)
                     report(number + 1, contender.spec)
         except KeyboardInterrupt:
             if kept is None:
@@ -188,7 +190,7 @@ def _starts(initial_lr: InitialLR) -> list[tuple[str, InitialLR]]:
 def _rows(
     contender: _Contender,
     task: Task,
-    seeds: int,
+    seeds: list[int],
     starts: list[tuple[str, InitialLR]],
     tuning_seeds: Sequence[int],
     device: str | None,
@@ -214,7 +216,7 @@ def _rows(
         row = partial(Row, contender.spec, name, _text(settings), runs)
         parts = []
         try:
-            for group in _groups(seeds):
+            for group in (seeds[first : first + GROUP] for first in range(0, len(seeds), GROUP)):
                 run = partial(evaluate, agent, task, group, initial_lr=initial_lr, name=name, device=device)
                 parts.append(once({"agent": contender.spec, "start": start, "first_seed": group[0]}, run))
         except OSError:
@@ -224,12 +226,6 @@ def _rows(
         else:
             rows.append(row(joined(parts)))
     return rows
-
-
-def _groups(seeds: int) -> Iterator[range]:
-    """The seeds of the cells."""
-    for first in range(0, seeds, GROUP):
-        yield range(first, min(first + GROUP, seeds))
 
 
 def _failure(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def tune(
         return replace(result, curves={})  # nothing is chosen by them
 
     parts = [pairs[first : first + at_once] for first in range(0, len(pairs), at_once)]
-    found = [once({"tune": name, "part": i}, lambda part=part: run(part)) for i, part in enumerate(parts)]  # type: ignore[misc]
+    found = [once({"tune": name, "part": i}, partial(run, part)) for i, part in enumerate(parts)]
     losses = np.concatenate([selection_losses(result.val_loss, result.diverged) for result in found])
     mean = losses.reshape(len(combinations), len(seeds)).mean(1)
     if not np.isfinite(mean).any():
