@@ -6,8 +6,6 @@ What is special to a kind of agent is a `Training`; whatever learns from running
 from __future__ import annotations
 
 import math
-import shlex
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -26,6 +24,7 @@ from lrenv.benchmark.agent import Agent
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import improves, selection_losses
 from lrenv.benchmark.state_file import restored, stored
+from lrenv.process import command_line
 from lrenv.progress import progress
 from lrenv.seeds import seeds_for
 from lrenv.tasks import Task
@@ -69,7 +68,7 @@ class Training(ABC, Generic[S]):
         self.best_val_loss: float | None = None
         self.best_iteration: int | None = None
         self.selection_runs = 0
-        self.command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        self.command = command_line()
 
     @property
     @abstractmethod

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import shlex
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -39,6 +41,11 @@ def keep_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     settings = ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1), (M_TOP_PAD, 1 << 28))
     return all(mallopt(name, value) for name, value in settings)
+
+
+def command_line() -> str:
+    """What this process was started with, to be kept beside results: the program without its folder, and arguments."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 @contextmanager

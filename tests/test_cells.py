@@ -20,7 +20,7 @@ import pytest
 from agents import View
 from lrenv.benchmark import Comparison, cells, compare, comparison, controller_file, evaluate, tuning
 from lrenv.benchmark.cells import Cells, decoded, encoded
-from lrenv.benchmark.evaluation import Result, joined
+from lrenv.benchmark.evaluation import ARRAYS, Result, joined
 from lrenv.benchmark.report import save_report
 from lrenv.benchmark.rows import FILES
 from lrenv.tasks import LogUniform, make_task
@@ -123,7 +123,7 @@ def test_a_result_comes_back_bit_for_bit() -> None:
     odd = np.array([-0.0, 5e-324, np.nan, np.inf, -np.inf, 0.1], np.float64)
     result.curves["odd"] = np.stack([odd, odd[::-1]], 1)
     back = decoded(json.loads(json.dumps(encoded(result), allow_nan=False)))
-    for name in cells.ARRAYS:
+    for name in ARRAYS:
         before, after = getattr(result, name), getattr(back, name)
         assert before.dtype == after.dtype
         assert before.tobytes() == after.tobytes(), name

@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lrenv.benchmark.evaluation import Result
+from lrenv.benchmark.evaluation import ARRAYS, Result
 
 try:
     import fcntl
@@ -26,7 +26,6 @@ except ImportError:  # not on Windows, where two comparisons in one folder aren'
     fcntl = None  # type: ignore[assignment]
 
 FORMAT, VERSION = "lrenv-comparison", 1
-ARRAYS = ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged")
 
 
 class Cells:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import shlex
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -31,6 +29,7 @@ from lrenv.benchmark.sb3_agent import as_agent
 from lrenv.benchmark.statistics import paired, welch
 from lrenv.benchmark.tuning import AT_ONCE, TUNING_SEEDS, Once, afresh, grid_of, tune
 from lrenv.controls import is_relative
+from lrenv.process import command_line
 from lrenv.progress import progress
 from lrenv.seeds import seeds_for
 from lrenv.tasks import InitialLR, LogUniform, Task, count, initial_rates, make_task
@@ -114,7 +113,7 @@ def compare(
     starts = _starts(initial_rates(tuple(initial_lrs)) if initial_lrs else task.initial_lr)
     where = choose_device(device)
     task.load()
-    about = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "machine": _machine()}
+    about = {"command": command_line(), "machine": _machine()}
     settings = {
         "task": _described(task), "agents": names, "baseline": baseline,
         "controllers": {c.spec: _digest(c.file) for c in contenders if c.file is not None},

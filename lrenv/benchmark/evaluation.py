@@ -31,6 +31,10 @@ def to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(_finite(value), indent=indent, allow_nan=False, default=repr)
 
 
+ARRAYS = ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged")
+"""The attributes of a `Result` that have one entry per run."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What one agent achieved on one task, a run a seed.
@@ -260,10 +264,7 @@ def joined(results: Sequence[Result]) -> Result:
             [np.pad(curve, ((0, longest - len(curve)), (0, 0)), constant_values=np.nan) for curve in curves], 1
         )
 
-    arrays: dict[str, Any] = {
-        name: np.concatenate([getattr(result, name) for result in results])
-        for name in ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged")
-    }
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(result, name) for result in results]) for name in ARRAYS}
     curves = {name: beside([result.curves[name] for result in results]) for name in results[0].curves}
     return replace(results[0], **arrays, curves=curves, seconds=sum(result.seconds for result in results))
 
