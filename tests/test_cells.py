@@ -23,6 +23,7 @@ from lrenv.benchmark.cells import Cells, decoded, encoded
 from lrenv.benchmark.evaluation import ARRAYS, Result, joined
 from lrenv.benchmark.report import save_report
 from lrenv.benchmark.rows import FILES
+from lrenv.files import append_line, writing
 from lrenv.tasks import LogUniform, make_task
 
 NOISY = make_task("noisy-quadratic", budget=20, interval=5)
@@ -203,19 +204,21 @@ def test_a_full_disk_costs_nothing_that_was_done(
     reference: tuple[dict[str, bytes], list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
     """Half a line is written when the disk is full; the first call writes the header, before anything runs."""
-    write, calls = os.write, 0
+    calls = 0
 
-    def filling(file: int, data: Any) -> int:
+    def filling(path: Path, line: str) -> None:
         nonlocal calls
         calls += 1
-        if calls <= call:
-            return write(file, data if calls < call else data[: len(data) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
+        if calls < call:
+            return append_line(path, line)
+        with writing(path), path.open("a") as file:
+            file.write(line[: len(line) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
         begun = counted(patched)
-        patched.setattr(cells.os, "write", filling)
-        with pytest.raises(OSError, match=r"can't be written \(No space left on device\); choose another --out"):
+        patched.setattr(cells, "append_line", filling)
+        with pytest.raises(OSError, match=r"can't write .*cells.jsonl \(No space left on device\): make room"):
             run(tmp_path)
         assert len(begun) == call - 1
     reported(tmp_path)
@@ -315,10 +318,10 @@ def test_damage_in_the_midst_is_told(tmp_path: Path, damage: bytes) -> None:
 def test_a_folder_that_cannot_be_made_is_found_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = counted(monkeypatch)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(OSError, match=r"file/out can't be written \(Not a directory\); choose another --out"):
+    with pytest.raises(OSError, match=r"can't write .*file/out/cells.jsonl \(Not a directory\): .*another place"):
         run(tmp_path / "file" / "out")
     (tmp_path / "taken" / "cells.jsonl").mkdir(parents=True)
-    with pytest.raises(OSError, match=r"taken can't be written \(Is a directory\)"):
+    with pytest.raises(OSError, match=r"can't write .*taken/cells.jsonl \(Is a directory\)"):
         run(tmp_path / "taken")
     assert begun == []
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrenv.benchmark.evaluation import ARRAYS, Result
+from lrenv.files import append_line, writing
 
 try:
     import fcntl
@@ -62,11 +63,9 @@ class Cells:
                 f"{path.parent} holds {', '.join(found)} of another program or version; choose another --out, or add "
                 "--overwrite to replace them"
             )
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
-        except OSError as error:
-            raise _unwritable(path.parent, error) from error
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
             self._lock()
             if overwrite:
@@ -112,8 +111,7 @@ class Cells:
         header: dict[str, Any] | None = None
         # What a reader of JSON would make of them: tuples are lists, and so on.
         settings = json.loads(json.dumps(settings))
-        text, whole = _read(self._file), 0
-        lines = text.splitlines(keepends=True)
+        whole, lines = 0, self.path.read_bytes().splitlines(keepends=True)
         for number, line in enumerate(lines, 1):
             entry = _entry(line)
             if entry is None:
@@ -130,10 +128,8 @@ class Cells:
                 except (KeyError, TypeError, ValueError, AttributeError) as error:
                     told = f"{self.path} is damaged at line {number} ({error!r}); --overwrite starts anew"
                     raise ValueError(told) from error
-        try:
+        with writing(self.path):
             os.ftruncate(self._file, whole)
-        except OSError as error:
-            raise _unwritable(self.path.parent, error) from error
         if header is None:
             self._append({"format": FORMAT, "version": VERSION, "settings": settings, "about": self.about})
         else:
@@ -157,13 +153,9 @@ class Cells:
 
     def _append(self, entry: dict[str, Any]) -> None:
         """Writes a line to the end of the file and to the disk."""
-        line = memoryview((json.dumps(entry, allow_nan=False) + "\n").encode())
-        try:
-            while line:
-                line = line[os.write(self._file, line) :]
+        append_line(self.path, json.dumps(entry, allow_nan=False))
+        with writing(self.path):
             os.fsync(self._file)
-        except OSError as error:
-            raise _unwritable(self.path.parent, error) from error
 
 
 def encoded(result: Result) -> dict[str, Any]:
@@ -199,12 +191,6 @@ def _decoded(values: dict[str, Any]) -> NDArray[Any]:
     return np.array(values["values"], np.dtype(values["dtype"]))
 
 
-def _read(file: int) -> bytes:
-    with open(os.dup(file), "rb") as reader:
-        reader.seek(0)
-        return reader.read()
-
-
 def _entry(line: bytes) -> dict[str, Any] | None:
     """What a line holds; None of one that is torn."""
     if not line.endswith(b"\n"):
@@ -222,8 +208,3 @@ def _difference(name: str, before: Any, now: Any) -> str:
         parts = [part for part in {**before, **now} if before.get(part) != now.get(part)]
         return "; ".join(_difference(f"{name}'s {part}", before.get(part), now.get(part)) for part in parts)
     return f"{name} {json.dumps(before)}, now {json.dumps(now)}"
-
-
-def _unwritable(out: Path, error: OSError) -> OSError:
-    reason = error.strerror or str(error)
-    return type(error)(f"{out} can't be written ({reason}); choose another --out, or make room")
