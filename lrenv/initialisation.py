@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrenv import mersenne
 from lrenv.layers import Tensors
+from lrenv.lookup import what_is
 
 TRIALS = (1, 2)
 """Seeds on which a recording is compared with the constructor."""
@@ -240,7 +241,7 @@ class _Recorder(Drawing):
 
 def _check(module: nn.Module) -> None:
     if not isinstance(module, nn.Module):
-        raise TypeError(f"the network function must give a torch.nn.Module, not {_called(module)}")
+        raise TypeError(f"the network function must give a torch.nn.Module, not {what_is(module)}")
     named = dict(module.named_parameters())
     lazy = [name for name, tensor in (*named.items(), *module.named_buffers()) if is_lazy(tensor)]
     if lazy:
@@ -265,10 +266,6 @@ def _check(module: nn.Module) -> None:
             f"parameters {', '.join(elsewhere)} are on {named[elsewhere[0]].device}; build the network on the CPU: its "
             "copies are brought to their device from there"
         )
-
-
-def _called(value: object) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else f"an object of {type(value).__name__}"
 
 
 def _same(one: nn.Module, other: nn.Module) -> bool:

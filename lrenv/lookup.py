@@ -1,4 +1,4 @@
-"""Looking a name up in a table, with an error that helps whoever mistyped it."""
+"""What errors about names and objects say: which name was near, and what stands where something else is wanted."""
 
 from __future__ import annotations
 
@@ -22,3 +22,12 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "it has no near name."
         known = ", ".join(sorted(table))
         raise ValueError(f"unknown {kind} {name!r}: {hint} Known: {known}") from None
+
+
+def what_is(value: object) -> str:
+    """What an object is, for an error: "a str", "a tuple of 2", "the class Linear", "None"."""
+    if value is None or isinstance(value, type):
+        return "None" if value is None else f"the class {value.__name__}"
+    name = type(value).__name__
+    length = f" of {len(value)}" if isinstance(value, tuple | list) else ""
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}{length}"

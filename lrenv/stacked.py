@@ -33,6 +33,7 @@ from lrenv.layers import (
     restart,
     vmapped,
 )
+from lrenv.lookup import what_is
 
 T = TypeVar("T")
 
@@ -168,7 +169,7 @@ class Network:
         outputs = attempt(run)
         if not isinstance(outputs, Tensor):
             raise ValueError(
-                f"the network gives a {type(outputs).__name__}, but it must give one tensor whose first axis is that "
+                f"the network gives {what_is(outputs)}, but it must give one tensor whose first axis is that "
                 "of the examples: wrap it in a module whose forward picks that out, such as the last output of nn.GRU"
             )
         if outputs.ndim == 0 or len(outputs) != len(x):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lrenv import analytic, networks, specs
 from lrenv.augment import AUGMENTATIONS
 from lrenv.data import Data, load
-from lrenv.lookup import lookup
+from lrenv.lookup import lookup, what_is
 from lrenv.networks import NetworkFactory
 from lrenv.optimizers import Optimizer, OptimizerFactory, make_optimizer
 
@@ -109,8 +109,8 @@ class Task:
             )
         if not (isinstance(self.data, str) or callable(self.data)):
             raise TypeError(
-                "data must be a data set's name, or a function without arguments that gives a lrenv.data.Data, not an "
-                f"object of {type(self.data).__name__}; lrenv.data.from_arrays makes one from arrays of examples"
+                "data must be a data set's name, or a function without arguments that gives a lrenv.data.Data, not "
+                f"{what_is(self.data)}; lrenv.data.from_arrays makes one from arrays of examples"
             )
         for name in ("batch_size", "budget", "interval"):
             count(name, getattr(self, name))
@@ -143,7 +143,7 @@ class Task:
         data = load(self.data, **self.data_options) if isinstance(self.data, str) else self.data()
         if not isinstance(data, Data):
             raise TypeError(
-                f"task {self.name!r}: its data function must give a lrenv.data.Data, not {_told(data)}; "
+                f"task {self.name!r}: its data function must give a lrenv.data.Data, not {what_is(data)}; "
                 "lrenv.data.from_arrays makes one of six arrays"
             )
         if self.batch_size > len(data.train.targets) and not self.replacement:
@@ -231,7 +231,7 @@ def register_task(task: Task, replace_existing: bool = False) -> Task:
         gymnasium.error.Error: Gymnasium refuses the id.
     """
     if not isinstance(task, Task):
-        raise TypeError(f"register_task takes a lrenv.Task, not {_told(task)}")
+        raise TypeError(f"register_task takes a lrenv.Task, not {what_is(task)}")
     if not isinstance(task.name, str) or not specs.NAME.fullmatch(task.name):
         raise ValueError(f"a task can't be named {task.name!r}: use letters, digits, '_', '.' and '-' of ASCII")
     if task.name in _TASKS and not replace_existing:
@@ -275,7 +275,7 @@ def make_task(task: str | Task, **settings: Any) -> Task:
     elif isinstance(task, Task):
         base = task
     else:
-        raise TypeError(f"a task is a name or a lrenv.Task, not {_told(task)}")
+        raise TypeError(f"a task is a name or a lrenv.Task, not {what_is(task)}")
     known = {f.name for f in fields(Task)}
     options = {name: settings.pop(name) for name in list(settings) if name not in known}
     if options and base.data != "folder":
@@ -283,12 +283,6 @@ def make_task(task: str | Task, **settings: Any) -> Task:
         lookup(dict.fromkeys(known), name, "setting of a task")
     options = {**base.data_options, **settings.pop("data_options", {}), **options}
     return replace(base, **settings, data_options=options)
-
-
-def _told(value: object) -> str:
-    """What something is, for an error: its type, and the length where it has one."""
-    length = f" of {len(value)}" if isinstance(value, tuple | list) else ""
-    return f"{value.__name__!r}, a class" if isinstance(value, type) else f"a {type(value).__name__}{length}"
 
 
 PAPER: dict[str, Any] = {"batch_size": 1000, "budget": 1000}

@@ -20,7 +20,7 @@ from lrenv import draws
 from lrenv.ambient import detached
 from lrenv.compiling import Compile
 from lrenv.episode import Episode, EpisodeState
-from lrenv.lookup import lookup
+from lrenv.lookup import lookup, what_is
 from lrenv.memory import available
 from lrenv.optimizers import Optimizer, OptimizerFactory
 from lrenv.rendering import History
@@ -257,7 +257,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             ValueError: the snapshot is of an environment with other settings; the message says which.
         """
         if not isinstance(snapshot, Snapshot):
-            raise TypeError(f"restore takes what snapshot() gave, not a {type(snapshot).__name__}")
+            raise TypeError(f"restore takes what snapshot() gave, not {what_is(snapshot)}")
         if differ := differences(snapshot.settings, self._settings):
             raise ValueError(f"the snapshot is of an environment with {', '.join(differ)}; restore it to one like it")
         self._state = tree_map(lambda x: x.to(self._device), snapshot.state)

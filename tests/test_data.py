@@ -132,7 +132,7 @@ def test_registered_sets_load_by_name_once_per_option() -> None:
     with pytest.raises(ValueError, match="replace=True"):
         register_data("mine", loader)
     register_data("mine", lambda: 3, replace=True)  # type: ignore[arg-type, return-value]
-    with pytest.raises(TypeError, match=r"must return lrenv\.data\.Data, got int"):
+    with pytest.raises(TypeError, match=r"must return lrenv\.data\.Data, got an int"):
         load("mine")
 
 

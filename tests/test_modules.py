@@ -512,9 +512,9 @@ def test_what_cannot_run_is_refused_in_a_sentence(name: str) -> None:
         ({"network": nn.Linear}, "network must be a function .* not Linear itself"),
         ({"optimizer": torch.optim.Adam}, "torch.optim's Adam.*one of the names sgd"),
         ({"optimizer": torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1)}, "torch.optim's SGD"),
-        ({"data": torch.utils.data.TensorDataset(torch.ones(2))}, "not an object of TensorDataset.*from_arrays"),
+        ({"data": torch.utils.data.TensorDataset(torch.ones(2))}, "not a TensorDataset.*from_arrays"),
         ({"data": lambda: (torch.ones(2), torch.ones(2))}, "must give a lrenv.data.Data, not a tuple of 2"),
-        ({"network": lambda shape, classes: torch.ones(3)}, "must give a torch.nn.Module, not an object of Tensor"),
+        ({"network": lambda shape, classes: torch.ones(3)}, "must give a torch.nn.Module, not a Tensor"),
         ({"network": lambda shape, classes: nn.Linear}, "must give a torch.nn.Module, not the class Linear"),
     ],
 )

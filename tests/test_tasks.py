@@ -179,7 +179,7 @@ def test_what_gymnasium_refuses_leaves_no_trace(registry: None, toy: Callable[..
 def test_only_tasks_are_registered(registry: None) -> None:
     with pytest.raises(TypeError, match="register_task takes a lrenv.Task, not a str"):
         register_task("digits-mlp")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="a task is a name or a lrenv.Task, not 'Task', a class"):
+    with pytest.raises(TypeError, match="a task is a name or a lrenv.Task, not the class Task"):
         make_task(Task)  # type: ignore[arg-type]
 
 

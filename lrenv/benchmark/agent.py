@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lrenv import specs
 from lrenv.benchmark.controller_file import ControllerFileError, agent_name
-from lrenv.lookup import lookup
+from lrenv.lookup import lookup, what_is
 from lrenv.optimizers import Optimizer, OptimizerFactory
 
 State = tuple[NDArray[Any], ...] | None
@@ -87,7 +87,7 @@ def view_of(agent: Agent) -> View:
     view: object = getattr(agent, "view", None)
     if isinstance(view, View):
         return view
-    held = "none" if view is None else f"a {type(view).__name__}"
+    held = "none" if view is None else what_is(view)
     raise AgentError(
         f"agent {called(agent)!r} must have a `view` that says what it needs to see and turn, such as "
         f'View(control="scale", observe="dynamics"), a lrenv.benchmark.View; it has {held}'

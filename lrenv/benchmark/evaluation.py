@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lrenv.benchmark.agent import Agent, AgentError, State, View, called, make_agent, view_of
 from lrenv.benchmark.sb3_agent import as_agent
 from lrenv.compiling import Compile
+from lrenv.lookup import what_is
 from lrenv.tasks import InitialLR, Task, count, make_task
 from lrenv.vector_env import LearningRateVectorEnv, choose_device
 
@@ -197,9 +198,8 @@ class _Who:
         except Exception as error:
             raise self._failed(info, f"predict raised {error_line(error)}") from error
         if not isinstance(answer, tuple) or len(answer) != 2:
-            what = f"a tuple of {len(answer)}" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
             wanted = "a pair of actions and memory: `return action, state`, with None for no memory"
-            raise self._failed(info, f"predict must give {wanted}; it gave {what}")
+            raise self._failed(info, f"predict must give {wanted}; it gave {what_is(answer)}")
         return answer
 
     def check(self, action: Any, info: dict[str, Any], error: Exception) -> None:

@@ -16,7 +16,7 @@ from lrenv.data.folder import folder
 from lrenv.data.published import SOURCES, Source
 from lrenv.data.store import data_root
 from lrenv.data.types import Data, Loader
-from lrenv.lookup import lookup
+from lrenv.lookup import lookup, what_is
 
 _LOADERS: dict[str, Loader] = {
     "digits": digits,
@@ -115,7 +115,7 @@ def load(name: str, *, download: bool | None = None, **options: object) -> Data:
             loader.provide(download)
         data = loader(**options)
     if not isinstance(data, Data):
-        raise TypeError(f"the loader of {name!r} must return lrenv.data.Data, got {type(data).__name__}")
+        raise TypeError(f"the loader of {name!r} must return lrenv.data.Data, got {what_is(data)}")
     _LOADED[key] = data
     return data
 
