@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import bisect
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+
+MOST = 2**31
+"""How many fit is not told beyond this number."""
 
 
 @dataclass(frozen=True)
@@ -42,3 +47,25 @@ def available(device: torch.device) -> int | None:
     if device.type == "cpu" and hasattr(os, "sysconf"):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return None
+
+
+def check_fits(what: str, number: int, needed: Callable[[int], int], device: torch.device, instead: str) -> None:
+    """Refuses more than a device's memory holds, before anything of that size is made.
+
+    Args:
+        what: the things that are asked for, as the subject of a sentence.
+        number: how many they are.
+        needed: number -> bytes, which grow with it.
+        device: where they would be.
+        instead: what to do about it.
+
+    Raises:
+        ValueError: the device has less memory in all; the message says about how many fit.
+    """
+    total = available(device)
+    if total is not None and needed(number) > total:
+        fitting = bisect.bisect_right(range(1, min(number, MOST) + 1), total, key=needed)
+        raise ValueError(
+            f"{what} need {needed(number) / 2**30:,.0f} GiB, and {device} has {total / 2**30:,.0f}: about {fitting} "
+            f"fit; {instead}"
+        )

@@ -13,6 +13,13 @@ An environment that goes on to further episodes hashes its seed into new ones (`
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
 from lrenv.lookup import lookup
 
 RANGES = {
@@ -54,3 +61,37 @@ def seeds_for(purpose: str, number: int, first: int = 0, training: int = 0) -> l
     if places.stop > len(own):
         raise ValueError(f"there are {len(own)} seeds for {purpose}, not {places.stop}; ask for fewer")
     return list(own[places.start : places.stop])
+
+
+def seeds_given(seed: int | Sequence[int | None] | None, n: int) -> tuple[list[int | None], int | None]:
+    """What a `reset(seed=...)` asks of n environments.
+
+    Args:
+        seed: s, for seeds s, s + 1, ...; a list, one per environment, whose None leaves one alone; None draws an s.
+        n: environments.
+
+    Returns:
+        A seed for each environment, and s if there is one.
+
+    Raises:
+        ValueError: too few or too many, no integers, or such as int64 doesn't hold.
+    """
+    first = int(gym.utils.seeding.np_random()[0].integers(2**31)) if seed is None else _integer(seed)
+    seeds: list[int | None] = []
+    if first is not None:
+        seeds = [first + i for i in range(n)]
+    elif isinstance(seed, Sequence | np.ndarray):
+        seeds = [None if s is None else -1 if (number := _integer(s)) is None else number for s in seed]
+    if len(seeds) != n or any(s is not None and not 0 <= s < 2**63 for s in seeds):
+        raise ValueError(
+            f"seeds must be {n} integers of at least 0 and below 2**63, one per environment, or the first of them, not "
+            f"{seed!r}"
+        )
+    return seeds, first
+
+
+def _integer(value: Any) -> int | None:
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
-import operator
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -21,9 +19,10 @@ from lrenv.ambient import detached
 from lrenv.compiling import Compile
 from lrenv.episode import Episode, EpisodeState
 from lrenv.lookup import lookup, what_is
-from lrenv.memory import available
+from lrenv.memory import check_fits
 from lrenv.optimizers import Optimizer, OptimizerFactory
 from lrenv.rendering import History
+from lrenv.seeds import seeds_given
 from lrenv.snapshots import Snapshot, differences, settings_of
 from lrenv.tasks import InitialLR, Task, count, initial_rates, make_task
 from lrenv.trees import replace_rows, scatter, select
@@ -190,9 +189,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         if initial_lr is not None:
             initial_rates(initial_lr)  # before anything has changed
         self._seed(seed, mask)
-        with torch.no_grad():
-            self._state = self._begin(mask, initial_lr)
-            arrays, info = self._fetch()
+        self._state = self._begin(mask, initial_lr)
+        arrays, info = self._fetch()
         self._record(info, mask)
         return _observation(arrays), info
 
@@ -216,17 +214,16 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         checked = self.episode.control.check(actions, self.num_envs)
         waiting, before = self._ended, self._state
         restarts = waiting & (self.autoreset_mode == AutoresetMode.NEXT_STEP)
-        with torch.no_grad():
-            if not restarts.all():
-                due = self.episode.due(self._inner_step, waiting)
-                if waiting.any() and self.episode.holds(before):
-                    before = tree_map(torch.clone, before)
-                self._state = self.episode.step(before, torch.from_numpy(checked).to(self._device), due, donate=True)
-            if restarts.any():
-                self._state = self._restarted(restarts, before)
-            elif waiting.any():
-                self._state = select(torch.from_numpy(waiting).to(self._device), before, self._state)
-            arrays, info = self._fetch()
+        if not restarts.all():
+            due = self.episode.due(self._inner_step, waiting)
+            if waiting.any() and self.episode.holds(before):
+                before = tree_map(torch.clone, before)
+            self._state = self.episode.step(before, torch.from_numpy(checked).to(self._device), due, donate=True)
+        if restarts.any():
+            self._state = self._restarted(restarts, before)
+        elif waiting.any():
+            self._state = select(torch.from_numpy(waiting).to(self._device), before, self._state)
+        arrays, info = self._fetch()
         arrays["reward"][waiting] = 0.0
         terminated, observation = arrays["terminated"], _observation(arrays)
         self._record(info, restarts)
@@ -288,7 +285,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         if seed is None and self._state is not None:
             self._episodes[mask] += 1
             return
-        seeds, first = self._seeds(seed)
+        seeds, first = seeds_given(seed, self.num_envs)
         if first is not None:
             self._np_random, self._np_random_seed = gym.utils.seeding.np_random(first)
         for i in np.flatnonzero(mask):
@@ -297,21 +294,6 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
                 self._episodes[i] += 1
             else:
                 self._env_seeds[i], self._episodes[i] = given, 0
-
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> tuple[list[int | None], int | None]:
-        """A seed for each env, and the number that they came from if it was one."""
-        first = int(gym.utils.seeding.np_random()[0].integers(2**31)) if seed is None else _integer(seed)
-        seeds: list[int | None] = []
-        if first is not None:
-            seeds = [first + i for i in range(self.num_envs)]
-        elif isinstance(seed, Sequence | np.ndarray):
-            seeds = [None if s is None else -1 if (number := _integer(s)) is None else number for s in seed]
-        if len(seeds) != self.num_envs or any(s is not None and not 0 <= s < 2**63 for s in seeds):
-            raise ValueError(
-                f"seeds must be {self.num_envs} integers of at least 0 and below 2**63, one an environment, or the "
-                f"first of them, not {seed!r}"
-            )
-        return seeds, first
 
     def _begin(self, mask: NDArray[np.bool_], initial_lr: InitialLR | None = None) -> EpisodeState:
         """The state with new episodes where the mask holds."""
@@ -349,9 +331,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         for i in np.flatnonzero(mask):
             final_obs[i] = row(observation, i)
         final = {name: np.where(_along(mask, x), x, np.zeros_like(x)) for name, x in info.items() if name[0] != "_"}
-        with torch.no_grad():
-            self._state = self._restarted(mask, before)
-            arrays, info = self._fetch()
+        self._state = self._restarted(mask, before)
+        arrays, info = self._fetch()
         self._record(info, mask)
         masks = {f"_{name}": mask.copy() for name in final}
         info |= {"final_obs": final_obs, "_final_obs": mask.copy(), "final_info": final | masks}
@@ -367,10 +348,9 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _add_test(self, info: dict[str, Any], mask: NDArray[np.bool_]) -> None:
         assert self._state is not None
-        with torch.no_grad():
-            rows = torch.from_numpy(np.flatnonzero(mask)).to(self._device)
-            tested = self.episode.test(self._state, rows)
-            results = torch.stack(list(tested.values())).cpu().numpy()
+        rows = torch.from_numpy(np.flatnonzero(mask)).to(self._device)
+        tested = self.episode.test(self._state, rows)
+        results = torch.stack(list(tested.values())).cpu().numpy()
         for name, result in zip(tested, results, strict=True):
             info[name] = np.full(self.num_envs, np.nan, result.dtype)
             info[name][mask] = result
@@ -383,22 +363,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
                 print(self._history.line(), flush=True)
 
 
-def _integer(value: Any) -> int | None:
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
-
-
-MOST = 2**31
-
-
 def _check_memory(episode: Episode, n: int) -> None:
-    """Refuses what can't work before anything of that size is made.
-
-    Raises:
-        ValueError: the device has less memory in all than n trainees need.
-    """
+    """Refuses more trainees than the device's memory holds."""
     task, trainee = episode.task, episode.trainee
 
     def needed(n: int) -> int:
@@ -406,14 +372,8 @@ def _check_memory(episode: Episode, n: int) -> None:
         indices = 2 * 8 * together * task.interval * task.batch_size  # of an interval's examples, and as they are drawn
         return trainee.memory.total(n, together) + indices
 
-    total = available(trainee.device)
-    if total is not None and needed(n) > total:
-        fitting = bisect.bisect_right(range(1, min(n, MOST) + 1), total, key=needed)
-        raise ValueError(
-            f"num_envs={n} of task {task.name!r} with batch_size={task.batch_size} and interval={task.interval} need "
-            f"{needed(n) / 2**30:,.0f} GiB, and {trainee.device} has {total / 2**30:,.0f}: about {fitting} fit; make "
-            "fewer, or smaller ones"
-        )
+    what = f"num_envs={n} of task {task.name!r} with batch_size={task.batch_size} and interval={task.interval}"
+    check_fits(what, n, needed, trainee.device, "make fewer, or smaller ones")
 
 
 def row(observation: Any, i: Any) -> Any:

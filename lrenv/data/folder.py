@@ -21,7 +21,7 @@ from torch import Tensor
 from lrenv.data.store import digest, stored
 from lrenv.data.types import Data, DataCorrupt, DataMissing, DataWarning, Split, absent_classes, with_statistics
 from lrenv.lookup import lookup
-from lrenv.memory import available
+from lrenv.memory import check_fits
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -209,12 +209,8 @@ def _decode(files: dict[str, list[Path]], size: int | None, channels: int) -> di
     mode = "L" if channels == 1 else "RGB"
     width, height = (size, size) if size else _open(files["train"][0], mode)[0].size
     everything = [file for listed in files.values() for file in listed]
-    needed, memory = len(everything) * channels * height * width, available(torch.device("cpu"))
-    if memory is not None and needed > memory:
-        raise ValueError(
-            f"{len(everything)} images of {width} x {height} pixels need {needed / 2**30:,.0f} GiB, and this machine "
-            f"has {memory / 2**30:,.0f}: pass a smaller size"
-        )
+    what, number = f"{len(everything)} images of {width} x {height} pixels", len(everything)
+    check_fits(what, number, lambda n: n * channels * height * width, torch.device("cpu"), "pass a smaller size")
     pixels = torch.empty(len(everything), channels, height, width, dtype=torch.uint8)
     notes: dict[str, list[str]] = {}
     quiet, console = len(everything) < _QUIET_BELOW, Console(stderr=True)
