@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from functools import partial
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,9 +53,9 @@ def settings_of(episode: Episode, view: Mapping[str, str | tuple[str, ...]]) -> 
         "task": task.name,
         "data": _data(task, trainee),
         "network": _network(task, trainee),
-        "optimizer": _described(task.optimizer),
+        "optimizer": described(task.optimizer),
         **task.hyper,
-        **{name: _described(getattr(task, name)) for name in plain},
+        **{name: described(getattr(task, name)) for name in plain},
         "val_examples": len(trainee.val.targets),
         **{name: ", ".join((value,) if isinstance(value, str) else value) for name, value in view.items()},
         "dtype": str(trainee.dtype),
@@ -83,21 +84,38 @@ def _network(task: Task, trainee: Trainee) -> str:
     return f"{type(module).__name__} of {trainee.network.size} parameters [{_checksum(structure)}]"
 
 
-def _described(value: object) -> str:
-    """A setting in words that are the same in every process; what a function encloses counts."""
+def described(value: object) -> str:
+    """A setting in words that are the same in every process of one version of Python.
+
+    What a function does and encloses counts, and what tensors hold, as checksums.
+    """
     if isinstance(value, Optimizer):
-        return f"Optimizer [{_checksum([_described(part) for part in vars(value).values()])}]"
+        return f"Optimizer [{_checksum([described(part) for part in vars(value).values()])}]"
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = (f"{part.name}={described(getattr(value, part.name))}" for part in fields(value))
+        return f"{type(value).__name__}({', '.join(parts)})"
     if isinstance(value, partial):
-        return f"partial({_described(value.func)}, {_described(value.args)}, {_described(value.keywords)})"
+        return f"partial({described(value.func)}, {described(value.args)}, {described(value.keywords)})"
     if isinstance(value, FunctionType):
         cells = [_content(cell) for cell in value.__closure__ or ()]
-        enclosed = [_described(x) for x in [*cells, value.__defaults__, value.__kwdefaults__] if x is not value]
-        return f"{value.__module__}.{value.__qualname__} [{_checksum([value.__code__.co_code.hex(), *enclosed])}]"
+        enclosed = [described(x) for x in [*cells, value.__defaults__, value.__kwdefaults__] if x is not value]
+        return f"{value.__module__}.{value.__qualname__} [{_checksum([_code(value.__code__), *enclosed])}]"
     if isinstance(value, Tensor):
         return f"tensor [{_checksum(value)}]"
     if isinstance(value, Callable):  # type: ignore[arg-type]
         return getattr(value, "__qualname__", type(value).__qualname__)
     return str(value)
+
+
+def _code(code: CodeType) -> list[Any]:
+    """What a function's code is, as a tree of texts: its instructions, and the names and constants that they mean."""
+    constants = [_code(x) if isinstance(x, CodeType) else _constant(x) for x in code.co_consts]
+    return [code.co_code.hex(), *code.co_names, *constants]
+
+
+def _constant(value: object) -> str:
+    """A set has another order in every process."""
+    return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
 
 
 def _content(cell: Any) -> object:

@@ -16,14 +16,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from agents import View
+from agents.learned_optimizer import Architecture, LearnedOptimizer
+from lrenv import networks
 from lrenv.benchmark import Comparison, cells, compare, comparison, controller_file, evaluate, tuning
 from lrenv.benchmark.cells import Cells, decoded, encoded
 from lrenv.benchmark.evaluation import ARRAYS, Result, joined
 from lrenv.benchmark.report import save_report
 from lrenv.benchmark.rows import FILES
 from lrenv.files import append_line, writing
+from lrenv.optimizers import adam
 from lrenv.tasks import LogUniform, make_task
 
 NOISY = make_task("noisy-quadratic", budget=20, interval=5)
@@ -268,6 +273,36 @@ def test_other_settings_are_refused(
     run(tmp_path, **settings, overwrite=True)
     run(tmp_path / "other", **settings)
     assert kept(tmp_path) == kept(tmp_path / "other")
+
+
+def widened(width: int) -> networks.NetworkFactory:
+    return networks.mlp(width)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "what"),
+    [
+        ({"network": widened(2)}, {"network": widened(3)}, "network"),
+        ({"network": lambda _, k: nn.Linear(4, 3)}, {"network": lambda _, k: nn.Linear(4, 4)}, "network"),
+        ({"optimizer": adam(eps_root=1e-8)}, {"optimizer": adam(eps_root=1e-4)}, "optimizer"),
+        (
+            {"optimizer": LearnedOptimizer(torch.zeros(Architecture().size))},
+            {"optimizer": LearnedOptimizer(torch.ones(Architecture().size))},
+            "optimizer",
+        ),
+    ],
+)
+def test_functions_of_one_name_are_told_apart_by_what_they_hold(
+    tmp_path: Path, before: dict[str, Any], now: dict[str, Any], what: str
+) -> None:
+    """Else a comparison would go on with the results of another network or optimizer, without a word."""
+    one, same, other = (comparison._described(make_task(NOISY, **each)) for each in (before, before, now))
+    with Cells(tmp_path / "cells.jsonl", {"task": one}, {}):
+        pass
+    with Cells(tmp_path / "cells.jsonl", {"task": same}, {}):
+        pass
+    with pytest.raises(FileExistsError, match=f"with other settings: task's {what}"):
+        Cells(tmp_path / "cells.jsonl", {"task": other}, {})
 
 
 def test_another_machine_is_another_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
@@ -32,6 +32,7 @@ from lrenv.controls import is_relative
 from lrenv.process import command_line
 from lrenv.progress import progress
 from lrenv.seeds import seeds_for
+from lrenv.snapshots import described
 from lrenv.tasks import InitialLR, LogUniform, Task, count, initial_rates, make_task
 from lrenv.vector_env import choose_device
 
@@ -260,7 +261,7 @@ def _digest(file: Path) -> str:
 
 
 def _described(value: Any) -> Any:
-    """A setting as JSON values that are the same in every process; a function is its name."""
+    """A setting as JSON values that are the same in every process; functions and tensors as for snapshots."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, dict):
@@ -269,10 +270,7 @@ def _described(value: Any) -> Any:
         return [_described(x) for x in value]
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: _described(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Path):
-        return str(value)
-    named: Callable[..., Any] = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    return described(value)
 
 
 def _machine() -> str:
