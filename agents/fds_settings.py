@@ -85,7 +85,7 @@ class FDSSettings(OuterSettings):
             flag = "segments" if name == "lr" else f"{name}_segments"
             if number > task.budget:
                 raise ValueError(
-                    f"{flag}={number}, but the budget has {task.budget} inner steps; give at most one a step"
+                    f"{flag}={number}, but the budget has {task.budget} inner steps; give at most one per step"
                 )
             if name != "lr" and name not in task.hyper:
                 raise ValueError(f"optimizer {task.optimizer!r} has no {name}; set {flag}=0")

@@ -13,7 +13,7 @@ delta / 2 * (eta - eta_0)^2 towards the first rate:
 Theirs: the surrogate, the curvature and the leader. Ours:
 
 - The direction is that of the step's own batch. Both gradients of L_t are on the next one, as in the paper, for another
-  gradient a step: between different batches, their noise would count as curvature.
+  gradient per step: between different batches, their noise would count as curvature.
 - d_t is the direction of the trainee's optimizer, as it stands in the step: SGD's or Adam's.
 - Without a pull, delta = 0, eta_0 is the rate of the first step alone.
 - Rates are clipped: a negative sum of alignments gives `low`.

@@ -79,7 +79,7 @@ def sgd_hd(
         beta: the rate of the rate. The default is that of the paper's experiments with SGD; the multiplicative rule
             takes it as the largest relative change of a step.
         rule: "additive", or "multiplicative" (the normalised rule of the paper's section 3).
-        granularity: "" for one rate a trainee; "layer", "tensor" or "parameter" for a rate each, which has a
+        granularity: "" for one rate per trainee; "layer", "tensor" or "parameter" for a rate each, which has a
             hypergradient of its own.
         low: rates are not below; None for no bound, as in the paper.
         high: rates are not above; None for no bound.

@@ -5,7 +5,7 @@ Gao, Chu, Ye and Udell 2024, "Gradient methods with online scaling" (arXiv:2411.
 gradient by step sizes p, w_(t+1) = w_t - p_t g_t, and give an online learner the gradient of the decrease
 (f(w_(t+1)) - f(w_t)) / |g_t|^2 with respect to p,
 
-    u_t = -<g_(t+1), g_t> / |g_t|^2   (one p), or   u_t = -g_(t+1) * g_t / |g_t|^2   (one p a parameter).
+    u_t = -<g_(t+1), g_t> / |g_t|^2   (one p), or   u_t = -g_(t+1) * g_t / |g_t|^2   (one p per parameter).
 
 The learner here is AdaGrad, p = p - eta * u / sqrt(sum of u^2), as in their code.
 

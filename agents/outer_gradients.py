@@ -44,7 +44,7 @@ class Samples(NamedTuple, Generic[S]):
 
 
 def perturbations(pairs: int, theta: Tensor, sigma: float, generator: torch.Generator | None = None) -> Tensor:
-    """Draws e (m, D), one perturbation a pair, on a CPU generator whatever theta's device."""
+    """Draws e (m, D), one perturbation per pair, on a CPU generator whatever theta's device."""
     noise = torch.randn(pairs, theta.shape[-1], generator=generator, dtype=theta.dtype)
     return sigma * noise.to(theta.device)
 

@@ -18,7 +18,7 @@ from lrenv.files import append_line, replace_file, whole_lines, writing
 
 
 class CSVLog(KVWriter):
-    """A table of what is logged, a row at a time, in the order in which columns first appear.
+    """A table of what is logged, a row per iteration, in the order in which columns first appear.
 
     Rows are appended. Where a row brings a new column, the table is written aside and renamed.
 

@@ -160,7 +160,7 @@ class PPOTraining(Training[PPOSettings]):
 
     @property
     def units(self) -> int:
-        """Episodes an iteration."""
+        """Episodes per iteration."""
         return self.settings.envs
 
     @property

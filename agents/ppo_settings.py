@@ -24,7 +24,7 @@ class PPOSettings(OuterSettings):
         lstm: an LSTM as actor.
         actor_lr: Adam's rate for the actor (section 3.3).
         critic_lr: Adam's rate for the critic (section 3.3).
-        gamma: discount a decision.
+        gamma: discount per decision.
         gae_lambda: of generalised advantage estimation.
         epochs: passes over an iteration's decisions.
         minibatch: decisions in a minibatch, about; one that divides an iteration is used.

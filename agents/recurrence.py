@@ -15,7 +15,7 @@ from lrenv.benchmark.agent import State, View
 from lrenv.lookup import lookup
 
 Parts = Mapping[str, Array]
-"""White-box part -> (n, K) float64, of K rates a trainee."""
+"""White-box part -> (n, K) float64, of K rates per trainee."""
 Values = Mapping[str, Array]
 """Hyperparameter -> (n, 1), or (1,) where all envs have the same."""
 

@@ -69,7 +69,7 @@ def expected_loss(lr: Tensor, batch_size: int, curvature: tuple[float, ...] = CU
 
     Args:
         lr: (T, ...) rates, in the order of the steps.
-        batch_size: b, examples a step, drawn independently.
+        batch_size: b, examples per step, drawn independently.
         curvature: h.
 
     Returns:

@@ -9,7 +9,7 @@ A control is named `kind` or `kind/granularity`:
 | `set-raw` | any number | a |
 | `discrete` | 0, 1, 2 | lr / 2, lr, lr * 2 |
 
-There is one rate a trainee, or one a `layer` (a module that holds parameters), a `tensor`, or a `parameter`.
+There is one rate per trainee, or one per `layer` (a module that holds parameters), `tensor`, or `parameter`.
 `momentum` and `weight_decay` (Box[-1, 1]) can stand beside a Box control: `("scale", "momentum")`.
 """
 
@@ -94,7 +94,7 @@ class Control:
     Attributes:
         name: the control, as it was asked for.
         granularity: what has a rate of its own.
-        rates: K, learning rates a trainee.
+        rates: K, learning rates per trainee.
         space: the single action space.
 
     Raises:

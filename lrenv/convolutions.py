@@ -141,7 +141,7 @@ def _convolved(
     padded = -(-o // block) * block
     taps = F.pad(weight.permute(0, 3, 4, 2, 1), (0, padded - o)).contiguous()
     oh, ow = shape[2:4]
-    # 128 sums a thread: of four pixels, a block of channels, and four or two examples.
+    # 128 sums per thread: of four pixels, a block of channels, and four or two examples.
     warps = min((4, 2, 1), key=lambda warps: -(-b // (1024 // block * warps)) * warps)
     lanes = 1024 // block * warps
     windows = oh * ow if pooled else -(-oh // 2) * -(-ow // 2)

@@ -127,7 +127,7 @@ class Episode:
 
     @property
     def decisions(self) -> int:
-        """Decisions an episode; the last interval is shorter if the interval doesn't divide the budget."""
+        """Decisions per episode; the last interval is shorter if the interval doesn't divide the budget."""
         return -(-self.task.budget // self.task.interval)
 
     @settled
@@ -135,7 +135,7 @@ class Episode:
         """Starts n episodes without training anything: the first observation is that of untrained networks.
 
         Args:
-            seeds: one an episode.
+            seeds: one per episode.
             initial_lr: instead of the task's.
         """
         initial_lr = self.task.initial_lr if initial_lr is None else initial_lr

@@ -196,10 +196,11 @@ class _Course:
             lookup({"lr": None, **trainee.task.hyper}, name, "hyperparameter")
             if values.ndim != 2 or len(values) != n or not values.shape[1]:
                 raise ValueError(
-                    f"values of {name!r} must have shape ({n}, S), one a trainee and stretch, not {tuple(values.shape)}"
+                    f"values of {name!r} must have shape ({n}, S), one per trainee and "
+                    f"stretch, not {tuple(values.shape)}"
                 )
             if values.shape[1] > steps:
-                raise ValueError(f"{name!r} has {values.shape[1]} values for {steps} steps; give at most one a step")
+                raise ValueError(f"{name!r} has {values.shape[1]} values for {steps} steps; give at most one per step")
         # Copies, for no gradient can be asked for tensors from `torch.inference_mode`.
         own = {name: values.to(start.params, copy=True) for name, values in schedule.items()}
         return cls(trainee, own, steps)

@@ -82,7 +82,7 @@ class Initialiser:
             )
 
     def __call__(self, seeds: Sequence[int], device: torch.device = CPU) -> tuple[Tensor, Tensors]:
-        """Parameters (n, P) and buffers name -> (n, *shape), one copy a seed.
+        """Parameters (n, P) and buffers name -> (n, *shape), one copy per seed.
 
         The copy with seed s is what `torch.manual_seed(s)` followed by the module's constructor gives on a CPU,
         whatever the other seeds are; the global generator is neither read nor changed.

@@ -35,7 +35,7 @@ class Step(NamedTuple):
 
 
 CHANGE = "gradient_change_square"
-"""The product that takes another gradient a step: of the next batch, where the step began."""
+"""The product that takes another gradient at each step: of the next batch, where the step began."""
 PRODUCTS: dict[str, tuple[int, Callable[[Step], tuple[Tensor, Tensor]]]] = {
     "hypergradient": (-1, lambda step: (step.after, step.direction)),
     "gradient_square": (1, lambda step: (step.after, step.after)),
@@ -44,7 +44,7 @@ PRODUCTS: dict[str, tuple[int, Callable[[Step], tuple[Tensor, Tensor]]]] = {
 }
 """Name -> the sign and the two tensors of the inner product that each step adds, at the granularity of the rates."""
 MEAN = "mean_gradient"
-"""The mean of the gradients g_2 ... g_(N+1), one number a parameter."""
+"""The mean of the gradients g_2 ... g_(N+1), one number per parameter."""
 
 
 class Ahead(NamedTuple):

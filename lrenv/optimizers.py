@@ -32,7 +32,7 @@ def descend(params: Tensor, direction: Tensor, lr: Tensor) -> Tensor:
     Args:
         params: (n, P).
         direction: (n, P).
-        lr: (n, 1) for one rate a trainee, (n, P) for one a parameter.
+        lr: (n, 1) for one rate per trainee, (n, P) for one per parameter.
     """
     return torch.addcmul(params, lr, direction, value=-1)
 
@@ -137,7 +137,7 @@ def adam(beta2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, decoupl
         square = torch.addcmul(beta2 * state["square"], grads, grads, value=1 - beta2)
         beta1_power, beta2_power = state["beta1_power"] * beta1, state["beta2_power"] * beta2
         # mean / c1 / (sqrt(square / c2 + eps_root) + eps), with the bias corrections c1 and c2, which are one
-        # number a trainee, moved to where they cost no pass over the weights.
+        # number per trainee, moved to where they cost no pass over the weights.
         c1, c2 = 1 - beta1_power, 1 - beta2_power
         scaled = mean / torch.addcmul(c1 * eps, c1 / c2.sqrt(), _root(square, c2 * eps_root if eps_root else 0.0))
         if decoupled and "weight_decay" in hyper:
@@ -149,7 +149,7 @@ def adam(beta2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, decoupl
 
 
 def unit() -> Optimizer:
-    """No optimizer: the direction is 1 everywhere, so that rates, one a parameter, are the update itself.
+    """No optimizer: the direction is 1 everywhere, so that rates, one per parameter, are the update itself.
 
     For agents that put out updates, such as learned optimizers (Andrychowicz et al. 2016, equation 1).
     """

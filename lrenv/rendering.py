@@ -43,7 +43,7 @@ class History:
         )
 
     def draw(self) -> tuple[NDArray[np.uint8], ...]:
-        """One image (height, width, 3) an env: losses and learning rate over inner steps."""
+        """One image (height, width, 3) per env: losses and learning rate over inner steps."""
         return tuple(self._draw(row) for row in self._rows)
 
     def _draw(self, row: list[tuple[float, float, float, float]]) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Rewards: one number a decision from the validation loss, never from the test split.
+"""Rewards: one number per decision from the validation loss, never from the test split.
 
 A loss counts up to a cap of four times that of the untrained network. A diverged run is charged more than the
 worst that any run could still collect by living on, so that dying early never pays.

@@ -76,7 +76,7 @@ class LearningRateVecEnv(VecEnv):
         """Nothing is held open."""
 
     def get_images(self) -> Sequence[Array | None]:
-        """One image an env, for "rgb_array"."""
+        """One image per env, for "rgb_array"."""
         images: Sequence[Array | None] = self.envs.render() or [None] * self.num_envs
         return images
 

@@ -10,12 +10,12 @@ Beside these sets stand the white-box parts: gradients and parameters themselves
 | `hypergradient` | K | sum over the interval's steps of -<g_(t+1), d_t> (Baydin et al. 2018, equation 5) |
 | `gradient_square` | K | sum of |g_(t+1)|^2 |
 | `direction_square` | K | sum of |d_t|^2 |
-| `gradient_change_square` | K | sum of |g_(t+1) - g'_t|^2; g'_t is at w_t on the same batch: one more gradient a step |
+| `gradient_change_square` | K | sum of |g_(t+1) - g'_t|^2; g'_t is at w_t on the same batch: one more gradient per step |
 | `mean_gradient` | P | mean of g_(t+1) |
 | `parameters` | P | w |
 
 d_t is the optimizer's direction, w_(t+1) = w_t - lr d_t, and g_(t+1) the gradient on the batch of the next step, which
-that step will use (`lrenv.lookahead`). K rates a trainee are those of the control's granularity.
+that step will use (`lrenv.lookahead`). K rates per trainee are those of the control's granularity.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lrenv.lookup import lookup
 
 
 class Dynamics(NamedTuple):
-    """How the training of n trainees goes, measured once a decision; every leaf is (n,)."""
+    """How the training of n trainees goes, measured once per decision; every leaf is (n,)."""
 
     inner_step: Tensor  # steps taken
     budget: Tensor  # T, steps of the episode

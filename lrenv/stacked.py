@@ -92,7 +92,7 @@ class Network:
 
     @settled
     def init(self, seeds: Sequence[int], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensors]:
-        """Fresh parameters (n, P) and buffers, one copy a seed.
+        """Fresh parameters (n, P) and buffers, one copy per seed.
 
         The copy with seed s is what `torch.manual_seed(s)` followed by the module's constructor gives, whatever
         the other seeds are; the global generator is neither read nor changed.

@@ -46,7 +46,7 @@ def _given(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": _cross_entropy, "given": _given}
-"""Name -> (outputs (n, b, k), targets (n, b)) -> one loss an example, (n, b). `given`: the network's output is it."""
+"""Name -> (outputs (n, b, k), targets (n, b)) -> one loss per example, (n, b). `given`: the network's output is it."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Task:
         momentum: mu, or beta_1 for the Adam family; None is the optimizer's own.
         weight_decay: None is the optimizer's own.
         batch_size: b, examples an inner step.
-        budget: T, inner steps an episode.
+        budget: T, inner steps per episode.
         interval: N, inner steps between two actions. Environments take an interval beyond the budget for the budget.
         initial_lr: the rate before the first action.
         augment: a name in `lrenv.augment.AUGMENTATIONS`; None leaves images as they are.

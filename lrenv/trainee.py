@@ -171,7 +171,7 @@ class Trainee:
         shape = self.train.inputs.shape[1:]
         weights, inputs = self.network.size, shape.numel()
         one, two = (sum(x.numel() for x in self.optimizer.init(torch.zeros(1, p)).values()) for p in (1, 2))
-        slots = two - one  # numbers a weight: counters don't grow with the weights
+        slots = two - one  # numbers per weight: counters don't grow with the weights
         predictions = max(self.classes, 1) * min(PROBE, len(self.val.targets))
         # A layer's output waits for the backward pass, which holds two gradients at a time.
         training = 2 * weights + self.task.batch_size * (inputs + sum(layers) + 2 * max(layers))
@@ -181,7 +181,7 @@ class Trainee:
 
     @settled
     def init(self, seeds: Sequence[int]) -> TraineeState:
-        """Untrained networks, one a seed."""
+        """Untrained networks, one per seed."""
         params, buffers = self.network.init(seeds, self.device, self.dtype)
         seed = torch.tensor(seeds, dtype=torch.int64).to(self.device)
         return TraineeState(params, buffers, self.optimizer.init(params), torch.zeros_like(seed), seed)
@@ -305,7 +305,7 @@ class Trainee:
         """Brings rates (n, K) to the form that `descend` takes.
 
         Args:
-            lr: K = 1 rate a trainee, one a layer of the network, one a tensor, or one a parameter.
+            lr: K = 1 rate per trainee, one per layer of the network, per tensor, or per parameter.
 
         Returns:
             (n, 1) or (n, P).

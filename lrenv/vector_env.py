@@ -32,7 +32,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class Prepared(NamedTuple):
-    """Episodes that have not begun yet, one an env."""
+    """Episodes that have not begun yet, one per env."""
 
     seeds: NDArray[np.int64]  # (n,)
     state: EpisodeState
@@ -91,7 +91,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             GPU's free memory, hold.
         autoreset_mode: Gymnasium's. In DISABLED mode an ended episode stands still, with reward 0, until it is
             reset with `options={"reset_mask": mask}`.
-        render_mode: "rgb_array" draws losses and rates of the first 16 envs, "human" prints a line a decision.
+        render_mode: "rgb_array" draws losses and rates of the first 16 envs, "human" prints a line per decision.
 
     Raises:
         ValueError, TypeError: settings that cannot be meant, or that no memory of this device holds; the message says
@@ -166,7 +166,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         """Starts new episodes.
 
         Args:
-            seed: s, for seeds s, s + 1, ...; or a list, one an env; None goes on to each env's next episode.
+            seed: s, for seeds s, s + 1, ...; or a list, one per env; None goes on to each env's next episode.
             options: `initial_lr` overrides the task's for these episodes; `reset_mask` (n,) bool restarts some
                 envs and leaves the others alone.
 
@@ -265,7 +265,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             self._history.add(info, np.ones(self.num_envs, dtype=bool))
 
     def render(self) -> Any:
-        """A tuple of images (height, width, 3), one an env, for "rgb_array"; None for "human"."""
+        """A tuple of images (height, width, 3), one per env, for "rgb_array"; None for "human"."""
         if self._history is None:
             gym.logger.warn("render() needs render_mode='rgb_array' or 'human' when the environment is made")
             return None

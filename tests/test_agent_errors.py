@@ -41,7 +41,7 @@ def action(*values: float) -> tuple[Any, None]:
 
 WHERE = "agent 'acting' on task 'noisy-quadratic', decision 3 (inner step 10), environments "
 ALL, ONE = "0, 1, 2 (seeds 7, 8, 12): ", "1 (seeds 8): "
-BOX = "it must be an array (3, 1), a row an environment, each inside Box(-1.0, 1.0, (1,), float32)"
+BOX = "it must be an array (3, 1), a row per environment, each inside Box(-1.0, 1.0, (1,), float32)"
 PAIR = "predict must give a pair of actions and memory: `return action, state`, with None for no memory; it gave "
 
 

@@ -251,7 +251,7 @@ def test_a_momentum_for_an_optimizer_without() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"segments": 13}, "segments=13, but the budget has 12 inner steps; give at most one a step"),
+        ({"segments": 13}, "segments=13, but the budget has 12 inner steps; give at most one per step"),
         ({"weight_decay_segments": 13}, "weight_decay_segments=13, but"),
         ({"segments": 0}, "segments must be at least 1"),
         ({"momentum_segments": -1}, "momentum_segments must be at least 1"),

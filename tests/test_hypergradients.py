@@ -423,7 +423,7 @@ def test_reverse_needs_no_forward_derivative(toy: Callable[..., Task]) -> None:
 @pytest.mark.parametrize(
     ("schedule", "steps", "message"),
     [
-        ({"lr": (2, 5)}, 4, "'lr' has 5 values for 4 steps; give at most one a step"),
+        ({"lr": (2, 5)}, 4, "'lr' has 5 values for 4 steps; give at most one per step"),
         ({"momentum": (2, 1)}, 4, "no 'lr'"),
         ({"lr": (2, 1), "momentun": (2, 1)}, 4, "unknown hyperparameter 'momentun': did you mean 'momentum'"),
         ({"lr": (3, 1)}, 4, r"'lr' must have shape \(2, S\).*not \(3, 1\)"),

@@ -1,6 +1,6 @@
 """The cells of a comparison in a file: what is finished is kept, and run again the comparison goes on from there.
 
-A cell is a batch of runs. The file holds JSON lines: a header with everything that results depend on, then a line a
+A cell is a batch of runs. The file holds JSON lines: a header with everything that results depend on, then a line per
 cell, appended as the cell ends and brought to the disk. A process that dies loses the cell at work and nothing else: a
 last line that is torn is cut off, and its cell runs again.
 """

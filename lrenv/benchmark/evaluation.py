@@ -1,4 +1,4 @@
-"""Running agents on tasks: the same initial weights and batches for every agent, test loss read once a run."""
+"""Running agents on tasks: the same initial weights and batches for every agent, test loss read once per run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ARRAYS = ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged")
 
 @dataclass(frozen=True)
 class Result:
-    """What one agent achieved on one task, a run a seed.
+    """What one agent achieved on one task, a run per seed.
 
     Attributes:
         agent: how the agent is called in tables.
@@ -65,7 +65,7 @@ class Result:
     view: dict[str, Any]
 
     def lines(self) -> list[str]:
-        """One JSON line a run; null where there is no number."""
+        """One JSON line per run; null where there is no number."""
         shared = {"agent": self.agent, "task": self.task, "view": self.view}
         return [
             to_json(
@@ -213,7 +213,7 @@ class _Who:
             control.check(action, len(self.seeds))
         except (ValueError, TypeError) as refused:
             shape = ", ".join(map(str, (len(self.seeds), *(control.space.shape or ()))))
-            wanted = f"it must be an array ({shape}), a row an environment, each inside {control.space}"
+            wanted = f"it must be an array ({shape}), a row per environment, each inside {control.space}"
             raise self._failed(info, f"its action is no good: {refused}; {wanted}", self._at_fault(action)) from error
 
     def _at_fault(self, action: Any) -> list[int]:
@@ -283,5 +283,5 @@ def _names(value: object) -> bool:
 
 
 def _one_rate(values: NDArray[Any]) -> NDArray[Any]:
-    """(n,) as it is; of several rates a trainee, (n, K), the geometric mean."""
+    """(n,) as it is; of several rates per trainee, (n, K), the geometric mean."""
     return values if values.ndim == 1 else np.exp(np.log(np.abs(values).clip(1e-12)).mean(1))

@@ -1,4 +1,4 @@
-"""What a comparison gives: a row an agent and start, the statistics of its runs, and which rows are best."""
+"""What a comparison gives: a row per agent and start, the statistics of its runs, and which rows are best."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Comparison:
         return [row for row, r in whole if row is lowest or paired(r.test_loss, best.test_loss) >= LEVEL]
 
     def save(self, out: Path) -> None:
-        """Writes results.jsonl (a line a run) and summary.json."""
+        """Writes results.jsonl (a line per run) and summary.json."""
         out.mkdir(parents=True, exist_ok=True)
         lines = [line for row in self.rows if row.result is not None for line in row.result.lines()]
         replace_file(out / "results.jsonl", "".join(f"{line}\n" for line in lines))

@@ -18,7 +18,7 @@ def mean_std(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def welch(values: NDArray[Any], baseline: NDArray[Any]) -> float:
-    """Two-sided p-value of Welch's t-test, which assumes no equal variances; NaN for fewer than two values a side.
+    """Two-sided p-value of Welch's t-test, which assumes no equal variances; NaN for fewer than two values per side.
 
     Infinite ones have no p-value either.
     """
