@@ -155,6 +155,6 @@ class NOHTraining(Training[NOHSettings]):
 
 
 def _seen(state: EpisodeState, part: str) -> Tensor:
-    """A white-box part (n, P) of the observation; 0 of trainees that have diverged, which teach nothing."""
+    """A white-box part (n, P) of the observation; 0 of trainees that have diverged: nothing is learned from them."""
     assert state.ahead
     return state.ahead.sums[part].where(~state.diverged[:, None], 0)

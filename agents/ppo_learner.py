@@ -124,7 +124,7 @@ class PPOTraining(Training[PPOSettings]):
             settings.envs, self.task, control=settings.control, observe=settings.observe, reward=settings.reward,
             device=settings.device, compile=settings.compile,
         )  # fmt: skip
-        # Rewards are not clipped: the price of divergence must stay above that of any living on.
+        # Rewards are not clipped: a run that diverges must have a lower return than any that goes on.
         self.normalised = VecNormalize(
             self.envs, gamma=settings.gamma, clip_obs=PPOController.CLIP, clip_reward=float("inf")
         )

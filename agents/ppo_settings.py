@@ -19,7 +19,7 @@ class PPOSettings(OuterSettings):
         episodes: trainees in all; rounded up to whole iterations of `envs`.
         control: what actions turn.
         observe: what the controller sees.
-        reward: what it is paid for.
+        reward: what it is to maximise (`lrenv.rewards`).
         hidden: units of the hidden layer of actor and critic (section 3.3), or of the LSTM.
         lstm: an LSTM as actor.
         actor_lr: Adam's rate for the actor (section 3.3).

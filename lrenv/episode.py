@@ -80,7 +80,7 @@ class Episode:
         task: what the trainees learn. An interval beyond its budget is the budget: one decision, as it is observed.
         control: what actions turn (`lrenv.controls`).
         observe: what agents see (`lrenv.signals`).
-        reward: what they are paid for (`lrenv.rewards`).
+        reward: what agents are to maximise (`lrenv.rewards`).
         device: where trainees live.
         dtype: of trainees, observations and Box actions.
         compile: True compiles the inner steps (`lrenv.trainee.Trainee`), the measurements and the signals. On CUDA,

@@ -20,14 +20,14 @@ CAP = 4.0
 
 
 class Reward(NamedTuple):
-    """A reward and its price of divergence; both give (n,) from `Dynamics`."""
+    """A reward, and that of a decision in which a trainee diverges; both give (n,) from `Dynamics`."""
 
     living: Callable[[Dynamics], Tensor]
     diverged: Callable[[Dynamics], Tensor]
 
 
 def _cap(d: Dynamics) -> Tensor:
-    # A network that starts broken ends at its first decision; its price must be a number nevertheless.
+    # A network that starts broken ends at its first decision; its reward must be a number nevertheless.
     start = d.initial_val_loss.where(d.initial_val_loss.isfinite(), 1.0)
     return start + (CAP - 1) * start.abs()
 

@@ -10,7 +10,7 @@ Beside these sets stand the white-box parts: gradients and parameters themselves
 | `hypergradient` | K | sum over the interval's steps of -<g_(t+1), d_t> (Baydin et al. 2018, equation 5) |
 | `gradient_square` | K | sum of |g_(t+1)|^2 |
 | `direction_square` | K | sum of |d_t|^2 |
-| `gradient_change_square` | K | sum of |g_(t+1) - g'_t|^2; g'_t is at w_t on the same batch: one more gradient per step |
+| `gradient_change_square` | K | sum of |g_(t+1) - g'_t|^2; g'_t is at w_t on the same batch: a gradient more per step |
 | `mean_gradient` | P | mean of g_(t+1) |
 | `parameters` | P | w |
 

@@ -1,4 +1,4 @@
-"""What is chosen by results: one rule for runs that die, and one for what is better than what was best so far."""
+"""What is chosen by results: one rule for runs that diverge, and one for what is better than what was best so far."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 
 def selection_losses(losses: NDArray[Any], diverged: NDArray[np.bool_]) -> NDArray[Any]:
-    """The losses that something is selected by: a run that died counts as infinitely bad, however low it got before.
+    """The losses that something is selected by: one that diverged is infinitely bad, however low it got before.
 
     Args:
         losses: of runs, of any shape.
-        diverged: whether they died, of the same shape.
+        diverged: whether they did, of the same shape.
 
     Returns:
         The losses, infinite where a run diverged or its loss is not finite; their mean over runs may be compared.
