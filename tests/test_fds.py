@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_hypergradients import LiveBytes
-from test_ppo import table
+from helpers import LiveBytes, table
 from torch import Tensor
 
 from agents import agents, fds_training, make_agent, outer_training

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from helpers import smooth_conv_net
+from torch import Tensor
 
-from lrenv import networks
 from lrenv.data import Data
 from lrenv.optimizers import adam
 from lrenv.tasks import Task
@@ -16,13 +16,6 @@ from lrenv.trainee import Trainee
 
 F64 = torch.float64
 STEPS = 5
-
-
-def conv_net(shape: networks.Shape, classes: int) -> nn.Module:
-    """Smooth everywhere, so that finite differences are exact to rounding."""
-    return nn.Sequential(
-        nn.Conv2d(shape[0], 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, classes)
-    )
 
 
 OPTIMIZERS = {"sgd": "sgd", "momentum": "momentum", "adam": adam(eps_root=1e-8)}
@@ -57,7 +50,7 @@ def test_reverse_equals_forward_equals_differences(
     toy: Callable[..., Task], make_blobs: Callable[..., Data], optimizer: str, network: str, granularity: str
 ) -> None:
     settings = {"optimizer": OPTIMIZERS[optimizer]}
-    task = toy(**settings) if network == "mlp" else toy(make_blobs((2, 6, 6)), network=conv_net, **settings)
+    task = toy(**settings) if network == "mlp" else toy(make_blobs((2, 6, 6)), network=smooth_conv_net, **settings)
     trainee = Trainee(task, dtype=F64)
     loss = objective(trainee, range(3))
     columns = 1 if granularity == "trainee" else len(trainee.network.layers)
@@ -83,7 +76,7 @@ def test_rates_per_parameter(toy: Callable[..., Task]) -> None:
 
 
 def test_trainees_do_not_interact(toy: Callable[..., Task], make_blobs: Callable[..., Data]) -> None:
-    trainee = Trainee(toy(make_blobs((2, 6, 6)), network=conv_net), dtype=F64)
+    trainee = Trainee(toy(make_blobs((2, 6, 6)), network=smooth_conv_net), dtype=F64)
     loss = objective(trainee, range(3))
     lr = torch.full((3, 1), 0.1, dtype=F64)
     jacobian = torch.autograd.functional.jacobian(loss, lr).squeeze(-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,10 +10,9 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from helpers import LiveBytes, smooth_conv_net
 from numpy.typing import NDArray
-from test_gradients import conv_net
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -72,7 +70,7 @@ def assert_equal(first: Schedule, second: Schedule, rtol: float = 1e-9) -> None:
 
 def test_running_statistics_are_constants(toy: Callable[..., Task], make_blobs: Callable[..., Data]) -> None:
     """In evaluation mode, the derivatives are those with the statistics held where training has left them."""
-    trainee = Trainee(toy(make_blobs((2, 6, 6)), network=conv_net, optimizer="momentum"), dtype=F64)
+    trainee = Trainee(toy(make_blobs((2, 6, 6)), network=smooth_conv_net, optimizer="momentum"), dtype=F64)
     start, schedule = trainee.init([0, 1]), schedule_of(trainee, 2, 10)
     with torch.no_grad():
         held = rollout(trainee, start, schedule, 10).buffers
@@ -102,7 +100,7 @@ def test_checkpoints_change_nothing(toy: Callable[..., Task], steps: int) -> Non
 def test_reverse_equals_forward_equals_differences(
     toy: Callable[..., Task], make_blobs: Callable[..., Data], optimizer: str, network: str, steps: int
 ) -> None:
-    conv = {"data": make_blobs((2, 6, 6)), "network": conv_net} if network == "conv" else {}
+    conv = {"data": make_blobs((2, 6, 6)), "network": smooth_conv_net} if network == "conv" else {}
     trainee = Trainee(toy(optimizer=OPTIMIZERS[optimizer], **conv), dtype=F64)
     start, schedule = trainee.init([0, 1]), schedule_of(trainee, 2, steps)
     expected = central_differences(trainee, [0, 1], schedule, steps, next_training_loss)
@@ -271,33 +269,6 @@ def test_adam_at_a_gradient_of_zero(toy: Callable[..., Task], eps_root: float) -
         assert_equal(method(trainee, start, schedule, 6).gradient, expected, rtol=1e-6)
 
 
-class LiveBytes(TorchDispatchMode):
-    """The most bytes that tensors made under this mode held at a time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._storages: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._storages:
-                storage = tensor.untyped_storage()
-                self._storages.add(storage._cdata)
-                self._add(storage.nbytes())
-                weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
-        return made
-
-    def _add(self, size: int) -> None:
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-    def _freed(self, storage: int, size: int) -> None:
-        self._storages.discard(storage)
-        self._add(-size)
-
-
 def test_memory_by_horizon(toy: Callable[..., Task]) -> None:
     """Four times the steps: four times the memory, or twice with checkpoints, or the same in forward mode."""
     trainee = Trainee(toy(network=networks.mlp(20, 20)))
@@ -333,7 +304,7 @@ def test_tangents_that_have_not_begun_are_not_computed(toy: Callable[..., Task])
 
 
 def test_one_tangent_after_the_other_gives_the_same(toy: Callable[..., Task], make_blobs: Callable[..., Data]) -> None:
-    trainee = Trainee(toy(make_blobs((2, 6, 6)), network=conv_net, optimizer="momentum"), dtype=F64)
+    trainee = Trainee(toy(make_blobs((2, 6, 6)), network=smooth_conv_net, optimizer="momentum"), dtype=F64)
     start, schedule = trainee.init([0, 1]), schedule_of(trainee, 2, 6)
     together = forward(trainee, start, schedule, 6)
     with mock.patch.object(hypergradients, "vmap", side_effect=RuntimeError("no batching rule")) as vmap:

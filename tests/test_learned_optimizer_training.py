@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import learned_settings
 
 from agents import make_agent, outer_training
 from agents.learned_optimizer import Architecture, LearnedOptimizer
-from agents.learned_optimizer_settings import LearnedOptimizerSettings
 from agents.learned_optimizer_tasks import class_subset, problems
 from agents.learned_optimizer_training import LearnedOptimizerTraining, unrolled
 from agents.schedules import constant
@@ -25,15 +25,6 @@ from lrenv.trainee import Trainee
 
 F64 = torch.float64
 train = partial(outer_training.train, LearnedOptimizerTraining)
-
-
-def settings(out: Path, **others: Any) -> LearnedOptimizerSettings:
-    small: dict[str, Any] = {
-        "task": "digits-logreg", "out": out, "budget": 12, "interval": 3, "first_unroll": 3, "curriculum": 4,
-        "updates": 6, "workers": 2, "pairs": 2, "hidden": 4, "eval_every": 3, "eval_seeds": 2, "val_examples": 50,
-        "device": "cpu",
-    }  # fmt: skip
-    return LearnedOptimizerSettings(**small | others)
 
 
 @pytest.mark.parametrize("objective", ["train", "valid"])
@@ -61,17 +52,17 @@ def test_a_truncations_gradient_is_that_of_its_mean_loss(objective: str) -> None
 
 
 def test_the_curriculum_grows_linearly_and_jitters(tmp_path: Path) -> None:
-    chosen = settings(tmp_path, budget=1000, first_unroll=50, last_unroll=850, curriculum=100)
+    chosen = learned_settings(tmp_path, budget=1000, first_unroll=50, last_unroll=850, curriculum=100)
     middle = [chosen.unroll(update, 0.5, 1000) for update in (0, 50, 100, 5000)]
     assert middle == [50, 450, 850, 850]
     assert [chosen.unroll(50, chance, 1000) for chance in (0.0, 0.25, 1.0)] == [360, 405, 540]
 
 
 def test_classes_of_problems_are_selected_and_held_out(tmp_path: Path) -> None:
-    drawn = problems(settings(tmp_path, classes=3, problems=5, held_out=2))
+    drawn = problems(learned_settings(tmp_path, classes=3, problems=5, held_out=2))
     names = [task.name for task in drawn.train + drawn.held_out]
     assert (len(drawn.train), len(drawn.held_out), len(set(names))) == (5, 2, 7)
-    again = problems(settings(tmp_path, classes=3, problems=5, held_out=2))
+    again = problems(learned_settings(tmp_path, classes=3, problems=5, held_out=2))
     assert names == [task.name for task in again.train + again.held_out]
     whole, part = load("digits"), class_subset(load("digits"), (7, 2))
     assert part.classes == 2
@@ -86,21 +77,23 @@ def test_held_out_classes_are_others_where_there_are_enough(tmp_path: Path) -> N
     def used(tasks: list[Any]) -> set[int]:
         return {int(digit) for task in tasks for digit in task.name.partition("(")[2] if digit.isdigit()}
 
-    apart = problems(settings(tmp_path, classes=2, problems=4, held_out=2))
+    apart = problems(learned_settings(tmp_path, classes=2, problems=4, held_out=2))
     assert not used(apart.train) & used(apart.held_out)
-    shared = problems(settings(tmp_path, classes=3, problems=4, held_out=2))
+    shared = problems(learned_settings(tmp_path, classes=3, problems=4, held_out=2))
     assert used(shared.train) & used(shared.held_out)
 
 
 def test_widths_are_problems_of_their_own(tmp_path: Path) -> None:
-    drawn = problems(settings(tmp_path, network="mlp", widths="4,8"))
+    drawn = problems(learned_settings(tmp_path, network="mlp", widths="4,8"))
     assert [Trainee(task).network.size for task in drawn.train] == [
         64 * w + w + w * w + w + 10 * w + 10 for w in (4, 8)
     ]
 
 
 def test_workers_are_staggered_and_start_anew(tmp_path: Path) -> None:
-    training = LearnedOptimizerTraining(settings(tmp_path, workers=3, first_unroll=3, curriculum=1000, jitter=0.0))
+    training = LearnedOptimizerTraining(
+        learned_settings(tmp_path, workers=3, first_unroll=3, curriculum=1000, jitter=0.0)
+    )
     assert [worker.left for worker in training.workers] == [3, 9, 12]
     training.iterate()
     assert [worker.left for worker in training.workers] == [12, 6, 9]
@@ -112,7 +105,7 @@ def test_workers_are_staggered_and_start_anew(tmp_path: Path) -> None:
 
 def test_pairs_begin_alike_except_with_pes(tmp_path: Path) -> None:
     for estimator in ("merged", "pes"):
-        training = LearnedOptimizerTraining(settings(tmp_path, estimator=estimator))
+        training = LearnedOptimizerTraining(learned_settings(tmp_path, estimator=estimator))
         training.iterate()
         plus, minus = training.workers[1].trainees.params.split(2)
         assert torch.equal(plus, minus) == (estimator == "merged")
@@ -120,7 +113,7 @@ def test_pairs_begin_alike_except_with_pes(tmp_path: Path) -> None:
 
 
 def test_diverged_pairs_are_counted_and_start_anew(tmp_path: Path) -> None:
-    training = LearnedOptimizerTraining(settings(tmp_path, workers=1, first_unroll=3))
+    training = LearnedOptimizerTraining(learned_settings(tmp_path, workers=1, first_unroll=3))
     training.workers[0].trainees.params[0] = torch.nan
     assert training.iterate()["outer/diverged"] == 1
     trainees = training.workers[0].trainees
@@ -132,7 +125,7 @@ def test_diverged_pairs_are_counted_and_start_anew(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_training_makes_an_optimizer_that_descends(tmp_path: Path) -> None:
     """The trained optimizer's mean training loss on held-out seeds is below half of what the untrained one leaves."""
-    chosen = settings(
+    chosen = learned_settings(
         tmp_path, updates=60, pairs=8, budget=30, interval=5, first_unroll=10, curriculum=60, outer_lr=1e-2, hidden=16,
         eval_every=60,
     )  # fmt: skip
@@ -160,7 +153,7 @@ def test_training_makes_an_optimizer_that_descends(tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_be_meant(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        settings(tmp_path, **wrong)
+        learned_settings(tmp_path, **wrong)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +167,7 @@ def test_settings_that_cannot_be_meant(tmp_path: Path, wrong: dict[str, Any], me
 )
 def test_problems_that_cannot_be_drawn(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        problems(settings(tmp_path, **wrong))
+        problems(learned_settings(tmp_path, **wrong))
 
 
 def test_each_rate_of_a_baseline_is_a_run_of_its_own() -> None:

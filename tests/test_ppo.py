@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import table
 from stable_baselines3.common.logger import Logger
 
 from agents import make_agent, outer_training
@@ -46,11 +46,6 @@ def assert_same_file(one: Path, other: Path) -> None:
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, equal_nan=True, msg=name)
     apart = ("command", "settings")
     assert {k: v for k, v in first.items() if k not in apart} == {k: v for k, v in second.items() if k not in apart}
-
-
-def table(out: Path) -> list[dict[str, str]]:
-    with (out / "progress.csv").open() as file:
-        return [{name: x for name, x in row.items() if "time" not in name} for row in csv.DictReader(file)]
 
 
 def test_a_resumed_training_can_go_further(tmp_path: Path) -> None:

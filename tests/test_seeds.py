@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_learned_optimizer_training import settings as learned_settings
+from helpers import learned_settings
 from torch import Tensor
 
 from agents import learned_optimizer_training

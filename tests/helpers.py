@@ -1,0 +1,65 @@
+"""What several test files use: small networks and settings, and what they leave behind or hold in memory."""
+
+from __future__ import annotations
+
+import csv
+import weakref
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from agents.learned_optimizer_settings import LearnedOptimizerSettings
+from lrenv import networks
+
+
+def smooth_conv_net(shape: networks.Shape, classes: int) -> nn.Module:
+    """Smooth everywhere, so that finite differences are exact to rounding."""
+    return nn.Sequential(
+        nn.Conv2d(shape[0], 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, classes)
+    )
+
+
+def learned_settings(out: Path, **others: Any) -> LearnedOptimizerSettings:
+    """Of a training of a learned optimizer that takes a fraction of a second."""
+    small: dict[str, Any] = {
+        "task": "digits-logreg", "out": out, "budget": 12, "interval": 3, "first_unroll": 3, "curriculum": 4,
+        "updates": 6, "workers": 2, "pairs": 2, "hidden": 4, "eval_every": 3, "eval_seeds": 2, "val_examples": 50,
+        "device": "cpu",
+    }  # fmt: skip
+    return LearnedOptimizerSettings(**small | others)
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    """The log of a training, without what depends on the time."""
+    with (out / "progress.csv").open() as file:
+        return [{name: x for name, x in row.items() if "time" not in name} for row in csv.DictReader(file)]
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most bytes that tensors made under this mode held at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._storages: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._storages:
+                storage = tensor.untyped_storage()
+                self._storages.add(storage._cdata)
+                self._add(storage.nbytes())
+                weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+        return made
+
+    def _add(self, size: int) -> None:
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def _freed(self, storage: int, size: int) -> None:
+        self._storages.discard(storage)
+        self._add(-size)
