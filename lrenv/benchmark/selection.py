@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def selection_losses(losses: NDArray[Any], diverged: NDArray[np.bool_]) -> NDArray[Any]:
-    """The losses that something is selected by: one that diverged is infinitely bad, however low it got before.
+    """The losses that something is selected by: infinite where a run diverged, however low it got before.
 
     Args:
         losses: of runs, of any shape.
