@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -128,12 +126,6 @@ def _compare(command: Compare) -> None:
         raise ValueError(f"{failed} failed, as the table says; the same command tries again, and keeps what has run")
 
 
-MENDABLE = (
-    ValueError, TypeError, OSError, ImportError, MemoryError, OverflowError, gym.error.Error, torch.OutOfMemoryError,
-)  # fmt: skip
-"""Errors that the user can mend. Others are defects of lrenv or of the user's own code, which a traceback finds."""
-
-
 def run(commands: Mapping[str, tuple[type[Any], Callable[[Any], Any]]], description: str) -> int:
     """Parses the command line into one of the settings classes and calls its function.
 
@@ -153,7 +145,7 @@ def run(commands: Mapping[str, tuple[type[Any], Callable[[Any], Any]]], descript
         functions[type(parsed)](parsed)
 
     keep_memory()
-    return status_of(work, MENDABLE)
+    return status_of(work)
 
 
 def main() -> int:

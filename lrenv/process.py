@@ -15,6 +15,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import gymnasium as gym
+import torch
+
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """What asks a process to end: Ctrl-C, a scheduler, a terminal that is closed."""
@@ -22,6 +25,10 @@ GRACE_SECONDS = 3.0
 """Signals that follow one sooner than this are the same request: they must not cut short what it has begun."""
 BURST_SECONDS = 0.1
 """An interrupted command waits so long for more of them before it ends: none is to hit the interpreter's shutdown."""
+MENDABLE = (
+    ValueError, TypeError, OSError, ImportError, MemoryError, OverflowError, gym.error.Error, torch.OutOfMemoryError,
+)  # fmt: skip
+"""Errors that the user can mend. Others are defects of lrenv or of the user's own code, which a traceback finds."""
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -99,21 +106,17 @@ def uninterrupted() -> Iterator[None]:
             signal.raise_signal(came[-1])
 
 
-def status_of(work: Callable[[], Any], mendable: tuple[type[Exception], ...] = (ValueError, TypeError, OSError)) -> int:
+def status_of(work: Callable[[], Any]) -> int:
     """Does the work of a command.
 
-    Args:
-        work: what to do.
-        mendable: the errors that the user can mend.
-
     Returns:
-        The exit status: 0, 2 after an error that the user can mend, which is told in a line, and 130 after an
-        interruption.
+        The exit status: 0, 2 after an error that the user can mend (`MENDABLE`), which is told in a line, and 130 after
+        an interruption.
     """
     with interruptible():
         try:
             work()
-        except mendable as error:
+        except MENDABLE as error:
             print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
             return 2
         except KeyboardInterrupt as error:
