@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import time
 from pathlib import Path
@@ -36,9 +37,14 @@ class CSVLog(KVWriter):
         self._columns = rows.pop(0) if rows else []
         if self._columns and "iteration" not in self._columns:
             raise ValueError(f"{path} is no log of a training: move it away, or choose another --out")
-        kept = [row for row in rows if int(row[self._columns.index("iteration")]) <= iteration]
+        kept = [row for row in rows if self._iteration(row) <= iteration]
         if len(kept) < len(rows):
             self._replace(kept)
+
+    def _iteration(self, row: list[str]) -> float:
+        """Of a row; infinite of one that somebody has cut or changed, which is not kept."""
+        place = self._columns.index("iteration")
+        return int(row[place]) if len(row) == len(self._columns) and row[place].isdecimal() else math.inf
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Adds a row.

@@ -19,11 +19,13 @@ from torch import Tensor
 
 from agents.outer_folder import Folder
 from agents.outer_settings import OuterSettings
+from lrenv.ambient import own_settings
 from lrenv.benchmark import controller_file
 from lrenv.benchmark.agent import Agent
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import improves, selection_losses
 from lrenv.benchmark.state_file import restored, stored
+from lrenv.files import alone
 from lrenv.process import command_line
 from lrenv.progress import progress
 from lrenv.seeds import seeds_for
@@ -210,7 +212,15 @@ def train(kind: Callable[[S], Training[S]], settings: S) -> Path:
         raise FileExistsError(f"{settings.out} holds a training: add --resume, --overwrite, or choose another --out")
     if settings.resume:
         settings = _resumed(settings, folder.checkpoint)
-    training = kind(settings)
+    # A program may have switched gradients off around this, or other settings that would change numbers.
+    with own_settings(), torch.enable_grad():
+        training = kind(settings)
+        with alone(settings.out):
+            return _trained(training, settings, folder)
+
+
+def _trained(training: Training[S], settings: S, folder: Folder) -> Path:
+    """The training, from where it begins or goes on to its end."""
     if settings.resume:
         training.restore(folder.checkpoint)
         folder.settle(training.best_iteration)

@@ -6,6 +6,8 @@ changed while any thread is inside, and put back by the last one to leave: the d
 float32 products (`torch.set_float32_matmul_precision`) and of cuDNN's convolutions, anomaly detection, cached
 parametrisations.
 
+A program that changes a setting of the process in one thread while another is inside changes it there, too.
+
 Left as they are, on purpose:
 
 - grad mode, which is how the functional core is asked for derivatives;
@@ -13,6 +15,7 @@ Left as they are, on purpose:
   numbers by rounding at most;
 - the precision of products where a program has set it backend by backend (`torch.backends.cuda.matmul.fp32_precision`)
   in a way that torch can't give a single name;
+- a `TorchDispatchMode`, which sees every operation, as fake tensors need it to;
 - torch's generators, from which nothing here draws (`lrenv.draws`, `lrenv.initialisation`).
 """
 

@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # on Windows, where two processes that write in one place are not told apart
+    fcntl = None  # type: ignore[assignment]
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
@@ -86,3 +91,39 @@ def whole_lines(path: Path) -> list[str]:
     if whole != content:
         replace_file(path, whole)
     return whole.decode().split("\n")[:-1]
+
+
+def lock(descriptor: int, path: Path) -> None:
+    """Keeps an open file or folder for this process, until the descriptor is closed.
+
+    Raises:
+        OSError: another process has it.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(f"another process writes {path}; wait for it, or choose another --out") from None
+    except OSError:  # a file system without locks
+        return
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Makes a folder, and keeps it for this process within the block.
+
+    Raises:
+        OSError: it can't be made, or another process has it.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)

@@ -41,6 +41,9 @@ T = TypeVar("T")
 class Network:
     """n stacked copies of the module that `make` builds, their parameters one tensor (n, P).
 
+    Every parameter has a gradient in every step: of one that a step does not use it is 0, and the optimizer's moments
+    and weight decay move it on, where `torch.optim` would leave it alone.
+
     Args:
         make: builds a freshly initialised module, drawing from torch's global generator as modules do.
 

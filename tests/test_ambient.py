@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,13 @@ from conftest import blobs
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+from agents.outer_training import train
+from agents.ppo_learner import PPOTraining
+from agents.ppo_settings import PPOSettings
 from lrenv import ambient
+from lrenv.benchmark.evaluation import evaluate
 from lrenv.episode import Episode
+from lrenv.files import alone
 from lrenv.hypergradients import forward, reverse
 from lrenv.tasks import Task
 from lrenv.trainee import Trainee
@@ -308,3 +314,45 @@ def test_a_network_in_bfloat16_is_one_below_foreign_autocast_too() -> None:
     expected = run()
     with torch.autocast("cpu", torch.float16):
         assert torch.equal(run(), expected)
+
+
+AROUND: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+    "float64": lambda: default_dtype(torch.float64),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "another device": lambda: torch.device("meta"),
+}
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def trained(out: Path) -> list[float]:
+    """What a small training leads to, by its file."""
+    settings = PPOSettings(
+        task="digits-logreg", budget=20, interval=5, envs=2, episodes=4, epochs=1, eval_seeds=2, out=out, device="cpu"
+    )
+    result = evaluate(train(PPOTraining, settings), "digits-logreg", range(2), device="cpu")
+    losses: list[float] = result.val_loss.tolist()
+    return losses
+
+
+def test_nothing_around_a_training_changes_its_numbers(tmp_path: Path) -> None:
+    expected = trained(tmp_path / "plain")
+    for name, around in AROUND.items():
+        with around():
+            assert trained(tmp_path / name) == expected, name
+
+
+def test_a_training_has_its_folder_for_itself(tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(OSError, match=r"another process writes .*; wait for it"):
+        trained(tmp_path)
+    trained(tmp_path)

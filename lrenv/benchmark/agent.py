@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrenv import specs
+from lrenv.ambient import settled
 from lrenv.benchmark.controller_file import ControllerFileError, agent_name
 from lrenv.lookup import lookup, what_is
 from lrenv.optimizers import Optimizer, OptimizerFactory
@@ -131,6 +132,7 @@ def agent_factory(name: str) -> Factory:
     return factory
 
 
+@settled
 def make_agent(agent: str | Path, **settings: Any) -> Agent:
     """An agent by name, `make_agent("cosine", peak=1e-2)`, or from its file, `make_agent("x/controller.safetensors")`.
 

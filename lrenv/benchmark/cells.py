@@ -19,12 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrenv.benchmark.evaluation import ARRAYS, Result
-from lrenv.files import append_line, writing
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two comparisons in one folder aren't told apart
-    fcntl = None  # type: ignore[assignment]
+from lrenv.files import append_line, lock, writing
 
 FORMAT, VERSION = "lrenv-comparison", 1
 
@@ -67,7 +62,7 @@ class Cells:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
-            self._lock()
+            lock(self._file, path)
             if overwrite:
                 os.ftruncate(self._file, 0)
                 for old in beside:
@@ -95,17 +90,6 @@ class Cells:
             self._results[name] = result
         return self._results[name]
 
-    def _lock(self) -> None:
-        """Keeps other processes from the file while this one lives."""
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OSError(f"another process writes {self.path}; wait for it, or choose another --out") from None
-        except OSError:  # a file system without locks
-            return
-
     def _begin(self, settings: dict[str, Any]) -> None:
         """Reads what is there, cuts off a torn end, and writes the header of a new file."""
         header: dict[str, Any] | None = None
@@ -115,7 +99,7 @@ class Cells:
         for number, line in enumerate(lines, 1):
             entry = _entry(line)
             if entry is None:
-                if number < len(lines):
+                if number < len(lines) or line.endswith(b"\n"):  # a torn line has no end
                     raise ValueError(f"{self.path} is damaged at line {number}; --overwrite starts anew")
                 break
             whole += len(line)

@@ -16,6 +16,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from lrenv.ambient import settled
 from lrenv.benchmark.agent import Agent, AgentError, State, View, called, make_agent, view_of
 from lrenv.benchmark.sb3_agent import as_agent
 from lrenv.compiling import Compile
@@ -78,8 +79,9 @@ class Result:
         ]
 
 
+@settled
 def evaluate(
-    agent: Agent | str,
+    agent: Agent | Path | str,
     task: Task | str,
     seeds: Sequence[int] = range(10),
     *,
@@ -105,7 +107,7 @@ def evaluate(
         ValueError: no seeds, or a task that can't be made.
         AgentError: the agent has no view, one that the task can't offer, or fails at a decision.
     """
-    agent = as_agent(make_agent(agent) if isinstance(agent, str) else agent)
+    agent = as_agent(make_agent(agent) if isinstance(agent, str | Path) else agent)
     if isinstance(seeds, int):
         raise ValueError(f"seeds must be several, as in seeds=range({seeds})")
     task, seeds = make_task(task), list(seeds)
