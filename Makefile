@@ -9,7 +9,8 @@ DEMO_TASK = mnist1d-mlp
 demo: $(INSTALLED)  ## trains a PPO controller, compares it with tuned schedules, writes runs/demo/compare/report.html
 	$(BIN)/python train_controller.py ppo --task $(DEMO_TASK) --episodes 1024 --val-examples 500 \
 		--reward improvement --gamma 1 --out runs/demo --overwrite
-	$(BIN)/lrenv compare --task $(DEMO_TASK) --agents constant,step,cosine,runs/demo/controller.safetensors \
+	$(BIN)/lrenv compare --task $(DEMO_TASK) --baseline linear \
+		--agents constant,step,linear,cosine,runs/demo/controller.safetensors \
 		--initial-lr 1e-2,1e-3,1e-4 --out runs/demo/compare --overwrite
 
 test: $(INSTALLED)  ## all but the slow tests

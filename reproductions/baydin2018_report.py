@@ -30,6 +30,8 @@ PUBLISHED = {
 authors' repository, github.com/gbaydin/hypergradient-descent."""
 LOW_RATES = (1e-3, 1e-4, 1e-5, 1e-6)
 """From which hypergradients are to help; Adam is at its best from the first of them."""
+HIGH_RATES = (1e-1, 1e-2)
+"""From which there is less to win, and more to lose."""
 
 
 def report(lines: Lines, networks: Collection[str], out: Path) -> None:
@@ -116,6 +118,7 @@ def claims(lines: Lines, networks: Collection[str]) -> Iterator[tuple[str, str, 
             yield better(lines, network, plain, hd, BETA[hd], (1e-3,))
             for beta in (BETA[hd], 1e-4):
                 yield better(lines, network, plain, hd, beta, LOW_RATES[plain == "adam" :])
+                yield better(lines, network, plain, hd, beta, HIGH_RATES)
         exploded = [r["diverged"] for r in lines.where(network=network, method="adam-hd", beta=1e-4)]
         claim = (
             f"{network}: adam-hd with beta 1e-4 explodes from every rate (Tran and Rauf 2019, section 3.1, of the mlp)"

@@ -3,9 +3,11 @@
     python reproductions/fu2017.py --scale cpu
 
 A perceptron of two hidden layers of 20 sigmoid units learns MNIST with Adam, batch 120. An LSTM (NOH) learns in five
-such runs to set a rate for every parameter, and then stays as it is: on new seeds, for four times as long, and on other
-data sets. Against it stand Adam at constant rates and Adam-HD, each the best of a grid, and an LSTM that puts out the
-update itself (DMopt), trained for as long. Adam-HD and DMopt run on the first data set alone.
+such runs to set a rate for every parameter. Of its policies along the way, the one with the lowest training loss at the
+end of held-out runs is kept, and stays as it is: on new seeds, for four times as long, and on other data sets. Against
+it stand Adam at constant rates and Adam-HD, each the best of a grid on the very seeds that are reported, Adam with
+linear and cosine decay to 0, whose peaks are tuned on other seeds, and an LSTM that puts out the update itself (DMopt),
+trained for as long. Adam-HD and DMopt run on the first data set alone.
 
 Losses are those of training batches, before the step on them, means over 50 steps at a time. `runs.jsonl` has a line a
 run, and a killed reproduction goes on from there; `curves.png` is the paper's figure 3, `results.md` has the tables.
@@ -24,13 +26,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from agents import Agent
+from agents import Agent, make_agent
 from agents.hypergradient import adam_hd
 from agents.lstm_policies import NOH, DMopt, LSTMPolicy
 from agents.noh_settings import DMoptSettings, NOHSettings
 from agents.noh_training import NOHTraining
 from agents.schedules import constant
-from fu2017_report import EVERY, report
+from fu2017_report import EVERY, SCHEDULES, best, report
 from lrenv.data import DataMissing, load
 from lrenv.seeds import seeds_for
 from lrenv.tasks import Task, make_task, register_task
@@ -44,6 +46,10 @@ POLICIES: dict[str, tuple[type[LSTMPolicy], type[NOHSettings]]] = {
 """Method -> policy, and how it is trained."""
 SHOWN = 12
 """Parameters whose rates are kept, drawn at random."""
+STEPS = 10
+"""Inner steps that a schedule stands still for."""
+TUNING = 3
+"""Seeds that a schedule's peak is tuned on."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,12 @@ class Run:
     data: str
     method: str
     alpha0: float
-    """The first rate; 0 for learned optimizers, which choose it."""
+    """The first rate; 0 for learned optimizers, which choose it, and for schedules at their tuned peaks."""
     beta: float
     """Of Adam-HD; 0 for others."""
     seed: int
+    budget: int
+    """Inner steps, at the end of which a schedule is at 0. Others don't know it, and are compared on the way, too."""
 
 
 class Scale(NamedTuple):
@@ -69,6 +77,8 @@ class Scale(NamedTuple):
     longer: int = 4
     seeds: int = 5
     rates: tuple[float, ...] = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5)
+    peaks: tuple[float, ...] = (3e-2, 1e-2, 3e-3, 1e-3)
+    """Of Adam's schedules."""
     hd_rates: tuple[float, ...] = (1e-2, 3e-3, 1e-3)
     betas: tuple[float, ...] = (1e-5, 1e-6, 1e-7)
     learned: dict[str, dict[str, Any]] = {}
@@ -80,7 +90,7 @@ FRUGAL = {"eval_seeds": 2}
 FIGURE = ("mnist", "fashion-mnist", "cifar10-jpeg", "svhn", "cifar10")
 SCALES = {
     "smoke": Scale(
-        ("digits",), 100, 2, 2, (1e-2, 1e-3), (1e-2,), (1e-5,),
+        ("digits",), 100, 2, 2, (1e-2, 1e-3), (1e-1, 1e-2), (1e-2,), (1e-5,),
         {"noh": QUICK, "dmopt": QUICK},
     ),
     "cpu": Scale(FIGURE, learned={"noh": FRUGAL, "dmopt": FRUGAL}),
@@ -100,7 +110,7 @@ class Settings:
     """Where results go."""
     data: tuple[str, ...] = field(default_factory=tuple)
     """Only these of the scale's data sets."""
-    methods: tuple[Literal["adam", "adam-hd", "dmopt", "noh"], ...] = field(default_factory=tuple)
+    methods: tuple[Literal["adam", "linear", "cosine", "adam-hd", "dmopt", "noh"], ...] = field(default_factory=tuple)
     """Only these methods."""
 
 
@@ -119,30 +129,38 @@ def learned(method: str, scale: Scale, out: Path) -> Path:
 
 def wanted(data: str, scale: Scale) -> Iterator[list[Run]]:
     """The runs on a data set, in batches of a method."""
-    seeds = seeds_for("report", scale.seeds)
-    yield [Run(data, "adam", rate, 0.0, seed) for rate, seed in itertools.product(scale.rates, seeds)]
-    yield [Run(data, "noh", 0.0, 0.0, seed) for seed in seeds]
+    seeds, longest = seeds_for("report", scale.seeds), scale.budget * scale.longer
+    yield [Run(data, "adam", rate, 0.0, seed, longest) for rate, seed in itertools.product(scale.rates, seeds)]
+    for budget, method in itertools.product(dict.fromkeys((scale.budget, longest)), SCHEDULES):
+        grid = itertools.product(scale.peaks, seeds_for("tuning", TUNING))
+        yield [Run(data, method, peak, 0.0, seed, budget) for peak, seed in grid]
+        yield [Run(data, method, 0.0, 0.0, seed, budget) for seed in seeds]
+    yield [Run(data, "noh", 0.0, 0.0, seed, longest) for seed in seeds]
     if data == scale.data[0]:
-        grid = itertools.product(scale.hd_rates, scale.betas, seeds)
-        yield [Run(data, "adam-hd", rate, beta, seed) for rate, beta, seed in grid]
-        yield [Run(data, "dmopt", 0.0, 0.0, seed) for seed in seeds]
+        pairs = itertools.product(scale.hd_rates, scale.betas, seeds)
+        yield [Run(data, "adam-hd", rate, beta, seed, longest) for rate, beta, seed in pairs]
+        yield [Run(data, "dmopt", 0.0, 0.0, seed, longest) for seed in seeds]
 
 
-def agent_of(batch: list[Run], scale: Scale, out: Path) -> Agent:
+def agent_of(batch: list[Run], lines: Lines, scale: Scale, out: Path) -> Agent:
     """Who controls the runs of a batch."""
-    method, rates = batch[0].method, [run.alpha0 for run in batch]
+    (first, *_), rates = batch, [run.alpha0 for run in batch]
+    method = first.method
     if method == "adam":
         return constant(rates)
+    if method in SCHEDULES:
+        tuned = best(lines, first.data, method, first.budget)
+        return make_agent(method, peak=rates if first.alpha0 or tuned is None else tuned[0])
     if method == "adam-hd":
         return adam_hd(rates, [run.beta for run in batch])
     return POLICIES[method][0].load(learned(method, scale, out))
 
 
-def trained(batch: list[Run], agent: Agent, scale: Scale, status: Callable[[int], None]) -> list[dict[str, Any]]:
+def trained(batch: list[Run], agent: Agent, status: Callable[[int], None]) -> list[dict[str, Any]]:
     """The runs of a batch with their losses and rates every so many steps; null from where one diverged."""
-    n, budget = len(batch), scale.budget * scale.longer
+    n, budget = len(batch), batch[0].budget
     task = task_of(batch[0].data, budget=budget, val_examples=1000)
-    view = {"interval": EVERY} | agent.view.settings()
+    view = {"interval": STEPS if batch[0].method in SCHEDULES else EVERY} | agent.view.settings()
     envs = LearningRateVectorEnv(n, task, **view, measure_interval=budget, autoreset_mode="Disabled")
     observation, info = envs.reset(seed=[run.seed for run in batch])
     state, decisions = None, EVERY // envs.task.interval
@@ -198,9 +216,9 @@ def main(settings: Settings) -> None:
             missing = [asdict(run) not in lines for run in batch]
             if not any(missing) or (settings.methods and batch[0].method not in settings.methods):
                 continue
-            agent = agent_of(batch, scale, settings.out)
+            agent = agent_of(batch, lines, scale, settings.out)
             say = partial(print, f"\r{data} {batch[0].method}:", end=" steps ", flush=True)
-            for result in itertools.compress(trained(batch, agent, scale, say), missing):
+            for result in itertools.compress(trained(batch, agent, say), missing):
                 lines.add(result)
             print()
             report(lines, scale.data, scale.budget, scale.longer, settings.out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from lrenv.benchmark import controller_file
 from lrenv.benchmark.statistics import paired_t
 from lrenv.files import replace_file
 from plumbing import COLOURS, Lines, markdown, panels, save_figure
@@ -19,24 +22,41 @@ EVERY = 50
 """Inner steps that a point of a curve is the mean of."""
 LAST = 100
 """Inner steps that a final loss is the mean of."""
+SCHEDULES = ("linear", "cosine")
+"""Decay to 0 at the end of a run, so that there are runs of their own for every budget."""
+TUNED = (0.0, 0.0)
+"""First rate and beta that the reported runs of a schedule stand under; their peak is that of `best`."""
 TITLES = {
-    "adam": "Adam, best constant rate", "adam-hd": "Adam-HD, best of grid", "dmopt": "DMopt", "noh": "NOH",
+    "adam": "Adam, best constant rate", "linear": "Adam, tuned linear decay", "cosine": "Adam, tuned cosine decay",
+    "adam-hd": "Adam-HD, best of grid", "dmopt": "DMopt", "noh": "NOH",
 }  # fmt: skip
 
 
 def finals(lines: Lines, data: str, method: str, budget: int) -> dict[tuple[float, float], Array]:
     """(first rate, beta) -> the losses after `budget` steps, by seed; infinite where a run diverged."""
     groups: dict[tuple[float, float], list[float]] = {}
-    for run in sorted(lines.where(data=data, method=method), key=lambda run: run["seed"]):
+    own = {"budget": budget} if method in SCHEDULES else {}
+    for run in sorted(lines.where(data=data, method=method, **own), key=lambda run: run["seed"]):
         tail = run["loss"][(budget - LAST) // EVERY : budget // EVERY]
         groups.setdefault((run["alpha0"], run["beta"]), []).append(np.inf if None in tail else float(np.mean(tail)))
     return {key: np.array(values) for key, values in groups.items()}
 
 
 def best(lines: Lines, data: str, method: str, budget: int) -> tuple[float, float] | None:
-    """The first rate and beta with the lowest mean loss after `budget` steps, on these very seeds."""
+    """The first rate and beta with the lowest mean loss after `budget` steps.
+
+    Of a schedule, on the seeds that its peak is tuned on; of others, on the very seeds that are reported.
+    """
     groups = finals(lines, data, method, budget)
+    if method in SCHEDULES:
+        groups.pop(TUNED, None)
     return min(groups, key=lambda key: groups[key].mean()) if groups else None
+
+
+def reported(lines: Lines, data: str, method: str, budget: int) -> Array | None:
+    """The losses of a method at its best settings, by seed."""
+    key = TUNED if method in SCHEDULES else best(lines, data, method, budget)
+    return None if key is None else finals(lines, data, method, budget).get(key)
 
 
 def report(lines: Lines, data: Sequence[str], budget: int, longer: int, out: Path) -> None:
@@ -46,12 +66,33 @@ def report(lines: Lines, data: Sequence[str], budget: int, longer: int, out: Pat
         return
     draw(lines, data, budget * longer, out / "curves.png")
     text = "# Neural optimizers with hypergradients (Fu et al. 2017)\n\n"
-    text += f"Training loss, mean over the last {LAST} steps' batches, then over seeds ± standard deviation. Of a grid,"
-    text += " the best on these seeds and for this horizon: a choice in the baselines' favour.\n\n"
+    text += f"Training loss, mean over the last {LAST} steps' batches, then over seeds ± standard deviation. Constant"
+    text += " rates and Adam-HD are the best of a grid on these seeds and for this horizon: a choice in their favour."
+    text += " Linear and cosine decay end at 0 at this horizon; their peaks have the lowest loss on"
+    text += f" seeds of their own.{policy(out / 'noh')}\n\n"
     text += markdown(("data", "steps", *TITLES.values()), table(lines, data, (budget, budget * longer)))
     text += "\n## Claims\n\n"
     text += markdown(("the paper", "holds", "final training losses"), claims(lines, data, budget, longer))
     replace_file(out / "results.md", text)
+
+
+def policy(folder: Path) -> str:
+    """Which policy NOH is, by its file and its log; nothing before its training has ended."""
+    file = folder / "controller.safetensors"
+    held = controller_file.read_metadata(file) if file.exists() else {}
+    if not held.get("finished"):
+        return ""
+    with (folder / "progress.csv").open() as log:
+        last = list(csv.DictReader(log))[-1]
+    runs, loss = held["runs"], float(last["eval/val_loss"] or "inf")
+    return (
+        f"\n\nNOH is the policy after window {held['iteration']} of {last['iteration']} ({held['episodes']} of"
+        f" {runs['training']} runs), of those along the way the one with the lowest training loss at the end of"
+        f" held-out runs: {held['val_loss']:.4f}, where the last one has {loss:.4f}. It took {runs['training']} runs of"
+        f" training and {runs['selection']} of selection. The rate that it begins with, `scale` ="
+        f" {held['settings']['scale']:g}, was chosen by hand, by the constant rates of this table, so on the seeds that"
+        " are reported."
+    )
 
 
 def table(lines: Lines, data: Sequence[str], budgets: Sequence[int]) -> list[list[str]]:
@@ -61,8 +102,7 @@ def table(lines: Lines, data: Sequence[str], budgets: Sequence[int]) -> list[lis
         for budget in budgets:
             cells = []
             for method in TITLES:
-                key = best(lines, name, method, budget)
-                losses = None if key is None else finals(lines, name, method, budget)[key]
+                key, losses = best(lines, name, method, budget), reported(lines, name, method, budget)
                 chosen = f" ({key[0]:g}{f', {key[1]:g}' if key[1] else ''})" if key and key[0] else ""
                 cells.append("" if losses is None else f"{losses.mean():.4f} ± {losses.std():.4f}{chosen}")
             rows.append([name, str(budget), *cells])
@@ -70,31 +110,30 @@ def table(lines: Lines, data: Sequence[str], budgets: Sequence[int]) -> list[lis
 
 
 def claims(lines: Lines, data: Sequence[str], budget: int, longer: int) -> list[tuple[str, str, str]]:
-    """The paper's claims, of figures it gives no numbers for, and whether the means of these runs agree."""
+    """The paper's claims, of figures it gives no numbers for, and others, and whether the means of these runs agree."""
     rows = []
     source = data[0]
-    for horizon in (budget, budget * longer):
+    for name, horizon in itertools.product(data, (budget, budget * longer)):
+        ours = reported(lines, name, "noh", horizon)
+        frozen = "NOH" if name == source else "frozen NOH"
         for method in TITLES:
-            key = best(lines, source, method, horizon)
-            if method != "noh" and key:
-                theirs = finals(lines, source, method, horizon)[key]
-                claim = f"{source}, {horizon} steps: NOH below {TITLES[method]} (3.1)"
-                rows.append(compared(claim, finals(lines, source, "noh", horizon), theirs))
-    for name in data[1:]:
-        for horizon in (budget, budget * longer):
-            key = best(lines, source, "adam", budget)
-            there = finals(lines, name, "adam", horizon)
-            if key in there:
-                claim = f"{name}, {horizon} steps: frozen NOH below Adam at {source}'s best rate, {key[0]:g} (3.2)"
-                rows.append(compared(claim, finals(lines, name, "noh", horizon), there[key]))
-    return [row for row in rows if row]
+            theirs = None if method == "noh" else reported(lines, name, method, horizon)
+            if theirs is not None:
+                place = "not in the paper" if method in SCHEDULES or name != source else "3.1"
+                claim = f"{name}, {horizon} steps: {frozen} below {TITLES[method]} ({place})"
+                rows.append(compared(claim, ours, theirs))
+        key = best(lines, source, "adam", budget)
+        there = finals(lines, name, "adam", horizon)
+        if name != source and key in there:
+            claim = f"{name}, {horizon} steps: frozen NOH below Adam at {source}'s best rate, {key[0]:g} (3.2)"
+            rows.append(compared(claim, ours, there[key]))
+    return rows
 
 
-def compared(claim: str, ours: dict[tuple[float, float], Array], theirs: Array) -> tuple[str, str, str]:
+def compared(claim: str, losses: Array | None, theirs: Array) -> tuple[str, str, str]:
     """A row of claims. Runs with the same seed are pairs: they start from the same weights and see the same batches."""
-    if not ours:
+    if losses is None:
         return claim, "?", ""
-    (losses,) = ours.values()
     n = min(len(losses), len(theirs))
     differences = losses[:n] - theirs[:n]
     wins = int((differences < 0).sum())
@@ -109,12 +148,13 @@ def draw(lines: Lines, data: Sequence[str], budget: int, path: Path) -> None:
     for i, name in enumerate(data):
         losses, rates = axes[:, i]
         for colour, (method, title) in zip(COLOURS, TITLES.items(), strict=False):
-            key = best(lines, name, method, budget)
-            if key is not None:
-                runs = lines.where(data=name, method=method, alpha0=key[0], beta=key[1])
+            key = TUNED if method in SCHEDULES else best(lines, name, method, budget)
+            runs = lines.where(data=name, method=method, alpha0=key[0], beta=key[1], budget=budget) if key else []
+            if runs:
                 plot(losses, np.array([run["loss"] for run in runs], np.float64), colour, title)
         losses.set(title=name, yscale="log", ylabel="training loss")
-        losses.legend(fontsize=7)
+        if losses.lines:
+            losses.legend(fontsize=7)
         for run in lines.where(data=name, method="noh", seed=0):
             for curve in run["rates"]:
                 rates.plot(EVERY * np.arange(len(curve)), curve, linewidth=0.8)

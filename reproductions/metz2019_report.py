@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from agents.learned_optimizer_settings import OUTER_LR
 from agents.tuned_optimizers import BASELINES
+from lrenv.benchmark import controller_file
 from lrenv.files import replace_file
 from plumbing import COLOURS, Lines, markdown, panels, save_figure
 
@@ -42,6 +44,12 @@ PAPERS = {
 }  # fmt: skip
 """What figure 7 has for each ablation."""
 
+PAPERS_TRAININGS = (
+    ("train, paper", "", "", "50 to 10,000", "0.1", "0.003", "", "128", ""),
+    ("valid, paper", "", "", "50 to 10,000", "0.1", "0.0003", "", "128", ""),
+)
+"""Sections 3 and 4.3, appendix C.3: runs have 10,000 steps, and unrolls are as long after 5,000 updates."""
+
 
 def report(lines: Lines, interval: int, out: Path, drawn: Sequence[str] = DRAWN) -> None:
     """Writes results.md and draws held-out.png, variance.png, generalise.png and ablations.png, of what there is.
@@ -57,8 +65,13 @@ def report(lines: Lines, interval: int, out: Path, drawn: Sequence[str] = DRAWN)
     text = "# A learned optimizer (Metz et al. 2019)\n\n## Claims\n\n"
     text += "The best tuned optimizer is that with the lowest loss on the tuning seeds; with hindsight, on these.\n\n"
     text += markdown(("claim", "paper", "asked", "here", "holds"), claims(held_out, variances))
+    if found := list(trainings(out)):
+        text += "\n## Trainings\n\n"
+        header = ("for", "updates", "kept after", "steps of an unroll", "sigma", "outer rate", "clip", "pairs", "runs")
+        text += markdown(header, [*found, *PAPERS_TRAININGS])
     if held_out:
-        text += "\n## Held-out problems\n\nSeconds of a batch of runs, measurements included, mean over problems: "
+        text += f"\n## Held-out problems\n\n{overlap(held_out)}\n\n"
+        text += "Seconds of a batch of runs, measurements included, mean over problems: "
         text += f"{', '.join(seconds(held_out))}.\n{tables(held_out)}"
     if variances:
         text += "\n## Variances of outer gradients, mean over weights\n\n"
@@ -67,7 +80,7 @@ def report(lines: Lines, interval: int, out: Path, drawn: Sequence[str] = DRAWN)
             [(theta, unroll, *(f"{x:.2g}" for x in own.values())) for (theta, unroll), own in variances.items()],
         )
     if others:
-        text += f"\n## Other problems\n{tables(others)}"
+        text += f"\n## Other problems\n\n{failures(others)}\n{tables(others)}"
     if ablations:
         text += "\n## Ablations\n\nTraining loss on held-out problems, mean over steps, problems and runs.\n\n"
         rows = [(name, summary(own), PAPERS.get(name, "")) for name, own in ablation_losses(ablations).items()]
@@ -83,6 +96,43 @@ def report(lines: Lines, interval: int, out: Path, drawn: Sequence[str] = DRAWN)
     for part, (results, draw) in figures.items():
         if results and part in drawn:
             save_figure(draw(), out / f"{part}.png", dpi=65)  # many panels
+
+
+def trainings(out: Path) -> Iterator[tuple[str, ...]]:
+    """What the two optimizers were trained with, by their files and logs, of those whose training has ended."""
+    for objective in OBJECTIVES:
+        file = out / objective / "controller.safetensors"
+        held = controller_file.read_metadata(file) if file.exists() else {}
+        if held.get("finished"):
+            own, runs = held["settings"], held["runs"]
+            _, unrolls = logged(out / objective, "iteration", "outer/unroll")
+            rate = OUTER_LR[objective] if own["outer_lr"] is None else own["outer_lr"]
+            cost = f"{runs['training']} of training, {runs['selection']} of selection"
+            numbers = (f"{own['sigma']:g}", f"{rate:g}", f"{own['clip']:g}", f"{own['workers'] * own['pairs']}", cost)
+            steps = f"{unrolls[0]:.0f} to {unrolls[-1]:.0f}"
+            yield objective, f"{len(unrolls)}", f"{held['iteration']}", steps, *numbers
+
+
+def overlap(held_out: dict[str, Contest]) -> str:
+    """How many problems there are, how long their runs are, and that they are not independent."""
+    classes = {case: set(case.partition(";")[0].split(", ")) for case in held_out}
+    pairs = list(itertools.combinations(classes.values(), 2))
+    sharing = sum(bool(one & other) for one, other in pairs)
+    return (
+        f"{len(held_out)} problems, out of {len(set().union(*classes.values()))} classes. {sharing} of the {len(pairs)}"
+        " pairs of problems share a class, and with it examples: they are not independent."
+    )
+
+
+def failures(others: dict[str, Contest]) -> str:
+    """On which other problems the optimizer for validation ends above Adam, and by how much."""
+    told = []
+    for name in ("final_test_loss", "best_test_loss"):
+        means = {case: [ends(contest[m, "valid"], name).mean() for m in ("learned", "adam")]
+                 for case, contest in others.items()}  # fmt: skip
+        above = [f"{case} ({ours:.4f} against {adam:.4f})" for case, (ours, adam) in means.items() if not ours < adam]
+        told.append(f"{LOSSES[name]}, {' and '.join(above) or 'none'}")
+    return f"Where the optimizer for validation is not below tuned Adam: {'; '.join(told)}."
 
 
 def contests(lines: Lines, part: str) -> dict[str, Contest]:

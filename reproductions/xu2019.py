@@ -28,23 +28,21 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import tyro
-
 from agents import Agent
 from agents.ppo import PPOController
 from lrenv.benchmark.agent import agent_factory
 from lrenv.benchmark.evaluation import evaluate
-from lrenv.benchmark.tuning import TUNING_SEEDS
-from lrenv.process import keep_memory
+from lrenv.benchmark.selection import selection_losses
+from lrenv.seeds import seeds_for
 from lrenv.vector_env import choose_device
-from plumbing import Lines, short
+from plumbing import Lines, command, short
 from xu2019_report import SCHEDULES, best, report
 from xu2019_tasks import NETWORKS, SCALES, Scale, available, task_of
 from xu2019_training import CHECKPOINT, SETTINGS, Carried, controller_of, digest, runs_spent
@@ -144,9 +142,9 @@ def tuned(piece: Piece, scale: Scale, settings: Settings) -> Result:
     arrays = {name: [combination[name] for combination in combinations] for name in combinations[0]}
     task = task_of(piece.data, piece.network, scale.like(piece.network, scale.reported))
     agent = agent_factory(piece.method)(**arrays)
-    result = evaluate(agent, task, [TUNING_SEEDS[0]] * len(combinations), device=settings.device, capture=True)
-    # A run that died counts as infinitely bad, however low it had come.
-    losses = np.where(result.diverged, np.inf, result.val_loss)
+    seeds = seeds_for("tuning", 1) * len(combinations)
+    result = evaluate(agent, task, seeds, device=settings.device, capture=True)
+    losses = selection_losses(result.val_loss, result.diverged)
     return {
         "combinations": [combination | {"val_loss": short([loss])[0]}
                          for combination, loss in zip(combinations, losses, strict=True)],
@@ -175,7 +173,7 @@ def agent_of(piece: Piece, lines: Lines, out: Path) -> Agent | None:
 
 def reported(piece: Piece, agent: Agent, scale: Scale, settings: Settings) -> Result:
     """Runs on the seeds that tables are about, with their curves."""
-    seeds = list(cut(range(scale.seeds), piece, scale))
+    seeds = list(cut(seeds_for("report", scale.seeds), piece, scale))
     version = scale.like(piece.network, scale.reported)
     task = task_of(piece.data, piece.network, version)
     result = evaluate(agent, task, seeds, initial_lr=piece.start or None, device=settings.device, capture=True)
@@ -276,7 +274,6 @@ def main(settings: Settings) -> None:
     ):
         if unknown := set(given) - set(known):
             raise ValueError(f"--{name} {' '.join(sorted(unknown))}: this scale has {', '.join(known)}")
-    keep_memory()
     lines = Lines(settings.out / "runs.jsonl", list(Piece.__annotations__))
     if others := {line["scale"] for line in lines.where()} - {settings.scale}:
         raise ValueError(f"{settings.out} holds results of --scale {', '.join(others)}; choose another --out")
@@ -311,4 +308,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    sys.exit(command(main, Settings, __doc__))

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrenv.benchmark.statistics import mean_std, paired_t, welch
-from plumbing import COLOURS, Lines, markdown, panels
+from lrenv.files import replace_file
+from plumbing import COLOURS, Lines, markdown, panels, save_figure
 from xu2019_tasks import Version
 
 Array = NDArray[np.float64]
@@ -253,8 +254,7 @@ def report(lines: Lines, out: Path) -> None:
     text += f"\n## Levels\n\n{markdown(header, levels(lines, found))}"
     text += "\n## Costs\n\nRuns of tuning, and of training with its evaluations.\n\n"
     text += markdown(("row", "method", "episodes", "runs", "seconds", "on"), costs(lines))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.md").write_text(text)
+    replace_file(out / "results.md", text)
     draw(found, out)
 
 
@@ -284,4 +284,4 @@ def draw(found: list[Cell], out: Path) -> None:
                 ax.set(title=f"{row}\n{title}", yscale="log", xlabel="inner steps", ylabel=label)
                 if shown:
                     ax.legend(fontsize=5)
-        figure.savefig(out / f"{name}.png", dpi=80)
+        save_figure(figure, out / f"{name}.png", dpi=80)

@@ -6,14 +6,15 @@ import csv
 import hashlib
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import plumbing
 from agents import Agent
-from agents.outer_training import train
 from agents.ppo_learner import PPOTraining
 from agents.ppo_settings import PPOSettings
 from lrenv.benchmark.agent import State, View
@@ -83,11 +84,9 @@ def controller_of(task: Task, out: Path, own: dict[str, Any], deadline: float) -
         own: settings that are not the default.
         deadline: of `time.monotonic`.
     """
-    resume = (out / CHECKPOINT).exists()
-    # Without a checkpoint, what lies there is the rest of a training that was killed at its beginning.
-    settings = PPOSettings(task=task.name, out=out, resume=resume, overwrite=not resume, **own)
+    settings = PPOSettings(task=task.name, out=out, **own)
     try:
-        return train(lambda asked: Timed(asked, deadline), settings)
+        return plumbing.controller_of(partial(Timed, deadline=deadline), settings)
     except KeyboardInterrupt:
         if time.monotonic() <= deadline:
             raise
@@ -95,14 +94,11 @@ def controller_of(task: Task, out: Path, own: dict[str, Any], deadline: float) -
 
 
 def runs_spent(out: Path) -> dict[str, float]:
-    """What a finished training took, by its log: trainees, those of evaluations among them, and seconds of updates."""
-    settings = read_metadata(out / "controller.safetensors")["settings"]
+    """What a finished training took: trainees, those that evaluate it among them, and seconds of updates."""
+    runs = read_metadata(out / "controller.safetensors")["runs"]
     with (out / "progress.csv").open() as log:
-        rows = list(csv.DictReader(log))
-    evaluations = sum(bool(row["eval/val_loss"]) for row in rows) * settings["eval_seeds"]
-    episodes = int(rows[-1]["episodes"])
-    seconds = sum(float(row["time/seconds"]) for row in rows)
-    return {"episodes": episodes, "runs_spent": episodes + evaluations, "seconds": round(seconds, 1)}
+        seconds = sum(float(row["time/seconds"]) for row in csv.DictReader(log))
+    return {"episodes": runs["training"], "runs_spent": sum(runs.values()), "seconds": round(seconds, 1)}
 
 
 def digest(file: Path) -> str:

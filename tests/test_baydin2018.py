@@ -116,6 +116,8 @@ def test_claims_are_judged_by_the_losses(tmp_path: Path) -> None:
         "sgd-hd with beta 0.001 ends below sgd from 0.001": "true",
         "sgd-hd with beta 0.001 ends below sgd from every rate in 1e-06 to 0.001": "true",
         "sgd-hd with beta 0.0001 ends below sgd from every rate in 1e-06 to 0.001": "false (0 of 4)",
+        "sgd-hd with beta 0.001 ends below sgd from every rate in 0.01 to 0.1": "true",
+        "sgd-hd with beta 0.0001 ends below sgd from every rate in 0.01 to 0.1": "false (0 of 2)",
         "adam-hd with beta 1e-07 ends below adam from every rate in 1e-06 to 0.0001": "false (0 of 3)",
         "adam-hd with beta 0.0001 ends below adam from every rate in 1e-06 to 0.0001": "false (0 of 3)",
     }.items():

@@ -13,8 +13,8 @@ import pytest
 import fu2017
 from agents.hypergradient import adam_hd
 from agents.schedules import constant
-from fu2017 import SCALES, Run, Settings, main, task_of, trained, wanted
-from fu2017_report import best, claims, compared, finals, table
+from fu2017 import SCALES, Run, Settings, agent_of, main, task_of, trained, wanted
+from fu2017_report import best, claims, compared, finals, policy, reported, table
 from lrenv.data import DataMissing
 from plumbing import Lines
 
@@ -23,7 +23,7 @@ KEY = list(Run.__annotations__)
 
 
 def runs(*rates: float, method: str = "adam") -> list[Run]:
-    return [Run("digits", method, rate, 0.0, seed) for rate in rates for seed in range(2)]
+    return [Run("digits", method, rate, 0.0, seed, 200) for rate in rates for seed in range(2)]
 
 
 def test_the_perceptron_is_the_papers() -> None:
@@ -43,8 +43,8 @@ def test_a_curve_does_not_depend_on_how_often_an_agent_acts() -> None:
     """Adam in intervals of 50, against Adam-HD with beta = 0 in every step."""
     batch = runs(1e-2)
     told: list[int] = []
-    coarse = trained(batch, constant(1e-2), SMOKE, told.append)
-    fine = trained(batch, adam_hd([1e-2] * 2, 0.0), SMOKE, told.append)
+    coarse = trained(batch, constant(1e-2), told.append)
+    fine = trained(batch, adam_hd([1e-2] * 2, 0.0), told.append)
     assert told == [50, 100, 150, 200] * 2
     for one, other in zip(coarse, fine, strict=True):
         assert len(one["loss"]) == len(one["rate"]) == 4
@@ -54,7 +54,7 @@ def test_a_curve_does_not_depend_on_how_often_an_agent_acts() -> None:
 
 
 def test_losses_are_no_numbers_after_divergence() -> None:
-    fine, broken = (trained(runs(rate)[:1], constant(rate), SMOKE, lambda _: None)[0] for rate in (1e-2, 3e38))
+    fine, broken = (trained(runs(rate)[:1], constant(rate), lambda _: None)[0] for rate in (1e-2, 3e38))
     assert np.isfinite(fine["loss"]).all()
     assert np.isnan(broken["loss"]).all()
 
@@ -63,8 +63,43 @@ def test_every_run_is_wanted_once() -> None:
     for scale in SCALES.values():
         everything = [run for data in scale.data for batch in wanted(data, scale) for run in batch]
         assert len(set(everything)) == len(everything)
-        for method in ("adam", "noh"):
+        for method in ("adam", "noh", "linear", "cosine"):
             assert {run.data for run in everything if run.method == method} == set(scale.data)
+
+
+def test_a_schedule_is_tuned_on_seeds_of_its_own_and_ends_with_the_run(tmp_path: Path) -> None:
+    lines = Lines(tmp_path / "runs.jsonl", KEY)
+    batches = [batch for batch in wanted("digits", SMOKE) if batch[0].method == "linear"]
+    assert [(batch[0].budget, batch[0].alpha0 > 0) for batch in batches] == [
+        (100, True), (100, False), (200, True), (200, False),
+    ]  # fmt: skip
+    for tuning, report in zip(batches[::2], batches[1::2], strict=True):
+        assert {run.seed for run in tuning} == {10_000, 10_001, 10_002}
+        assert {run.seed for run in report} == {0, 1}
+        # The second peak is the better one after 100 steps, the first after 200.
+        good = tuning[-1 if tuning[0].budget == 100 else 0].alpha0
+        for run in tuning:
+            lines.add(asdict(run) | {"loss": [0.1 if run.alpha0 == good else 0.2] * (run.budget // 50)})
+        assert best(lines, "digits", "linear", tuning[0].budget) == (good, 0.0)
+        assert reported(lines, "digits", "linear", tuning[0].budget) is None
+        agent = agent_of(report, lines, SMOKE, tmp_path)
+        results = trained(report, agent, lambda _: None)
+        steps = np.arange(40, report[0].budget, 50)  # a point of a curve ends with ten steps at one rate
+        for result in results:
+            np.testing.assert_allclose(result["rate"], good * (1 - steps / report[0].budget), rtol=1e-4)
+            lines.add(result)
+        losses = reported(lines, "digits", "linear", report[0].budget)
+        assert losses is not None
+        np.testing.assert_allclose(losses, [np.mean(result["loss"][-2:]) for result in results], rtol=1e-5)
+    assert best(lines, "digits", "linear", 100) != best(lines, "digits", "linear", 200)
+
+
+def test_results_say_which_policy_noh_is(tmp_path: Path) -> None:
+    text = policy(Path(fu2017.__file__).parent / "results" / "fu2017" / "noh")
+    assert "after window 24 of 40 (3 of 5 runs)" in text
+    assert "0.1938, where the last one has 0.2629" in text
+    assert "5 runs of training and 40 of selection" in text
+    assert not policy(tmp_path)
 
 
 def made_up(path: Path) -> Lines:
@@ -78,7 +113,7 @@ def made_up(path: Path) -> Lines:
     for (data, method, rate), loss in curves.items():
         for seed in range(2):
             moved = [None if x is None else x + 0.02 * seed for x in loss]
-            lines.add(asdict(Run(data, method, rate, 0.0, seed)) | {"loss": moved, "rate": [], "rates": []})
+            lines.add(asdict(Run(data, method, rate, 0.0, seed, 200)) | {"loss": moved, "rate": [], "rates": []})
     return lines
 
 
@@ -96,22 +131,25 @@ def test_finals_are_means_over_the_last_steps_up_to_a_horizon(tmp_path: Path) ->
 def test_claims_follow_the_means(tmp_path: Path) -> None:
     lines = made_up(tmp_path / "runs.jsonl")
     rows = {claim: (verdict, numbers) for claim, verdict, numbers in claims(lines, ["a", "b"], 100, 2)}
-    assert [verdict for verdict, _ in rows.values()] == ["yes", "no", "yes", "yes"]
+    assert [verdict for verdict, _ in rows.values()] == ["yes", "no", "yes", "yes", "yes", "yes"]
     assert rows["a, 100 steps: NOH below Adam, best constant rate (3.1)"][1].startswith("1.1100 against 1.2100; lower")
+    own = "b, 200 steps: frozen NOH below Adam, best constant rate (not in the paper)"
+    assert rows[own] == ("yes", "2.0100 against 3.0100; lower on 2 of 2 seeds")
     transfer = "b, 200 steps: frozen NOH below Adam at a's best rate, 0.03 (3.2)"
     assert rows[transfer] == ("yes", "2.0100 against inf; lower on 2 of 2 seeds")
-    assert table(lines, ["a"], [100])[0] == ["a", "100", "1.2100 ± 0.0100 (0.03)", "", "", "1.1100 ± 0.0100"]
+    first, *others, last = table(lines, ["a"], [100])[0][2:]
+    assert (first, last, {*others}) == ("1.2100 ± 0.0100 (0.03)", "1.1100 ± 0.0100", {""})
 
 
 def test_an_unfinished_comparison_counts_the_seeds_that_there_are() -> None:
-    assert compared("x", {}, np.ones(2)) == ("x", "?", "")
-    row = compared("x", {(0.0, 0.0): np.array([1.0, 4.0])}, np.array([2.0, 2.0, 9.0]))
+    assert compared("x", None, np.ones(2)) == ("x", "?", "")
+    row = compared("x", np.array([1.0, 4.0]), np.array([2.0, 2.0, 9.0]))
     assert row == ("x", "level", "2.5000 against 4.3333; lower on 1 of 2 seeds")
 
 
 def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between two results, and between a policy's training and its runs."""
-    monkeypatch.setitem(SCALES, "smoke", SMOKE._replace(rates=(1e-2,), longer=1))
+    monkeypatch.setitem(SCALES, "smoke", SMOKE._replace(rates=(1e-2,), peaks=(1e-2,), longer=1))
     whole, broken = Settings("smoke", out=tmp_path / "whole"), Settings("smoke", out=tmp_path / "broken")
     main(whole)
     for name in ("curves.png", "results.md"):

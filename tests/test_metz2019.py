@@ -21,7 +21,20 @@ from lrenv.hypergradients import rollout
 from lrenv.tasks import make_task
 from lrenv.trainee import Trainee
 from metz2019 import SCALES, Settings, ablations, held_out, main, measured, pieces, training_settings
-from metz2019_report import METHODS, OBJECTIVES, best_tuned, claims, contests, improvement, reached, report, smoothed
+from metz2019_report import (
+    METHODS,
+    OBJECTIVES,
+    best_tuned,
+    claims,
+    contests,
+    failures,
+    improvement,
+    overlap,
+    reached,
+    report,
+    smoothed,
+    trainings,
+)  # fmt: skip
 from plumbing import Lines
 
 SMOKE = SCALES["smoke"]
@@ -139,6 +152,24 @@ def test_a_learned_optimizer_that_diverges_never_wins(tmp_path: Path) -> None:
     assert improvement(contest, "train", "train_loss") == -np.inf
     # It was there, though, before that.
     assert reached(contest) == pytest.approx(0.4)
+
+
+def test_results_say_what_the_optimizers_were_trained_with(tmp_path: Path) -> None:
+    train, valid = trainings(Path(metz2019.__file__).parent / "results" / "metz2019")
+    assert train[3:8] == valid[3:8] == ("50 to 80", "0.02", "0.003", "1", "16")
+    assert (train[:3], valid[:3]) == (("train", "300", "300"), ("valid", "300", "260"))
+    assert valid[8] == "1909 of training, 240 of selection"
+    assert not list(trainings(tmp_path))
+
+
+def test_results_say_which_problems_share_classes_and_where_it_fails(tmp_path: Path) -> None:
+    contest = contests(made_up(tmp_path / "runs.jsonl"), "held-out")
+    found = dict.fromkeys(("0, 1; mlp 16", "0, 1; mlp 32", "1, 2; mlp 16", "3, 4; mlp 16"), contest["0"])
+    assert overlap(found).startswith("4 problems, out of 5 classes. 3 of the 6 pairs of problems share a class")
+    told = failures({name: contest[name] for name in "024"})
+    assert "test loss at the end, 4 (0.6100 against 0.4100);" in told
+    assert told.endswith("test loss of the best checkpoint, 4 (0.6000 against 0.4000).")
+    assert "none" in failures({"0": contest["0"]})
 
 
 def test_a_contest_counts_when_everyone_has_run(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lrenv.hypergradients import rollout, validation_loss
 from lrenv.seeds import seeds_for
 from lrenv.tasks import make_task
 from lrenv.trainee import Trainee
-from micaelli2021 import METHODS, Scale, Settings, claims, found, main, measured, search_settings
+from micaelli2021 import METHODS, Scale, Settings, claims, effort, found, main, measured, search_settings
 from plumbing import Lines
 
 
@@ -102,3 +102,10 @@ def test_claims_say_what_the_numbers_say() -> None:
     assert rows[2][1] == "no"
     assert claims(searches({"fds": [0.505]}))[0][1] == "yes"
     assert claims(searches({"random": [0.5]})) == []
+
+
+def test_results_say_what_random_search_had() -> None:
+    took = {"fds": [30.0, 50.0], "random": [4.0, 6.0]}
+    text = effort({m: [{"seconds": s, "inner_steps": [8, 16, 24]} for s in own] for m, own in took.items()})
+    assert "draws 3 schedules" in text
+    assert "FDS takes 8.0 times as many seconds" in text

@@ -392,3 +392,14 @@ def test_a_training_can_be_ended_sooner(tmp_path: Path, monkeypatch: pytest.Monk
     assert (made["episodes"], made["runs_spent"]) == (4, 4 + 2 * 2)
     assert made["version"] == [None, 64, 20, 20, 5, 20]
     assert made["seconds"] > 0
+
+
+def test_runs_are_those_of_the_controllers_file(tmp_path: Path) -> None:
+    """A validation whose loss was infinite is an empty cell of the log; its runs were made all the same."""
+    committed = Path(xu2019.__file__).parent / "results" / "xu2019" / "trainings" / "fashion-mnist-cnn-ours-mlp"
+    shutil.copy(committed / "controller.safetensors", tmp_path)
+    header, *rows = (committed / "progress.csv").read_text().splitlines()
+    emptied = [row.rsplit(",", 2)[0] + ",," for row in rows]
+    (tmp_path / "progress.csv").write_text("\n".join([header, *emptied]))
+    assert header.endswith("eval/val_loss,eval/best_val_loss")
+    assert xu2019_training.runs_spent(tmp_path) == {"episodes": 480, "runs_spent": 504, "seconds": 109.8}
