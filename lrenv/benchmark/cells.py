@@ -99,7 +99,7 @@ class Cells:
         for number, line in enumerate(lines, 1):
             entry = _entry(line)
             if entry is None:
-                if number < len(lines) or line.endswith(b"\n"):  # a torn line has no end
+                if number < len(lines) or (header is None and line.endswith(b"\n")):  # not torn: another's file
                     raise ValueError(f"{self.path} is damaged at line {number}; --overwrite starts anew")
                 break
             whole += len(line)
