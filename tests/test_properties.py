@@ -265,19 +265,18 @@ def test_dying_pays_less_than_any_living_on(case: Case, moment: int, reward: str
     assert returns[1] < returns[0]
 
 
-Program = list[tuple[str, Any]]
-"""Steps and masked resets: (what, argument)."""
+Program = list[tuple[str, int, bool]]
+"""Steps and masked resets: ("step", number of its action, unused) or ("reset", bits of a mask, whether with seeds)."""
 
 
 @st.composite
-def programs(draw: st.DrawFn, longest: int = 8) -> list[tuple[str, int, bool]]:
-    """("step", number of its action, unused) or ("reset", bits of a mask, whether with seeds)."""
+def programs(draw: st.DrawFn, longest: int = 8) -> Program:
     step = st.tuples(st.just("step"), st.integers(0, 31), st.booleans())
     reset = st.tuples(st.just("reset"), st.integers(1, 7), st.booleans())
     return draw(st.lists(st.one_of(step, step, step, reset), min_size=1, max_size=longest))
 
 
-def run(envs: LearningRateVectorEnv, program: list[tuple[str, int, bool]], actions: list[Array]) -> list[Any]:
+def run(envs: LearningRateVectorEnv, program: Program, actions: list[Array]) -> list[Any]:
     answers: list[Any] = []
     for what, number, seeded in program:
         if what == "step":
@@ -292,9 +291,7 @@ def run(envs: LearningRateVectorEnv, program: list[tuple[str, int, bool]], actio
 
 @property_test
 @given(cases(), st.sampled_from(MODES), programs(), programs())
-def test_a_snapshot_goes_on_to_the_last_bit(
-    case: Case, mode: str, before: list[tuple[str, int, bool]], after: list[tuple[str, int, bool]]
-) -> None:
+def test_a_snapshot_goes_on_to_the_last_bit(case: Case, mode: str, before: Program, after: Program) -> None:
     """At any moment, in the same environment and in another one, through a pickle, whatever has happened since."""
     envs, twin = (case.envs(autoreset_mode=mode) for _ in range(2))
     actions = case.actions(envs, 4, deaths=0.2)
@@ -319,8 +316,8 @@ def test_a_snapshot_goes_on_to_the_last_bit(
 def test_a_masked_reset_touches_only_the_masked(
     case: Case,
     mode: str,
-    before: list[tuple[str, int, bool]],
-    after: list[tuple[str, int, bool]],
+    before: Program,
+    after: Program,
     bits: int,
     seeded: bool,
 ) -> None:
