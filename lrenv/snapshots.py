@@ -80,7 +80,7 @@ def _data(task: Task, trainee: Trainee) -> str:
 def _network(task: Task, trainee: Trainee) -> str:
     module = build(partial(task.network, trainee.train.inputs.shape[1:], trainee.classes), 0)
     code = [getattr(type(part).forward, "__code__", None) for part in module.modules()]
-    structure = f"{module}{trainee.network.shapes}{[(c.co_code, c.co_names) for c in code if c is not None]}"
+    structure = f"{module}{trainee.network.shapes}{[_code(c) for c in code if c is not None]}"
     return f"{type(module).__name__} of {trainee.network.size} parameters [{_checksum(structure)}]"
 
 

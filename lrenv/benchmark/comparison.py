@@ -84,8 +84,8 @@ def compare(
 
     Args:
         task: a task, or its name.
-        agents: specs (`lrenv.specs`), or a text with several: names, `name:setting=value:...`, or controller files. A bare
-            name whose factory has a grid is tuned.
+        agents: specs (`lrenv.specs`), or a text with several: names, `name:setting=value:...`, or controller files. A
+            bare name whose factory has a grid is tuned.
         seeds: how many runs of each agent, on as many of the seeds for reports (`lrenv.seeds`).
         baseline: one of `agents`; `step` if it is among them, else the first.
         initial_lrs: agents that scale the rate get a row from each of these; from each of the task's if empty. Where
