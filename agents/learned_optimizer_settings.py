@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from agents.learned_optimizer import Architecture
 from agents.outer_settings import OuterSettings
+from lrenv.benchmark import schema
 from lrenv.tasks import Task, count, make_task
 
 OUTER_LR = {"train": 3e-3, "valid": 3e-4}
@@ -80,6 +81,7 @@ class LearnedOptimizerSettings(OuterSettings):
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError for a setting that cannot be meant."""
         super().__post_init__()
+        schema.integer(1, schema.LARGEST_SIZE)("hidden", self.hidden)
         if self.optimizer is not None:
             raise ValueError(f"the optimizer is what is trained; leave optimizer={self.optimizer!r} out")
         if self.classes is not None and count("classes", self.classes) < 2:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from agents.coordinatewise import Architecture
+from agents.coordinatewise import ARCHITECTURE, Architecture
 from agents.outer_settings import OuterSettings
 from lrenv.tasks import count
 
@@ -62,6 +62,7 @@ class NOHSettings(OuterSettings):
         for name in ("cut", "scale", "gain", "meta_lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        ARCHITECTURE("settings", asdict(self.architecture))  # what its file will be read by
         if self.memory is not None and count("memory", self.memory) < 2:
             raise ValueError("memory=1 would let units keep nothing; give 2 decisions or more, or None")
         if (self.optimizer == "unit") != self.UNIT:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lrenv.benchmark.schema import LARGEST_SIZE
 from lrenv.compiling import Compile
 from lrenv.seeds import seeds_for
 from lrenv.tasks import Task, count, make_task
@@ -58,9 +57,6 @@ class OuterSettings:
         """Raises ValueError or TypeError for a setting that cannot be meant."""
         for name in (*self.COUNTS, self.LENGTH):
             count(name, getattr(self, name))
-        hidden = vars(self).get("hidden", 1)
-        if hidden > LARGEST_SIZE:
-            raise ValueError(f"hidden must be at most {LARGEST_SIZE}, which is what files hold, not {hidden}")
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} must be a finite number, not {value}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from agents.outer_settings import OuterSettings
+from lrenv.benchmark import schema
 from lrenv.signals import WHITE_BOX
 
 
@@ -55,6 +56,7 @@ class PPOSettings(OuterSettings):
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError for a setting that cannot be meant."""
         super().__post_init__()
+        schema.integer(1, schema.LARGEST_SIZE)("hidden", self.hidden)
         control, observe = ((x,) if isinstance(x, str) else tuple(x) for x in (self.control, self.observe))
         if any(name.startswith("set-raw") for name in control):
             raise ValueError("a policy of bounded actions can't control by 'set-raw'; use 'scale' or 'set'")
