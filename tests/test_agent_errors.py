@@ -50,7 +50,7 @@ PAIR = "predict must give a pair of actions and memory: `return action, state`, 
     [
         (KeyError("lr"), f"{ALL}predict raised KeyError: 'lr' (test_agent_errors.py:"),
         (RuntimeError("a\n b"), f"{ALL}predict raised RuntimeError: a b (test_agent_errors.py:"),
-        (np.zeros((3, 1)), f"{ALL}{PAIR}an ndarray"),
+        (np.zeros((3, 1)), f"{ALL}{PAIR}a ndarray"),
         (None, f"{ALL}{PAIR}None"),
         ((np.zeros((3, 1)), None, 0), f"{ALL}{PAIR}a tuple of 3"),
         (action(0, np.nan, 0), f"{ONE}its action is no good: actions of environments [1] are NaN"),

@@ -283,7 +283,7 @@ def widened(width: int) -> networks.NetworkFactory:
     ("before", "now", "what"),
     [
         ({"network": widened(2)}, {"network": widened(3)}, "network"),
-        ({"network": lambda _, k: nn.Linear(4, 3)}, {"network": lambda _, k: nn.Linear(4, 4)}, "network"),
+        ({"network": lambda _, k: nn.Linear(4, 3)}, {"network": lambda _, k: nn.Linear(4, 5)}, "network"),
         ({"optimizer": adam(eps_root=1e-8)}, {"optimizer": adam(eps_root=1e-4)}, "optimizer"),
         (
             {"optimizer": LearnedOptimizer(torch.zeros(Architecture().size))},

@@ -253,7 +253,7 @@ def test_paths_and_tuples_are_named_in_commands(
         (("compare", "--agents", "missing.safetensors"), "no controller file missing.safetensors"),
         (("compare", "--seeds", "0"), "seeds must be at least 1"),
         (("compare", "--initial-lr", "0.1,fast"), "--initial-lr takes numbers separated by commas"),
-        (("compare", "--initial-lr", "-1"), "initial_lr must be finite and at least 0"),
+        (("compare", "--initial-lr", "-1"), "initial_lr must be at least 0"),
         (("compare", "--budget", "0"), "budget must be at least 1"),
         (("compare", "--device", "abacus", "--agents", "constant:peak=0.1"), "device='abacus' can't be used here"),
         (("compare", "--out", "/dev/null/x", "--agents", "constant:peak=0.1"), "can't write /dev/null/x/cells.jsonl ("),

@@ -145,7 +145,7 @@ def test_training_makes_an_optimizer_that_descends(tmp_path: Path) -> None:
         ({"optimizer": "adam"}, "leave optimizer='adam' out"),
         ({"workers": 1, "pairs": 1}, "at least two pairs"),
         ({"sigma": 0.0}, "sigma must be positive"),
-        ({"outer_lr": math.nan}, "rate must be positive"),
+        ({"outer_lr": math.nan}, "outer_lr must be a finite number, not nan"),
         ({"jitter": 1.0}, "jitter must be at least 0 and below 1"),
         ({"widths": "4"}, "network and widths go together"),
         ({"classes": 1}, "at least two classes"),

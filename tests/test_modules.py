@@ -473,7 +473,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
         ),
         "set the dropout arguments of attention",
     ),
-    "recurrent": (lambda: S(nn.Unflatten(1, (3, 2)), nn.GRU(2, 3)), "gives a tuple, but it must give one tensor"),
+    "recurrent": (lambda: S(nn.Unflatten(1, (3, 2)), nn.GRU(2, 3)), "gives a tuple of 2, but it must give one tensor"),
     "several outputs": (lambda: Apply(lambda x, a: {"out": a(x)}, a=nn.Linear(6, 3)), "gives a dict, but"),
     "no batch axis": (lambda: Apply(lambda x, a: a(x).sum(0), a=nn.Linear(6, 3)), r"shape \(3,\) for 4 examples"),
     "lazy": (lambda: S(nn.LazyLinear(5), nn.Linear(5, 3)), "such as nn.Linear"),

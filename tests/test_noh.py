@@ -218,7 +218,7 @@ def test_trainees_that_diverge_teach_nothing(tmp_path: Path) -> None:
     ("noh", {"layers": 101}, "settings.layers must be an integer from 1 to 100, not 101"),
     ("dmopt", {"cut": 81.0}, "settings.cut must be a number above 0.001 and at most 80, not 81.0"),
     ("noh", {"hidden": 2**20 + 1}, "settings.hidden must be an integer from 1 to 1048576"),
-    ("noh", {"meta_lr": math.inf}, "meta_lr must be positive"),
+    ("noh", {"meta_lr": math.inf}, "meta_lr must be a finite number, not inf"),
     ("noh", {"memory": 1}, "give 2 decisions or more"),
     ("noh", {"unroll": 0}, "unroll must be at least 1"),
     ("noh", {"meta_iterations": 0}, "meta_iterations must be at least 1"),
