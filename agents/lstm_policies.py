@@ -126,9 +126,7 @@ class LSTMPolicy(ABC):
         """This policy if it is on that device, else a copy there: evaluations ask for it where the trainees live."""
         if device.type == self.device.type and device.index in (None, self.device.index):
             return self
-        return type(self)(
-            self.architecture, self.interval, self.optimizer, copy.deepcopy(self.network).to(device)
-        )
+        return type(self)(self.architecture, self.interval, self.optimizer, copy.deepcopy(self.network).to(device))
 
     def save(self, path: Path, trained: dict[str, Any]) -> None:
         """Writes the policy to one file, with how it was trained."""
