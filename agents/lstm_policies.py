@@ -9,7 +9,6 @@ Andrychowicz et al. 2016. `agents.noh_training` trains both:
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -126,7 +125,11 @@ class LSTMPolicy(ABC):
         """This policy if it is on that device, else a copy there: evaluations ask for it where the trainees live."""
         if device.type == self.device.type and device.index in (None, self.device.index):
             return self
-        return type(self)(self.architecture, self.interval, self.optimizer, copy.deepcopy(self.network).to(device))
+        weights = {name: x.detach().to(device, copy=True) for name, x in self.network.state_dict().items()}
+        with torch.random.fork_rng(devices=[]):  # fresh weights are replaced, as in `load`
+            policy = type(self)(self.architecture, self.interval, self.optimizer)
+        policy.network.load_state_dict(weights, assign=True)
+        return policy
 
     def save(self, path: Path, trained: dict[str, Any]) -> None:
         """Writes the policy to one file, with how it was trained."""
