@@ -183,11 +183,11 @@ class FDSTraining(ScheduleTraining):
             start = self.trainee.init(seeds[group])
             schedule = {name: values.expand(len(start.seed), -1) for name, values in self.schedule.items()}
             parts.append(self._hypergradient(self.trainee, start, schedule, self.task.budget))
-        gradient = {}
-        for name in self.schedule:
-            each = torch.cat([part.gradient[name] for part in parts]).cpu().double()
-            gradient[name] = each.where(each.isfinite(), torch.nan).nanmean(0)
-        return torch.cat([part.objective for part in parts]).cpu(), gradient
+        # To the host in one transfer, for it waits for all that was computed.
+        columns = [torch.cat([p.objective[:, None], *(p.gradient[name] for name in self.schedule)], 1) for p in parts]
+        objective, *each = torch.cat(columns).cpu().split([1, *map(len, self.schedule.values())], 1)
+        finite = {name: x.double().where(x.isfinite(), torch.nan) for name, x in zip(self.schedule, each, strict=True)}
+        return objective[:, 0], {name: x.nanmean(0) for name, x in finite.items()}
 
     def state(self) -> dict[str, Any]:
         """Everything that the next iteration depends on."""

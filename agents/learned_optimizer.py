@@ -19,13 +19,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lrenv.ambient import detached
 from lrenv.benchmark import controller_file, schema
 from lrenv.benchmark.agent import State, View
 from lrenv.benchmark.controller_file import Promise
@@ -138,6 +139,14 @@ class Architecture:
         return torch.cat([*parts, torch.ones_like(parts[0])], 1)
 
 
+class Constants(NamedTuple):
+    """What every step reads, on one device and of one dtype."""
+
+    decays: Tensor  # (5, 1)
+    timescales: Tensor  # (9,)
+    theta: Tensor  # (D,)
+
+
 @dataclass(frozen=True, eq=False)
 class LearnedOptimizer:
     """An optimizer that theta defines, `opt_fn(theta)`, and the agent that stands for it.
@@ -148,7 +157,7 @@ class LearnedOptimizer:
     one batch, and `lrenv.trainee.Trainee.unroll` can be differentiated by it.
 
     Args:
-        theta: (D,).
+        theta: (D,), given: derivatives are by a `theta` among the hyperparameters.
         architecture: of the perceptron.
 
     Raises:
@@ -172,18 +181,27 @@ class LearnedOptimizer:
     def __call__(self, sizes: Sequence[int]) -> Optimizer:
         """The optimizer for a network whose tensors have that many columns."""
         shape = self.architecture
+        held: dict[tuple[torch.device, torch.dtype], Constants] = {}
+
+        def constants(like: Tensor) -> Constants:
+            """Brought to the trainees' device once: a copy in each step would wait, and fit in no CUDA graph."""
+            key = (like.device, like.dtype)
+            if key not in held:
+                held[key] = self._constants(*key)
+            return held[key]
 
         def init(params: Tensor) -> OptState:
+            constants(params)
             averages = params.new_zeros(len(params), len(DECAYS), params.shape[1])
             return {"mean": averages, "square": averages.clone(), "step": torch.zeros_like(params[:, :1])}
 
         def direction(grads: Tensor, state: OptState, params: Tensor, hyper: Hyper) -> tuple[Tensor, OptState]:
-            decays = grads.new_tensor(DECAYS).unsqueeze(1)
+            decays, timescales, own = constants(grads)
             latest = grads.unsqueeze(1)
             mean = torch.lerp(latest, state["mean"], decays)
             square = torch.lerp(latest.square(), state["square"], decays)
-            first, second = shape.layers(hyper.get("theta", self.theta).to(grads).expand(len(grads), -1))
-            time = torch.tanh(state["step"] / grads.new_tensor(TIMESCALES) - 1)[:, : len(TIMESCALES) * shape.time]
+            first, second = shape.layers(hyper.get("theta", own).to(grads).expand(len(grads), -1))
+            time = torch.tanh(state["step"] / timescales - 1)[:, : len(TIMESCALES) * shape.time]
             same = torch.cat([time, torch.ones_like(state["step"])], 1).unsqueeze(2)
             bias = first[..., shape.features :] @ same
             weight = torch.cat([first[..., : shape.features], bias], 2)
@@ -196,6 +214,11 @@ class LearnedOptimizer:
             return torch.cat(updates, 1), {"mean": mean, "square": square, "step": state["step"] + 1}
 
         return Optimizer(init, direction)
+
+    @detached
+    def _constants(self, device: torch.device, dtype: torch.dtype) -> Constants:
+        decays, timescales = (torch.tensor(x, dtype=dtype).to(device) for x in (DECAYS, TIMESCALES))
+        return Constants(decays.unsqueeze(1), timescales, self.theta.detach().to(device, dtype))
 
     @property
     def view(self) -> View:

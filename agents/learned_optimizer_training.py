@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.learned_optimizer import LearnedOptimizer
@@ -21,12 +22,13 @@ from agents.outer_gradients import (
     ESTIMATORS,
     Rollout,
     Samples,
+    evaluated,
     one_of_each,
     paired,
     perturbations,
-    sampled,
+    survivors,
 )
-from agents.outer_training import Controller, Training, begin_adam
+from agents.outer_training import Controller, Training, begin_adam, on_host
 from lrenv import draws
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import selection_losses
@@ -47,25 +49,42 @@ class Worker(NamedTuple):
 
     problem: int
     left: int  # inner steps before it starts another problem
+    taken: int  # inner steps that its longest trained networks have taken
     trainees: TraineeState  # of 2m, those at theta + e before those at theta - e
     accumulated: Tensor  # (m, D), perturbations since the start
 
 
-def unrolled(trainee: Trainee, steps: int, objective: str) -> Rollout[TraineeState]:
+class Truncation(NamedTuple):
+    """What a worker has done in an update, before it is known which pairs have diverged."""
+
+    worker: Worker  # before it
+    steps: int  # inner steps
+    accumulated: Tensor  # (m, D)
+    samples: Samples[TraineeState]  # of all m pairs
+    first: Tensor  # (m,) bool, of which pairs the first goes on
+
+
+def unrolled(trainee: Trainee, steps: int, objective: str, taken: int = 0) -> Rollout[TraineeState]:
     """A truncation as a rollout: its loss is the mean of the objective over its steps (figure 2).
 
     Each interval is trained a second time on the way back, so that the memory of a gradient is that of one interval.
+
+    Args:
+        trainee: what is trained.
+        steps: of the truncation.
+        objective: train or valid.
+        taken: inner steps that the trainees have taken; `valid` measures other examples after each interval.
     """
     interval = trainee.task.interval
-    sizes = [min(interval, steps - start) for start in range(0, steps, interval)]
+    pieces = [range(start, min(start + interval, steps)) for start in range(0, steps, interval)]
 
-    def piece(theta: Tensor, state: TraineeState, size: int) -> tuple[Tensor, TraineeState]:
+    def train(theta: Tensor, state: TraineeState, piece: range) -> tuple[Tensor, TraineeState]:
         rates = torch.ones_like(theta[:, :1])
-        state, losses = trainee.unroll(state, rates, trainee.hyper(len(theta)) | {"theta": theta}, size)
-        return (losses if objective == "train" else _validated(trainee, state)), state
+        state, losses = trainee.unroll(state, rates, trainee.hyper(len(theta)) | {"theta": theta}, len(piece))
+        return (losses if objective == "train" else _validated(trainee, state, taken + piece.stop)), state
 
     def truncation(theta: Tensor, state: TraineeState) -> tuple[Tensor, TraineeState]:
-        losses, state = rollout(piece, theta, state, sizes, recompute=True)
+        losses, state = rollout(train, theta, state, pieces, recompute=True)
         if objective == "train":
             # The loss before the first step is not theta's doing, the one after the last step is.
             last, _ = trainee.loss(state.params, state, trainee.batch_indices(state, 1)[:, 0])
@@ -75,13 +94,24 @@ def unrolled(trainee: Trainee, steps: int, objective: str) -> Rollout[TraineeSta
     return truncation
 
 
-def _validated(trainee: Trainee, state: TraineeState) -> Tensor:
+def _validated(trainee: Trainee, state: TraineeState, taken: int) -> Tensor:
     """The loss (n, 1) on validation examples that move on from interval to interval."""
     rows = min(VALIDATED, len(trainee.val.targets))
-    turn = int(state.step.max()) // trainee.task.interval
+    turn = taken // trainee.task.interval
     start = turn * rows % (len(trainee.val.targets) - rows + 1)
     split = Split(*(x[start : start + rows] for x in trainee.val))
     return trainee.evaluate(state.params, state.buffers, split).loss.unsqueeze(1)
+
+
+def _fetched(samples: list[Samples[TraineeState]]) -> tuple[NDArray[np.bool_], list[int]]:
+    """Which pairs are left (workers, m), and how many inner steps the longest trained of them have taken.
+
+    Whether pairs begin anew depends on it, so this is the one wait of an update before its log.
+    """
+    kept = torch.stack([own.kept for own in samples])
+    taken = torch.stack([own.state.step.where(own.kept.repeat(2), 0).max() for own in samples])
+    found = torch.cat([kept.to(taken.dtype), taken[:, None]], 1).cpu().numpy()
+    return found[:, :-1].astype(bool), found[:, -1].tolist()
 
 
 class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
@@ -117,24 +147,30 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
     def iterate(self) -> dict[str, float]:
         """A truncation of every worker and an update; gives what to log."""
         settings = self.settings
-        samples = [self._truncation(i) for i in range(settings.workers)]
-        loss, es, reparameterisation, kept = (torch.cat(parts) for parts in zip(*(s[:4] for s in samples), strict=True))
+        truncations = [self._truncation(i) for i in range(settings.workers)]
+        kept, taken = _fetched([truncation.samples for truncation in truncations])
+        for i, truncation in enumerate(truncations):
+            self.workers[i] = self._moved_on(truncation, kept[i], taken[i])
+        left = [survivors(truncation.samples, own)[:3] for truncation, own in zip(truncations, kept, strict=True)]
+        loss, es, reparameterisation = (torch.cat(parts) for parts in zip(*left, strict=True))
         row = {
-            "outer/loss": float(loss.mean()),
             "outer/diverged": int((~kept).sum()),
             "outer/unroll": settings.unroll(self.iteration, 0.5, self.task.budget),
         }
+        nothing = torch.full((), torch.nan, device=loss.device)
+        seen = {"outer/loss": loss.mean()}
         if len(loss) < 2:  # then there is nothing to go by
-            return row | {"outer/gradient_norm": float("nan")}
-        gradient = ESTIMATORS[settings.estimator](Samples(loss, es, reparameterisation, kept, None))
+            return row | on_host(seen | {"outer/gradient_norm": nothing})
+        samples = Samples(loss, es, reparameterisation, torch.from_numpy(kept.flatten()), None)
+        gradient = ESTIMATORS[settings.estimator](samples)
         self.theta.grad = gradient * (settings.clip / gradient.norm()).clamp(max=1)
         self.optimizer.step()
         for name, x in {"es": es, "reparameterisation": reparameterisation}.items():
-            row[f"outer/{name}_variance"] = float(x.double().var(0).mean()) if len(x) else float("nan")
-        return row | {"outer/gradient_norm": float(gradient.norm())}
+            seen[f"outer/{name}_variance"] = x.double().var(0).mean() if len(x) else nothing
+        return row | on_host(seen | {"outer/gradient_norm": gradient.norm()})
 
-    def _truncation(self, i: int) -> Samples[TraineeState]:
-        """The samples of the next truncation of worker i, which moves on."""
+    def _truncation(self, i: int) -> Truncation:
+        """The next truncation of worker i."""
         settings, worker = self.settings, self.workers[i]
         trainee, pes = self._trainee(worker.problem), settings.estimator == "pes"
         key = draws.fold(draws.fold(torch.tensor(settings.seed), self.iteration), i)
@@ -144,21 +180,24 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         steps = min(worker.left, max(1, round(wanted / interval)) * interval)
         noise = perturbations(settings.pairs, self.theta, settings.sigma, generator)
         accumulated = worker.accumulated + noise
-        samples = sampled(
-            unrolled(trainee, steps, settings.objective), self.theta.detach(), noise, settings.sigma, worker.trainees,
-            settings.estimator in DIFFERENTIATED, accumulated if pes else None,
+        samples = evaluated(
+            unrolled(trainee, steps, settings.objective, worker.taken), self.theta.detach(), noise, settings.sigma,
+            worker.trainees, settings.estimator in DIFFERENTIATED, accumulated if pes else None,
         )  # fmt: skip
         self.trained += 2 * settings.pairs * steps
-        if worker.left == steps:
-            self.workers[i] = self._begun()
-            return samples
         first = torch.rand(settings.pairs, generator=generator) < 0.5
-        trainees = samples.state if pes else paired(one_of_each(samples.state, first.to(self.device)))
-        if not samples.kept.all():
+        return Truncation(worker, steps, accumulated, samples, first.to(self.device))
+
+    def _moved_on(self, truncation: Truncation, kept: NDArray[np.bool_], taken: int) -> Worker:
+        """The worker after its truncation, of which the pairs `kept` (m,) are left."""
+        worker, steps, accumulated, samples, first = truncation
+        if worker.left == steps:
+            return self._begun()
+        trainees = samples.state if self.settings.estimator == "pes" else paired(one_of_each(samples.state, first))
+        if not kept.all():
             trainees = select(samples.kept.repeat(2), trainees, self._fresh(worker.problem))
             accumulated = accumulated.where(samples.kept.unsqueeze(1), 0)
-        self.workers[i] = worker._replace(left=worker.left - steps, trainees=trainees, accumulated=accumulated)
-        return samples
+        return worker._replace(left=worker.left - steps, taken=taken, trainees=trainees, accumulated=accumulated)
 
     def _begun(self, share: float = 1.0) -> Worker:
         """A worker on a problem drawn anew, which it leaves after this share of the budget."""
@@ -167,7 +206,7 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         task = self.problems[problem]
         left = min(task.budget, max(1, round(share * task.budget / task.interval)) * task.interval)
         nothing = torch.zeros(self.settings.pairs, len(self.theta), device=self.device)
-        return Worker(problem, left, self._fresh(problem), nothing)
+        return Worker(problem, left, 0, self._fresh(problem), nothing)
 
     def _fresh(self, problem: int) -> TraineeState:
         """Pairs of untrained networks, with seeds that were not used before."""

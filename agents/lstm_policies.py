@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.coordinatewise import ARCHITECTURE, Architecture, CoordinateLSTM
-from agents.memory import recalled
+from agents.memory import check_batch
 from lrenv.benchmark import controller_file, schema
 from lrenv.benchmark.agent import State, View
 from lrenv.lookahead import MEAN
 from lrenv.optimizers import OPTIMIZERS
+from lrenv.trees import select
 
 METADATA = schema.record({"view": schema.check_view, "architecture": ARCHITECTURE}, {})
 """What the metadata of a policy's file hold besides how it was trained."""
@@ -52,6 +53,7 @@ class LSTMPolicy(ABC):
     ) -> None:
         self.architecture = architecture
         self.network = CoordinateLSTM(architecture) if network is None else network
+        self.interval, self.optimizer = interval, optimizer
         self._view = _view(interval, optimizer)
 
     def __repr__(self) -> str:
@@ -82,7 +84,10 @@ class LSTMPolicy(ABC):
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], State]:
-        """The actions (n, P) for the intervals that now start, and the LSTM's memory, arrays (n, hidden, P).
+        """The actions (n, P) for the intervals that now start, and the LSTM's memory, (n, hidden, P) each.
+
+        The memory stays on the policy's device, as tensors: they are handed back as they are, or as arrays. Observation
+        and actions are arrays, as Stable-Baselines3 has them, and cross to the device and back.
 
         Raises:
             ValueError: the observation is another one, or n or P are not those of the state.
@@ -91,17 +96,40 @@ class LSTMPolicy(ABC):
             raise ValueError(
                 f"{self} reads {MEAN}, which the observation lacks: make the environment with **agent.view.settings()"
             )
-        device = self.network.offset.device
-        gradient = torch.as_tensor(observation[MEAN], dtype=torch.float32, device=device)
+        gradient = torch.as_tensor(observation[MEAN], dtype=torch.float32, device=self.device)
         if gradient.ndim != 2:
             raise ValueError(f"{self} reads {MEAN} of a batch, (n, P), not {tuple(gradient.shape)}")
-        # Most decisions start no episode: memories are then spared a copy.
-        starts = episode_start if episode_start is not None and episode_start.any() else None
-        memory = recalled(state, tuple(x.cpu().numpy() for x in self.network.fresh(gradient)), starts)
         with torch.no_grad():
-            output, after = self.network(gradient, [torch.from_numpy(x).to(device) for x in memory])
-            action = self.action(output).cpu().numpy()
-        return action.astype(observation[MEAN].dtype, copy=False), tuple(x.cpu().numpy() for x in after)
+            output, after = self.network(gradient, self._recalled(state, gradient, episode_start))
+            action: NDArray[Any] = self.action(output).cpu().numpy()
+        return action.astype(observation[MEAN].dtype, copy=False), after
+
+    def _recalled(self, state: State, gradient: Tensor, episode_start: NDArray[np.bool_] | None) -> tuple[Tensor, ...]:
+        """The memory with which trainees of gradients (n, P) go into a decision, as `agents.memory.recalled`."""
+        fresh = self.network.fresh(gradient)
+        if state is None:
+            return fresh
+        check_batch(state, fresh)
+        held = tuple(torch.as_tensor(x, device=self.device) for x in state)
+        # Most decisions start no episode: memories are then spared a copy.
+        if episode_start is None or not episode_start.any():
+            return held
+        return select(torch.from_numpy(np.asarray(episode_start)).to(self.device), fresh, held)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the LSTM runs."""
+        return self.network.offset.device
+
+    def on_device(self, device: torch.device) -> Self:
+        """This policy if it is on that device, else a copy there: evaluations ask for it where the trainees live."""
+        if device.type == self.device.type and device.index in (None, self.device.index):
+            return self
+        weights = {name: x.detach().to(device, copy=True) for name, x in self.network.state_dict().items()}
+        with torch.random.fork_rng(devices=[]):  # fresh weights are replaced, as in `load`
+            policy = type(self)(self.architecture, self.interval, self.optimizer)
+        policy.network.load_state_dict(weights, assign=True)
+        return policy
 
     def save(self, path: Path, trained: dict[str, Any]) -> None:
         """Writes the policy to one file, with how it was trained."""

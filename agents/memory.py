@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,15 @@ def recalled(state: State, fresh: Memory, episode_start: NDArray[np.bool_] | Non
     """
     if state is None:
         return fresh
-    held, needed = state[0].shape, fresh[0].shape
-    if held != needed:
-        raise ValueError(f"the state is that of {held[0]} envs (arrays {held}, here {needed}): pass None to restart")
+    check_batch(state, fresh)
     if episode_start is None:
         return state
     starts = [np.reshape(episode_start, (-1, *(1,) * (new.ndim - 1))) for new in fresh]
     return tuple(np.where(start, new, old) for start, new, old in zip(starts, fresh, state, strict=True))
+
+
+def check_batch(state: Sequence[Any], fresh: Sequence[Any]) -> None:
+    """Raises ValueError if the state is that of another batch than the fresh memory; arrays or tensors."""
+    held, needed = tuple(state[0].shape), tuple(fresh[0].shape)
+    if held != needed:
+        raise ValueError(f"the state is that of {held[0]} envs (arrays {held}, here {needed}): pass None to restart")

@@ -21,7 +21,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from agents.coordinatewise import CoordinateLSTM
 from agents.lstm_policies import LSTMPolicy
 from agents.noh_settings import NOHSettings
-from agents.outer_training import Controller, Training
+from agents.outer_training import Controller, Training, on_host
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import selection_losses
 from lrenv.episode import Episode, EpisodeState
@@ -99,13 +99,11 @@ class NOHTraining(Training[NOHSettings]):
         self._memory = tuple(x.detach() for x in memory)
         self._learn((self.policy.credit(hypergradients) * action).sum())
         rates = action.detach().abs().clamp(min=1e-12).log().mean(2).exp()
-        return {
-            "train/loss": float(losses.mean()),
-            "train/loss_last": float(losses[-1].mean()),
-            "train/rate_first": float(rates[0].mean()),
-            "train/rate_last": float(rates[-1].mean()),
-            "train/diverged": int(self._state.diverged.sum()),
-        }
+        row = on_host({
+            "train/loss": losses.mean(), "train/loss_last": losses[-1].mean(), "train/rate_first": rates[0].mean(),
+            "train/rate_last": rates[-1].mean(), "train/diverged": self._state.diverged.sum(),
+        })  # fmt: skip
+        return row | {"train/diverged": int(row["train/diverged"])}
 
     def _decision(self, network: CoordinateLSTM, state: Between, number: int) -> tuple[tuple[Tensor, ...], Between]:
         """Actions (n, P), the hypergradients (n, P) by them, training losses (n,); only actions have a graph."""

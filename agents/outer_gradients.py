@@ -21,7 +21,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -34,7 +36,7 @@ trainee alone, and trees have the env axis first."""
 
 
 class Samples(NamedTuple, Generic[S]):
-    """What m pairs say; k of them are left, the others have diverged."""
+    """What m pairs say; k of them are left, the others have diverged. Before these are left out, k is m."""
 
     loss: Tensor  # (k,), the mean of each pair; their mean estimates the variational loss
     es: Tensor  # (k, D), with the accumulated perturbations those of PES
@@ -71,9 +73,26 @@ def sampled(
     differentiate: bool = True,
     accumulated: Tensor | None = None,
 ) -> Samples[S]:
-    """Runs a population of antithetic pairs.
+    """Runs a population of antithetic pairs; those of which one diverges, its loss no number, are left out.
 
-    Pairs of which one diverges, its loss no number, are left out before the backward pass.
+    This waits for the device once, to see which are left. For the arguments see `evaluated`.
+    """
+    samples = evaluated(rollout, theta, noise, sigma, state, differentiate, accumulated)
+    return survivors(samples, samples.kept.cpu().numpy())
+
+
+def evaluated(
+    rollout: Rollout[S],
+    theta: Tensor,
+    noise: Tensor,
+    sigma: float,
+    state: S,
+    differentiate: bool = True,
+    accumulated: Tensor | None = None,
+) -> Samples[S]:
+    """Runs a population of antithetic pairs, and gives the samples of all m, without waiting for the device.
+
+    Pairs of which one diverges take no part in the backward pass.
 
     Args:
         rollout: trains; where `differentiate`, differentiable by its thetas.
@@ -105,12 +124,24 @@ def sampled(
     reparameterised = theta.new_zeros(0, len(theta))
     if differentiate:
         # Not `torch.autograd.grad`, which a rollout that is checkpointed reentrantly can't serve.
-        losses[kept.repeat(2)].sum().backward()
+        losses.where(kept.repeat(2), 0).sum().backward()
         assert population.grad is not None
-        reparameterised = population.grad.unflatten(0, (2, m)).mean(0)[kept]
+        reparameterised = population.grad.unflatten(0, (2, m)).mean(0)
     es = ((plus - minus) / (2 * sigma**2)).unsqueeze(1) * credited
     detached: S = tree_map(Tensor.detach, state)
-    return Samples(((plus + minus) / 2)[kept], es[kept], reparameterised, kept, detached)
+    return Samples((plus + minus) / 2, es, reparameterised, kept, detached)
+
+
+def survivors(samples: Samples[S], kept: NDArray[np.bool_]) -> Samples[S]:
+    """The samples without those of pairs that have diverged; `kept` (m,) is theirs, on the host."""
+    if kept.all():
+        return samples
+    rows = torch.from_numpy(np.flatnonzero(kept)).to(samples.loss.device)
+    loss, es = samples.loss[rows], samples.es[rows]
+    reparameterised = samples.reparameterisation
+    return samples._replace(
+        loss=loss, es=es, reparameterisation=reparameterised[rows] if len(reparameterised) else reparameterised
+    )
 
 
 def merged(one: Tensor, other: Tensor) -> Tensor:

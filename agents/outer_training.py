@@ -291,6 +291,12 @@ def begin_adam(optimizer: torch.optim.Optimizer) -> None:
             optimizer.state[weights] = {"step": torch.tensor(0.0), **moments}
 
 
+def on_host(values: dict[str, Tensor]) -> dict[str, float]:
+    """Single numbers of a device, brought to the host in one transfer: what is logged waits for the device once."""
+    found = torch.stack([value.double() for value in values.values()]).cpu().tolist()
+    return dict(zip(values, found, strict=True))
+
+
 def _finite(loss: float | None) -> float | None:
     """JSON knows no infinity."""
     return None if loss is None or math.isinf(loss) else loss

@@ -58,15 +58,14 @@ class RandomSearch(ScheduleTraining):
     @torch.no_grad()
     def outer_step(self) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
         """A batch of schedules."""
-        schedule, losses, diverged = self.drawn(), [], []
+        schedule, measured = self.drawn(), []
         seeds = self.training_seeds(1) * self.settings.trainees
         for group in self.groups():
             own = {name: values[group] for name, values in schedule.items()}
             end = rollout(self.trainee, self.trainee.init(seeds[group]), own, self.task.budget)
-            losses.append(validation_loss(self.trainee, end).cpu())
-            diverged.append(~end.params.sum(1).isfinite().cpu())
-        loss = torch.cat(losses)
-        selected = selection_losses(loss.numpy(), torch.cat(diverged).numpy())
+            measured.append(torch.stack((validation_loss(self.trainee, end), end.params.sum(1))))
+        loss, total = torch.cat(measured, 1).cpu()  # in one transfer, for it waits for all that was computed
+        selected = selection_losses(loss.numpy(), ~total.isfinite().numpy())
         best = int(selected.argmin())
         if improves(float(selected[best]), self._lowest):
             self._lowest = float(selected[best])

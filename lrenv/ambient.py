@@ -3,16 +3,23 @@
 What torch keeps for a thread is put aside for the call: a default device and any other `TorchFunctionMode`, autocast,
 and inference mode (which counts as `torch.no_grad()`: what is computed is detached). What it keeps for the process is
 changed while any thread is inside, and put back by the last one to leave: the default dtype, reduced precision of
-float32 products (`torch.set_float32_matmul_precision`) and of cuDNN's convolutions, anomaly detection, cached
-parametrisations.
+float32 products (`torch.set_float32_matmul_precision`) and of cuDNN's convolutions, which of cuDNN's kernels may be
+chosen, anomaly detection, cached parametrisations.
+
+Of cuDNN, only kernels that give the same bits each time are used, chosen by shapes and not by trying which is fastest
+now. What else on CUDA adds in an order of its own is left to it: the backward passes of overlapping or uneven pools
+(`max_pool2d` with a stride below its kernel, adaptive pools), of gathers that compiled code (`compile=True`) adds up by
+atomics, of recurrent layers and interpolation. So stacked perceptrons repeat to the last bit there, and so do stacked
+convolutions on the kernels of `lrenv.convolutions`; other networks repeat up to rounding, and to the last bit only
+where PyTorch's operations do.
 
 A program that changes a setting of the process in one thread while another is inside changes it there, too.
 
 Left as they are, on purpose:
 
 - grad mode, which is how the functional core is asked for derivatives;
-- the number of threads and the choice of kernels (`torch.use_deterministic_algorithms`, `torch.backends`), which change
-  numbers by rounding at most;
+- the number of threads, and the choice of kernels but for cuDNN's (`torch.use_deterministic_algorithms`, which would
+  refuse some networks, and the rest of `torch.backends`), which change numbers by rounding at most;
 - the precision of products where a program has set it backend by backend (`torch.backends.cuda.matmul.fp32_precision`)
   in a way that torch can't give a single name;
 - a `TorchDispatchMode`, which sees every operation, as fake tensors need it to;
@@ -50,6 +57,14 @@ def _round_convolutions(rounded: bool) -> None:
     torch.backends.cudnn.allow_tf32 = rounded
 
 
+def _cudnn() -> tuple[bool, bool]:
+    return torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+
+
+def _set_cudnn(kernels: tuple[bool, bool]) -> None:
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = kernels
+
+
 def _anomaly() -> tuple[bool, bool]:
     return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
 
@@ -70,6 +85,8 @@ OF_THE_PROCESS: tuple[tuple[Callable[[], Any], Callable[[Any], None], Any], ...]
     (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
     (_matmul_precision, torch.set_float32_matmul_precision, "highest"),
     (_convolutions_rounded, _round_convolutions, False),
+    # The same kernels each time, and none that adds in whatever order its threads come.
+    (_cudnn, _set_cudnn, (True, False)),
     # A diverging trainee is no error.
     (_anomaly, _set_anomaly, (False, True)),
     (_cached, _set_cached, 0),

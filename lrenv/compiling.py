@@ -85,6 +85,10 @@ def _of_arguments(guards: Sequence[Any]) -> list[bool]:
     return [guard.name == "" or guard.name.startswith("arguments") for guard in guards]
 
 
+class CaptureError(ValueError):
+    """A decision can't be captured, or the device failed in it; the message says what to do."""
+
+
 class _Place(NamedTuple, Generic[S]):
     """Where recordings read and write states of one shape."""
 
@@ -111,11 +115,17 @@ class Captured(Generic[S]):
         function: takes a tree of tensors, the state, and more trees of tensors and plain values; gives a state of the
             same structure and shapes. It neither waits for the device nor changes its arguments.
         record: `cuda_graph` of a device, or a stand-in.
+        what: is captured, for errors.
+
+    Raises:
+        CaptureError: in a call, whose arguments are left as they were: the function can't be recorded, as where it
+            waits for the device, or the device fails.
     """
 
-    def __init__(self, function: Callable[..., S], record: Recording) -> None:
+    def __init__(self, function: Callable[..., S], record: Recording, what: str = "the function") -> None:
         self._function = function
         self._record = record
+        self._what = what
         self._places: dict[tuple[Any, ...], _Place[S]] = {}
         self._graphs: dict[tuple[Any, ...], _Graph] = {}
 
@@ -137,7 +147,10 @@ class Captured(Generic[S]):
         graph = self._graphs[key]
         if graph.inputs:
             torch._foreach_copy_(graph.inputs, [x for x in others if isinstance(x, Tensor)])
-        graph.replay()
+        try:
+            graph.replay()
+        except RuntimeError as error:
+            raise self._lost(error) from error
         return place.state if donate else tree_unflatten(_copied(place.leaves), place.structure)
 
     def holds(self, state: S) -> bool:
@@ -171,9 +184,33 @@ class Captured(Generic[S]):
             torch._foreach_copy_([old for old, _ in moved], free)
 
         before = _copied(place.leaves)
-        replay = self._record(run)
-        torch._foreach_copy_(place.leaves, before)  # recording has run the function
+        failed: RuntimeError | None = None
+        try:
+            replay = self._record(run)
+        except RuntimeError as error:
+            failed = error
+        try:
+            torch._foreach_copy_(place.leaves, before)  # recording has run the function
+        except RuntimeError as error:
+            raise self._lost(failed or error) from error
+        if isinstance(failed, torch.OutOfMemoryError):
+            raise failed
+        if failed is not None:
+            raise CaptureError(
+                f"{self._what} can't be captured as a CUDA graph ({_line(failed)}): the network or the optimizer waits "
+                "for the device, as by .item() or a copy from the host; use compile=False"
+            ) from failed
         return _Graph([x for x in inputs if isinstance(x, Tensor)], replay)
+
+    def _lost(self, error: Exception) -> CaptureError:
+        return CaptureError(
+            f"the device failed in {self._what} ({_line(error)}): start again in a new process, with --resume where a "
+            "training was saved, or choose another device"
+        )
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def cuda_graph(device: torch.device) -> Recording:

@@ -121,8 +121,10 @@ class Episode:
         # An interval that the budget cuts short needs trainees to stand still; others are spared the masks.
         self._until = task.budget if task.budget % task.interval else None
         self._measure = compiled(self._measured) if compile is True else self._measured
-        on_cuda = self.trainee.device.type == "cuda"
-        self._captured = Captured(self._decided, cuda_graph(self.trainee.device)) if compile and on_cuda else None
+        self._captured = None
+        if compile and self.trainee.device.type == "cuda":
+            what = f"a decision of task {task.name!r} with optimizer {task.optimizer!r}"
+            self._captured = Captured(self._decided, cuda_graph(self.trainee.device), what)
         self._shapes: dict[str, torch.Size] = {}
 
     @property

@@ -160,11 +160,7 @@ def forward(
         begun = [value for value in now.values() if value not in live]
         live += begun
         tangents = tree_map(lambda x: torch.cat([x, x.new_zeros(len(begun), *x.shape[1:])]), tangents)  # noqa: B023
-        # A value in force moves by 1 along its own tangent, and along no other.
-        along = {
-            name: value.new_tensor([now[name] == other for other in live]).view(-1, 1, 1).expand(-1, *value.shape)
-            for name, value in values.items()
-        }
+        along = {name: _unit(len(live), live.index(now[name]), value) for name, value in values.items()}
         push = partial(course.push, state, values, len(piece))
         tangents, state = _pushed(push, (tangents, along), ways)
     value, slope = _slope(trainee, state, objective)
@@ -175,6 +171,13 @@ def forward(
         for name, values in course.schedule.items()
     }
     return Hypergradient(value, gradient, state)
+
+
+def _unit(directions: int, own: int, value: Tensor) -> Tensor:
+    """Tangents (K, *shape) of a value in force, which moves by 1 along its own and along no other."""
+    along = value.new_zeros(directions, 1, 1)
+    along[own] = 1
+    return along.expand(-1, *value.shape)
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,9 @@ class Trainee:
     def _memory(self, data: int, layers: list[int]) -> Memory:
         shape = self.train.inputs.shape[1:]
         weights, inputs = self.network.size, shape.numel()
-        one, two = (sum(x.numel() for x in self.optimizer.init(torch.zeros(1, p)).values()) for p in (1, 2))
+        # On their device, so that an optimizer brings its constants there before anything is compiled or captured.
+        fresh = [self.optimizer.init(torch.zeros(1, p, dtype=self.dtype, device=self.device)) for p in (1, 2)]
+        one, two = (sum(x.numel() for x in slots.values()) for slots in fresh)
         slots = two - one  # numbers per weight: counters don't grow with the weights
         predictions = max(self.classes, 1) * min(PROBE, len(self.val.targets))
         # A layer's output waits for the backward pass, which holds two gradients at a time.

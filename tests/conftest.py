@@ -1,7 +1,12 @@
-"""Shared fixtures: made-up data and tasks small enough to be trained in milliseconds."""
+"""Shared fixtures: made-up data and tasks small enough to be trained in milliseconds.
+
+Tests compare numbers of the CPU. Cards are hidden, from child processes, too, so that the CPU is the default device
+where there is a card; `benchmarks/gpu_check.py` is what runs on one.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -15,6 +20,7 @@ from lrenv.benchmark import agent as agents_by_name
 from lrenv.data import Data, from_arrays
 from lrenv.tasks import Task
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nothing has asked for a card yet: importing torch does not
 torch.set_num_threads(1)
 
 

@@ -11,7 +11,9 @@ from torch import Tensor
 from triton_code import kernels, machine_code, triton_code
 
 from lrenv import draws
-from lrenv.compiling import WARM_UPS, Captured, checked
+from lrenv.benchmark import AgentError, evaluate, make_agent
+from lrenv.compiling import WARM_UPS, Captured, CaptureError, checked
+from lrenv.episode import Episode
 
 
 class State(NamedTuple):
@@ -123,3 +125,43 @@ def test_triton_accepts_the_draws(draw: Callable[[Tensor, Tensor], Tensor]) -> N
     assert sources
     for source in sources:
         assert ".entry" in machine_code(source)
+
+
+def test_what_cannot_be_recorded_says_so_and_leaves_the_state() -> None:
+    def waits(function: Callable[[], None]) -> Callable[[], object]:
+        function()
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors ...")
+
+    captured = Captured(step, recorded, "a decision of task 'x' with optimizer 'y'")
+    given = captured(fresh(), torch.ones(3), False, donate=True)
+    before = torch.utils._pytree.tree_map(torch.clone, given)
+    captured._record = waits
+    with pytest.raises(
+        CaptureError, match="^a decision of task 'x'.*can't be captured.*is capturing.: the network.*compile=False$"
+    ):
+        captured(given, torch.ones(3), True, donate=True)
+    assert equal(given, before)  # what ran to warm up is undone
+    captured._record = recorded
+    assert equal(captured(given, torch.ones(3), True), step(before, torch.ones(3), True))
+
+
+def test_a_device_that_goes_away_says_so() -> None:
+    def lost(function: Callable[[], None]) -> Callable[[], object]:
+        def replay() -> None:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+
+        return replay
+
+    with pytest.raises(CaptureError, match="the device failed in the function .*launch failure.*--resume"):
+        Captured(step, lost)(fresh(), torch.ones(3), False)
+
+
+def test_an_evaluation_says_whose_decisions_cannot_be_captured(
+    toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise CaptureError("a decision can't be captured; use compile=False")
+
+    monkeypatch.setattr(Episode, "step", fail)
+    with pytest.raises(AgentError, match="agent 'slow one': a decision can't be captured; use compile=False"):
+        evaluate(make_agent("constant", peak=0.1), toy(), [0], name="slow one")

@@ -17,8 +17,9 @@ import importlib
 import numpy as np
 import torch
 from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_map_only
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from lrenv.data import Data, Split
@@ -26,6 +27,7 @@ from lrenv.episode import Episode
 from lrenv import initialisation
 from lrenv.stacked import Network
 from lrenv.tasks import make_task, tasks
+from lrenv.trainee import Trainee
 
 torch.set_num_threads(1)
 # Single numbers would otherwise be followed on the CPU, and moved to a device that cannot hold them.
@@ -43,13 +45,87 @@ def load(name, **options):
     statistics = (shape[0], 1, 1) if len(shape) == 3 else ()
     def split(count):
         return Split(torch.zeros(count, *shape, dtype=dtype), torch.zeros(count, dtype=torch.int64))
-    return Data(split(12), split(6), split(6), torch.zeros(statistics), torch.ones(statistics), 10)
+    return Data(split(80), split(6), split(6), torch.zeros(statistics), torch.ones(statistics), 10)
 
 # There are no numbers that could be compared.
 initialisation.Initialiser._replays = initialisation._same = lambda one, other: True
-Network.rehearse = lambda self, x, dtype: (len(x), 10)
+Network.rehearse = lambda self, x, dtype: torch.Size((len(x), 10))
 # As an attribute of the package, `tasks` is the function.
 importlib.import_module("lrenv.tasks").load = load
+
+class NoTransfer(TorchDispatchMode):
+    # Raises where numbers go from one device to another.
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        leaves = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
+        if func._schema.name in ("aten::_to_copy", "aten::copy_") and len({x.device.type for x in leaves}) > 1:
+            raise AssertionError(f"{func} goes from one device to another within a decision")
+        return result
+
+def within(kind, name):
+    whole = getattr(kind, name)
+    def alone(*args, **kwargs):
+        with NoTransfer():
+            return whole(*args, **kwargs)
+    setattr(kind, name, alone)
+
+within(Episode, "_decided")
+within(Trainee, "unroll")
+
+WAITS, DONE = [], []
+# Transfers to the host, and which envs end in the next decisions.
+cpu, numpy, tolist, whole, number, truth = (
+    getattr(FakeTensor, name) for name in ("cpu", "numpy", "tolist", "__int__", "__float__", "__bool__")
+)
+
+def fetched(x, *args, **kwargs):
+    if isinstance(x, FakeTensor) and x.device.type == "gpu":
+        WAITS.append(tuple(x.shape))
+    return cpu(x, *args, **kwargs)
+
+def on_host(original, stand_in):
+    # Numbers that are on the host, made up; others have to be fetched first.
+    def read(x, *args, **kwargs):
+        if isinstance(x, FakeTensor) and x.device.type == "cpu":
+            return stand_in(x)
+        return original(x, *args, **kwargs)
+    return read
+
+def made_up(x):
+    dtype = str(x.dtype).rpartition(".")[2]
+    return np.full(tuple(x.shape), dtype == "bool", dtype)
+
+torch.Tensor.cpu = fetched
+torch.Tensor.numpy = on_host(numpy, made_up)
+FakeTensor.tolist = on_host(tolist, lambda x: made_up(x).tolist())
+torch.Tensor.__int__ = on_host(whole, lambda x: 0)
+torch.Tensor.__float__ = on_host(number, lambda x: 0.5)
+torch.Tensor.__bool__ = on_host(truth, lambda x: False)
+
+episodes, unpacked = importlib.import_module("lrenv.episode"), importlib.import_module("lrenv.episode").unpack
+
+def ending(packed, shapes):
+    parts = unpacked(packed, shapes)
+    parts |= {name: np.ones_like(x) for name, x in parts.items() if name.startswith("observation")}
+    if DONE:
+        parts["terminated"] = np.array(DONE.pop(0))
+    return parts
+
+episodes.unpack = ending
+
+def moved(module, device):
+    # As `Module.to`, which swaps tensors that a mode keeps hold of.
+    for part in module.modules():
+        for name, p in part._parameters.items():
+            part._parameters[name] = torch.nn.Parameter(p.detach().to(device))
+    return module
+
+torch.nn.Module.to = moved
+torch.gpu.get_amp_supported_dtype = lambda: []  # checkpointed steps ask for it
+
+def on_the_device(data, mode):
+    return tree_map_only(torch.Tensor, mode.from_tensor, data)
 
 def play(task, **settings):
     data = task.load()
@@ -137,6 +213,180 @@ with FakeTensorMode() as mode:
     state, losses = trainee.unroll(trainee.init([0, 1]), lr, trainee.hyper(2), 3)
     (slope,) = torch.autograd.grad(losses.sum(), lr)
     assert slope.device.type == "gpu" and slope.shape == (2, 1)
+"""
+    )
+    assert found == ""
+
+
+def test_adapters_wait_once_a_decision() -> None:
+    """Once more where episodes end and test losses are read, or others begin within the decision."""
+    found = errors(
+        """
+from lrenv.sb3_vec_env import LearningRateVecEnv
+from lrenv.vector_env import LearningRateVectorEnv
+
+base = make_task("digits-mlp", batch_size=4, budget=4, interval=2)
+data = base.load()
+for mode_name in ("NextStep", "SameStep", "Disabled"):
+    for observe in ("dynamics", ("clock", "hypergradient", "mean_gradient", "parameters")):
+        with FakeTensorMode() as mode:
+            held = on_the_device(data, mode)
+            envs = LearningRateVectorEnv(
+                2, make_task(base, data=lambda: held), device="gpu", observe=observe, autoreset_mode=mode_name
+            )
+            envs.reset(seed=0)
+            for done, waits in (((False, False), 1), ((True, False), 2 + (mode_name == "SameStep")), ((False,) * 2, 1)):
+                WAITS.clear()
+                DONE[:] = [done]
+                envs.step(np.zeros((2, 1), np.float32))
+                assert len(WAITS) == waits, (mode_name, observe, done, WAITS)
+            snapshot = envs.snapshot()
+            envs.restore(snapshot)
+with FakeTensorMode() as mode:
+    held = on_the_device(data, mode)
+    envs = LearningRateVecEnv(2, make_task(base, data=lambda: held), device="gpu")
+    envs.reset()
+    for done in ((False, False), (False, True), (True, True)):
+        DONE[:] = [done]
+        assert list(envs.step(np.zeros((2, 1), np.float32))[2]) == list(done)
+"""
+    )
+    assert found == ""
+
+
+AGENTS = """
+from agents import make_agent
+from agents.coordinatewise import Architecture
+from agents.learned_optimizer import LearnedOptimizer
+from agents.learned_optimizer import Architecture as Perceptron
+from agents.lstm_policies import NOH, DMopt
+from lrenv.benchmark import agents, evaluate
+
+base = make_task("digits-mlp", batch_size=4, budget=4, interval=2)
+data = base.load()
+
+def evaluated(make):
+    with FakeTensorMode() as mode:
+        held = on_the_device(data, mode)
+        WAITS.clear()
+        DONE[:] = [(False, False)] + [(False, False)] * 3 + [(True, True)] * 20
+        agent = make()
+        evaluate(agent, make_task(base, data=lambda: held), [0, 1], device="gpu")
+        return list(WAITS)
+"""
+
+
+def test_every_agent_acts_on_an_accelerator() -> None:
+    found = errors(
+        AGENTS
+        + """
+from lrenv.benchmark.agent import agent_factory
+
+trained = {
+    "noh": lambda: NOH(Architecture(hidden=4), 2, "adam"),
+    "dmopt": lambda: DMopt(Architecture(hidden=4), 2, "unit"),
+    "learned-optimizer": lambda: LearnedOptimizer(torch.zeros(Perceptron(4).size), Perceptron(4)),
+    "fds": lambda: make_agent("fds", lr=(0.1, 0.01)),
+    "search": lambda: make_agent("search", lr=(0.1,)),
+}
+def named(name):
+    return make_agent(name, **{key: values[0] for key, values in getattr(agent_factory(name), "grid", {}).items()})
+for name in agents():
+    if name == "ppo":  # acts on the host
+        continue
+    try:
+        evaluated(trained.get(name, lambda: named(name)))
+    except Exception as error:
+        raise AssertionError(name) from error
+"""
+    )
+    assert found == ""
+
+
+def test_a_memory_stays_on_its_device() -> None:
+    """A policy fetches its actions and nothing else; one that is given its memory as arrays brings it back."""
+    found = errors(
+        AGENTS
+        + """
+with FakeTensorMode():
+    policy = NOH(Architecture(layers=2, hidden=4), 2, "adam")
+    there = policy.on_device(torch.device("gpu"))
+    assert there.device.type == "gpu" and policy.device.type == "cpu" and there.on_device(torch.device("gpu")) is there
+    seen = {"mean_gradient": np.zeros((2, 6), np.float32)}
+    _, memory = there.predict(seen)
+    assert {x.device.type for x in memory} == {"gpu"}
+    WAITS.clear()
+    action, after = there.predict(seen, memory, np.array([True, False]))
+    assert WAITS == [(2, 6)] and action.shape == (2, 6), WAITS
+    there.predict(seen, tuple(np.zeros(x.shape, np.float32) for x in after))
+"""
+    )
+    assert found == ""
+
+
+def test_every_training_waits_where_it_logs() -> None:
+    """A learned optimizer waits once more, to see which pairs have diverged."""
+    assert errors(TRAININGS) == ""
+
+
+TRAININGS = """
+from agents.fds_settings import FDSSettings
+from agents.learned_optimizer_settings import LearnedOptimizerSettings
+from agents.learned_optimizer_training import LearnedOptimizerTraining
+from agents.lstm_policies import NOH, DMopt
+from agents.noh_settings import DMoptSettings, NOHSettings
+from agents.noh_training import NOHTraining
+from agents.search import schedule_training
+
+small = dict(task="digits-mlp", device="gpu", budget=4, interval=2, eval_seeds=2)
+lstm = dict(envs=2, unroll=2, meta_iterations=1, hidden=4, layers=2)
+learned = dict(first_unroll=2, curriculum=4, updates=2, workers=2, pairs=2, hidden=4)
+def made(kind):
+    if kind == "noh":
+        return NOHTraining(NOH, NOHSettings(**small, **lstm))
+    if kind == "dmopt":
+        return NOHTraining(DMopt, DMoptSettings(**small, **lstm))
+    if kind in ("fds", "greedy", "random"):
+        return schedule_training(FDSSettings(**small, segments=2, trainees=2, outer_steps=2, method=kind))
+    objective = "valid" if kind == "pes" else "train"
+    return LearnedOptimizerTraining(LearnedOptimizerSettings(**small, **learned, estimator=kind, objective=objective))
+
+data = make_task("digits-mlp").load()
+for kind in ("noh", "dmopt", "merged", "es", "pes", "reparameterisation", "fds", "greedy", "random"):
+    try:
+        with FakeTensorMode() as mode:
+            held = on_the_device(data, mode)
+            importlib.import_module("lrenv.tasks").load = lambda name, **options: held
+            training = made(kind)
+            WAITS.clear()
+            # What a search logs is chosen by numbers that are on the host by then.
+            (training.outer_step if kind in ("fds", "greedy", "random") else training.iterate)()
+            allowed = 2 if kind in ("merged", "es", "pes", "reparameterisation") else 1
+            assert 1 <= len(WAITS) <= allowed, WAITS
+    except Exception as error:
+        raise AssertionError(kind) from error
+"""
+
+
+def test_the_guard_sees_what_crosses_within_a_decision() -> None:
+    """A constant from the host in an optimizer's direction, and a number that is read before it was fetched."""
+    found = errors(
+        """
+from lrenv.optimizers import Optimizer
+base = make_task("digits-mlp", batch_size=4, budget=4, interval=2)
+deeds = {
+    "copy": lambda grads: grads * torch.ones(1).to(grads.device),
+    "constant": lambda grads: grads * grads.new_tensor([0.5]),
+    "wait": lambda grads: grads * float(grads.sum()),
+    "mix": lambda grads: grads * torch.ones(1),
+}
+for name, deed in deeds.items():
+    optimizer = Optimizer(lambda params: {}, lambda grads, state, params, hyper: (deed(grads), state))
+    try:
+        play(make_task(base, optimizer=optimizer))
+    except Exception as error:
+        continue
+    raise AssertionError(name)
 """
     )
     assert found == ""

@@ -22,8 +22,9 @@ from lrenv.benchmark.controller_file import ControllerFileError, agent_name
 from lrenv.lookup import lookup, what_is
 from lrenv.optimizers import Optimizer, OptimizerFactory
 
-State = tuple[NDArray[Any], ...] | None
-"""An agent's memory between decisions: arrays with the env axis first; None before the first decision."""
+State = tuple[Any, ...] | None
+"""An agent's memory between decisions: arrays, or tensors on a device of the agent's own, with the env axis first; None
+before the first decision. It is handed back as it was given."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,11 @@ class View:
 
 @runtime_checkable
 class Agent(Protocol):
-    """Controls the learning rate of n trainees at once."""
+    """Controls the learning rate of n trainees at once.
+
+    One that computes with tensors may have a method `on_device(device)`, too, that gives the agent on that device:
+    evaluations call it with the device where the trainees live. Others decide on the host.
+    """
 
     @property
     def view(self) -> View:

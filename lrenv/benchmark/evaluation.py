@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lrenv.ambient import settled
 from lrenv.benchmark.agent import Agent, AgentError, State, View, called, make_agent, view_of
 from lrenv.benchmark.sb3_agent import as_agent
-from lrenv.compiling import Compile
+from lrenv.compiling import CaptureError, Compile
 from lrenv.lookup import what_is
 from lrenv.tasks import InitialLR, Task, count, make_task
 from lrenv.vector_env import LearningRateVectorEnv, choose_device
@@ -105,7 +105,7 @@ def evaluate(
 
     Raises:
         ValueError: no seeds, or a task that can't be made.
-        AgentError: the agent has no view, one that the task can't offer, or fails at a decision.
+        AgentError: the agent has no view, one that the task can't offer, fails at a decision, or can't be captured.
     """
     agent = as_agent(make_agent(agent) if isinstance(agent, str | Path) else agent)
     if isinstance(seeds, int):
@@ -117,6 +117,8 @@ def evaluate(
         raise ValueError("evaluate needs at least one seed")
     chosen = choose_device(device)
     envs = _environments(name, view, task, len(seeds), chosen, "graph" if capture and chosen.type == "cuda" else False)
+    if hasattr(agent, "on_device"):
+        agent = agent.on_device(chosen)
     begin = time.perf_counter()
     options = {} if initial_lr is None else {"initial_lr": initial_lr}
     observation, info = envs.reset(seed=seeds, options=options)
@@ -130,6 +132,8 @@ def evaluate(
         action, memory = who.decides(agent, observation, memory, start, info)
         try:
             observation, _, terminated, _, info = envs.step(action)
+        except CaptureError as error:
+            raise AgentError(f"agent {name!r}: {error}") from error
         except (ValueError, TypeError) as error:
             who.check(action, info, error)
             raise
