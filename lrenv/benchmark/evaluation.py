@@ -117,8 +117,7 @@ def evaluate(
         raise ValueError("evaluate needs at least one seed")
     chosen = choose_device(device)
     envs = _environments(name, view, task, len(seeds), chosen, "graph" if capture and chosen.type == "cuda" else False)
-    if hasattr(agent, "on_device"):
-        agent = agent.on_device(chosen)
+    acting = agent.on_device(chosen) if hasattr(agent, "on_device") else agent
     begin = time.perf_counter()
     options = {} if initial_lr is None else {"initial_lr": initial_lr}
     observation, info = envs.reset(seed=seeds, options=options)
@@ -129,7 +128,7 @@ def evaluate(
     curves: dict[str, list[NDArray[Any]]] = {key: [_one_rate(info[key])] for key in shown}
     best, tested = info["val_loss"].copy(), np.full((2, len(seeds)), np.nan)
     while not ended.all():
-        action, memory = who.decides(agent, observation, memory, start, info)
+        action, memory = who.decides(acting, observation, memory, start, info)
         try:
             observation, _, terminated, _, info = envs.step(action)
         except CaptureError as error:
