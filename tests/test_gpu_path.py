@@ -94,7 +94,7 @@ def on_host(original, stand_in):
 
 def made_up(x):
     dtype = str(x.dtype).rpartition(".")[2]
-    return np.full(tuple(x.shape), dtype == "bool", dtype)
+    return np.full(tuple(x.shape), not x.dtype.is_floating_point, dtype)
 
 torch.Tensor.cpu = fetched
 torch.Tensor.numpy = on_host(numpy, made_up)
@@ -154,7 +154,7 @@ def errors(body: str) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PRELUDE + body + LEAVE], capture_output=True, text=True
     )
-    return "" if done.returncode == 0 else f"exit status {done.returncode}: {done.stderr[-3000:]}"
+    return "" if done.returncode == 0 else f"exit status {done.returncode}: {done.stderr[-12000:]}"
 
 
 @pytest.mark.parametrize("depth", ["shallow", pytest.param("deep", marks=pytest.mark.slow)])
@@ -324,10 +324,7 @@ with FakeTensorMode():
 
 
 def test_every_training_waits_where_it_logs() -> None:
-    """A learned optimizer waits once more, to see which pairs have diverged.
-
-    Estimators that go back through checkpointed steps, and truncated windows, need kernels that the fake device lacks.
-    """
+    """Learned optimizers, and truncated windows, need kernels that the fake device lacks, and numbers."""
     assert errors(TRAININGS) == ""
 
 
@@ -354,7 +351,7 @@ def made(kind):
     return LearnedOptimizerTraining(LearnedOptimizerSettings(**small, **learned, estimator=kind, objective=objective))
 
 data = make_task("digits-mlp").load()
-for kind in ("noh", "dmopt", "es", "pes", "fds", "greedy", "random"):
+for kind in ("noh", "dmopt", "fds", "greedy", "random"):
     try:
         with FakeTensorMode() as mode:
             held = on_the_device(data, mode)
@@ -363,7 +360,7 @@ for kind in ("noh", "dmopt", "es", "pes", "fds", "greedy", "random"):
             WAITS.clear()
             # What a search logs is chosen by numbers that are on the host by then.
             (training.outer_step if kind in ("fds", "greedy", "random") else training.iterate)()
-            allowed = 2 if kind in ("es", "pes") else 1
+            allowed = 1
             assert 1 <= len(WAITS) <= allowed, WAITS
     except Exception as error:
         raise AssertionError(kind) from error
