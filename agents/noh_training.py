@@ -116,9 +116,10 @@ class NOHTraining(Training[NOHSettings]):
         return (action, _seen(episode, "hypergradient"), episode.dynamics.train_loss), (episode, memory)
 
     def _learn(self, loss: Tensor) -> None:
-        """A step of Adam on the LSTM's weights."""
+        """A step of Adam on the LSTM's weights; one of size 0 where the gradient overflows."""
         parameters, weights = list(self._network.parameters()), self._weights
         grads = parameters_to_vector(torch.autograd.grad(loss, parameters))[None]
+        grads = grads.where(grads.isfinite().all(), 0)
         beta1, rate = (weights.new_full((1, 1), x) for x in (0.9, self.settings.meta_lr))
         direction, self._moments = self._adam.direction(grads, self._moments, weights, {"momentum": beta1})
         vector_to_parameters(descend(weights, direction, rate)[0], parameters)
@@ -153,6 +154,10 @@ class NOHTraining(Training[NOHSettings]):
 
 
 def _seen(state: EpisodeState, part: str) -> Tensor:
-    """A white-box part (n, P) of the observation; 0 of trainees that have diverged: nothing is learned from them."""
+    """A white-box part (n, P) of the observation; 0 of trainees that have diverged: nothing is learned from them.
+
+    A decision before they do, products of what is still finite may overflow.
+    """
     assert state.ahead
-    return state.ahead.sums[part].where(~state.diverged[:, None], 0)
+    seen = state.ahead.sums[part]
+    return seen.where(~state.diverged[:, None] & seen.isfinite().all(1, keepdim=True), 0)

@@ -336,3 +336,14 @@ def test_a_write_is_on_the_disk_before_it_takes_its_name(saved: Path, monkeypatc
         monkeypatch.setattr(os, name, noted)
     controller().save(saved, {})
     assert calls == ["fsync", "replace", "fsync"], "the file, its name, and the folder"
+
+
+def test_the_same_content_is_the_same_file(tmp_path: Path) -> None:
+    """The library keeps metadata in an order that changes from write to write."""
+    tensors = {"b": torch.arange(3.0), "a": torch.zeros(2, 2)}
+    metadata = {"settings": {}, "iteration": 1}
+    files = []
+    for i in range(12):
+        controller_file.write(tmp_path / f"{i}.safetensors", tensors, metadata)
+        files.append((tmp_path / f"{i}.safetensors").read_bytes())
+    assert len(set(files)) == 1

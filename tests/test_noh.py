@@ -205,7 +205,9 @@ def test_what_is_kept_ends_with_the_lowest_training_loss(tmp_path: Path) -> None
 
 
 def test_trainees_that_diverge_teach_nothing(tmp_path: Path) -> None:
-    training = NOHTraining(NOH, settings("noh", tmp_path, optimizer="sgd", scale=3e38, budget=40))
+    training = NOHTraining(
+        NOH, settings("noh", tmp_path, optimizer="sgd", scale=1e6, budget=40, task="noisy-quadratic")
+    )
     for _ in range(3):
         row = training.iterate()
         training.iteration += 1

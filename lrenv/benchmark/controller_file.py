@@ -202,7 +202,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
     text = json.dumps({"versions": {name: version(name) for name in PACKAGES}} | dict(metadata) | fixed)
     schema.KINDS[kind]("metadata", json.loads(text))
     # Not the library's own way to write files: it leaves one of a random name behind when it is killed.
-    content = save(plain, {"lrenv": text, "sha256": _sha256(text)})
+    content = _ordered(save(plain, {"lrenv": text, "sha256": _sha256(text)}))
     if int.from_bytes(content[:8], "little") > LARGEST_HEADER or len(text) > LARGEST_METADATA:
         raise ValueError(f"{path} would have too many tensors, or metadata that are too long, to be read again")
     replace_file(path, content)
@@ -264,6 +264,16 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(json.dumps([name, str(x.dtype), list(x.shape)]).encode())
         digest.update(x.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _ordered(content: bytes) -> bytes:
+    """A file whose metadata stand in the order of their names: the library's order changes from write to write."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def _sha256(text: str) -> str:
