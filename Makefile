@@ -3,6 +3,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 DEMO_TASK = mnist1d-mlp
+# A process per core with a thread each: threads that wait for one another cost more than they bring in small tests.
+TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 .PHONY: demo test test-slow soak check format bench wheel clean
 
@@ -14,10 +16,10 @@ demo: $(INSTALLED)  ## trains a PPO controller, compares it with tuned schedules
 		--initial-lr 1e-2,1e-3,1e-4 --out runs/demo/compare --overwrite
 
 test: $(INSTALLED)  ## all but the slow tests
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(TEST) -m "not slow"
 
 test-slow: $(INSTALLED)  ## the slow tests
-	$(BIN)/python -m pytest -q -m slow
+	$(TEST) -m slow
 
 soak: $(INSTALLED)  ## 100,000 random decisions over all embedded tasks, in memory that stays flat; a quarter of an hour
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py
@@ -26,7 +28,7 @@ check: $(INSTALLED)  ## what must pass before a commit: format, lint, types, tes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m "not slow" -x
+	$(TEST) -m "not slow" -x
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
