@@ -275,6 +275,7 @@ def evaluated(make):
 """
 
 
+@pytest.mark.slow
 def test_every_agent_acts_on_an_accelerator() -> None:
     found = errors(
         AGENTS
