@@ -8,16 +8,16 @@ from functools import partial
 from lrenv.cli import run
 
 if __name__ == "__main__":
-    from agents.fds_settings import FDSSettings
-    from agents.learned_optimizer_settings import LearnedOptimizerSettings
-    from agents.learned_optimizer_training import LearnedOptimizerTraining
-    from agents.lstm_policies import NOH, DMopt
-    from agents.noh_settings import DMoptSettings, NOHSettings
-    from agents.noh_training import NOHTraining
-    from agents.outer_training import train
-    from agents.ppo_learner import PPOTraining
-    from agents.ppo_settings import PPOSettings
-    from agents.search import schedule_training
+    from lrenv.agents.fds.random_search import schedule_training
+    from lrenv.agents.fds.settings import FDSSettings
+    from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
+    from lrenv.agents.learned_optimizer.training import LearnedOptimizerTraining
+    from lrenv.agents.noh.agent import NOH, DMopt
+    from lrenv.agents.noh.settings import DMoptSettings, NOHSettings
+    from lrenv.agents.noh.training import NOHTraining
+    from lrenv.agents.outer.training import train
+    from lrenv.agents.ppo.settings import PPOSettings
+    from lrenv.agents.ppo.training import PPOTraining
 
     commands = {
         "ppo": (PPOSettings, partial(train, PPOTraining)),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrenv.benchmark.agent import State
+from lrenv.controllers.agent import State
 
 Memory = tuple[NDArray[Any], ...]
 """Arrays with the env axis first."""

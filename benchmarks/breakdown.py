@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from environments import parts, stepped
 from harness import Race, Row, Sized, number, peak_mib, rate, report
-from lrenv.process import keep_memory
+from lrenv.runtime.process import keep_memory
 
 SIDE = 2048
 """Of the matrices whose product measures what the machine can do."""

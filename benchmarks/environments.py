@@ -12,10 +12,10 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from harness import Build, Sized, Turn, rate
-from lrenv.episode import Episode
-from lrenv.process import keep_memory
-from lrenv.tasks import make_task
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.episode import Episode
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.runtime.process import keep_memory
+from lrenv.training.tasks import make_task
 
 WARM_UP = 2
 """Decisions that don't count. The second starts from what a decision made, for which graphs may compile once more."""

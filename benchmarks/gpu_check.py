@@ -35,19 +35,19 @@ from torch._C._autograd import DeviceType
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.profiler import ProfilerActivity, profile
 
-from agents.outer_gradients import ESTIMATORS, perturbations, sampled
-from agents.ppo_learner import PPOTraining
-from agents.ppo_settings import PPOSettings
 from loops import modules
-from lrenv.compiling import Compile
+from lrenv.agents.learned_optimizer.gradient_estimators import ESTIMATORS, perturbations, sampled
+from lrenv.agents.ppo.settings import PPOSettings
+from lrenv.agents.ppo.training import PPOTraining
 from lrenv.data import Data, Split
-from lrenv.episode import Episode
-from lrenv.hypergradients import forward
-from lrenv.networks import lenet5, resnet18
-from lrenv.process import keep_memory
-from lrenv.tasks import Task, make_task
-from lrenv.trainee import Trainee
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.episode import Episode
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.networks.architectures import lenet5, resnet18
+from lrenv.runtime.compiling import Compile
+from lrenv.runtime.process import keep_memory
+from lrenv.training.hypergradients import forward
+from lrenv.training.tasks import Task, make_task
+from lrenv.training.trainee import Trainee
 from throughput import clocked
 
 MODES: dict[str, Compile] = {"eager": False, "captured": "graph", "compiled": True}

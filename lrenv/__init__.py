@@ -9,6 +9,6 @@ Importing the package registers `lrenv/<task>-v0` for every task:
 
 from __future__ import annotations
 
-from lrenv.tasks import LogUniform, Task, make_task, register_task, tasks
+from lrenv.training.tasks import LogUniform, Task, make_task, register_task, tasks
 
 __all__ = ["LogUniform", "Task", "make_task", "register_task", "tasks"]

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from lrenv import data, specs
-from lrenv.benchmark.agent import agents
 from lrenv.benchmark.comparison import compare
 from lrenv.benchmark.report import save_report, table
-from lrenv.process import keep_memory, status_of
-from lrenv.tasks import count, make_task, tasks
-from lrenv.trainee import Trainee
+from lrenv.controllers.agent import agents
+from lrenv.runtime.process import keep_memory, status_of
+from lrenv.training.tasks import count, make_task, tasks
+from lrenv.training.trainee import Trainee
 
 
 @dataclass(frozen=True)

@@ -29,14 +29,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from agents import Agent
-from agents.hypergradient import adam_hd, nesterov_hd, sgd_hd
-from agents.schedules import constant, inverse_sqrt
 from baydin2018_report import report
-from lrenv.progress import progress
-from lrenv.seeds import seeds_for
-from lrenv.tasks import Task, make_task
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.agents import Agent
+from lrenv.agents.hypergradient.descent import adam_hd, nesterov_hd, sgd_hd
+from lrenv.agents.schedules.agent import constant, inverse_sqrt
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.randomness.seeds import seeds_for
+from lrenv.runtime.progress import progress
+from lrenv.training.tasks import Task, make_task
 from plumbing import Lines, command, short
 
 Numbers = Sequence[float]

@@ -26,17 +26,17 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from agents import Agent, make_agent
-from agents.hypergradient import adam_hd
-from agents.lstm_policies import NOH, DMopt, LSTMPolicy
-from agents.noh_settings import DMoptSettings, NOHSettings
-from agents.noh_training import NOHTraining
-from agents.schedules import constant
 from fu2017_report import EVERY, SCHEDULES, best, report
+from lrenv.agents import Agent, make_agent
+from lrenv.agents.hypergradient.descent import adam_hd
+from lrenv.agents.noh.agent import NOH, DMopt, LSTMPolicy
+from lrenv.agents.noh.settings import DMoptSettings, NOHSettings
+from lrenv.agents.noh.training import NOHTraining
+from lrenv.agents.schedules.agent import constant
 from lrenv.data import DataMissing, load
-from lrenv.seeds import seeds_for
-from lrenv.tasks import Task, make_task, register_task
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.randomness.seeds import seeds_for
+from lrenv.training.tasks import Task, make_task, register_task
 from plumbing import Lines, command, controller_of, short
 
 POLICIES: dict[str, tuple[type[LSTMPolicy], type[NOHSettings]]] = {

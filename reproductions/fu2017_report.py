@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from lrenv.benchmark import controller_file
 from lrenv.benchmark.statistics import paired_t
-from lrenv.files import replace_file
+from lrenv.controllers import controller_file
+from lrenv.runtime.files import replace_file
 from plumbing import COLOURS, Lines, markdown, panels, save_figure
 
 Array = NDArray[np.float64]

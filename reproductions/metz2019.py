@@ -34,21 +34,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents import Agent
-from agents.learned_optimizer import LearnedOptimizer
-from agents.learned_optimizer_settings import LearnedOptimizerSettings
-from agents.learned_optimizer_tasks import NETWORKS, class_subset, problems
-from agents.learned_optimizer_training import LearnedOptimizerTraining, unrolled
-from agents.outer_gradients import merged, paired, perturbations, sampled
-from agents.schedules import constant
-from agents.tuned_optimizers import tune_optimizers
 from lrenv import networks
+from lrenv.agents import Agent
+from lrenv.agents.learned_optimizer.agent import LearnedOptimizer
+from lrenv.agents.learned_optimizer.baselines import tune_optimizers
+from lrenv.agents.learned_optimizer.gradient_estimators import merged, paired, perturbations, sampled
+from lrenv.agents.learned_optimizer.problems import NETWORKS, class_subset, problems
+from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
+from lrenv.agents.learned_optimizer.training import LearnedOptimizerTraining, unrolled
+from lrenv.agents.schedules.agent import constant
 from lrenv.benchmark import evaluation
 from lrenv.data import Data
-from lrenv.seeds import seeds_for
-from lrenv.tasks import Task, make_task, register_task
-from lrenv.trainee import Trainee
-from lrenv.vector_env import choose_device
+from lrenv.envs.vector_env import choose_device
+from lrenv.randomness.seeds import seeds_for
+from lrenv.training.tasks import Task, make_task, register_task
+from lrenv.training.trainee import Trainee
 from metz2019_report import METHODS, OBJECTIVES, folder, report
 from plumbing import Lines, command, controller_of, short
 

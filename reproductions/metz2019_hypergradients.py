@@ -28,12 +28,12 @@ from typing import Any, Literal
 import torch
 
 from lrenv import networks
-from lrenv.hypergradients import forward, reverse, rollout, truncated, validation_loss
-from lrenv.optimizers import adam
-from lrenv.progress import progress
-from lrenv.seeds import seeds_for
-from lrenv.tasks import make_task
-from lrenv.trainee import Trainee
+from lrenv.randomness.seeds import seeds_for
+from lrenv.runtime.progress import progress
+from lrenv.training.hypergradients import forward, reverse, rollout, truncated, validation_loss
+from lrenv.training.optimizers import adam
+from lrenv.training.tasks import make_task
+from lrenv.training.trainee import Trainee
 from metz2019_hypergradients_report import report
 from plumbing import Lines, command
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrenv.benchmark.selection import selection_losses
-from lrenv.files import replace_file
+from lrenv.runtime.files import replace_file
 from plumbing import COLOURS, Lines, markdown, panels, save_figure
 
 Array = NDArray[np.float64]

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from agents.learned_optimizer_settings import OUTER_LR
-from agents.tuned_optimizers import BASELINES
-from lrenv.benchmark import controller_file
-from lrenv.files import replace_file
+from lrenv.agents.learned_optimizer.baselines import BASELINES
+from lrenv.agents.learned_optimizer.settings import OUTER_LR
+from lrenv.controllers import controller_file
+from lrenv.runtime.files import replace_file
 from plumbing import COLOURS, Lines, markdown, panels, save_figure
 
 Array = NDArray[np.float64]

@@ -27,14 +27,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.fds_settings import FDSSettings
-from agents.search import schedule_training
-from lrenv.files import replace_file
-from lrenv.hypergradients import rollout
-from lrenv.seeds import seeds_for
-from lrenv.tasks import make_task
-from lrenv.trainee import Trainee
-from lrenv.vector_env import choose_device
+from lrenv.agents.fds.random_search import schedule_training
+from lrenv.agents.fds.settings import FDSSettings
+from lrenv.envs.vector_env import choose_device
+from lrenv.randomness.seeds import seeds_for
+from lrenv.runtime.files import replace_file
+from lrenv.training.hypergradients import rollout
+from lrenv.training.tasks import make_task
+from lrenv.training.trainee import Trainee
 from plumbing import COLOURS, Lines, command, controller_of, markdown, panels, save_figure, short
 
 METHODS = ("fds", "greedy", "truncated", "random")

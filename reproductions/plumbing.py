@@ -16,13 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from agents.outer_folder import Folder
-from agents.outer_settings import OuterSettings
-from agents.outer_training import Training, train
-from lrenv.benchmark import controller_file
+from lrenv.agents.outer.folder import Folder
+from lrenv.agents.outer.settings import OuterSettings
+from lrenv.agents.outer.training import Training, train
 from lrenv.benchmark.evaluation import to_json
-from lrenv.files import append_line, replace_file, whole_lines
-from lrenv.process import keep_memory, status_of
+from lrenv.controllers import controller_file
+from lrenv.runtime.files import append_line, replace_file, whole_lines
+from lrenv.runtime.process import keep_memory, status_of
 
 C = TypeVar("C")
 S = TypeVar("S", bound=OuterSettings)

@@ -35,13 +35,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from agents import Agent
-from agents.ppo import PPOController
-from lrenv.benchmark.agent import agent_factory
+from lrenv.agents import Agent
+from lrenv.agents.ppo.agent import PPOController
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import selection_losses
-from lrenv.seeds import seeds_for
-from lrenv.vector_env import choose_device
+from lrenv.controllers.agent import agent_factory
+from lrenv.envs.vector_env import choose_device
+from lrenv.randomness.seeds import seeds_for
 from plumbing import Lines, command, short
 from xu2019_report import SCHEDULES, best, report
 from xu2019_tasks import NETWORKS, SCALES, Scale, available, task_of

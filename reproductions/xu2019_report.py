@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrenv.benchmark.statistics import mean_std, paired_t, welch
-from lrenv.files import replace_file
+from lrenv.runtime.files import replace_file
 from plumbing import COLOURS, Lines, markdown, panels, save_figure
 from xu2019_tasks import Version
 

@@ -13,8 +13,8 @@ from torch import nn
 from lrenv import networks
 from lrenv.data import Data, DataMissing, Split, load
 from lrenv.data.types import with_statistics
-from lrenv.networks import NetworkFactory, Shape
-from lrenv.tasks import Task, register_task
+from lrenv.networks.architectures import NetworkFactory, Shape
+from lrenv.training.tasks import Task, register_task
 
 
 class Version(NamedTuple):

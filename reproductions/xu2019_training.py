@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import plumbing
-from agents import Agent
-from agents.ppo_learner import PPOTraining
-from agents.ppo_settings import PPOSettings
-from lrenv.benchmark.agent import State, View
-from lrenv.benchmark.controller_file import read_metadata
-from lrenv.tasks import Task
+from lrenv.agents import Agent
+from lrenv.agents.ppo.settings import PPOSettings
+from lrenv.agents.ppo.training import PPOTraining
+from lrenv.controllers.agent import State, View
+from lrenv.controllers.controller_file import read_metadata
+from lrenv.training.tasks import Task
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "paper": {"reward": "val_loss", "observe": "paper"},

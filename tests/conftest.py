@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from lrenv import networks
-from lrenv.benchmark import agent as agents_by_name
+from lrenv.controllers import agent as agents_by_name
 from lrenv.data import Data, from_arrays
-from lrenv.tasks import Task
+from lrenv.training.tasks import Task
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nothing has asked for a card yet: importing torch does not
 torch.set_num_threads(1)

@@ -255,8 +255,9 @@ def imported() -> None:
     torch.set_num_threads(1)
     import fu2017
     import micaelli2021
-    from agents import learned_optimizer_training, ppo_learner
     from lrenv import cli
+    from lrenv.agents.learned_optimizer import training as learned_optimizer_training
+    from lrenv.agents.ppo import training as ppo_learner
 
     assert all((fu2017, micaelli2021, learned_optimizer_training, ppo_learner, cli))
 

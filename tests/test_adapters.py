@@ -17,12 +17,12 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from torch.utils._pytree import tree_flatten
 
 import lrenv
-from lrenv import draws
-from lrenv.env import LearningRateEnv
-from lrenv.episode import Episode
-from lrenv.sb3_vec_env import LearningRateVecEnv
-from lrenv.tasks import Task
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.env import LearningRateEnv
+from lrenv.envs.episode import Episode
+from lrenv.envs.sb3_vec_env import LearningRateVecEnv
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.randomness import draws
+from lrenv.training.tasks import Task
 
 Array = NDArray[Any]
 SEEDS, EPISODES = (11, 12, 13), 3

@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from agents import Agent, View, agents, make_agent
+from lrenv.agents import Agent, View, agents, make_agent
 from lrenv.benchmark import evaluate
-from lrenv.benchmark.agent import State, agent_factory
-from lrenv.sb3_vec_env import LearningRateVecEnv
-from lrenv.tasks import make_task
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.controllers.agent import State, agent_factory
+from lrenv.envs.sb3_vec_env import LearningRateVecEnv
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.training.tasks import make_task
 
 NAMES = (
     "constant", "cosine", "exponential", "inverse-sqrt", "linear", "one-cycle", "plateau", "ppo", "sgdr", "step",

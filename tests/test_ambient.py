@@ -15,17 +15,17 @@ from conftest import blobs
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from agents.outer_training import train
-from agents.ppo_learner import PPOTraining
-from agents.ppo_settings import PPOSettings
-from lrenv import ambient
+from lrenv.agents.outer.training import train
+from lrenv.agents.ppo.settings import PPOSettings
+from lrenv.agents.ppo.training import PPOTraining
 from lrenv.benchmark.evaluation import evaluate
-from lrenv.episode import Episode
-from lrenv.files import alone
-from lrenv.hypergradients import forward, reverse
-from lrenv.tasks import Task
-from lrenv.trainee import Trainee
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.episode import Episode
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.runtime import ambient
+from lrenv.runtime.files import alone
+from lrenv.training.hypergradients import forward, reverse
+from lrenv.training.tasks import Task
+from lrenv.training.trainee import Trainee
 
 F64 = torch.float64
 

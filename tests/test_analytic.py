@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrenv import analytic
-from lrenv.analytic import CURVATURE, NOISE, START, expected_loss, optimal_schedule
-from lrenv.networks import mlp
-from lrenv.tasks import make_task
-from lrenv.trainee import Trainee
+from lrenv.networks.architectures import mlp
+from lrenv.training import analytic
+from lrenv.training.analytic import CURVATURE, NOISE, START, expected_loss, optimal_schedule
+from lrenv.training.tasks import make_task
+from lrenv.training.trainee import Trainee
 
 F64 = torch.float64
 

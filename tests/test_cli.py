@@ -19,17 +19,17 @@ import numpy as np
 import pytest
 import torch
 
-import agents
 import lrenv
-from agents import View
-from agents.outer_training import train
-from agents.ppo_learner import PPOTraining
-from agents.ppo_settings import PPOSettings
+import lrenv.agents
 from lrenv import cli
-from lrenv.process import SIGNALS
-from lrenv.progress import progress
-from lrenv.tasks import make_task
-from lrenv.trainee import Trainee
+from lrenv.agents import View
+from lrenv.agents.outer.training import train
+from lrenv.agents.ppo.settings import PPOSettings
+from lrenv.agents.ppo.training import PPOTraining
+from lrenv.runtime.process import SIGNALS
+from lrenv.runtime.progress import progress
+from lrenv.training.tasks import make_task
+from lrenv.training.trainee import Trainee
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_tasks_are_listed(call: Callable[..., int], capsys: pytest.CaptureFixtur
 
 def test_agents_are_listed(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert call("agents") == 0
-    assert tuple(capsys.readouterr().out.split()) == agents.agents()
+    assert tuple(capsys.readouterr().out.split()) == lrenv.agents.agents()
 
 
 def test_compare_writes_a_report(call: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_paths_and_tuples_are_named_in_commands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folders = ["runs/2026-11-26T12:21:20", "runs/lr=0.1,seed=0", "C:\\runs\\x"]
-    source = Path(lrenv.__file__).parents[1] / "agents" / "metz2019-cpu.safetensors"
+    source = Path(lrenv.__file__).parents[1] / "agents" / "learned_optimizer" / "metz2019-cpu.safetensors"
     for folder in folders:
         Path(folder).mkdir(parents=True)
         shutil.copy(source, Path(folder) / "controller.safetensors")

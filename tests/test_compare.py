@@ -19,14 +19,14 @@ import torch
 from rich.console import Console
 from scipy import stats
 
-from agents import View
-from agents.ppo import Architecture, PPOController
+from lrenv.agents import View
+from lrenv.agents.ppo.agent import Architecture, PPOController
 from lrenv.benchmark import Comparison, compare, comparison, evaluate, make_agent, tune
 from lrenv.benchmark.evaluation import Result
 from lrenv.benchmark.report import COLUMNS, cells, figure, save_report, table
 from lrenv.benchmark.rows import Row, Runs
 from lrenv.benchmark.statistics import mean_std, paired, paired_t, welch
-from lrenv.tasks import LogUniform, Task, make_task
+from lrenv.training.tasks import LogUniform, Task, make_task
 
 NOISY = make_task("noisy-quadratic", budget=20, interval=5)
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -13,10 +13,10 @@ from torch._dynamo.utils import counters
 
 from lrenv import Task
 from lrenv.data import Data
-from lrenv.episode import Episode
-from lrenv.signals import WHITE_BOX
-from lrenv.trainee import Trainee
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.episode import Episode
+from lrenv.envs.observations import WHITE_BOX
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.training.trainee import Trainee
 
 # Each compiles for tens of seconds with a C++ compiler, and torch warns of its own internals while it does.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from triton_code import kernels, machine_code, triton_code
 
-from lrenv import draws
 from lrenv.benchmark import AgentError, evaluate, make_agent
-from lrenv.compiling import WARM_UPS, Captured, CaptureError, checked
-from lrenv.episode import Episode
+from lrenv.envs.episode import Episode
+from lrenv.randomness import draws
+from lrenv.runtime.compiling import WARM_UPS, Captured, CaptureError, checked
 
 
 class State(NamedTuple):

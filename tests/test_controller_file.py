@@ -17,10 +17,10 @@ import torch
 from fuzz_controller_files import Parts, base_files, pack, unpack
 from safetensors.torch import save_file
 
-from agents import View, make_agent
-from agents.ppo import Architecture, PPOController
-from lrenv.benchmark import controller_file
-from lrenv.benchmark.controller_file import LARGEST_HEADER, ControllerFileError
+from lrenv.agents import View, make_agent
+from lrenv.agents.ppo.agent import Architecture, PPOController
+from lrenv.controllers import controller_file
+from lrenv.controllers.controller_file import LARGEST_HEADER, ControllerFileError
 
 DISCRETE = {(): "scale", (3,): "discrete", (3, 3): "discrete/layer"}
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from fuzz_controller_files import Parts, act, array, base_files, fuzz, held, pack, table, unpack
 
-from agents import make_agent
-from agents.coordinatewise import Architecture as Coordinatewise
-from agents.coordinatewise import CoordinateLSTM
-from agents.fds import FDS
-from agents.learned_optimizer import LearnedOptimizer
-from agents.lstm_policies import NOH, DMopt
-from agents.ppo import Architecture, PPOController
-from agents.search import Search
-from lrenv.benchmark.controller_file import ControllerFileError, Promise
+from lrenv.agents import make_agent
+from lrenv.agents.fds.agent import FDS
+from lrenv.agents.fds.random_search import Search
+from lrenv.agents.learned_optimizer.agent import LearnedOptimizer
+from lrenv.agents.noh.agent import NOH, DMopt
+from lrenv.agents.noh.lstm import Architecture as Coordinatewise
+from lrenv.agents.noh.lstm import CoordinateLSTM
+from lrenv.agents.ppo.agent import Architecture, PPOController
+from lrenv.controllers.controller_file import ControllerFileError, Promise
 
 LOADERS: dict[str, Any] = {
     "ppo": PPOController, "ppo-lstm": PPOController, "noh": NOH, "dmopt": DMopt, "fds": FDS, "search": Search,

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lrenv import draws, networks
-from lrenv.controls import BOUNDS
+from lrenv import networks
 from lrenv.data import Data
-from lrenv.episode import Episode, EpisodeState
-from lrenv.rewards import REWARDS
-from lrenv.tasks import LogUniform, Task
+from lrenv.envs.actions import BOUNDS
+from lrenv.envs.episode import Episode, EpisodeState
+from lrenv.envs.rewards import REWARDS
+from lrenv.randomness import draws
+from lrenv.training.tasks import LogUniform, Task
 
 F64 = torch.float64
 
@@ -276,7 +277,7 @@ def test_scale_starts_from_the_initial_rate(toy: Callable[..., Task]) -> None:
 
 
 def test_tasks_without_classes_report_no_accuracy(toy: Callable[..., Task]) -> None:
-    from lrenv.tasks import make_task
+    from lrenv.training.tasks import make_task
 
     e = episode(make_task("noisy-quadratic"))
     state = e.reset([0])

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import View, make_agent
+from lrenv.agents import View, make_agent
 from lrenv.benchmark import Result, evaluate, tune
-from lrenv.benchmark.agent import agent_factory
 from lrenv.benchmark.evaluation import to_json
 from lrenv.benchmark.tuning import TUNING_SEEDS
-from lrenv.env import LearningRateEnv
-from lrenv.tasks import Task, make_task
+from lrenv.controllers.agent import agent_factory
+from lrenv.envs.env import LearningRateEnv
+from lrenv.training.tasks import Task, make_task
 
 NOISY = make_task("noisy-quadratic", budget=20, interval=5)
 

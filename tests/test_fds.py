@@ -12,18 +12,21 @@ import torch
 from helpers import LiveBytes, table
 from torch import Tensor
 
-from agents import agents, fds_training, make_agent, outer_training
-from agents.fds import FDS
-from agents.fds_settings import FDSSettings
-from agents.fds_training import FDSTraining, ScheduleTraining, Searched, sign_step
-from agents.search import RANGES, RandomSearch, Search, schedule_training
-from lrenv import controls
-from lrenv.analytic import expected_loss, optimal_schedule
-from lrenv.benchmark import controller_file, evaluate
-from lrenv.hypergradients import forward, rollout, validation_loss
-from lrenv.seeds import seeds_for
-from lrenv.tasks import make_task
-from lrenv.trainee import Trainee
+from lrenv.agents import agents, make_agent
+from lrenv.agents.fds import training as fds_training
+from lrenv.agents.fds.agent import FDS
+from lrenv.agents.fds.random_search import RANGES, RandomSearch, Search, schedule_training
+from lrenv.agents.fds.settings import FDSSettings
+from lrenv.agents.fds.training import FDSTraining, ScheduleTraining, Searched, sign_step
+from lrenv.agents.outer import training as outer_training
+from lrenv.benchmark import evaluate
+from lrenv.controllers import controller_file
+from lrenv.envs import actions as controls
+from lrenv.randomness.seeds import seeds_for
+from lrenv.training.analytic import expected_loss, optimal_schedule
+from lrenv.training.hypergradients import forward, rollout, validation_loss
+from lrenv.training.tasks import make_task
+from lrenv.training.trainee import Trainee
 
 F64 = torch.float64
 train = partial(outer_training.train, schedule_training)

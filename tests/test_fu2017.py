@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import fu2017
-from agents.hypergradient import adam_hd
-from agents.schedules import constant
 from fu2017 import SCALES, Run, Settings, agent_of, main, task_of, trained, wanted
 from fu2017_report import best, claims, compared, finals, policy, reported, table
+from lrenv.agents.hypergradient.descent import adam_hd
+from lrenv.agents.schedules.agent import constant
 from lrenv.data import DataMissing
 from plumbing import Lines
 

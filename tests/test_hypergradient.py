@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agents import Agent, make_agent
-from agents.gala import gala
-from agents.hypergradient import adam_hd, nesterov_hd, sgd_hd
-from agents.osgm import osgm
+from lrenv.agents import Agent, make_agent
+from lrenv.agents.hypergradient.descent import adam_hd, nesterov_hd, sgd_hd
+from lrenv.agents.hypergradient.gala import gala
+from lrenv.agents.hypergradient.osgm import osgm
 from lrenv.benchmark import evaluate
 from lrenv.data import Data
-from lrenv.networks import logistic_regression
-from lrenv.tasks import Task
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.networks.architectures import logistic_regression
+from lrenv.training.tasks import Task
 
 Array = NDArray[np.float64]
 SHAPES = ((5, 6), (5,), (3, 5), (3,))

@@ -16,14 +16,23 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from lrenv import hypergradients, networks
-from lrenv.analytic import CURVATURE, optimal_schedule
+from lrenv import networks
 from lrenv.data import Data
-from lrenv.hypergradients import Hypergradient, Objective, forward, next_training_loss, reverse, rollout, truncated
-from lrenv.networks import Shape
-from lrenv.optimizers import adam
-from lrenv.tasks import Task, make_task
-from lrenv.trainee import Trainee, TraineeState
+from lrenv.networks.architectures import Shape
+from lrenv.training import hypergradients
+from lrenv.training.analytic import CURVATURE, optimal_schedule
+from lrenv.training.hypergradients import (
+    Hypergradient,
+    Objective,
+    forward,
+    next_training_loss,
+    reverse,
+    rollout,
+    truncated,
+)
+from lrenv.training.optimizers import adam
+from lrenv.training.tasks import Task, make_task
+from lrenv.training.trainee import Trainee, TraineeState
 
 F64 = torch.float64
 OPTIMIZERS = {"sgd": "sgd", "momentum": "momentum", "nesterov": "nesterov", "adam": adam(eps_root=1e-8)}

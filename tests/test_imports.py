@@ -11,14 +11,20 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    "lookup", "specs", "files", "rollout", "ambient", "process", "draws", "mersenne", "seeds", "progress", "trees",
-    "memory", "compiling", "packing",
+    "lookup", "specs",
+    "runtime", "runtime.files", "runtime.ambient", "runtime.process", "runtime.progress", "runtime.trees",
+    "runtime.memory", "runtime.compiling", "runtime.packing",
+    "randomness", "randomness.draws", "randomness.mersenne", "randomness.seeds",
     "data.types", "data.store", "data.embedded", "data.folder", "data.published", "data.registry", "data",
-    "networks", "pooling", "convolution_kernels", "convolutions",
-    "layers", "initialisation", "stacked", "augment", "optimizers", "analytic", "tasks",
-    "trainee", "lookahead", "hypergradients", "signals",
-    "rewards", "controls", "episode", "snapshots", "rendering", "", "vector_env", "env", "sb3_vec_env",
-    "benchmark.schema", "benchmark.controller_file", "benchmark.state_file", "benchmark.agent", "benchmark.sb3_agent",
+    "data.augment",
+    "networks.architectures", "networks", "networks.pooling", "networks.convolution_kernels", "networks.convolutions",
+    "networks.layers", "networks.initialisation", "networks.stacked",
+    "training", "training.optimizers", "training.analytic", "training.tasks", "training.trainee",
+    "training.lookahead", "training.rollout", "training.hypergradients",
+    "envs", "envs.observations", "envs.rewards", "envs.actions", "envs.episode", "envs.snapshots", "envs.rendering",
+    "", "envs.vector_env", "envs.env", "envs.sb3_vec_env",
+    "controllers", "controllers.schema", "controllers.controller_file", "controllers.state_file", "controllers.agent",
+    "controllers.sb3_agent",
     "benchmark.statistics", "benchmark.selection", "benchmark.evaluation", "benchmark.tuning", "benchmark.cells",
     "benchmark.rows", "benchmark.comparison", "benchmark.report", "benchmark", "cli", "__main__",
 )  # fmt: skip
@@ -40,13 +46,17 @@ def imported_modules(path: Path, modules: set[str]) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
             below = {f"{node.module}.{alias.name}" for alias in node.names}
-            # `from lrenv import draws` imports a module, `from lrenv.tasks import Task` a name of one.
+            # `from lrenv.randomness import draws` imports a module, `from lrenv.training.tasks import Task` a name of one.
             submodules = {name for name in below if name.removeprefix("lrenv.") in modules}
             found |= submodules if submodules == below else submodules | {node.module}
-    return {name for name in found if name.split(".")[0] in ("lrenv", "agents")}
+    return {name for name in found if name.split(".")[0] == "lrenv"}
 
 
-FILES = {module_of(path): path for path in sorted((ROOT / "lrenv").rglob("*.py"))}
+FILES = {
+    module_of(path): path
+    for path in sorted((ROOT / "lrenv").rglob("*.py"))
+    if "agents" not in path.relative_to(ROOT).parts
+}
 
 
 def test_every_module_has_its_layer() -> None:
@@ -56,18 +66,24 @@ def test_every_module_has_its_layer() -> None:
 @pytest.mark.parametrize("module", sorted(FILES))
 def test_imports_point_down(module: str) -> None:
     for name in imported_modules(FILES[module], set(FILES)):
-        package, _, target = name.partition(".")
-        assert package == "lrenv", f"lrenv/{module} imports {name}: agents import lrenv, never the reverse"
+        _, _, target = name.partition(".")
+        assert not target.startswith("agents"), f"lrenv/{module} imports {name}: agents import lrenv, never the reverse"
         assert LAYERS.index(target) < LAYERS.index(module), f"lrenv.{module} imports {name}, which is above it"
 
 
 def test_the_guard_sees_imports_of_every_form(tmp_path: Path) -> None:
     source = tmp_path / "x.py"
     source.write_text(
-        "import lrenv.tasks\nfrom lrenv import draws, networks\nfrom lrenv.data import load\n"
-        "def f():\n    from agents.ppo import PPOController\n"
+        "import lrenv.training.tasks\nfrom lrenv.randomness import draws\nfrom lrenv import networks\nfrom lrenv.data import load\n"
+        "def f():\n    from lrenv.agents.ppo.agent import PPOController\n"
     )
-    expected = {"lrenv.tasks", "lrenv.draws", "lrenv.networks", "lrenv.data", "agents.ppo"}
+    expected = {
+        "lrenv.training.tasks",
+        "lrenv.randomness.draws",
+        "lrenv.networks",
+        "lrenv.data",
+        "lrenv.agents.ppo.agent",
+    }
     assert imported_modules(source, set(FILES)) == expected
 
 
@@ -89,8 +105,19 @@ def test_importing_lrenv_is_cheap() -> None:
         "sklearn",
         "mnist1d",
         "tensorboard",
-        "agents",
+        "lrenv.agents",
     )
     code = f"import lrenv, sys; print(*(name for name in {heavy} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_agents_are_one_package() -> None:
+    """From the checkout's root, `import agents` is refused with a sentence: it would be a second copy of each module."""
+    done = subprocess.run([sys.executable, "-c", "import agents"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and "from lrenv.agents import" in done.stderr
+    done = subprocess.run([sys.executable, "-c", "import agents.ppo.agent"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and "from lrenv.agents import" in done.stderr
+    import lrenv.agents
+
+    assert Path(lrenv.agents.__file__).resolve() == ROOT / "agents" / "__init__.py"

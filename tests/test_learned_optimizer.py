@@ -12,15 +12,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from agents import make_agent
-from agents.learned_optimizer import Architecture, LearnedOptimizer
-from agents.schedules import constant
-from lrenv.benchmark import controller_file, evaluate
-from lrenv.benchmark.agent import Agent
-from lrenv.optimizers import Optimizer
-from lrenv.tasks import Task, make_task
-from lrenv.trainee import Trainee
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.agents import make_agent
+from lrenv.agents.learned_optimizer.agent import Architecture, LearnedOptimizer
+from lrenv.agents.schedules.agent import constant
+from lrenv.benchmark import evaluate
+from lrenv.controllers import controller_file
+from lrenv.controllers.agent import Agent
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.training.optimizers import Optimizer
+from lrenv.training.tasks import Task, make_task
+from lrenv.training.trainee import Trainee
 
 F64 = torch.float64
 Array = NDArray[np.float64]

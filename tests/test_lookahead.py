@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from lrenv import networks
 from lrenv.data import Data
-from lrenv.env import LearningRateEnv
-from lrenv.episode import Episode
-from lrenv.lookahead import Ahead
-from lrenv.sb3_vec_env import LearningRateVecEnv
-from lrenv.signals import WHITE_BOX
-from lrenv.tasks import Task, make_task
-from lrenv.trainee import Trainee
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.env import LearningRateEnv
+from lrenv.envs.episode import Episode
+from lrenv.envs.observations import WHITE_BOX
+from lrenv.envs.sb3_vec_env import LearningRateVecEnv
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.training.lookahead import Ahead
+from lrenv.training.tasks import Task, make_task
+from lrenv.training.trainee import Trainee
 
 F64 = torch.float64
 GRANULARITIES = ("trainee", "layer", "tensor", "parameter")

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import metz2019
-from agents.learned_optimizer_tasks import problems
-from agents.schedules import constant
 from lrenv import networks
+from lrenv.agents.learned_optimizer.problems import problems
+from lrenv.agents.schedules.agent import constant
 from lrenv.data import Data
-from lrenv.hypergradients import rollout
-from lrenv.tasks import make_task
-from lrenv.trainee import Trainee
+from lrenv.training.hypergradients import rollout
+from lrenv.training.tasks import make_task
+from lrenv.training.trainee import Trainee
 from metz2019 import SCALES, Settings, ablations, held_out, main, measured, pieces, training_settings
 from metz2019_report import (
     METHODS,

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import micaelli2021
-from lrenv.hypergradients import rollout, validation_loss
-from lrenv.seeds import seeds_for
-from lrenv.tasks import make_task
-from lrenv.trainee import Trainee
+from lrenv.randomness.seeds import seeds_for
+from lrenv.training.hypergradients import rollout, validation_loss
+from lrenv.training.tasks import make_task
+from lrenv.training.trainee import Trainee
 from micaelli2021 import METHODS, Scale, Settings, claims, effort, found, main, measured, search_settings
 from plumbing import Lines
 

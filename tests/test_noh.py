@@ -14,18 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from agents import make_agent
-from agents.coordinatewise import Architecture, CoordinateLSTM, preprocessed
-from agents.lstm_policies import NOH, DMopt, LSTMPolicy
-from agents.noh_settings import DMoptSettings, NOHSettings
-from agents.noh_training import NOHTraining
-from agents.schedules import constant
-from lrenv.benchmark import controller_file, evaluate
-from lrenv.benchmark.controller_file import ControllerFileError
-from lrenv.seeds import seeds_for
-from lrenv.tasks import Task
-from lrenv.trainee import Trainee
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.agents import make_agent
+from lrenv.agents.noh.agent import NOH, DMopt, LSTMPolicy
+from lrenv.agents.noh.lstm import Architecture, CoordinateLSTM, preprocessed
+from lrenv.agents.noh.settings import DMoptSettings, NOHSettings
+from lrenv.agents.noh.training import NOHTraining
+from lrenv.agents.schedules.agent import constant
+from lrenv.benchmark import evaluate
+from lrenv.controllers import controller_file
+from lrenv.controllers.controller_file import ControllerFileError
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.randomness.seeds import seeds_for
+from lrenv.training.tasks import Task
+from lrenv.training.trainee import Trainee
 
 F64 = torch.float64
 KINDS: dict[str, tuple[type[LSTMPolicy], type[NOHSettings]]] = {

@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lrenv.optimizers import OPTIMIZERS, Optimizer, adam, descend, make_optimizer, rmsprop
-from lrenv.tasks import Task
-from lrenv.trainee import Trainee
+from lrenv.training.optimizers import OPTIMIZERS, Optimizer, adam, descend, make_optimizer, rmsprop
+from lrenv.training.tasks import Task
+from lrenv.training.trainee import Trainee
 
 F64 = torch.float64
 STEPS = 100

@@ -9,12 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.learned_optimizer import Architecture, LearnedOptimizer
-from agents.learned_optimizer_training import unrolled
-from agents.outer_gradients import Rollout, Samples, merged, one_of_each, paired, perturbations, sampled
-from lrenv.analytic import expected_loss
-from lrenv.tasks import Task, make_task
-from lrenv.trainee import Trainee, TraineeState
+from lrenv.agents.learned_optimizer.agent import Architecture, LearnedOptimizer
+from lrenv.agents.learned_optimizer.gradient_estimators import (
+    Rollout,
+    Samples,
+    merged,
+    one_of_each,
+    paired,
+    perturbations,
+    sampled,
+)
+from lrenv.agents.learned_optimizer.training import unrolled
+from lrenv.training.analytic import expected_loss
+from lrenv.training.tasks import Task, make_task
+from lrenv.training.trainee import Trainee, TraineeState
 
 F64 = torch.float64
 

@@ -13,12 +13,14 @@ import torch
 from helpers import table
 from stable_baselines3.common.logger import Logger
 
-from agents import make_agent, outer_training
-from agents.ppo import PPOController
-from agents.ppo_learner import PPOTraining
-from agents.ppo_settings import PPOSettings
 from lrenv import make_task
-from lrenv.benchmark import controller_file, evaluate
+from lrenv.agents import make_agent
+from lrenv.agents.outer import training as outer_training
+from lrenv.agents.ppo.agent import PPOController
+from lrenv.agents.ppo.settings import PPOSettings
+from lrenv.agents.ppo.training import PPOTraining
+from lrenv.benchmark import evaluate
+from lrenv.controllers import controller_file
 
 ITERATIONS = 4
 train = partial(outer_training.train, PPOTraining)
@@ -194,7 +196,7 @@ def test_it_learns_to_raise_a_rate_that_is_far_too_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lstm: bool
 ) -> None:
     slow = make_task("noisy-quadratic", name="slow-quadratic", budget=30, interval=5, initial_lr=0.01)
-    monkeypatch.setitem(importlib.import_module("lrenv.tasks")._TASKS, "slow-quadratic", slow)
+    monkeypatch.setitem(importlib.import_module("lrenv.training.tasks")._TASKS, "slow-quadratic", slow)
     many = {"envs": 32, "episodes": 512, "epochs": 10, "minibatch": 64, "hidden": 32, "eval_every": 8}
     path = train(
         PPOSettings(task="slow-quadratic", out=tmp_path, reward="improvement", lstm=lstm, device="cpu", **many)  # type: ignore[arg-type]

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from lrenv import process
-from lrenv.files import append_line, replace_file, whole_lines
-from lrenv.process import SIGNALS, interruptible, status_of, uninterrupted
+from lrenv.runtime import process
+from lrenv.runtime.files import append_line, replace_file, whole_lines
+from lrenv.runtime.process import SIGNALS, interruptible, status_of, uninterrupted
 
 
 @pytest.fixture(autouse=True)

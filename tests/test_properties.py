@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from random_cases import CALM, MODES, TASKS, Case
 from torch.utils._pytree import tree_leaves
 
-from lrenv import draws
-from lrenv.controls import KINDS
-from lrenv.episode import Episode
-from lrenv.optimizers import OPTIMIZERS
-from lrenv.rewards import REWARDS
-from lrenv.sb3_vec_env import LearningRateVecEnv
-from lrenv.signals import OBSERVATIONS, WHITE_BOX
-from lrenv.tasks import Task, make_task
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.actions import KINDS
+from lrenv.envs.episode import Episode
+from lrenv.envs.observations import OBSERVATIONS, WHITE_BOX
+from lrenv.envs.rewards import REWARDS
+from lrenv.envs.sb3_vec_env import LearningRateVecEnv
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.randomness import draws
+from lrenv.training.optimizers import OPTIMIZERS
+from lrenv.training.tasks import Task, make_task
 
 Array = NDArray[Any]
 MORE = os.environ.get("LRENV_EXAMPLES")

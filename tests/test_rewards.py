@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from lrenv.rewards import CAP, REWARDS, make_reward
-from lrenv.signals import CLOCK, DYNAMICS, OBSERVATIONS, PAPER, SCALE_FREE, Dynamics, Observer
+from lrenv.envs.observations import CLOCK, DYNAMICS, OBSERVATIONS, PAPER, SCALE_FREE, Dynamics, Observer
+from lrenv.envs.rewards import CAP, REWARDS, make_reward
 
 F64 = torch.float64
 

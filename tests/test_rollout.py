@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.outer_gradients import paired, perturbations, sampled
-from lrenv.episode import Episode, EpisodeState
-from lrenv.hypergradients import reverse
-from lrenv.rollout import rollout
-from lrenv.tasks import Task
+from lrenv.agents.learned_optimizer.gradient_estimators import paired, perturbations, sampled
+from lrenv.envs.episode import Episode, EpisodeState
+from lrenv.training.hypergradients import reverse
+from lrenv.training.rollout import rollout
+from lrenv.training.tasks import Task
 
 F64 = torch.float64
 State = dict[str, Tensor]

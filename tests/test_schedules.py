@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from agents import schedules
-from agents.plateau import plateau
-from lrenv.benchmark.agent import Agent
-from lrenv.signals import CLOCK
+from lrenv.agents.schedules import agent as schedules
+from lrenv.agents.schedules.plateau import plateau
+from lrenv.controllers.agent import Agent
+from lrenv.envs.observations import CLOCK
 
 SCHEDULES: dict[str, Any] = {
     "constant": schedules.constant,

@@ -14,17 +14,17 @@ import torch
 from helpers import learned_settings
 from torch import Tensor
 
-from agents import learned_optimizer_training
-from agents.learned_optimizer_training import LearnedOptimizerTraining
-from agents.schedules import constant
-from lrenv import draws
+from lrenv.agents.learned_optimizer import training as learned_optimizer_training
+from lrenv.agents.learned_optimizer.training import LearnedOptimizerTraining
+from lrenv.agents.schedules.agent import constant
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.tuning import TUNING_SEEDS
-from lrenv.draws import AUGMENT, BATCH, DROPOUT, EPISODE, INITIAL_LR, fold, uniform
-from lrenv.episode import Episode
-from lrenv.seeds import OVERFLOW, RANGES, TRAINING, seeds_for
-from lrenv.tasks import LogUniform, Task
-from lrenv.trainee import Trainee
+from lrenv.envs.episode import Episode
+from lrenv.randomness import draws
+from lrenv.randomness.draws import AUGMENT, BATCH, DROPOUT, EPISODE, INITIAL_LR, fold, uniform
+from lrenv.randomness.seeds import OVERFLOW, RANGES, TRAINING, seeds_for
+from lrenv.training.tasks import LogUniform, Task
+from lrenv.training.trainee import Trainee
 
 SEEDS = [5, 7, 2_000_003]
 

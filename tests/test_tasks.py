@@ -14,11 +14,11 @@ import torch
 
 from lrenv import data, networks
 from lrenv.data import Data
-from lrenv.optimizers import OPTIMIZERS, adam
-from lrenv.tasks import LogUniform, Task, initial_rates, make_task, register_task, tasks
+from lrenv.training.optimizers import OPTIMIZERS, adam
+from lrenv.training.tasks import LogUniform, Task, initial_rates, make_task, register_task, tasks
 
 # As an attribute of the package, `tasks` is the function.
-tasks_module = importlib.import_module("lrenv.tasks")
+tasks_module = importlib.import_module("lrenv.training.tasks")
 
 EMBEDDED = ("noisy-quadratic", "two-minima", "digits-logreg", "digits-mlp")
 
@@ -160,7 +160,7 @@ def test_a_task_of_an_impossible_name_leaves_no_trace(registry: None, toy: Calla
 
 def test_what_gymnasium_refuses_leaves_no_trace(registry: None, toy: Callable[..., Task]) -> None:
     """It holds an id without a version, beside which none with one can stand; or a task that was to be replaced."""
-    gym.register("lrenv/toy", entry_point="lrenv.env:LearningRateEnv")
+    gym.register("lrenv/toy", entry_point="lrenv.envs.env:LearningRateEnv")
     before = (tasks(), dict(gym.registry))
     with pytest.raises(gym.error.Error, match="toy"):
         register_task(toy())

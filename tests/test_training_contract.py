@@ -21,27 +21,31 @@ import torch
 from stable_baselines3.common.logger import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import agents.outer_folder
-import agents.outer_log
-from agents import learned_optimizer_training, make_agent, noh_training, outer_training
-from agents.fds_settings import FDSSettings
-from agents.fds_training import ScheduleTraining
-from agents.learned_optimizer_settings import LearnedOptimizerSettings
-from agents.learned_optimizer_training import LearnedOptimizerTraining
-from agents.lstm_policies import NOH, DMopt
-from agents.noh_settings import DMoptSettings, NOHSettings
-from agents.noh_training import NOHTraining
-from agents.outer_log import CSVLog, EventLog
-from agents.outer_settings import OuterSettings
-from agents.outer_training import Training, train
-from agents.ppo_learner import PPOTraining
-from agents.ppo_settings import PPOSettings
-from agents.search import schedule_training
-from lrenv.benchmark import controller_file, evaluate
-from lrenv.benchmark.controller_file import ControllerFileError
-from lrenv.process import SIGNALS, interruptible, status_of
-from lrenv.seeds import RANGES, TRAINING, seeds_for
-from lrenv.trainee import Trainee
+import lrenv.agents.outer.folder
+import lrenv.agents.outer.log
+from lrenv.agents import make_agent
+from lrenv.agents.fds.random_search import schedule_training
+from lrenv.agents.fds.settings import FDSSettings
+from lrenv.agents.fds.training import ScheduleTraining
+from lrenv.agents.learned_optimizer import training as learned_optimizer_training
+from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
+from lrenv.agents.learned_optimizer.training import LearnedOptimizerTraining
+from lrenv.agents.noh import training as noh_training
+from lrenv.agents.noh.agent import NOH, DMopt
+from lrenv.agents.noh.settings import DMoptSettings, NOHSettings
+from lrenv.agents.noh.training import NOHTraining
+from lrenv.agents.outer import training as outer_training
+from lrenv.agents.outer.log import CSVLog, EventLog
+from lrenv.agents.outer.settings import OuterSettings
+from lrenv.agents.outer.training import Training, train
+from lrenv.agents.ppo.settings import PPOSettings
+from lrenv.agents.ppo.training import PPOTraining
+from lrenv.benchmark import evaluate
+from lrenv.controllers import controller_file
+from lrenv.controllers.controller_file import ControllerFileError
+from lrenv.randomness.seeds import RANGES, TRAINING, seeds_for
+from lrenv.runtime.process import SIGNALS, interruptible, status_of
+from lrenv.training.trainee import Trainee
 
 SMALL: dict[str, Any] = {"eval_every": 2, "eval_seeds": 2, "device": "cpu"}
 PPO: dict[str, Any] = SMALL | {
@@ -183,7 +187,7 @@ def test_interrupted_anywhere_it_ends_as_one_that_was_not(
 
 
 WRITES = (
-    (controller_file, "write"), (agents.outer_log, "replace_file"), (agents.outer_log, "append_line"),
+    (controller_file, "write"), (lrenv.agents.outer.log, "replace_file"), (lrenv.agents.outer.log, "append_line"),
     (os, "replace"), (Path, "unlink"),
 )  # fmt: skip
 """All that changes the files of a training."""
@@ -380,7 +384,7 @@ def test_the_outcome_is_marked_and_says_what_it_cost(undisturbed: Callable[[str]
 
 def test_a_training_under_way_is_not_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(agents.outer_folder.Folder, "finish", lambda self, runs: pytest.fail("it has not ended"))
+        patched.setattr(lrenv.agents.outer.folder.Folder, "finish", lambda self, runs: pytest.fail("it has not ended"))
         step, calls = Training.validate, itertools.count(1)
 
         def validate(self: Training[Any]) -> dict[str, float]:

@@ -17,11 +17,11 @@ from scipy.stats import t as student
 
 import xu2019
 import xu2019_training
-from agents.ppo_learner import PPOTraining
-from agents.ppo_settings import PPOSettings
-from agents.schedules import linear
-from lrenv.benchmark.controller_file import read_metadata
+from lrenv.agents.ppo.settings import PPOSettings
+from lrenv.agents.ppo.training import PPOTraining
+from lrenv.agents.schedules.agent import linear
 from lrenv.benchmark.evaluation import evaluate
+from lrenv.controllers.controller_file import read_metadata
 from lrenv.data import load
 from plumbing import Lines
 from xu2019 import Piece, Settings, grid, main, pieces, tuned

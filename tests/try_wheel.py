@@ -18,7 +18,7 @@ from pathlib import Path
 
 import gymnasium as gym
 
-import agents
+import lrenv.agents
 import lrenv
 from lrenv.benchmark.evaluation import evaluate
 

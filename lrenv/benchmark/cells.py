@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrenv.benchmark.evaluation import ARRAYS, Result
-from lrenv.files import append_line, lock, writing
+from lrenv.runtime.files import append_line, lock, writing
 
 FORMAT, VERSION = "lrenv-comparison", 1
 

@@ -20,21 +20,21 @@ from typing import Any
 import torch
 
 from lrenv import specs
-from lrenv.benchmark.agent import Agent, AgentError, agent_factory, called, make_agent, view_of
 from lrenv.benchmark.cells import Cells
-from lrenv.benchmark.controller_file import read_metadata
 from lrenv.benchmark.evaluation import error_line, evaluate, joined
 from lrenv.benchmark.rows import FILES, Comparison, Row, Runs
-from lrenv.benchmark.sb3_agent import as_agent
 from lrenv.benchmark.statistics import paired, welch
 from lrenv.benchmark.tuning import AT_ONCE, TUNING_SEEDS, Once, afresh, grid_of, tune
-from lrenv.controls import is_relative
-from lrenv.process import command_line
-from lrenv.progress import progress
-from lrenv.seeds import seeds_for
-from lrenv.snapshots import described
-from lrenv.tasks import InitialLR, LogUniform, Task, count, initial_rates, make_task
-from lrenv.vector_env import choose_device
+from lrenv.controllers.agent import Agent, AgentError, agent_factory, called, make_agent, view_of
+from lrenv.controllers.controller_file import read_metadata
+from lrenv.controllers.sb3_agent import as_agent
+from lrenv.envs.actions import is_relative
+from lrenv.envs.snapshots import described
+from lrenv.envs.vector_env import choose_device
+from lrenv.randomness.seeds import seeds_for
+from lrenv.runtime.process import command_line
+from lrenv.runtime.progress import progress
+from lrenv.training.tasks import InitialLR, LogUniform, Task, count, initial_rates, make_task
 
 GROUP = 64
 """Seeds of a cell. It is fixed, since a batch's size moves the last bits of its results: a comparison that was
@@ -86,7 +86,7 @@ def compare(
         task: a task, or its name.
         agents: specs (`lrenv.specs`), or a text with several: names, `name:setting=value:...`, or controller files. A
             bare name whose factory has a grid is tuned.
-        seeds: how many runs of each agent, on as many of the seeds for reports (`lrenv.seeds`).
+        seeds: how many runs of each agent, on as many of the seeds for reports (`lrenv.randomness.seeds`).
         baseline: one of `agents`; `step` if it is among them, else the first.
         initial_lrs: agents that scale the rate get a row from each of these; from each of the task's if empty. Where
             the task draws them from a range, so does the row.

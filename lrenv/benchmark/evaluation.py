@@ -16,13 +16,13 @@ import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from lrenv.ambient import settled
-from lrenv.benchmark.agent import Agent, AgentError, State, View, called, make_agent, view_of
-from lrenv.benchmark.sb3_agent import as_agent
-from lrenv.compiling import CaptureError, Compile
+from lrenv.controllers.agent import Agent, AgentError, State, View, called, make_agent, view_of
+from lrenv.controllers.sb3_agent import as_agent
+from lrenv.envs.vector_env import LearningRateVectorEnv, choose_device
 from lrenv.lookup import what_is
-from lrenv.tasks import InitialLR, Task, count, make_task
-from lrenv.vector_env import LearningRateVectorEnv, choose_device
+from lrenv.runtime.ambient import settled
+from lrenv.runtime.compiling import CaptureError, Compile
+from lrenv.training.tasks import InitialLR, Task, count, make_task
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

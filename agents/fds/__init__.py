@@ -1,0 +1,1 @@
+"""Schedules found by forward-mode differentiation (Micaelli & Storkey 2021)."""

@@ -1,0 +1,1 @@
+"""Learned optimizers (Metz et al. 2019)."""

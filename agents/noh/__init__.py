@@ -1,0 +1,1 @@
+"""LSTM policies that set a rate per parameter (Fu et al. 2017)."""

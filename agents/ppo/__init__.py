@@ -1,0 +1,1 @@
+"""Controllers trained with PPO (Xu et al. 2019)."""

@@ -1,0 +1,213 @@
+"""A learning-rate controller trained by reinforcement learning.
+
+Xu et al. 2019, "Learning an adaptive learning rate schedule", sections 2.3 and 3.3.
+
+`PPOController` is the trained agent: an actor of Stable-Baselines3 (one hidden layer of 32, or an LSTM of 32) and
+the statistics that its observations are normalised with. `lrenv.agents.ppo.training` trains it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from lrenv.controllers import controller_file, schema
+from lrenv.controllers.agent import State, View
+from lrenv.controllers.controller_file import Promise
+
+Array = NDArray[Any]
+
+_SIZE = schema.integer(1, schema.LARGEST_SIZE)
+METADATA = schema.record(
+    {
+        "view": schema.check_view,
+        "architecture": schema.record(
+            {
+                "observation": _SIZE,
+                "action": schema.integer(0, schema.LARGEST_SIZE),
+                "choices": schema.several(_SIZE),
+                "hidden": _SIZE,
+                "lstm": schema.BOOLEAN,
+            }
+        ),
+    },
+    {},
+)
+"""What the metadata of a controller's file hold besides how it was trained."""
+LOG_STD = 80.0
+"""Logarithms of an actor's standard deviations are at most this in magnitude: float32 then holds their powers of e."""
+LEAST_STD = 1e-6
+"""Observations are divided by no less; training divides by the root of 1e-8 at least."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a policy is rebuilt from.
+
+    Attributes:
+        observation: length of an observation.
+        action: length of a Box action; 0 where actions are discrete.
+        choices: choices of each discrete action.
+        hidden: units of the hidden layer, or of the LSTM.
+        lstm: whether the actor is an LSTM.
+    """
+
+    observation: int
+    action: int
+    choices: tuple[int, ...] = ()
+    hidden: int = 32
+    lstm: bool = False
+
+    @classmethod
+    def of(
+        cls, observation_space: gym.Space[Any], action_space: gym.Space[Any], hidden: int, lstm: bool
+    ) -> Architecture:
+        """The architecture that fits an environment's spaces."""
+        assert observation_space.shape is not None
+        choices: tuple[int, ...] = ()
+        if isinstance(action_space, gym.spaces.Discrete):
+            choices = (int(action_space.n),)
+        elif isinstance(action_space, gym.spaces.MultiDiscrete):
+            choices = tuple(int(n) for n in action_space.nvec)
+        action = 0 if choices else int(np.prod(action_space.shape or (1,)))
+        return cls(observation_space.shape[0], action, choices, hidden, lstm)
+
+    def policy_kwargs(self) -> dict[str, Any]:
+        """What Stable-Baselines3's policies take."""
+        if self.lstm:
+            arch = {"pi": [], "vf": [self.hidden]}
+            return {"net_arch": arch, "lstm_hidden_size": self.hidden, "enable_critic_lstm": False}
+        return {"net_arch": {"pi": [self.hidden], "vf": [self.hidden]}}
+
+    def promised(self) -> dict[str, Promise]:
+        """The tensors of a controller: those of `build`'s policy, and the statistics of observations."""
+        hidden, outputs = self.hidden, sum(self.choices) or self.action
+        layers = {"action_net": (outputs, hidden), "value_net": (1, hidden)}
+        if self.lstm:
+            layers |= {"mlp_extractor.value_net.0": (hidden, hidden), "critic": (hidden, self.observation)}
+        else:
+            layers |= {f"mlp_extractor.{part}_net.0": (hidden, self.observation) for part in ("policy", "value")}
+        promises: dict[str, Promise] = {}
+        for name, shape in layers.items():
+            promises |= {f"policy.{name}.weight": Promise(shape), f"policy.{name}.bias": Promise(shape[:1])}
+        if self.lstm:
+            for part, columns in (("ih", self.observation), ("hh", hidden)):
+                promises[f"policy.lstm_actor.weight_{part}_l0"] = Promise((4 * hidden, columns))
+                promises[f"policy.lstm_actor.bias_{part}_l0"] = Promise((4 * hidden,))
+        if not self.choices:
+            promises["policy.log_std"] = Promise((outputs,), low=-LOG_STD, high=LOG_STD)
+        return promises | {
+            "mean": Promise((self.observation,), ("F64",)), "std": Promise((self.observation,), ("F64",), LEAST_STD)
+        }  # fmt: skip
+
+    def build(self) -> ActorCriticPolicy:
+        """A policy with weights to be loaded."""
+        observations = gym.spaces.Box(-np.inf, np.inf, (self.observation,), np.float32)
+        actions: gym.Space[Any] = gym.spaces.Box(-1, 1, (self.action,), np.float32)
+        if self.choices:
+            actions = gym.spaces.MultiDiscrete(list(self.choices))
+            if len(self.choices) == 1:
+                actions = gym.spaces.Discrete(self.choices[0])
+        kind: type[ActorCriticPolicy] = RecurrentActorCriticPolicy if self.lstm else ActorCriticPolicy
+        # Its weights will be replaced; the draws of the initial ones must not shift a training's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            return kind(observations, actions, lambda _: 0.0, **self.policy_kwargs())
+
+
+class PPOController:
+    """A trained controller: `PPOController.load(path)`, or `make_agent(path)`.
+
+    Args:
+        policy: the actor; its critic is carried along, unused.
+        mean: (observation,) subtracted from observations.
+        std: (observation,) they are divided by.
+        view: what it was trained to see and turn.
+        architecture: of the policy.
+    """
+
+    CLIP = 10.0
+    """Normalised observations are clipped here, as in training."""
+
+    def __init__(
+        self, policy: ActorCriticPolicy, mean: Array, std: Array, view: View, architecture: Architecture
+    ) -> None:
+        self.policy = policy
+        self.mean, self.std = mean, std
+        self._view = view
+        self.architecture = architecture
+
+    def __repr__(self) -> str:
+        return "ppo-lstm" if self.architecture.lstm else "ppo"
+
+    @property
+    def view(self) -> View:
+        """What it was trained to see and turn."""
+        return self._view
+
+    def predict(
+        self,
+        observation: Array,
+        state: State = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Array, State]:
+        """One decision for each of n environments; see `lrenv.controllers.agent.Agent`.
+
+        Raises:
+            ValueError: observations of another length than it was trained on.
+        """
+        if observation.shape[-1] != self.architecture.observation:
+            raise ValueError(
+                f"this controller was trained on observations of length {self.architecture.observation} "
+                f"(observe={self._view.observe!r}), not {observation.shape[-1]}"
+            )
+        normalised = np.clip((observation - self.mean) / self.std, -self.CLIP, self.CLIP).astype(np.float32)
+        return self.policy.predict(normalised, state, episode_start, deterministic)
+
+    def save(self, path: Path, metadata: dict[str, Any]) -> None:
+        """Writes the controller to one file; `metadata` says how it was trained."""
+        tensors = {f"policy.{name}": weight for name, weight in self.policy.state_dict().items()}
+        tensors |= {"mean": torch.from_numpy(self.mean), "std": torch.from_numpy(self.std)}
+        shape = {"view": asdict(self._view), "architecture": asdict(self.architecture)}
+        controller_file.write(path, tensors, {"agent": "ppo", **shape, **metadata})
+
+    @classmethod
+    def load(cls, path: Path) -> PPOController:
+        """Reads a controller.
+
+        Raises:
+            FileNotFoundError: no such file.
+            lrenv.controllers.controller_file.ControllerFileError: no controller, damaged, or of another version.
+        """
+        with controller_file.opened_agent(path, "ppo") as file:
+            METADATA("metadata", file.metadata)
+            view, fields = schema.view_settings(file.metadata["view"]), file.metadata["architecture"]
+            architecture = Architecture(**fields | {"choices": tuple(fields["choices"])})
+            _check_spaces(view, architecture)
+            tensors = file.tensors(architecture.promised())
+        mean, std = tensors.pop("mean").numpy(), tensors.pop("std").numpy()
+        policy = architecture.build()
+        # Assigned: they stay of the type that they are in the file, whatever torch's default is.
+        policy.load_state_dict({name.removeprefix("policy."): weight for name, weight in tensors.items()}, assign=True)
+        policy.set_training_mode(False)
+        return cls(policy, mean, std, View(**view), architecture)
+
+
+def _check_spaces(view: dict[str, Any], architecture: Architecture) -> None:
+    """Refuses a policy that doesn't fit the environments that it asks for."""
+    beside = [view["control"]] if isinstance(view["control"], str) else view["control"]
+    rates = len(architecture.choices) or architecture.action - (len(beside) - 1)
+    observations, actions = schema.spaces(view, max(rates, 1))
+    if not isinstance(observations, gym.spaces.Box):
+        raise ValueError(f"a policy of a few numbers can't observe {view['observe']!r}")
+    fitting = Architecture.of(observations, actions, architecture.hidden, architecture.lstm)
+    if "set-raw" in str(view["control"]) or fitting != architecture:
+        raise ValueError(f"{architecture} doesn't fit what it observes and controls, {view}")

@@ -1,0 +1,408 @@
+"""The whole environment as pure functions of a batched state: reset, step, outcome, test.
+
+Gymnasium and Stable-Baselines3 adapters only call this. Nothing here waits for the device but `answers`, by which an
+adapter fetches at once what a decision measured.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from lrenv.envs.actions import Control
+from lrenv.envs.observations import MOTION, Dynamics, Observer
+from lrenv.envs.rewards import make_reward
+from lrenv.networks.layers import Tensors
+from lrenv.randomness import draws
+from lrenv.runtime.ambient import detached, settled
+from lrenv.runtime.compiling import Captured, Compile, compiled, cuda_graph
+from lrenv.runtime.packing import pack, unpack
+from lrenv.runtime.trees import cut, join, select
+from lrenv.training.lookahead import Ahead, Lookahead
+from lrenv.training.optimizers import Hyper
+from lrenv.training.tasks import InitialLR, LogUniform, Task, initial_rates
+from lrenv.training.trainee import Measurement, Trainee, TraineeState
+
+
+class Checkpoint(NamedTuple):
+    """The networks with the lowest validation loss of their episodes so far."""
+
+    val_loss: Tensor  # (n,)
+    params: Tensor  # (n, P)
+    buffers: Tensors
+
+
+class EpisodeState(NamedTuple):
+    """n episodes between two decisions; every leaf has the env axis first."""
+
+    trainee: TraineeState
+    lr: Tensor  # (n, K)
+    hyper: Hyper  # name -> (n, 1)
+    dynamics: Dynamics
+    accuracy: Tensor  # (n,), on the validation split
+    predictions: Tensor  # (n, k, p), on validation examples
+    displacement: tuple[Tensor, ...]  # of the watched weights over the last interval, (n, size)
+    best: Checkpoint
+    diverged: Tensor  # (n,) bool
+    ahead: Ahead | tuple[()]  # where gradients are observed
+    answer: Tensor  # (n, width), the outcome as one tensor
+
+
+class Outcome(NamedTuple):
+    """What n environments answer; every leaf has the env axis first."""
+
+    observation: Tensor | dict[str, Tensor]  # (n, signals); with white-box parts, name -> (n, size)
+    reward: Tensor  # (n,)
+    terminated: Tensor  # (n,) bool
+    info: dict[str, Tensor]  # name -> (n,), `lr` is (n, K) where there are several
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """All of it under one name each; those of a dict's observations begin with "observation/"."""
+        seen = self.observation
+        shown = {f"observation/{k}": x for k, x in seen.items()} if isinstance(seen, dict) else {"observation": seen}
+        return {**shown, "reward": self.reward, "terminated": self.terminated, **self.info}
+
+
+class Episode:
+    """The environment's dynamics.
+
+    Args:
+        task: what the trainees learn. An interval beyond its budget is the budget: one decision, as it is observed.
+        control: what actions turn (`lrenv.envs.actions`).
+        observe: what agents see (`lrenv.envs.observations`).
+        reward: what agents are to maximise (`lrenv.envs.rewards`).
+        device: where trainees live.
+        dtype: of trainees, observations and Box actions.
+        compile: True compiles the inner steps (`lrenv.training.trainee.Trainee`), the measurements and the signals. On
+            CUDA, True and "graph" capture each decision as one CUDA graph, "graph" without compiling anything.
+        precision: "bf16" runs networks in bfloat16 (`lrenv.training.trainee.Trainee`).
+        at_once: trainees that go through a decision together (`lrenv.training.trainee.Trainee`).
+
+    Raises:
+        ValueError: an unknown name, or settings that contradict each other.
+    """
+
+    @detached
+    def __init__(
+        self,
+        task: Task,
+        control: str | tuple[str, ...] = "scale",
+        observe: str | tuple[str, ...] = "dynamics",
+        reward: str = "val_loss",
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        compile: Compile = False,
+        precision: str = "full",
+        at_once: int | None = None,
+    ) -> None:
+        if task.interval > task.budget:  # one decision, whose end is measured in any case
+            task = replace(task, interval=task.budget, measure_interval=None)
+        self.task = task
+        self.reward = make_reward(reward)
+        self.trainee = Trainee(task, device, dtype, compile, precision, at_once)
+        network = self.trainee.network
+        self.control = Control(control, self.trainee.rates, task.hyper, dtype)
+        sizes = {"rates": self.control.rates, "parameters": network.size}
+        self.observer = Observer(observe, dtype, sizes)
+        # Motions take several passes over the first layer, which is often the largest.
+        self._watched = (network.first, network.last) if MOTION & set(self.observer.names) else ()
+        gradients = [part for part in self.observer.white_box if part != "parameters"]
+        self._lookahead = Lookahead(self.trainee, gradients, self.control.granularity, compile) if gradients else None
+        # An interval that the budget cuts short needs trainees to stand still; others are spared the masks.
+        self._until = task.budget if task.budget % task.interval else None
+        self._measure = compiled(self._measured) if compile is True else self._measured
+        self._captured = None
+        if compile and self.trainee.device.type == "cuda":
+            what = f"a decision of task {task.name!r} with optimizer {task.optimizer!r}"
+            self._captured = Captured(self._decided, cuda_graph(self.trainee.device), what)
+        self._shapes: dict[str, torch.Size] = {}
+
+    @property
+    def decisions(self) -> int:
+        """Decisions per episode; the last interval is shorter if the interval doesn't divide the budget."""
+        return -(-self.task.budget // self.task.interval)
+
+    @settled
+    def reset(self, seeds: Sequence[int], initial_lr: InitialLR | None = None) -> EpisodeState:
+        """Starts n episodes without training anything: the first observation is that of untrained networks.
+
+        Args:
+            seeds: one per episode.
+            initial_lr: instead of the task's.
+        """
+        initial_lr = self.task.initial_lr if initial_lr is None else initial_lr
+        order = iter(seeds)
+        groups = self.trainee.groups(len(seeds))
+        return join([self._fresh(list(itertools.islice(order, size)), initial_lr) for size in groups])
+
+    def _fresh(self, seeds: Sequence[int], initial_lr: InitialLR) -> EpisodeState:
+        trainee, n = self.trainee.init(seeds), len(seeds)
+        lr = self._initial_lr(trainee.seed, initial_lr)
+        train_loss, _ = self.trainee.loss(trainee.params, trainee, self.trainee.batch_indices(trainee, 1)[:, 0])
+        measured = self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
+        nothing = torch.zeros_like(train_loss)
+        hyper = self.trainee.hyper(n, self.control.beside)
+        dynamics = Dynamics(
+            inner_step=nothing,
+            budget=torch.full_like(nothing, self.task.budget),
+            interval=torch.full_like(nothing, self.task.interval),
+            train_loss=train_loss,
+            val_loss=measured.loss,
+            previous_train_loss=train_loss,
+            previous_val_loss=measured.loss,
+            initial_val_loss=measured.loss,
+            loss_spread=nothing,
+            prediction_variance=_variance(measured.predictions),
+            prediction_change=nothing,
+            lr=lr,
+            first_update=nothing,
+            last_update=nothing,
+            first_turn=nothing,
+            last_turn=nothing,
+            **self._last_weights(trainee.params),
+        )
+        state = EpisodeState(
+            trainee,
+            lr[:, None].repeat(1, self.control.rates),
+            hyper,
+            dynamics,
+            measured.accuracy,
+            measured.predictions,
+            tuple(torch.zeros_like(trainee.params[:, columns]) for columns in self._watched),
+            Checkpoint(measured.loss, trainee.params, trainee.buffers),
+            torch.zeros(n, dtype=torch.bool, device=lr.device),
+            self._lookahead.start(trainee, hyper) if self._lookahead else (),
+            nothing,
+        )
+        state = state._replace(answer=self._packed(state, _sums(state.ahead)))
+        # Each leaf a tensor of its own: a compiler would take one that stands in two places as a promise.
+        own: EpisodeState = tree_map(torch.clone, state)
+        return own
+
+    def due(self, inner_step: NDArray[np.int64], ended: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+        """Whose next decision ends with a measurement (n,); None where the task measures every one.
+
+        The end of the budget is measured in any case.
+
+        Args:
+            inner_step: (n,), steps that the trainees have taken.
+            ended: (n,), whose episodes are over: they follow the others, so that they cause no measurement.
+        """
+        if self.task.measure_interval is None:
+            return None
+        after = np.minimum(inner_step + self.task.interval, self.task.budget)
+        due = (after % self.task.measure_interval == 0) | (after == self.task.budget)
+        followed: NDArray[np.bool_] = np.where(ended, due[~ended].all(), due)
+        return followed
+
+    @settled
+    def step(
+        self, state: EpisodeState, action: Tensor, due: NDArray[np.bool_] | None = None, donate: bool = False
+    ) -> EpisodeState:
+        """One decision: applies the actions (n, A), trains for an interval, measures.
+
+        The action already applies to this interval. A trainee with a non-finite loss or weight has diverged:
+        its episode terminates, and what it computes from here on touches no other.
+
+        Args:
+            state: n episodes.
+            action: (n, A).
+            due: (n,), whom to measure on the validation split, as the method `due` says.
+            donate: the caller has no more use for `state`, which may be overwritten, and none for what comes out after
+                the next step. It spares copies where decisions are captured.
+
+        Raises:
+            ValueError: the task is not measured at every decision, and `due` was left out.
+        """
+        if due is None and self.task.measure_interval is not None:
+            raise ValueError("this task has a measure_interval: say whom to measure, as `Episode.due` does")
+        groups = self.trainee.groups(len(action))
+        shares = [None] * len(groups) if due is None else np.split(due, np.cumsum(groups)[:-1])
+        decide = self._decided
+        if self._captured is not None and not torch.is_grad_enabled():
+            decide = partial(self._captured, donate=donate and len(groups) == 1)
+        parts = zip(cut(state, groups), cut(action, groups), shares, strict=True)
+        return join([decide(own, turns, _whom(asked, action.device)) for own, turns, asked in parts])
+
+    def holds(self, state: EpisodeState) -> bool:
+        """Whether the next step with `donate` may overwrite this state."""
+        return self._captured is not None and self._captured.holds(state)
+
+    def _decided(self, state: EpisodeState, action: Tensor, due: Tensor | bool) -> EpisodeState:
+        """A decision of one group; `due` (n,) is whom to measure, or all or none of them."""
+        lr, hyper = self.control(action, state.lr, state.hyper)
+        ahead: Ahead | tuple[()] = ()
+        if self._lookahead is None:
+            trainee, losses = self.trainee.unroll(state.trainee, lr, hyper, self.task.interval, self._until)
+        else:
+            assert isinstance(state.ahead, Ahead)
+            trainee, ahead, losses = self._lookahead.unroll(
+                state.trainee, state.ahead, lr, hyper, self.task.interval, self._until
+            )
+        measure = self._measured if torch.is_grad_enabled() else self._measure
+        return measure(state, trainee, losses, lr, hyper, _sums(ahead), due)._replace(ahead=ahead)
+
+    def _measured(
+        self,
+        state: EpisodeState,
+        trainee: TraineeState,
+        losses: Tensor,
+        lr: Tensor,
+        hyper: Hyper,
+        sums: dict[str, Tensor],
+        due: Tensor | bool,
+    ) -> EpisodeState:
+        """The state after an interval that began in `state` and had the training losses (n, N).
+
+        Args:
+            state: before it.
+            trainee: after it.
+            losses: (n, N).
+            lr: the rates of the interval.
+            hyper: its hyperparameters.
+            sums: over its gradients.
+            due: (n,); the others keep what was last measured on the validation split.
+        """
+        # A tensor of its own: the loss before stays in the state, too.
+        last = Measurement(state.dynamics.val_loss.clone(), state.accuracy, state.predictions)
+        measured = last if due is False else self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
+        if isinstance(due, Tensor):
+            measured = select(due, measured, last)
+        if self._until is None:
+            train_loss, spread = losses.mean(1), losses.std(1, correction=0)
+        else:
+            train_loss, spread = self._masked_moments(losses, state.trainee.step)
+        diverged = state.diverged | ~(train_loss.isfinite() & measured.loss.isfinite())
+        diverged = diverged | ~trainee.params.sum(1).isfinite()  # one pass: a sum keeps NaN and infinity
+        nothing = torch.zeros_like(train_loss)
+        motions = [
+            _motion(state.trainee.params[:, columns], trainee.params[:, columns], before)
+            for columns, before in zip(self._watched, state.displacement, strict=True)
+        ]
+        (_, first_update, first_turn), (_, last_update, last_turn) = motions or [(nothing, nothing, nothing)] * 2
+        dynamics = Dynamics(
+            inner_step=trainee.step.to(lr.dtype),
+            budget=state.dynamics.budget,
+            interval=state.dynamics.interval,
+            train_loss=train_loss,
+            val_loss=measured.loss,
+            previous_train_loss=state.dynamics.train_loss,
+            previous_val_loss=state.dynamics.val_loss,
+            initial_val_loss=state.dynamics.initial_val_loss,
+            loss_spread=spread,
+            prediction_variance=_variance(measured.predictions),
+            prediction_change=_variance(measured.predictions - state.predictions),
+            lr=lr[:, 0] if lr.shape[1] == 1 else lr.abs().clamp(min=1e-12).log().mean(1).exp(),
+            first_update=first_update,
+            last_update=last_update,
+            first_turn=first_turn,
+            last_turn=last_turn,
+            **self._last_weights(trainee.params),
+        )
+        best = state.best
+        if due is not False:
+            now = Checkpoint(measured.loss, trainee.params, trainee.buffers)
+            best = select((measured.loss < state.best.val_loss) & ~diverged, now, state.best)
+        moved = tuple(displacement for displacement, _, _ in motions)
+        after = EpisodeState(
+            trainee, lr, hyper, dynamics, measured.accuracy, measured.predictions, moved, best, diverged, (), nothing
+        )
+        # Not by `_replace`, which the compiler of torch 2.11 does not follow here.
+        return EpisodeState(*after[:-1], self._packed(after, sums))
+
+    @settled
+    def outcome(self, state: EpisodeState) -> Outcome:
+        """What the environments answer in this state. The reward is that of the decision that led to it."""
+        return self._outcome(state, _sums(state.ahead))
+
+    def _outcome(self, state: EpisodeState, sums: dict[str, Tensor]) -> Outcome:
+        ended = state.trainee.step >= self.task.budget
+        info = {
+            "train_loss": state.dynamics.train_loss,
+            "val_loss": state.dynamics.val_loss,
+            "lr": state.lr[:, 0] if state.lr.shape[1] == 1 else state.lr,
+            "inner_step": state.trainee.step,
+            "diverged": state.diverged,
+        }
+        if self.trainee.classes:
+            info["val_accuracy"] = state.accuracy
+        reward = self.reward(state.dynamics, state.diverged)
+        observation = self.observer(state.dynamics, {"parameters": state.trainee.params} | sums)
+        return Outcome(observation, reward, state.diverged | ended, info)
+
+    @settled
+    def answers(self, state: EpisodeState) -> dict[str, NDArray[Any]]:
+        """The parts of the outcome as arrays on the host, brought there in one transfer."""
+        if not self._shapes:
+            self._shapes = {name: part.shape[1:] for name, part in self.outcome(state).parts.items()}
+        return unpack(state.answer.cpu().numpy(), self._shapes)
+
+    def _packed(self, state: EpisodeState, sums: dict[str, Tensor]) -> Tensor:
+        return pack(self._outcome(state, sums).parts, self.trainee.dtype)
+
+    @settled
+    def test(self, state: EpisodeState, rows: Tensor) -> dict[str, Tensor]:
+        """Test loss and accuracy, (m,) each, of the best checkpoints of the episodes `rows` (m,)."""
+        parts = cut(rows, self.trainee.groups(len(rows)))
+        measured = join([self._tested(state.best, part) for part in parts])
+        tested = {"test_loss": measured.loss, "test_accuracy": measured.accuracy}
+        return tested if self.trainee.classes else {"test_loss": measured.loss}
+
+    def _tested(self, best: Checkpoint, rows: Tensor) -> Measurement:
+        buffers = {name: buffer[rows] for name, buffer in best.buffers.items()}
+        return self.trainee.evaluate(best.params[rows], buffers, self.trainee.test)
+
+    def _initial_lr(self, seed: Tensor, initial_lr: InitialLR) -> Tensor:
+        rates = torch.tensor(initial_rates(initial_lr), dtype=self.trainee.dtype).to(seed.device)
+        chance = draws.uniform(draws.fold(seed, draws.INITIAL_LR), dtype=self.trainee.dtype)
+        if isinstance(initial_lr, LogUniform):
+            return rates[0] * (rates[1] / rates[0]) ** chance
+        return rates[(chance * len(rates)).long()]
+
+    def _last_weights(self, params: Tensor) -> dict[str, Tensor]:
+        last = params[:, self.trainee.network.last]
+        return {"weight_mean": last.mean(1), "weight_variance": _variance(last)}
+
+    def _masked_moments(self, losses: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (n,) of the losses (n, N) of steps within the budget."""
+        taken = start[:, None] + torch.arange(losses.shape[1], device=losses.device) < self.task.budget
+        number = taken.sum(1).clamp(min=1)
+        mean = losses.where(taken, 0).sum(1) / number
+        squares = ((losses - mean[:, None]) ** 2).where(taken, 0).sum(1) / number
+        return mean, squares.sqrt()
+
+
+def _whom(due: NDArray[np.bool_] | None, device: torch.device) -> Tensor | bool:
+    """Who is due (n,), or whether all or none are."""
+    if due is None or due.all():
+        return True
+    return torch.from_numpy(due).to(device) if due.any() else False
+
+
+def _sums(ahead: Ahead | tuple[()]) -> dict[str, Tensor]:
+    return ahead.sums if ahead else {}
+
+
+def _variance(x: Tensor) -> Tensor:
+    """Variance (n,) over everything but the env axis."""
+    centred = x.flatten(1) - x.flatten(1).mean(1, keepdim=True)
+    return centred.square().mean(1)  # passes that vectorise, unlike Tensor.var's on a CPU
+
+
+def _motion(before: Tensor, after: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Displacement (n, size), its length relative to the weights', and its cosine with the last one."""
+    displacement = after - before
+    length = displacement.norm(dim=1)
+    relative = length / after.norm(dim=1).clamp(min=1e-12)
+    lengths = (length * last.norm(dim=1)).clamp(min=1e-30)
+    return displacement, relative, (displacement * last).sum(1) / lengths
