@@ -22,7 +22,8 @@ import tyro
 from torch import Tensor
 from torch.func import grad
 
-from lrenv.networks.architectures import convolutions, lenet5
+from lrenv.networks import convolutions
+from lrenv.networks.architectures import lenet5
 from lrenv.networks.layers import _fold, _unfold
 from lrenv.networks.stacked import Network
 from lrenv.runtime.compiling import compiled, cuda_graph

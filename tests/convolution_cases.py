@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, jvp
 
-from lrenv.networks.architectures import convolutions
+from lrenv.networks import convolutions
 from lrenv.networks.stacked import Network
 
 CASES: dict[str, tuple[int, int, int, int, int, int, int, int, tuple[int, int]]] = {

@@ -46,7 +46,7 @@ def imported_modules(path: Path, modules: set[str]) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
             below = {f"{node.module}.{alias.name}" for alias in node.names}
-            # `from lrenv.randomness import draws` imports a module, `from lrenv.training.tasks import Task` a name of one.
+            # `from lrenv.randomness import draws` imports a module, `from lrenv.data import load` a name of one.
             submodules = {name for name in below if name.removeprefix("lrenv.") in modules}
             found |= submodules if submodules == below else submodules | {node.module}
     return {name for name in found if name.split(".")[0] == "lrenv"}
@@ -67,14 +67,15 @@ def test_every_module_has_its_layer() -> None:
 def test_imports_point_down(module: str) -> None:
     for name in imported_modules(FILES[module], set(FILES)):
         _, _, target = name.partition(".")
-        assert not target.startswith("agents"), f"lrenv/{module} imports {name}: agents import lrenv, never the reverse"
+        assert not target.startswith("agents"), f"lrenv.{module} imports {name}, but agents import lrenv"
         assert LAYERS.index(target) < LAYERS.index(module), f"lrenv.{module} imports {name}, which is above it"
 
 
 def test_the_guard_sees_imports_of_every_form(tmp_path: Path) -> None:
     source = tmp_path / "x.py"
     source.write_text(
-        "import lrenv.training.tasks\nfrom lrenv.randomness import draws\nfrom lrenv import networks\nfrom lrenv.data import load\n"
+        "import lrenv.training.tasks\nfrom lrenv.randomness import draws\nfrom lrenv import networks\n"
+        "from lrenv.data import load\n"
         "def f():\n    from lrenv.agents.ppo.agent import PPOController\n"
     )
     expected = {
@@ -113,11 +114,13 @@ def test_importing_lrenv_is_cheap() -> None:
 
 
 def test_agents_are_one_package() -> None:
-    """From the checkout's root, `import agents` is refused with a sentence: it would be a second copy of each module."""
+    """`import agents`, which would load every module a second time, is refused with a sentence."""
     done = subprocess.run([sys.executable, "-c", "import agents"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode and "from lrenv.agents import" in done.stderr
+    assert done.returncode
+    assert "from lrenv.agents import" in done.stderr
     done = subprocess.run([sys.executable, "-c", "import agents.ppo.agent"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode and "from lrenv.agents import" in done.stderr
+    assert done.returncode
+    assert "from lrenv.agents import" in done.stderr
     import lrenv.agents
 
     assert Path(lrenv.agents.__file__).resolve() == ROOT / "agents" / "__init__.py"

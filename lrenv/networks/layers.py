@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
-from lrenv.networks.architectures import Residual, convolutions
+from lrenv.networks import convolutions
+from lrenv.networks.architectures import Residual
 from lrenv.networks.pooling import max_pool_pairs
 from lrenv.randomness import draws
 
