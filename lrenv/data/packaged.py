@@ -77,7 +77,8 @@ def shuttle() -> Data:
     compressed = np.sign(inputs) * np.log1p(np.abs(inputs))
     order = _order(len(rows))
     sizes = (30_000, 9_000, len(rows) - 39_000)
-    return with_statistics(*_standardised(compressed[order], labels[order], sizes), classes=2)
+    train, val, test = _standardised(compressed[order], labels[order], sizes)
+    return with_statistics(train, val, test, classes=2)
 
 
 def doctor_visits() -> Data:
@@ -131,7 +132,8 @@ def photo(octaves: int = 6) -> Data:
     angles = (places[:, None] * (torch.pi * 2.0 ** torch.arange(octaves))[None, :, None]).flatten(1)
     pool = Split(torch.cat([angles.sin(), angles.cos()], 1), small.flatten(1).T.contiguous())
     held_out = len(pool.targets) * 15 // 100
-    return with_statistics(*pool.shuffled().cut(len(pool.targets) - 2 * held_out, held_out, held_out), classes=0)
+    train, val, test = pool.shuffled().cut(len(pool.targets) - 2 * held_out, held_out, held_out)
+    return with_statistics(train, val, test, classes=0)
 
 
 def _standardised(inputs: NDArray[Any], targets: Tensor, sizes: tuple[int, int, int]) -> list[Split]:
