@@ -24,7 +24,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from lrenv.data import Data, Split
 from lrenv.envs.episode import Episode
-from lrenv.networks.architectures import initialisation
+from lrenv.networks import initialisation
 from lrenv.networks.stacked import Network
 from lrenv.training.tasks import make_task, tasks
 from lrenv.training.trainee import Trainee
