@@ -310,7 +310,7 @@ def test_a_killed_write(saved: Path) -> None:
     """Killed in the middle, a write leaves the old file and its own beginning, which the next write replaces."""
     before = saved.read_bytes()
     code = (
-        "import os, sys, torch\nfrom pathlib import Path\nfrom lrenv.benchmark import controller_file\n"
+        "import os, sys, torch\nfrom pathlib import Path\nfrom lrenv.controllers import controller_file\n"
         "os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
         "controller_file.write(Path(sys.argv[1]), {'x': torch.zeros(3)}, {'agent': 'x'})\n"
     )

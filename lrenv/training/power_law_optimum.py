@@ -7,6 +7,16 @@ The second moments z_t of a run are a linear system that the rate a and the mome
 with h the spectrum. The costates y_t, the derivatives of the cost by z_t, follow the transposed system from y_T = h
 backwards, and the derivative of the cost by a_t is <y_(t+1), dz_(t+1) / da_t>, Pontryagin's condition being that it
 is 0 wherever the rate is free to move. Schedules are constant over each interval, as those of agents are.
+
+What the abstract of arXiv 2602.06797 says, `tests/test_power_law_optimum.py` checks by computation on this model: the
+two phases; the exponents of the easy phase's decay, peak and loss, which `continuous_schedule` approaches at budgets of
+10^4 to 10^6 steps (at 1,000 the decay's exponent is about 1.9, not 3); the hard phase's plateau near the largest stable
+rate, and its decay over a share of the budget that vanishes, as T^((1 + s) / (2 - 1/beta) - 1) by a derivation of our
+own. Two things differ. No warm-up is best here: the hard optimum starts at its highest rate, as nothing in this model
+makes first steps dangerous. And its plateau falls a little all the time, because noise feeds on itself near the largest
+stable rate, which the limit of small rates leaves out. Not checked: theorems for general features, constants, and what
+is said of optimal rates in kernel regression. Momentum helps much in the hard phase, as Bordelon & Mori 2026 say (arXiv
+2602.04774), and next to nothing in the easy one.
 """
 
 from __future__ import annotations
