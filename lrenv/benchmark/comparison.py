@@ -21,7 +21,7 @@ import torch
 
 from lrenv import specs
 from lrenv.benchmark.cells import Cells
-from lrenv.benchmark.evaluation import error_line, evaluate, joined
+from lrenv.benchmark.evaluation import evaluate, joined
 from lrenv.benchmark.rows import FILES, Comparison, Row, Runs
 from lrenv.benchmark.statistics import paired, welch
 from lrenv.benchmark.tuning import AT_ONCE, TUNING_SEEDS, Once, afresh, grid_of, tune
@@ -31,6 +31,7 @@ from lrenv.controllers.sb3_agent import as_agent
 from lrenv.envs.actions import is_relative
 from lrenv.envs.snapshots import described
 from lrenv.envs.vector_env import choose_device
+from lrenv.lookup import error_line
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.process import command_line
 from lrenv.runtime.progress import progress

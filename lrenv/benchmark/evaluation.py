@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from lrenv.controllers.agent import Agent, AgentError, State, View, called, make_agent, view_of
 from lrenv.controllers.sb3_agent import as_agent
 from lrenv.envs.vector_env import LearningRateVectorEnv, choose_device
-from lrenv.lookup import what_is
+from lrenv.lookup import error_line, what_is
 from lrenv.runtime.ambient import settled
 from lrenv.runtime.compiling import CaptureError, Compile
 from lrenv.training.tasks import InitialLR, Task, count, make_task
@@ -249,13 +248,6 @@ class _Who:
             f"agent {self.name!r} on task {self.envs.task.name!r}, decision {decision} (inner step {step}), "
             f"environments {numbers} (seeds {seeds}): {what}"
         )
-
-
-def error_line(error: Exception) -> str:
-    """An error in a line: what it is, what it says, and where in the file of the agent's author it arose."""
-    where = traceback.extract_tb(error.__traceback__)
-    last = f" ({Path(where[-1].filename).name}:{where[-1].lineno})" if len(where) > 1 else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{last}"
 
 
 def joined(results: Sequence[Result]) -> Result:
