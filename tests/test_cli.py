@@ -345,3 +345,19 @@ def test_progress_in_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys
     shown = capsys.readouterr().err
     assert "4/4" in shown
     assert "finished" in shown
+
+
+def test_progress_within_progress_shares_its_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    for _ in range(2):
+        with progress(2, "trainings") as outer:
+            outer(1, "the first")
+            with progress(7, "updates") as inner:
+                inner(3, "going on")
+            outer(2, "the second")
+        last = capsys.readouterr().err.rsplit("\n", 2)[-2]
+        assert "2/2" in last
+        assert "the second" in last

@@ -195,11 +195,16 @@ class Training(ABC, Generic[S]):
             self.restore_state(restored(self.template(values), tensors, values, path))
 
 
-def train(kind: Callable[[S], Training[S]], settings: S) -> Path:
+def train(kind: Callable[[S], Training[S]], settings: S, deadline: float = math.inf) -> Path:
     """Trains a controller and gives the path of the best one.
 
     Interrupted (KeyboardInterrupt), it saves the last finished iteration; `resume` goes on from there, and ends with
     the same controller, to the last bit, on the same machine.
+
+    Args:
+        kind: what is trained.
+        settings: how to train.
+        deadline: of `time.monotonic`; the first iteration that would begin after it is interrupted.
 
     Raises:
         FileExistsError: `out` holds a training, and neither `resume` nor `overwrite` is set.
@@ -216,10 +221,10 @@ def train(kind: Callable[[S], Training[S]], settings: S) -> Path:
     with own_settings(), torch.enable_grad():
         training = kind(settings)
         with alone(settings.out):
-            return _trained(training, settings, folder)
+            return _trained(training, settings, folder, deadline)
 
 
-def _trained(training: Training[S], settings: S, folder: Folder) -> Path:
+def _trained(training: Training[S], settings: S, folder: Folder, deadline: float) -> Path:
     """The training, from where it begins or goes on to its end."""
     if settings.resume:
         training.restore(folder.checkpoint)
@@ -236,6 +241,8 @@ def _trained(training: Training[S], settings: S, folder: Folder) -> Path:
     try:
         with progress(training.iterations * units, training.unit, training.iteration * units) as report:
             while training.iteration < training.iterations:
+                if time.monotonic() >= deadline:
+                    raise KeyboardInterrupt
                 row = training.iterate()
                 training.iteration += 1
                 row |= {"iteration": training.iteration, "episodes": training.episodes}

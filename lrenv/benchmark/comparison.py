@@ -7,7 +7,6 @@ Given a folder it keeps them there as they end (`lrenv.benchmark.cells`), and th
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -33,7 +32,7 @@ from lrenv.envs.snapshots import described
 from lrenv.envs.vector_env import choose_device
 from lrenv.lookup import error_line
 from lrenv.randomness.seeds import seeds_for
-from lrenv.runtime.process import command_line
+from lrenv.runtime.process import command_line, machine
 from lrenv.runtime.progress import progress
 from lrenv.training.tasks import InitialLR, LogUniform, Task, count, initial_rates, make_task
 
@@ -115,7 +114,7 @@ def compare(
     starts = _starts(initial_rates(tuple(initial_lrs)) if initial_lrs else task.initial_lr)
     where = choose_device(device)
     task.load()
-    about = {"command": command_line(), "machine": _machine()}
+    about = {"command": command_line(), "machine": machine()}
     settings = {
         "task": _described(task), "agents": names, "baseline": baseline,
         "controllers": {c.spec: _digest(c.file) for c in contenders if c.file is not None},
@@ -272,10 +271,3 @@ def _described(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: _described(getattr(value, f.name)) for f in fields(value)}
     return described(value)
-
-
-def _machine() -> str:
-    return (
-        f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, lrenv {version('lrenv')}"
-    )
