@@ -28,8 +28,11 @@ _MODULES: dict[Path, tuple[str, ModuleType]] = {}
 
 @cache
 def advertised(group: str) -> Mapping[str, tuple[EntryPoint, ...]]:
-    """What installed packages advertise under an entry-point group: name -> its entry points, more than one if packages
-    disagree."""
+    """What installed packages advertise under an entry-point group.
+
+    Returns:
+        Name -> its entry points, more than one where packages disagree.
+    """
     found: dict[str, dict[str, EntryPoint]] = {}
     for point in entry_points(group=group):
         found.setdefault(point.name, {})[point.value] = point
@@ -45,8 +48,8 @@ def load_advertised(group: str, name: str, kind: str) -> Any:
         kind: what the group holds, for errors: "agent".
 
     Raises:
-        ValueError: nothing has that name, and the message gives the near ones; two packages advertise it; or the package
-            is broken.
+        ValueError: nothing has that name, and the message gives the near ones; two packages advertise it; or the
+            package is broken.
     """
     first, *others = lookup(advertised(group), name, kind)
     if others:
@@ -97,7 +100,7 @@ def own_path(own: Own) -> Path:
     path = Path(own.file).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f"there is no file {own.file} in {Path.cwd()}; my_file.py:name is the path of a Python file and a name in it"
+            f"there is no file {own.file} in {Path.cwd()}; my_file.py:name is a Python file's path and a name in it"
         )
     return path.resolve()
 

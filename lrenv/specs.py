@@ -97,7 +97,8 @@ def parse(spec: str) -> Spec:
     text = _unquoted(spec.strip())
     if text.endswith(SUFFIX):
         return Spec(text, {})
-    free = set(_free(text))
+    begin = _file(text)
+    free = {begin + i for i in _free(text[begin:])}
     marks = [mark for mark in _SETTING.finditer(text) if mark.start() in free]
     ends = [mark.start() for mark in marks] + [len(text)]
     name = text[: ends[0]].strip()

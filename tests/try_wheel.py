@@ -1,8 +1,8 @@
 """Installs a wheel into a fresh environment outside the checkout and uses it there.
 
 Run as `python tests/try_wheel.py dist/lrenv-*.whl`; the dependencies are borrowed from the running interpreter. Beside
-it stands a distribution that owns a top-level package `agents`, as PyPI's `openai-agents` does: both must work, whichever
-was installed last, and the one must outlive the other.
+it stands a distribution that owns a top-level package `agents`, as PyPI's `openai-agents` does: both must work,
+whichever was installed last, and the one must outlive the other.
 """
 
 from __future__ import annotations

@@ -130,11 +130,15 @@ def agent_factory(name: str) -> Factory:
     if own is None:
         return _installed(name)
     found = sources.load_own(own)
+    if hasattr(found, "predict") and not isinstance(found, type):
+        agent: Agent = found
+
+        def as_it_stands() -> Agent:
+            return agent
+
+        return as_it_stands
     if not callable(found):
-        raise ValueError(
-            f"{name} must be a class of agents, or a function that gives an agent, not {what_is(found)}; compare and "
-            "evaluate take agents as they are in Python"
-        )
+        raise ValueError(f"{name} must be an agent, its class or a function that gives one, not {what_is(found)}")
     factory: Factory = found
     return factory
 
@@ -149,8 +153,8 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
     """An agent by name, `make_agent("cosine", peak=1e-2)`, or from its file, `make_agent("x/controller.safetensors")`.
 
     Args:
-        agent: a name in `agents()`, the path of a controller file, or a class or function of one's own in a Python file,
-            `my_agents.py:Mine`; a spec may hold settings, such as `cosine:peak=0.01` (`lrenv.specs`).
+        agent: a name in `agents()`, the path of a controller file, or a class or function of one's own in a Python
+            file, `my_agents.py:Mine`; a spec may hold settings, such as `cosine:peak=0.01` (`lrenv.specs`).
         **settings: the keyword arguments of the agent's factory.
 
     Raises:
@@ -171,7 +175,7 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
         hint = "; it is trained, so give its controller file instead of its name" if hasattr(factory, "load") else ""
         raise ValueError(f"agent {spec.name!r}: {error}{hint}") from error
     if not hasattr(made, "predict"):
-        raise ValueError(f"agent {spec.name!r} must have a method `predict`, but {spec.short_name} gives {what_is(made)}")
+        raise ValueError(f"agent {spec.name!r} must have a method `predict`, but it is {what_is(made)}")
     return made
 
 
