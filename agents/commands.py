@@ -6,6 +6,7 @@ advertises its function there, too.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from lrenv.agents.fds.random_search import schedule_training
@@ -37,9 +38,9 @@ def learned_optimizer(settings: LearnedOptimizerSettings) -> Path:
 
 def noh(settings: NOHSettings) -> Path:
     """Trains an LSTM that sets a learning rate per parameter (Fu et al. 2017)."""
-    return train(lambda given: NOHTraining(NOH, given), settings)
+    return train(partial(NOHTraining, NOH), settings)
 
 
 def dmopt(settings: DMoptSettings) -> Path:
     """Trains an LSTM that puts out the update of each parameter (Andrychowicz et al. 2016)."""
-    return train(lambda given: NOHTraining(DMopt, given), settings)
+    return train(partial(NOHTraining, DMopt), settings)

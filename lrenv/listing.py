@@ -6,7 +6,7 @@ import inspect
 import types
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import MISSING, fields
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin
 
 from rich.table import Table
 
@@ -109,25 +109,22 @@ def _summary(thing: Any) -> str:
     return " ".join(first.split())
 
 
+def _parameters(factory: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(factory, eval_str=True).parameters.values())
+
+
 def _settings(factory: Callable[..., Any]) -> list[str]:
     """The parameters that a spec can give, each with its default."""
-    hints = _hints(factory)
     return [
-        parameter.name if parameter.default is parameter.empty else f"{parameter.name}={parameter.default!r}"
-        for parameter in inspect.signature(factory).parameters.values()
-        if _plain(hints.get(parameter.name, str))
+        p.name if p.default is p.empty else f"{p.name}={p.default!r}"
+        for p in _parameters(factory)
+        if _plain(p.annotation)
     ]
 
 
 def _writable(factory: Callable[..., Any]) -> bool:
     """Whether a spec can give all that must be given."""
-    hints = _hints(factory)
-    parameters = inspect.signature(factory).parameters.values()
-    return all(_plain(hints.get(p.name, str)) for p in parameters if p.default is p.empty)
-
-
-def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
-    return get_type_hints(factory.__init__ if isinstance(factory, type) else factory)
+    return all(_plain(p.annotation) for p in _parameters(factory) if p.default is p.empty)
 
 
 def _plain(kind: Any) -> bool:
@@ -137,7 +134,7 @@ def _plain(kind: Any) -> bool:
         return any(map(_plain, get_args(kind)))
     if origin in (tuple, list, Sequence):
         return all(_plain(each) for each in get_args(kind) if each is not ...)
-    return kind in PLAIN
+    return kind in PLAIN or kind is inspect.Parameter.empty
 
 
 def choices() -> dict[str, str]:
