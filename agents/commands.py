@@ -6,6 +6,7 @@ advertises its function there, too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from lrenv.agents.learned_optimizer.training import LearnedOptimizerTraining
 from lrenv.agents.noh.agent import NOH, DMopt
 from lrenv.agents.noh.settings import DMoptSettings, NOHSettings
 from lrenv.agents.noh.training import NOHTraining
-from lrenv.agents.outer.training import train
+from lrenv.agents.outer.training import Training, train
 from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.agents.ppo.training import PPOTraining
 
@@ -43,4 +44,5 @@ def noh(settings: NOHSettings) -> Path:
 
 def dmopt(settings: DMoptSettings) -> Path:
     """Trains an LSTM that puts out the update of each parameter (Andrychowicz et al. 2016)."""
-    return train(partial(NOHTraining, DMopt), settings)
+    kind: Callable[[NOHSettings], Training[NOHSettings]] = partial(NOHTraining, DMopt)
+    return train(kind, settings)
