@@ -16,7 +16,6 @@ from lrenv import data, listing, sources, specs
 from lrenv.benchmark.comparison import compare
 from lrenv.benchmark.report import save_report, table
 from lrenv.runtime.process import keep_memory, status_of
-from lrenv.training.tasks import make_task
 
 DESCRIPTION = (
     "Networks in training as environments, for agents that control the learning rate. `lrenv --version` tells the "
@@ -106,7 +105,7 @@ def _compare(command: Compare) -> None:
     if command.out.exists() and not command.out.is_dir():
         raise ValueError(f"--out {command.out} is a file; name a folder")
     comparison = compare(
-        command.task if command.budget is None else make_task(command.task, budget=command.budget),
+        command.task if command.budget is None else f"{command.task}:budget={command.budget}",
         specs.split(command.agents), command.seeds, baseline=command.baseline, initial_lrs=rates,
         device=command.device, out=command.out, overwrite=command.overwrite,
     )  # fmt: skip

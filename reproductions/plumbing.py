@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from lrenv.agents.outer.folder import Folder
 from lrenv.agents.outer.settings import OuterSettings
 from lrenv.agents.outer.training import Training, train
-from lrenv.benchmark.evaluation import to_json
 from lrenv.controllers import controller_file
 from lrenv.runtime.files import append_line, replace_file, whole_lines
+from lrenv.runtime.json_values import to_json
 from lrenv.runtime.process import keep_memory, status_of
 
 C = TypeVar("C")

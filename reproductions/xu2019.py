@@ -42,6 +42,7 @@ from lrenv.benchmark.selection import selection_losses
 from lrenv.controllers.agent import agent_factory
 from lrenv.envs.vector_env import choose_device
 from lrenv.randomness.seeds import seeds_for
+from lrenv.runtime.json_values import json_value
 from plumbing import Lines, command, short
 from xu2019_report import SCHEDULES, best, report
 from xu2019_tasks import NETWORKS, SCALES, Scale, available, task_of
@@ -241,20 +242,11 @@ def again(wanted: Sequence[Piece], lines: Lines, scale: Scale, settings: Setting
             raise ValueError(f"{piece} is there, but the lines of what it was tuned or trained by are not")
         names = ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged", "curves")
         now = reported(piece, agent, scale, settings)
-        same = all(plain(now[name]) == before[name] for name in names)
+        same = all(json_value(now[name]) == before[name] for name in names)
         differ += not same
         print(f"{piece}: {'the same' if same else 'DIFFERENT'}", flush=True)
     if differ:
         raise SystemExit(f"{differ} pieces came out otherwise; on one machine and device they should not")
-
-
-def plain(value: Any) -> Any:
-    """A value as it comes back from a JSON line."""
-    if isinstance(value, dict):
-        return {key: plain(x) for key, x in value.items()}
-    if isinstance(value, list):
-        return [plain(x) for x in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main(settings: Settings) -> None:

@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     "lookup", "specs", "sources",
-    "runtime", "runtime.files", "runtime.ambient", "runtime.process", "runtime.progress", "runtime.trees",
-    "runtime.memory", "runtime.compiling", "runtime.packing",
+    "runtime", "runtime.files", "runtime.json_values", "runtime.ambient", "runtime.process", "runtime.progress",
+    "runtime.trees", "runtime.memory", "runtime.compiling", "runtime.packing",
     "randomness", "randomness.draws", "randomness.mersenne", "randomness.seeds",
     "data.types", "data.store", "data.embedded", "data.packaged", "data.folder", "data.published", "data.registry",
     "data", "data.augment",
@@ -29,7 +29,7 @@ LAYERS = (
     "controllers", "controllers.schema", "controllers.controller_file", "controllers.state_file", "controllers.agent",
     "controllers.sb3_agent",
     "benchmark.statistics", "benchmark.selection", "benchmark.evaluation", "benchmark.tuning", "benchmark.cells",
-    "benchmark.rows", "benchmark.comparison", "benchmark.report", "benchmark", "",
+    "benchmark.rows", "benchmark.contenders", "benchmark.comparison", "benchmark.report", "benchmark", "",
     "listing", "cli", "__main__",
 )  # fmt: skip
 """Modules of lrenv from the bottom up; "" is the package itself."""

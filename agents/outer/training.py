@@ -27,6 +27,7 @@ from lrenv.controllers.state_file import restored, stored
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.ambient import own_settings
 from lrenv.runtime.files import alone
+from lrenv.runtime.json_values import json_value
 from lrenv.runtime.process import command_line
 from lrenv.runtime.progress import progress
 from lrenv.training.tasks import Task
@@ -156,7 +157,7 @@ class Training(ABC, Generic[S]):
             self.best_val_loss, self.best_iteration = loss, self.iteration
             trained = {
                 "episodes": self.episodes, "iteration": self.iteration, "runs": self.runs, "finished": False,
-                "val_loss": _finite(loss), "command": self.command,
+                "val_loss": json_value(loss), "command": self.command,
                 "settings": self.settings.as_json(),
             }  # fmt: skip
             Folder(self.settings.out).propose(self.iteration, lambda path: controller.save(path, trained))
@@ -169,7 +170,7 @@ class Training(ABC, Generic[S]):
         tensors, values = stored(self.state() if self.iteration else {})
         return tensors, {
             "iteration": self.iteration, "finished": self.iteration >= self.iterations, "values": values,
-            "best_iteration": self.best_iteration, "best_val_loss": _finite(self.best_val_loss),
+            "best_iteration": self.best_iteration, "best_val_loss": json_value(self.best_val_loss),
             "selection_runs": self.selection_runs, "command": self.command, "settings": settings.essence(),
             settings.LENGTH: getattr(settings, settings.LENGTH),
         }  # fmt: skip
@@ -302,8 +303,3 @@ def on_host(values: dict[str, Tensor]) -> dict[str, float]:
     """Single numbers of a device, brought to the host in one transfer: what is logged waits for the device once."""
     found = torch.stack([value.double() for value in values.values()]).cpu().tolist()
     return dict(zip(values, found, strict=True))
-
-
-def _finite(loss: float | None) -> float | None:
-    """JSON knows no infinity."""
-    return None if loss is None or math.isinf(loss) else loss

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,16 +19,8 @@ from lrenv.envs.vector_env import LearningRateVectorEnv, choose_device
 from lrenv.lookup import error_line, what_is
 from lrenv.runtime.ambient import settled
 from lrenv.runtime.compiling import CaptureError, Compile
+from lrenv.runtime.json_values import to_json
 from lrenv.training.tasks import InitialLR, Task, count, make_task
-
-
-def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON with null for numbers that are not finite: JSON knows neither NaN nor infinity, and strict readers fail.
-
-    What else JSON doesn't know, such as an optimizer, is written as it prints.
-    """
-    return json.dumps(_finite(value), indent=indent, allow_nan=False, default=repr)
-
 
 ARRAYS = ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged")
 """The attributes of a `Result` that have one entry per run."""
@@ -264,14 +254,6 @@ def joined(results: Sequence[Result]) -> Result:
     arrays: dict[str, Any] = {name: np.concatenate([getattr(result, name) for result in results]) for name in ARRAYS}
     curves = {name: beside([result.curves[name] for result in results]) for name in results[0].curves}
     return replace(results[0], **arrays, curves=curves, seconds=sum(result.seconds for result in results))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(x) for key, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(x) for x in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _names(value: object) -> bool:
