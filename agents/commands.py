@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lrenv.agents.fds.random_search import schedule_training
 from lrenv.agents.fds.settings import FDSSettings
@@ -44,5 +45,5 @@ def noh(settings: NOHSettings) -> Path:
 
 def dmopt(settings: DMoptSettings) -> Path:
     """Trains an LSTM that puts out the update of each parameter (Andrychowicz et al. 2016)."""
-    kind: Callable[[NOHSettings], Training[NOHSettings]] = partial(NOHTraining, DMopt)
+    kind: Callable[[DMoptSettings], Training[Any]] = partial(NOHTraining, DMopt)
     return train(kind, settings)
