@@ -83,7 +83,7 @@ class NOHTraining(Training[NOHSettings]):
         """Starts the trainees of a run, and the LSTM's memory with them."""
         envs = self.settings.envs
         with torch.no_grad():
-            self._state = self._episode.reset(self.training_seeds(envs, run * envs))
+            self._state, _ = self._episode.reset(self.training_seeds(envs, run * envs))
         self._memory = self._network.fresh(self._state.trainee.params)
 
     def iterate(self) -> dict[str, float]:
@@ -112,7 +112,7 @@ class NOHTraining(Training[NOHSettings]):
         action = self.policy.action(output)
         with torch.no_grad():
             nobody = np.zeros(self.settings.envs, dtype=bool)
-            episode = self._episode.step(episode, action.detach(), due=nobody)
+            episode, _ = self._episode.step(episode, action.detach(), due=nobody)
         return (action, _seen(episode, "hypergradient"), episode.dynamics.train_loss), (episode, memory)
 
     def _learn(self, loss: Tensor) -> None:
