@@ -1,4 +1,7 @@
-"""The schedule that listens: the rate falls when the validation loss stops improving."""
+"""The schedule that listens: the rate falls when the validation loss stops improving.
+
+`tests/reference/schedules.py` has it in NumPy.
+"""
 
 from __future__ import annotations
 
