@@ -86,7 +86,7 @@ class NOHTraining(Training[NOHSettings]):
         """Starts the trainees of a run, and the LSTM's carry with them."""
         envs = self.settings.envs
         with torch.no_grad():
-            self._state = self._episode.reset(self.training_seeds(envs, run * envs))
+            self._state, _ = self._episode.reset(self.training_seeds(envs, run * envs))
         self._carry = self._network.start(*self._state.trainee.params.shape)
 
     def iterate(self) -> dict[str, float]:
@@ -117,7 +117,7 @@ class NOHTraining(Training[NOHSettings]):
         action, carry = self.policy.act({MEAN: _finite(episode, MEAN)}, carry)
         with torch.no_grad():
             nobody = np.zeros(self.settings.envs, dtype=bool)
-            episode = self._episode.step(episode, action.detach(), due=nobody)
+            episode, _ = self._episode.step(episode, action.detach(), due=nobody)
         return (action, _finite(episode, "hypergradient"), episode.dynamics.train_loss), (episode, carry)
 
     def _learn(self, loss: Tensor) -> None:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lrenv.envs.observations import Dynamics
 from lrenv.lookup import lookup
+from lrenv.training.dynamics import Dynamics
 
 CAP = 4.0
 """The cap, in losses of the untrained network: high enough never to touch a run that learns."""
