@@ -6,19 +6,17 @@ Agents are advertised as entry points of the group `lrenv.agents`, ours as every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrenv import specs
+from lrenv import sources, specs
 from lrenv.controllers.controller_file import ControllerFileError, agent_name
-from lrenv.lookup import lookup, what_is
+from lrenv.lookup import what_is
 from lrenv.runtime.ambient import settled
 from lrenv.training.optimizers import Optimizer, OptimizerFactory
 
@@ -111,29 +109,42 @@ Factory = Callable[..., Agent]
 controller file behind it; must carry `load(path)` if controller files name it."""
 
 
-@cache
-def _entry_points() -> Mapping[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group="lrenv.agents")}
+GROUP = "lrenv.agents"
+"""The entry points under which packages advertise agents."""
 
 
 def agents() -> tuple[str, ...]:
     """The names of all agents that are installed."""
-    return tuple(sorted(_entry_points()))
+    return tuple(sources.advertised(GROUP))
 
 
 def agent_factory(name: str) -> Factory:
-    """The factory registered under `name`.
+    """The factory of an agent: that which a package advertises under the name, or one's own, `my_agents.py:Mine`.
 
     Raises:
-        ValueError: no installed agent has that name, and the message lists the near ones; or its package is broken.
+        FileNotFoundError: there is no such file.
+        ValueError: no installed agent has that name, and the message lists the near ones; its package, or the file, is
+            broken; or the file holds something else under that name.
     """
-    point = lookup(_entry_points(), name, "agent")
-    try:
-        factory: Factory = point.load()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"agent {name!r} is advertised as {point.value}, which can't be loaded ({error}); install its package again"
-        ) from error
+    own = specs.Spec(name, {}).own
+    if own is None:
+        return _installed(name)
+    found = sources.load_own(own)
+    if hasattr(found, "predict") and not isinstance(found, type):
+        agent: Agent = found
+
+        def as_it_stands() -> Agent:
+            return agent
+
+        return as_it_stands
+    if not callable(found):
+        raise ValueError(f"{name} must be an agent, its class or a function that gives one, not {what_is(found)}")
+    factory: Factory = found
+    return factory
+
+
+def _installed(name: str) -> Factory:
+    factory: Factory = sources.load_advertised(GROUP, name, "agent")
     return factory
 
 
@@ -142,13 +153,13 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
     """An agent by name, `make_agent("cosine", peak=1e-2)`, or from its file, `make_agent("x/controller.safetensors")`.
 
     Args:
-        agent: a name in `agents()`, a spec such as `cosine:peak=0.01` (`lrenv.specs`), or the path of a controller
-            file.
-        **settings: keyword arguments of the agent's factory.
+        agent: a name in `agents()`, the path of a controller file, or a class or function of one's own in a Python
+            file, `my_agents.py:Mine`; a spec may hold settings, such as `cosine:peak=0.01` (`lrenv.specs`).
+        **settings: the keyword arguments of the agent's factory.
 
     Raises:
-        ValueError: an unknown name, unfit settings, or a file that is no controller.
-        FileNotFoundError: no such file.
+        ValueError: the name is unknown, the settings are unfit, a file is no controller, or one's own file raises.
+        FileNotFoundError: there is no such file.
     """
     spec = specs.Spec(str(agent), {}) if isinstance(agent, Path) else specs.parse(agent)
     settings = spec.settings | settings
@@ -159,17 +170,20 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
         return _loaded(path)
     factory = agent_factory(spec.name)
     try:
-        return factory(**settings)
+        made = factory(**settings)
     except TypeError as error:
         hint = "; it is trained, so give its controller file instead of its name" if hasattr(factory, "load") else ""
         raise ValueError(f"agent {spec.name!r}: {error}{hint}") from error
+    if not hasattr(made, "predict"):
+        raise ValueError(f"agent {spec.name!r} must have a method `predict`, but it is {what_is(made)}")
+    return made
 
 
 def _loaded(path: Path) -> Agent:
     """The agent in a controller file."""
     name = agent_name(path)
     try:
-        factory = agent_factory(name)
+        factory = _installed(name)  # a file of data makes no code run but that of packages
     except ValueError as error:
         raise ControllerFileError(f"{path} holds an agent that isn't installed: {error}") from error
     if not hasattr(factory, "load"):
