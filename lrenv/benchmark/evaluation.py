@@ -83,7 +83,7 @@ def evaluate(
 
     Args:
         agent: an agent, or the name, spec or file of one; a Stable-Baselines3 model is one as it stands, with the
-            normalisation of its environment and what that let it see and turn (`lrenv.benchmark.SB3Agent`).
+            normalisation of its environment and what that let it see and turn (`lrenv.agents.SB3Agent`).
         task: a task, or its name.
         seeds: of the initial weights and batches.
         initial_lr: the rate before the first action, for agents that scale it; the task's own if None.
