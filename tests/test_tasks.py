@@ -22,7 +22,8 @@ from lrenv.training.tasks import LogUniform, Task, initial_rates, make_task, reg
 tasks_module = importlib.import_module("lrenv.training.tasks")
 
 EMBEDDED = (
-    "noisy-quadratic", "two-minima", "digits-logreg", "digits-mlp", "digits-conv", "digits-noisy-mlp", "mnist1d-residual",
+    "noisy-quadratic", "power-law-easy", "power-law-hard",
+    "two-minima", "digits-logreg", "digits-mlp", "digits-conv", "digits-noisy-mlp", "mnist1d-residual",
     "text-mlp", "text-transformer", "shuttle-mlp", "doctor-visits-mlp", "co2-mlp", "photo-mlp",
 )  # fmt: skip
 

@@ -21,7 +21,7 @@ from lrenv.data import Data, load
 from lrenv.data.augment import AUGMENTATIONS
 from lrenv.lookup import lookup, what_is
 from lrenv.networks.architectures import NetworkFactory
-from lrenv.training import analytic
+from lrenv.training import analytic, power_law
 from lrenv.training.losses import LOSSES, PerExample
 from lrenv.training.optimizers import Optimizer, OptimizerFactory, make_optimizer
 
@@ -319,12 +319,20 @@ def make_task(task: str | Task, **settings: Any) -> Task:
 
 PAPER: dict[str, Any] = {"batch_size": 1000, "budget": 1000}
 """Xu et al. 2019, section 3.3."""
+POWER_LAW: dict[str, Any] = {
+    "optimizer": "sgd", "batch_size": 8, "budget": 1000, "initial_lr": (1.0, 1e-1, 1e-2), "replacement": True,
+}  # fmt: skip
+"""Batches so small that their noise decides what schedule is best; budgets that tell the two phases apart."""
 SIGMOID_20_20 = networks.mlp(20, 20, activation=nn.Sigmoid)
 """The base network of Andrychowicz et al. 2016 and Fu et al. 2017, here with two hidden layers."""
 
 for _task in (
     Task("noisy-quadratic", analytic.quadratic_noise, analytic.noisy_quadratic, "a quadratic in noise, solved exactly",
          loss="given", optimizer="sgd", batch_size=8, budget=100, initial_lr=(1.0, 1e-1, 1e-2), replacement=True),
+    Task("power-law-easy", power_law.easy_data, power_law.linear_regression, "regression that wants a long decay",
+         loss="given", **POWER_LAW),
+    Task("power-law-hard", power_law.hard_data, power_law.linear_regression, "regression that wants high rates",
+         loss="given", **POWER_LAW),
     Task("two-minima", analytic.nothing, analytic.two_minima, "(w - 4)(w - 3) w^2 from w = -1.2 (Metz et al. 2019)",
          loss="given", optimizer="momentum", batch_size=1, budget=100, initial_lr=(1e-2, 1e-3)),
     Task("digits-logreg", "digits", networks.logistic_regression, "logistic regression on 8x8 digits"),
