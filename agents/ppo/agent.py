@@ -4,6 +4,8 @@ Xu et al. 2019, "Learning an adaptive learning rate schedule", sections 2.3 and 
 
 `PPOController` is the trained agent: an actor of Stable-Baselines3 (one hidden layer of 32, or an LSTM of 32) and
 the statistics that its observations are normalised with. `lrenv.agents.ppo.training` trains it.
+
+`tests/reference/ppo.py` has the forward pass in NumPy.
 """
 
 from __future__ import annotations
