@@ -29,7 +29,7 @@ from lrenv.agents.hyperparameters import show
 from lrenv.agents.schedules.agent import read_clock
 from lrenv.controllers import controller_file, schema
 from lrenv.controllers.agent import View
-from lrenv.controllers.controller_file import Promise
+from lrenv.controllers.controller_file import TensorSpec
 from lrenv.envs.actions import action_of
 from lrenv.training.optimizers import OPTIMIZERS
 
@@ -105,7 +105,7 @@ class FDS(BaseAgent[tuple[()]]):
         """
         with controller_file.opened_agent(path, cls.NAME) as file:
             schema.record({"optimizer": schema.optional(schema.one_of(OPTIMIZERS))}, {})("metadata", file.metadata)
-            tensors = file.tensors(dict.fromkeys(HIGHEST, Promise((None,), ("F64",), low=0)))
+            tensors = file.tensors(dict.fromkeys(HIGHEST, TensorSpec((None,), ("F64",), low=0)))
             schedule = cls(
                 **{name: tuple(x.tolist()) for name, x in tensors.items()}, optimizer=file.metadata["optimizer"]
             )

@@ -33,7 +33,7 @@ from lrenv.agents.learned_optimizer.features import (
 )
 from lrenv.controllers import controller_file, schema
 from lrenv.controllers.agent import View
-from lrenv.controllers.controller_file import Promise
+from lrenv.controllers.controller_file import TensorSpec
 from lrenv.runtime.ambient import detached
 from lrenv.training.optimizers import Hyper, Optimizer, OptState
 from lrenv.training.tasks import count
@@ -219,7 +219,7 @@ class LearnedOptimizer(BaseAgent[tuple[()]]):
         with controller_file.opened_agent(path, "learned-optimizer") as file:
             METADATA("metadata", file.metadata)
             architecture = Architecture(**file.metadata["architecture"])
-            tensors = file.tensors({"theta": Promise((architecture.size,), ("F32", "F64"))})
+            tensors = file.tensors({"theta": TensorSpec((architecture.size,), ("F32", "F64"))})
         return cls(tensors["theta"], architecture)
 
 

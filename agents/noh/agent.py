@@ -132,7 +132,7 @@ class LSTMPolicy(BaseAgent[tuple[Tensor, ...]]):
             if View(**schema.view_settings(view)) != own:
                 raise ValueError(f"{cls.NAME} has the {own}, not {view}")
             architecture = Architecture(**file.metadata["architecture"])
-            tensors = file.tensors(architecture.promised())
+            tensors = file.tensors(architecture.tensor_specs())
             # The initial weights are replaced; drawing them must not shift anyone's random numbers.
             with torch.random.fork_rng(devices=[]):
                 policy = cls(architecture, view["interval"], view["optimizer"])

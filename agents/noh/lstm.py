@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lrenv.controllers import schema
-from lrenv.controllers.controller_file import Promise
+from lrenv.controllers.controller_file import TensorSpec
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Architecture:
     cut: float = 10.0
     scale: float = 1e-2
 
-    def promised(self) -> dict[str, Promise]:
+    def tensor_specs(self) -> dict[str, TensorSpec]:
         """The tensors that the file of a `CoordinateLSTM` must hold, by name."""
         hidden = self.hidden
-        promises = {"output": Promise((1, hidden)), "offset": Promise((1, 1))}
+        specs = {"output": TensorSpec((1, hidden)), "offset": TensorSpec((1, 1))}
         for i in range(self.layers):
-            promises[f"weights.{i}"] = Promise((4 * hidden, (hidden if i else 2) + hidden))
-            promises[f"biases.{i}"] = Promise((4 * hidden, 1))
-        return promises
+            specs[f"weights.{i}"] = TensorSpec((4 * hidden, (hidden if i else 2) + hidden))
+            specs[f"biases.{i}"] = TensorSpec((4 * hidden, 1))
+        return specs
 
 
 ARCHITECTURE = schema.record(
