@@ -10,7 +10,8 @@ from __future__ import annotations
 if __name__ == "agents":
     raise ImportError("this folder is the package lrenv.agents: write `from lrenv.agents import ...`")
 
+from lrenv.agents.base import BaseAgent
 from lrenv.controllers.agent import Agent, View, agents, make_agent
 from lrenv.controllers.sb3_agent import SB3Agent
 
-__all__ = ["Agent", "SB3Agent", "View", "agents", "make_agent"]
+__all__ = ["Agent", "BaseAgent", "SB3Agent", "View", "agents", "make_agent"]

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from environments import parts, stepped
 from harness import Race, Row, Sized, number, peak_mib, rate, report
+from lrenv.envs import vector_env
 from lrenv.runtime.process import keep_memory
 
 SIDE = 2048
@@ -93,7 +94,7 @@ def measure(settings: Breakdown) -> Race:
     for owner, method, part in (
         (env.episode.trainee, "unroll", TRAINING), (env.episode, "_measure", MEASURING),
         (env.episode, "reset", "new episodes"), (env.episode.trainee, "evaluate", EAGER),
-        (env.episode, "answers", "answers, to the host"),
+        (vector_env, "to_host", "time steps, to the host"),
     ):  # fmt: skip
         watch.watch(owner, method, part)
     turns = []

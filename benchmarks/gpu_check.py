@@ -315,13 +315,13 @@ def decider(task: Task, n: int, device: str, compile: Compile) -> Callable[[int]
     """What takes a number of decisions in n trainees, from the same state each time."""
     episode = Episode(task, "set-raw", device=device, compile=compile)
     action = torch.full((n, 1), 1e-3, device=device)
-    start = episode.reset(range(n))
+    start, _ = episode.reset(range(n))
 
     @torch.no_grad()
     def run(number: int) -> None:
         state = start
         for _ in range(number):
-            state = episode.step(state, action, donate=True)
+            state, _ = episode.step(state, action, donate=True)
 
     return run
 

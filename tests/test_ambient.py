@@ -178,7 +178,7 @@ def test_the_core_gives_the_same_numbers_and_derivatives(name: str) -> None:
         back = reverse(trainee, start, schedule, 4)
         ahead = forward(trainee, start, schedule, 4)
         episode = Episode(task(plain), dtype=F64)
-        state = episode.step(episode.reset([0, 1]), torch.full((2, 1), 0.3, dtype=F64, device="cpu"))
+        state, _ = episode.step(episode.reset([0, 1])[0], torch.full((2, 1), 0.3, dtype=F64, device="cpu"))
         tested = episode.test(state, torch.tensor([0, 1], device="cpu"))
         values = [back.objective, back.gradient["lr"], ahead.gradient["lr"], state.trainee.params, *tested.values()]
         return [value.detach() for value in values]

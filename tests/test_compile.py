@@ -121,8 +121,8 @@ def test_many_compiled_environments_can_live_in_one_process(toy: Callable[..., T
     for rate in range(10):  # more than the graphs that the compiler allows one function
         episode = Episode(toy(initial_lr=float(rate + 1), optimizer="sgd"), compile=True)
         with torch.no_grad():
-            state = episode.reset([0, 1])
-            assert torch.equal(episode.step(state, torch.zeros(2, 1)).lr, torch.full((2, 1), rate + 1.0))
+            state, _ = episode.step(episode.reset([0, 1])[0], torch.zeros(2, 1))
+            assert torch.equal(state.lr, torch.full((2, 1), rate + 1.0))
 
 
 def test_a_compiled_trainee_can_still_be_differentiated(toy: Callable[..., Task]) -> None:

@@ -19,12 +19,12 @@ import torch
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from lrenv.data import Data, Split
 from lrenv.envs.episode import Episode
-from lrenv.networks.architectures import initialisation
+from lrenv.networks import initialisation
 from lrenv.networks.stacked import Network
 from lrenv.training.tasks import make_task, tasks
 from lrenv.training.trainee import Trainee
@@ -103,16 +103,18 @@ torch.Tensor.__int__ = on_host(whole, lambda x: 0)
 torch.Tensor.__float__ = on_host(number, lambda x: 0.5)
 torch.Tensor.__bool__ = on_host(truth, lambda x: False)
 
-episodes, unpacked = importlib.import_module("lrenv.envs.episode"), importlib.import_module("lrenv.envs.episode").unpack
+adapter = importlib.import_module("lrenv.envs.vector_env")
+transfer = adapter.to_host
 
-def ending(packed, shapes):
-    parts = unpacked(packed, shapes)
-    parts |= {name: np.ones_like(x) for name, x in parts.items() if name.startswith("observation")}
-    if DONE:
-        parts["terminated"] = np.array(DONE.pop(0))
-    return parts
+def ending(tree):
+    arrays = tree_map(np.zeros_like, transfer(tree))
+    if hasattr(arrays, "terminated"):
+        arrays = arrays._replace(observation=tree_map(np.ones_like, arrays.observation))
+        if DONE:
+            arrays = arrays._replace(terminated=np.array(DONE.pop(0)))
+    return arrays
 
-episodes.unpack = ending
+adapter.to_host = ending
 
 def moved(module, device):
     # As `Module.to`, which swaps tensors that a mode keeps hold of.
@@ -131,16 +133,15 @@ def play(task, **settings):
     with FakeTensorMode() as mode:
         held = tree_map_only(torch.Tensor, mode.from_tensor, data)
         episode = Episode(make_task(task, data=lambda: held), device="gpu", **settings)
-        state = episode.reset([0, 1])
+        state, time_step = episode.reset([0, 1])
         columns = episode.control.rates + len(episode.control.beside)
         with torch.no_grad():
             for due in (None, np.array([True, False]), np.array([False, False])):
-                state = episode.step(state, torch.zeros(2, columns, device="gpu"), due)
-        outcome = episode.outcome(state)
+                state, time_step = episode.step(state, torch.zeros(2, columns, device="gpu"), due)
         tested = episode.test(state, torch.zeros(1, dtype=torch.int64, device="gpu"))
-        for name, tensor in (outcome.parts | tested).items():
-            assert tensor.device.type == "gpu", name
-        assert outcome.reward.shape == (2,)
+        for tensor in tree_leaves((state, time_step, tested)):
+            assert tensor.device.type == "gpu", settings
+        assert time_step.reward.shape == (2,)
 """
 
 LEAVE = "\nimport os\nos._exit(0)\n"

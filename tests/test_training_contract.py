@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import kill_minus_nine
@@ -500,6 +501,34 @@ def test_a_signal_saves_what_is_done(
     case.train(tmp_path / "run", eval_every=4, resume=True)
     case.train(tmp_path / "whole", eval_every=4)
     assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_deadline_stops_between_iterations(
+    undisturbed: Callable[[str], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Each session has time for one iteration more, and what they make is what was never stopped."""
+    whole, case, out = undisturbed(name), CASES[name], tmp_path / "run"
+    kind = type(case.kind(case.settings(out=out)))
+    iterate, clock, done = kind.iterate, [0.0], []
+
+    def slow(self: Any) -> dict[str, float]:
+        clock[0] += 10
+        done.append(self.iteration)
+        return iterate(self)
+
+    monkeypatch.setattr(kind, "iterate", slow)
+    monkeypatch.setattr(outer_training, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    for session in itertools.count():
+        settings = case.settings(out=out, resume=session > 0)
+        try:
+            train(case.kind, settings, deadline=clock[0] + 10 * min(session, 1))
+        except KeyboardInterrupt:
+            assert len(done) == session
+        else:
+            break
+    assert done == list(range(len(log(whole.out)))), "no iteration was made twice"
+    assert_same(whole.out, out)
 
 
 @pytest.mark.parametrize("place", ["a file", "below a file", "/proc/none"])

@@ -1,7 +1,7 @@
-"""The whole environment as pure functions of a batched state: reset, step, outcome, test.
+"""The whole environment as pure functions of a batched state: `reset`, `step`, `time_step`, `test`.
 
-Gymnasium and Stable-Baselines3 adapters only call this. Nothing here waits for the device but `answers`, by which an
-adapter fetches at once what a decision measured.
+`step(state, action) -> (state, time step)`: the adapters to Gymnasium and Stable-Baselines3 only call this, and bring
+each time step to the host. Nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from lrenv.envs.actions import Control
-from lrenv.envs.observations import MOTION, Dynamics, Observer
+from lrenv.envs.observations import MOTION, Observer
 from lrenv.envs.rewards import make_reward
 from lrenv.networks.layers import Tensors
 from lrenv.randomness import draws
 from lrenv.runtime.ambient import detached, settled
 from lrenv.runtime.compiling import Captured, Compile, compiled, cuda_graph
-from lrenv.runtime.packing import pack, unpack
 from lrenv.runtime.trees import cut, join, select
+from lrenv.training.dynamics import Dynamics, DynamicsMeter, Trained
 from lrenv.training.lookahead import Ahead, Lookahead
 from lrenv.training.optimizers import Hyper
 from lrenv.training.tasks import InitialLR, LogUniform, Task, initial_rates
@@ -54,23 +54,15 @@ class EpisodeState(NamedTuple):
     best: Checkpoint
     diverged: Tensor  # (n,) bool
     ahead: Ahead | tuple[()]  # where gradients are observed
-    answer: Tensor  # (n, width), the outcome as one tensor
 
 
-class Outcome(NamedTuple):
-    """What n environments answer; every leaf has the env axis first."""
+class TimeStep(NamedTuple):
+    """What n environments give an agent; every leaf has the env axis first."""
 
     observation: Tensor | dict[str, Tensor]  # (n, signals); with white-box parts, name -> (n, size)
-    reward: Tensor  # (n,)
+    reward: Tensor  # (n,), of the decision that led here
     terminated: Tensor  # (n,) bool
     info: dict[str, Tensor]  # name -> (n,), `lr` is (n, K) where there are several
-
-    @property
-    def parts(self) -> dict[str, Tensor]:
-        """All of it under one name each; those of a dict's observations begin with "observation/"."""
-        seen = self.observation
-        shown = {f"observation/{k}": x for k, x in seen.items()} if isinstance(seen, dict) else {"observation": seen}
-        return {**shown, "reward": self.reward, "terminated": self.terminated, **self.info}
 
 
 class Episode:
@@ -114,8 +106,7 @@ class Episode:
         self.control = Control(control, self.trainee.rates, task.hyper, dtype)
         sizes = {"rates": self.control.rates, "parameters": network.size}
         self.observer = Observer(observe, dtype, sizes)
-        # Motions take several passes over the first layer, which is often the largest.
-        self._watched = (network.first, network.last) if MOTION & set(self.observer.names) else ()
+        self._meter = DynamicsMeter(task, network, motion=bool(MOTION & set(self.observer.names)))
         gradients = [part for part in self.observer.white_box if part != "parameters"]
         self._lookahead = Lookahead(self.trainee, gradients, self.control.granularity, compile) if gradients else None
         # An interval that the budget cuts short needs trainees to stand still; others are spared the masks.
@@ -125,7 +116,6 @@ class Episode:
         if compile and self.trainee.device.type == "cuda":
             what = f"a decision of task {task.name!r} with optimizer {task.optimizer!r}"
             self._captured = Captured(self._decided, cuda_graph(self.trainee.device), what)
-        self._shapes: dict[str, torch.Size] = {}
 
     @property
     def decisions(self) -> int:
@@ -133,7 +123,7 @@ class Episode:
         return -(-self.task.budget // self.task.interval)
 
     @settled
-    def reset(self, seeds: Sequence[int], initial_lr: InitialLR | None = None) -> EpisodeState:
+    def reset(self, seeds: Sequence[int], initial_lr: InitialLR | None = None) -> tuple[EpisodeState, TimeStep]:
         """Starts n episodes without training anything: the first observation is that of untrained networks.
 
         Args:
@@ -143,34 +133,17 @@ class Episode:
         initial_lr = self.task.initial_lr if initial_lr is None else initial_lr
         order = iter(seeds)
         groups = self.trainee.groups(len(seeds))
-        return join([self._fresh(list(itertools.islice(order, size)), initial_lr) for size in groups])
+        return join([self._begin(list(itertools.islice(order, size)), initial_lr) for size in groups])
 
-    def _fresh(self, seeds: Sequence[int], initial_lr: InitialLR) -> EpisodeState:
+    def _begin(self, seeds: Sequence[int], initial_lr: InitialLR) -> tuple[EpisodeState, TimeStep]:
         trainee, n = self.trainee.init(seeds), len(seeds)
         lr = self._initial_lr(trainee.seed, initial_lr)
         train_loss, _ = self.trainee.loss(trainee.params, trainee, self.trainee.batch_indices(trainee, 1)[:, 0])
         measured = self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
-        nothing = torch.zeros_like(train_loss)
         hyper = self.trainee.hyper(n, self.control.beside)
-        dynamics = Dynamics(
-            inner_step=nothing,
-            budget=torch.full_like(nothing, self.task.budget),
-            interval=torch.full_like(nothing, self.task.interval),
-            train_loss=train_loss,
-            val_loss=measured.loss,
-            previous_train_loss=train_loss,
-            previous_val_loss=measured.loss,
-            initial_val_loss=measured.loss,
-            loss_spread=nothing,
-            prediction_variance=_variance(measured.predictions),
-            prediction_change=nothing,
-            lr=lr,
-            first_update=nothing,
-            last_update=nothing,
-            first_turn=nothing,
-            last_turn=nothing,
-            **self._last_weights(trainee.params),
-        )
+        untrained = Trained(trainee.step, trainee.params, measured.loss, measured.predictions)
+        still = self._meter.still(trainee.params)
+        dynamics, displacements = self._meter.measure(untrained, untrained, train_loss[:, None], lr[:, None], still)
         state = EpisodeState(
             trainee,
             lr[:, None].repeat(1, self.control.rates),
@@ -178,16 +151,14 @@ class Episode:
             dynamics,
             measured.accuracy,
             measured.predictions,
-            tuple(torch.zeros_like(trainee.params[:, columns]) for columns in self._watched),
+            displacements,
             Checkpoint(measured.loss, trainee.params, trainee.buffers),
             torch.zeros(n, dtype=torch.bool, device=lr.device),
             self._lookahead.start(trainee, hyper) if self._lookahead else (),
-            nothing,
         )
-        state = state._replace(answer=self._packed(state, _sums(state.ahead)))
         # Each leaf a tensor of its own: a compiler would take one that stands in two places as a promise.
         own: EpisodeState = tree_map(torch.clone, state)
-        return own
+        return own, self.time_step(own)
 
     def due(self, inner_step: NDArray[np.int64], ended: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
         """Whose next decision ends with a measurement (n,); None where the task measures every one.
@@ -208,7 +179,7 @@ class Episode:
     @settled
     def step(
         self, state: EpisodeState, action: Tensor, due: NDArray[np.bool_] | None = None, donate: bool = False
-    ) -> EpisodeState:
+    ) -> tuple[EpisodeState, TimeStep]:
         """One decision: applies the actions (n, A), trains for an interval, measures.
 
         The action already applies to this interval. A trainee with a non-finite loss or weight has diverged:
@@ -218,8 +189,11 @@ class Episode:
             state: n episodes.
             action: (n, A).
             due: (n,), whom to measure on the validation split, as the method `due` says.
-            donate: the caller has no more use for `state`, which may be overwritten, and none for what comes out after
-                the next step. It spares copies where decisions are captured.
+            donate: the caller has no more use for `state`, which may be overwritten, and none for the state and the
+                time step that come out after the next step. It spares copies where decisions are captured.
+
+        Returns:
+            The state after the decision, and its time step.
 
         Raises:
             ValueError: the task is not measured at every decision, and `due` was left out.
@@ -234,11 +208,11 @@ class Episode:
         parts = zip(cut(state, groups), cut(action, groups), shares, strict=True)
         return join([decide(own, turns, _whom(asked, action.device)) for own, turns, asked in parts])
 
-    def holds(self, state: EpisodeState) -> bool:
-        """Whether the next step with `donate` may overwrite this state."""
-        return self._captured is not None and self._captured.holds(state)
+    def holds(self, tree: Any) -> bool:
+        """Whether the next step with `donate` may overwrite a state, a time step, or a tree of them."""
+        return self._captured is not None and self._captured.holds(tree)
 
-    def _decided(self, state: EpisodeState, action: Tensor, due: Tensor | bool) -> EpisodeState:
+    def _decided(self, state: EpisodeState, action: Tensor, due: Tensor | bool) -> tuple[EpisodeState, TimeStep]:
         """A decision of one group; `due` (n,) is whom to measure, or all or none of them."""
         lr, hyper = self.control(action, state.lr, state.hyper)
         ahead: Ahead | tuple[()] = ()
@@ -250,7 +224,8 @@ class Episode:
                 state.trainee, state.ahead, lr, hyper, self.task.interval, self._until
             )
         measure = self._measured if torch.is_grad_enabled() else self._measure
-        return measure(state, trainee, losses, lr, hyper, _sums(ahead), due)._replace(ahead=ahead)
+        after, time_step = measure(state, trainee, losses, lr, hyper, _sums(ahead), due)
+        return after._replace(ahead=ahead), time_step
 
     def _measured(
         self,
@@ -261,8 +236,8 @@ class Episode:
         hyper: Hyper,
         sums: dict[str, Tensor],
         due: Tensor | bool,
-    ) -> EpisodeState:
-        """The state after an interval that began in `state` and had the training losses (n, N).
+    ) -> tuple[EpisodeState, TimeStep]:
+        """The state and the time step after an interval that began in `state` and had the training losses (n, N).
 
         Args:
             state: before it.
@@ -278,54 +253,26 @@ class Episode:
         measured = last if due is False else self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
         if isinstance(due, Tensor):
             measured = select(due, measured, last)
-        if self._until is None:
-            train_loss, spread = losses.mean(1), losses.std(1, correction=0)
-        else:
-            train_loss, spread = self._masked_moments(losses, state.trainee.step)
-        diverged = state.diverged | ~(train_loss.isfinite() & measured.loss.isfinite())
+        before = Trained(state.trainee.step, state.trainee.params, state.dynamics.val_loss, state.predictions)
+        now = Trained(trainee.step, trainee.params, measured.loss, measured.predictions)
+        dynamics, displacements = self._meter.measure(before, now, losses, lr, state.displacement, state.dynamics)
+        diverged = state.diverged | ~(dynamics.train_loss.isfinite() & measured.loss.isfinite())
         diverged = diverged | ~trainee.params.sum(1).isfinite()  # one pass: a sum keeps NaN and infinity
-        nothing = torch.zeros_like(train_loss)
-        motions = [
-            _motion(state.trainee.params[:, columns], trainee.params[:, columns], before)
-            for columns, before in zip(self._watched, state.displacement, strict=True)
-        ]
-        (_, first_update, first_turn), (_, last_update, last_turn) = motions or [(nothing, nothing, nothing)] * 2
-        dynamics = Dynamics(
-            inner_step=trainee.step.to(lr.dtype),
-            budget=state.dynamics.budget,
-            interval=state.dynamics.interval,
-            train_loss=train_loss,
-            val_loss=measured.loss,
-            previous_train_loss=state.dynamics.train_loss,
-            previous_val_loss=state.dynamics.val_loss,
-            initial_val_loss=state.dynamics.initial_val_loss,
-            loss_spread=spread,
-            prediction_variance=_variance(measured.predictions),
-            prediction_change=_variance(measured.predictions - state.predictions),
-            lr=lr[:, 0] if lr.shape[1] == 1 else lr.abs().clamp(min=1e-12).log().mean(1).exp(),
-            first_update=first_update,
-            last_update=last_update,
-            first_turn=first_turn,
-            last_turn=last_turn,
-            **self._last_weights(trainee.params),
-        )
         best = state.best
         if due is not False:
-            now = Checkpoint(measured.loss, trainee.params, trainee.buffers)
-            best = select((measured.loss < state.best.val_loss) & ~diverged, now, state.best)
-        moved = tuple(displacement for displacement, _, _ in motions)
+            present = Checkpoint(measured.loss, trainee.params, trainee.buffers)
+            best = select((measured.loss < state.best.val_loss) & ~diverged, present, state.best)
         after = EpisodeState(
-            trainee, lr, hyper, dynamics, measured.accuracy, measured.predictions, moved, best, diverged, (), nothing
+            trainee, lr, hyper, dynamics, measured.accuracy, measured.predictions, displacements, best, diverged, ()
         )
-        # Not by `_replace`, which the compiler of torch 2.11 does not follow here.
-        return EpisodeState(*after[:-1], self._packed(after, sums))
+        return after, self._time_step(after, sums)
 
     @settled
-    def outcome(self, state: EpisodeState) -> Outcome:
-        """What the environments answer in this state. The reward is that of the decision that led to it."""
-        return self._outcome(state, _sums(state.ahead))
+    def time_step(self, state: EpisodeState) -> TimeStep:
+        """The time step of a state, which `step` and `reset` give with it, computed from the state alone."""
+        return self._time_step(state, _sums(state.ahead))
 
-    def _outcome(self, state: EpisodeState, sums: dict[str, Tensor]) -> Outcome:
+    def _time_step(self, state: EpisodeState, sums: dict[str, Tensor]) -> TimeStep:
         ended = state.trainee.step >= self.task.budget
         info = {
             "train_loss": state.dynamics.train_loss,
@@ -338,17 +285,7 @@ class Episode:
             info["val_accuracy"] = state.accuracy
         reward = self.reward(state.dynamics, state.diverged)
         observation = self.observer(state.dynamics, {"parameters": state.trainee.params} | sums)
-        return Outcome(observation, reward, state.diverged | ended, info)
-
-    @settled
-    def answers(self, state: EpisodeState) -> dict[str, NDArray[Any]]:
-        """The parts of the outcome as arrays on the host, brought there in one transfer."""
-        if not self._shapes:
-            self._shapes = {name: part.shape[1:] for name, part in self.outcome(state).parts.items()}
-        return unpack(state.answer.cpu().numpy(), self._shapes)
-
-    def _packed(self, state: EpisodeState, sums: dict[str, Tensor]) -> Tensor:
-        return pack(self._outcome(state, sums).parts, self.trainee.dtype)
+        return TimeStep(observation, reward, state.diverged | ended, info)
 
     @settled
     def test(self, state: EpisodeState, rows: Tensor) -> dict[str, Tensor]:
@@ -369,18 +306,6 @@ class Episode:
             return rates[0] * (rates[1] / rates[0]) ** chance
         return rates[(chance * len(rates)).long()]
 
-    def _last_weights(self, params: Tensor) -> dict[str, Tensor]:
-        last = params[:, self.trainee.network.last]
-        return {"weight_mean": last.mean(1), "weight_variance": _variance(last)}
-
-    def _masked_moments(self, losses: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (n,) of the losses (n, N) of steps within the budget."""
-        taken = start[:, None] + torch.arange(losses.shape[1], device=losses.device) < self.task.budget
-        number = taken.sum(1).clamp(min=1)
-        mean = losses.where(taken, 0).sum(1) / number
-        squares = ((losses - mean[:, None]) ** 2).where(taken, 0).sum(1) / number
-        return mean, squares.sqrt()
-
 
 def _whom(due: NDArray[np.bool_] | None, device: torch.device) -> Tensor | bool:
     """Who is due (n,), or whether all or none are."""
@@ -391,18 +316,3 @@ def _whom(due: NDArray[np.bool_] | None, device: torch.device) -> Tensor | bool:
 
 def _sums(ahead: Ahead | tuple[()]) -> dict[str, Tensor]:
     return ahead.sums if ahead else {}
-
-
-def _variance(x: Tensor) -> Tensor:
-    """Variance (n,) over everything but the env axis."""
-    centred = x.flatten(1) - x.flatten(1).mean(1, keepdim=True)
-    return centred.square().mean(1)  # passes that vectorise, unlike Tensor.var's on a CPU
-
-
-def _motion(before: Tensor, after: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Displacement (n, size), its length relative to the weights', and its cosine with the last one."""
-    displacement = after - before
-    length = displacement.norm(dim=1)
-    relative = length / after.norm(dim=1).clamp(min=1e-12)
-    lengths = (length * last.norm(dim=1)).clamp(min=1e-30)
-    return displacement, relative, (displacement * last).sum(1) / lengths

@@ -16,6 +16,8 @@ Beside these sets stand the white-box parts: gradients and parameters themselves
 
 d_t is the optimizer's direction, w_(t+1) = w_t - lr d_t, and g_(t+1) the gradient on the batch of the next step, which
 that step will use (`lrenv.training.lookahead`). K rates per trainee are those of the control's granularity.
+
+`tests/reference/xu2019.py` has the set `paper` in NumPy.
 """
 
 from __future__ import annotations
@@ -29,30 +31,8 @@ import torch
 from torch import Tensor
 
 from lrenv.lookup import lookup
+from lrenv.training.dynamics import Dynamics
 from lrenv.training.lookahead import MEAN, PRODUCTS
-
-
-class Dynamics(NamedTuple):
-    """How the training of n trainees goes, measured once per decision; every leaf is (n,)."""
-
-    inner_step: Tensor  # steps taken
-    budget: Tensor  # T, steps of the episode
-    interval: Tensor  # N, steps between decisions
-    train_loss: Tensor  # mean over the interval's batches
-    val_loss: Tensor
-    previous_train_loss: Tensor  # a decision earlier
-    previous_val_loss: Tensor
-    initial_val_loss: Tensor  # of the untrained network
-    loss_spread: Tensor  # standard deviation of the interval's batch losses
-    prediction_variance: Tensor  # of class probabilities on validation examples
-    prediction_change: Tensor  # variance of their changes over the interval
-    weight_mean: Tensor  # of the last layer's weights
-    weight_variance: Tensor
-    lr: Tensor  # the rate of the last interval; the geometric mean where there are several
-    first_update: Tensor  # |change| / |weights| of the first layer over the interval
-    last_update: Tensor
-    first_turn: Tensor  # cosine between the first layer's last two displacements
-    last_turn: Tensor
 
 
 class Signal(NamedTuple):
@@ -101,8 +81,8 @@ SCALE_FREE: dict[str, Signal] = {
     "loss_spread": Signal(-6, 3, lambda d: log10(d.loss_spread / d.train_loss.abs().clamp(min=1e-12))),
     "first_update": Signal(-8, 3, lambda d: log10(d.first_update)),
     "last_update": Signal(-8, 3, lambda d: log10(d.last_update)),
-    "first_turn": Signal(-1, 1, lambda d: d.first_turn),
-    "last_turn": Signal(-1, 1, lambda d: d.last_turn),
+    "first_cosine": Signal(-1, 1, lambda d: d.first_cosine),
+    "last_cosine": Signal(-1, 1, lambda d: d.last_cosine),
     "progress": Signal(0, 1, lambda d: d.inner_step / d.budget),
 }
 """What carries over between tasks: nothing depends on the absolute rate or on the size of the network."""
@@ -126,7 +106,7 @@ OBSERVATIONS: dict[str, dict[str, Signal]] = {
 }
 
 
-MOTION = {"first_update", "last_update", "first_turn", "last_turn"}
+MOTION = {"first_update", "last_update", "first_cosine", "last_cosine"}
 """Signals that are measured only where they are observed; elsewhere they are 0."""
 WHITE_BOX: dict[str, str] = dict.fromkeys(PRODUCTS, "rates") | dict.fromkeys((MEAN, "parameters"), "parameters")
 """Part -> what it has a number for."""

@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch.utils._pytree import tree_map
 
-from lrenv.envs.episode import Episode, EpisodeState
+from lrenv.envs.episode import Episode, EpisodeState, TimeStep
 from lrenv.envs.rendering import History
 from lrenv.envs.snapshots import Snapshot, differences, settings_of
 from lrenv.lookup import lookup, what_is
@@ -23,11 +23,14 @@ from lrenv.randomness.seeds import seeds_given
 from lrenv.runtime.ambient import detached
 from lrenv.runtime.compiling import Compile
 from lrenv.runtime.memory import check_fits
+from lrenv.runtime.transfer import to_host
 from lrenv.runtime.trees import replace_rows, scatter, select
 from lrenv.training.optimizers import Optimizer, OptimizerFactory
 from lrenv.training.tasks import InitialLR, Task, count, initial_rates, make_task
 
 Array = NDArray[Any]
+Now = tuple[EpisodeState, TimeStep]
+"""All environments between two decisions."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -35,7 +38,7 @@ class Prepared(NamedTuple):
     """Episodes that have not begun yet, one per env."""
 
     seeds: NDArray[np.int64]  # (n,)
-    state: EpisodeState
+    begun: Now
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -146,7 +149,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self.single_action_space = self.episode.control.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._state: EpisodeState | None = None
+        self._now: Now | None = None
         self._prepared: Prepared | None = None
         self._inner_step = np.zeros(num_envs, dtype=np.int64)
         self._env_seeds = np.zeros(num_envs, dtype=np.int64)
@@ -184,15 +187,15 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             raise ValueError(f"unknown reset options {sorted(options)}; known: initial_lr, reset_mask")
         if mask.shape != everyone.shape or mask.dtype != bool or not mask.any():
             raise ValueError(f"reset_mask must be {self.num_envs} booleans, at least one of them True")
-        if self._state is None and not mask.all():
+        if self._now is None and not mask.all():
             raise ValueError("the first reset must start every environment: leave reset_mask out")
         if initial_lr is not None:
             initial_rates(initial_lr)  # before anything has changed
         self._seed(seed, mask)
-        self._state = self._begin(mask, initial_lr)
-        arrays, info = self._fetch()
-        self._record(info, mask)
-        return _observation(arrays), info
+        self._now = self._begin(mask, initial_lr)
+        host = self._fetch()
+        self._record(host.info, mask)
+        return host.observation, host.info
 
     @detached
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
@@ -209,23 +212,23 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             gymnasium.error.ResetNeeded: `reset` was never called.
             ValueError: actions of the wrong shape, not finite, or out of bounds.
         """
-        if self._state is None:
+        if self._now is None:
             raise gym.error.ResetNeeded("call reset() before step()")
         checked = self.episode.control.check(actions, self.num_envs)
-        waiting, before = self._ended, self._state
+        waiting, before = self._ended, self._now
         restarts = waiting & (self.autoreset_mode == AutoresetMode.NEXT_STEP)
         if not restarts.all():
             due = self.episode.due(self._inner_step, waiting)
             if waiting.any() and self.episode.holds(before):
                 before = tree_map(torch.clone, before)
-            self._state = self.episode.step(before, torch.from_numpy(checked).to(self._device), due, donate=True)
+            self._now = self.episode.step(before[0], torch.from_numpy(checked).to(self._device), due, donate=True)
         if restarts.any():
-            self._state = self._restarted(restarts, before)
+            self._now = self._restarted(restarts, before)
         elif waiting.any():
-            self._state = select(torch.from_numpy(waiting).to(self._device), before, self._state)
-        arrays, info = self._fetch()
-        arrays["reward"][waiting] = 0.0
-        terminated, observation = arrays["terminated"], _observation(arrays)
+            self._now = select(torch.from_numpy(waiting).to(self._device), before, self._now)
+        host = self._fetch()
+        observation, reward, terminated, info = host.observation, host.reward, host.terminated, host.info
+        reward[waiting] = 0.0
         self._record(info, restarts)
         ending = terminated & ~waiting
         if ending.any():
@@ -233,7 +236,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self._ended = terminated.copy()
         if ending.any() and self.autoreset_mode == AutoresetMode.SAME_STEP:
             observation, info = self._restart_at_once(observation, info, ending, before)
-        return observation, arrays["reward"], terminated, np.zeros_like(terminated), info
+        return observation, reward, terminated, np.zeros_like(terminated), info
 
     def snapshot(self) -> Snapshot:
         """Everything that the future of this environment depends on.
@@ -241,9 +244,10 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         Raises:
             gymnasium.error.ResetNeeded: `reset` was never called.
         """
-        if self._state is None:
+        if self._now is None:
             raise gym.error.ResetNeeded("call reset() before snapshot()")
-        state = tree_map(torch.clone, self._state) if self.episode.holds(self._state) else self._state
+        state = self._now[0]
+        state = tree_map(torch.clone, state) if self.episode.holds(state) else state
         return Snapshot(state, self._env_seeds.copy(), self._episodes.copy(), self._ended.copy(), self._settings.copy())
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -257,10 +261,11 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             raise TypeError(f"restore takes what snapshot() gave, not {what_is(snapshot)}")
         if differ := differences(snapshot.settings, self._settings):
             raise ValueError(f"the snapshot is of an environment with {', '.join(differ)}; restore it to one like it")
-        self._state = tree_map(lambda x: x.to(self._device), snapshot.state)
+        state = tree_map(lambda x: x.to(self._device), snapshot.state)
+        self._now = state, self.episode.time_step(state)
         self._env_seeds, self._episodes = snapshot.env_seeds.copy(), snapshot.episodes.copy()
         self._ended = snapshot.ended.copy()
-        _, info = self._fetch()
+        info = self._fetch().info
         if self._history is not None:
             self._history.add(info, np.ones(self.num_envs, dtype=bool))
 
@@ -282,7 +287,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _seed(self, seed: int | Sequence[int | None] | None, mask: NDArray[np.bool_]) -> None:
         """Gives the masked envs the seeds of the episodes that they are about to begin."""
-        if seed is None and self._state is not None:
+        if seed is None and self._now is not None:
             self._episodes[mask] += 1
             return
         seeds, first = seeds_given(seed, self.num_envs)
@@ -295,17 +300,17 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             else:
                 self._env_seeds[i], self._episodes[i] = given, 0
 
-    def _begin(self, mask: NDArray[np.bool_], initial_lr: InitialLR | None = None) -> EpisodeState:
-        """The state with new episodes where the mask holds."""
+    def _begin(self, mask: NDArray[np.bool_], initial_lr: InitialLR | None = None) -> Now:
+        """All environments, with new episodes where the mask holds."""
         seeds = draws.episode_seeds(self._env_seeds, self._episodes)
         fresh = self.episode.reset(seeds[mask].tolist(), initial_lr)
         self._ended = self._ended & ~mask
-        if self._state is None or mask.all():
+        if self._now is None or mask.all():
             return fresh
-        return scatter(torch.from_numpy(np.flatnonzero(mask)).to(self._device), fresh, self._state)
+        return scatter(torch.from_numpy(np.flatnonzero(mask)).to(self._device), fresh, self._now)
 
-    def _restarted(self, mask: NDArray[np.bool_], before: EpisodeState) -> EpisodeState:
-        """The state with the next episodes where the mask holds; `before` is the one that this decision began in.
+    def _restarted(self, mask: NDArray[np.bool_], before: Now) -> Now:
+        """All environments, with the next episodes where the mask holds; this decision began in `before`.
 
         Beginning a few episodes takes nearly as long as beginning all. So where episodes end at different times, the
         next ones of all envs are prepared together, and again when half of them are used.
@@ -313,7 +318,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self._episodes[mask] += 1
         if mask.all():
             return self._begin(mask)
-        assert self._state is not None
+        assert self._now is not None
         following = draws.episode_seeds(self._env_seeds, self._episodes + ~mask)
         if self._prepared is None or (self._prepared.seeds == following).sum() <= self.num_envs // 2:
             self._prepared = Prepared(following, self.episode.reset(following.tolist()))
@@ -321,37 +326,35 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             return self._begin(mask)
         self._ended = self._ended & ~mask
         rows = torch.from_numpy(np.flatnonzero(mask)).to(self._device)
-        return replace_rows(rows, self._prepared.state, self._state, before)
+        return replace_rows(rows, self._prepared.begun, self._now, before)
 
     def _restart_at_once(
-        self, observation: Array, info: dict[str, Any], mask: NDArray[np.bool_], before: EpisodeState
+        self, observation: Array, info: dict[str, Any], mask: NDArray[np.bool_], before: Now
     ) -> tuple[Array, dict[str, Any]]:
         """SAME_STEP: what ended goes to `final_obs` and `final_info`, new episodes take its place."""
         final_obs = np.full(self.num_envs, None, dtype=object)
         for i in np.flatnonzero(mask):
             final_obs[i] = row(observation, i)
         final = {name: np.where(_along(mask, x), x, np.zeros_like(x)) for name, x in info.items() if name[0] != "_"}
-        self._state = self._restarted(mask, before)
-        arrays, info = self._fetch()
+        self._now = self._restarted(mask, before)
+        host = self._fetch()
+        info = host.info
         self._record(info, mask)
         masks = {f"_{name}": mask.copy() for name in final}
         info |= {"final_obs": final_obs, "_final_obs": mask.copy(), "final_info": final | masks}
-        return _observation(arrays), info | {"_final_info": mask.copy()}
+        return host.observation, info | {"_final_info": mask.copy()}
 
-    def _fetch(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """The outcome's parts on the host, and those of them that are info."""
-        assert self._state is not None
-        arrays = self.episode.answers(self._state)
-        self._inner_step = arrays["inner_step"].copy()
-        asked = ("reward", "terminated", "observation")
-        return arrays, {name: x for name, x in arrays.items() if name.partition("/")[0] not in asked}
+    def _fetch(self) -> Any:
+        """The present time step with arrays in the place of tensors; rewards are float64, as Gymnasium's are."""
+        assert self._now is not None
+        host = to_host(self._now[1])
+        self._inner_step = host.info["inner_step"].copy()
+        return host._replace(reward=host.reward.astype(np.float64))
 
     def _add_test(self, info: dict[str, Any], mask: NDArray[np.bool_]) -> None:
-        assert self._state is not None
+        assert self._now is not None
         rows = torch.from_numpy(np.flatnonzero(mask)).to(self._device)
-        tested = self.episode.test(self._state, rows)
-        results = torch.stack(list(tested.values())).cpu().numpy()
-        for name, result in zip(tested, results, strict=True):
+        for name, result in to_host(self.episode.test(self._now[0], rows)).items():
             info[name] = np.full(self.num_envs, np.nan, result.dtype)
             info[name][mask] = result
             info[f"_{name}"] = mask.copy()
@@ -381,13 +384,6 @@ def row(observation: Any, i: Any) -> Any:
     if isinstance(observation, dict):
         return {name: x[i].copy() for name, x in observation.items()}
     return observation[i].copy()
-
-
-def _observation(arrays: dict[str, Array]) -> Any:
-    """The observation among the parts of an outcome."""
-    if "observation" in arrays:
-        return arrays["observation"]
-    return {name.partition("/")[2]: x for name, x in arrays.items() if name.startswith("observation/")}
 
 
 def _along(mask: NDArray[np.bool_], x: Array) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 Shape = Sequence[int]
 """Shape of one example: (channels, height, width) for images, (features,) otherwise."""
 NetworkFactory = Callable[[Shape, int], nn.Module]
-"""(shape of an example, number of classes) -> a freshly initialised module."""
+"""(shape of an example, number of outputs: of classes, or of numbers to predict) -> a freshly initialised module."""
 
 
 class Residual(nn.Module):
@@ -46,6 +46,33 @@ def mlp(*hidden: int, activation: Callable[[], nn.Module] = nn.ReLU) -> NetworkF
             layers += [nn.Linear(width, units), activation()]
             width = units
         return nn.Sequential(*layers, nn.Linear(width, classes))
+
+    return make
+
+
+def batch_norm_mlp(*hidden: int, activation: Callable[[], nn.Module] = nn.ReLU) -> NetworkFactory:
+    """A multilayer perceptron with batch normalisation ahead of each activation (Ioffe & Szegedy 2015)."""
+
+    def make(shape: Shape, classes: int) -> nn.Module:
+        layers: list[nn.Module] = [nn.Flatten()]
+        width = math.prod(shape)
+        for units in hidden:
+            layers += [nn.Linear(width, units, bias=False), nn.BatchNorm1d(units), activation()]
+            width = units
+        return nn.Sequential(*layers, nn.Linear(width, classes))
+
+    return make
+
+
+def residual_mlp(width: int = 64, blocks: int = 2, activation: Callable[[], nn.Module] = nn.GELU) -> NetworkFactory:
+    """A perceptron of residual blocks x + W2 activation(W1 layer_norm(x)) between two linear layers."""
+
+    def make(shape: Shape, classes: int) -> nn.Module:
+        layers: list[nn.Module] = [nn.Flatten(), nn.Linear(math.prod(shape), width)]
+        for _ in range(blocks):
+            branch = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), activation(), nn.Linear(width, width))
+            layers.append(Residual(branch, nn.Identity()))
+        return nn.Sequential(*layers, nn.LayerNorm(width), nn.Linear(width, classes))
 
     return make
 

@@ -13,10 +13,11 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")
+O = TypeVar("O")  # noqa: E741 - output, as S is the state
 Compile = bool | Literal["graph"]
 """False runs operations one by one; True compiles them, and captures decisions on CUDA; "graph" captures alone."""
 Recording = Callable[[Callable[[], None]], Callable[[], object]]
@@ -103,17 +104,19 @@ class _Graph(NamedTuple):
 
     inputs: list[Tensor]  # the other arguments
     replay: Callable[[], object]
+    output: list[Any]  # of the last run, in tensors that replays write to
 
 
-class Captured(Generic[S]):
-    """A function (state, ...) -> state that is recorded once for each shape of its arguments, then replayed.
+class Captured(Generic[S, O]):
+    """A function (state, ...) -> (state, output) that is recorded once for each shape of its arguments, then replayed.
 
     A recording reads and writes tensors in fixed places. Arguments are copied there, unless they are there already, and
-    the state that comes out lies where the state that went in lay.
+    the state that comes out lies where the state that went in lay. Outputs lie in places of their own.
 
     Args:
         function: takes a tree of tensors, the state, and more trees of tensors and plain values; gives a state of the
-            same structure and shapes. It neither waits for the device nor changes its arguments.
+            same structure and shapes, and another tree of tensors, the output. It neither waits for the device nor
+            changes its arguments.
         record: `cuda_graph` of a device, or a stand-in.
         what: is captured, for errors.
 
@@ -122,21 +125,21 @@ class Captured(Generic[S]):
             waits for the device, or the device fails.
     """
 
-    def __init__(self, function: Callable[..., S], record: Recording, what: str = "the function") -> None:
+    def __init__(self, function: Callable[..., tuple[S, O]], record: Recording, what: str = "the function") -> None:
         self._function = function
         self._record = record
         self._what = what
         self._places: dict[tuple[Any, ...], _Place[S]] = {}
         self._graphs: dict[tuple[Any, ...], _Graph] = {}
 
-    def __call__(self, state: S, *arguments: Any, donate: bool = False) -> S:
-        """The next state.
+    def __call__(self, state: S, *arguments: Any, donate: bool = False) -> tuple[S, O]:
+        """The next state, and the output.
 
         Args:
             state: before.
             *arguments: the function's others; each plain value among them has a recording of its own.
-            donate: the caller gives the state away: the next one stays where the next call will overwrite it, instead
-                of being copied out.
+            donate: the caller gives the state away: the next one and the output stay where the next call will overwrite
+                them, instead of being copied out.
         """
         place = self._placed(state)
         others, structure = tree_flatten(arguments)
@@ -151,11 +154,17 @@ class Captured(Generic[S]):
             graph.replay()
         except RuntimeError as error:
             raise self._lost(error) from error
-        return place.state if donate else tree_unflatten(_copied(place.leaves), place.structure)
+        if donate:
+            return place.state, graph.output[0]
+        outputs, shape = tree_flatten(graph.output[0])
+        return tree_unflatten(_copied(place.leaves), place.structure), tree_unflatten(_copied(outputs), shape)
 
-    def holds(self, state: S) -> bool:
-        """Whether the next call may overwrite this state."""
-        return any(place.state is state for place in self._places.values())
+    def holds(self, tree: Any) -> bool:
+        """Whether the next call may overwrite a tensor of this tree."""
+        held = [x for place in self._places.values() for x in place.leaves]
+        held += [x for graph in self._graphs.values() for x in tree_flatten(graph.output)[0]]
+        memory = {x.untyped_storage().data_ptr() for x in held}
+        return any(x.untyped_storage().data_ptr() in memory for x in tree_flatten(tree)[0])
 
     def _placed(self, state: S) -> _Place[S]:
         for place in self._places.values():
@@ -176,11 +185,20 @@ class Captured(Generic[S]):
         arguments = tree_unflatten(inputs, structure)
         memory = {x.untyped_storage().data_ptr() for x in place.leaves}
 
+        output: list[O] = []
+
+        def freed(x: Tensor) -> Tensor:
+            """What lies in the place of another must leave before that is written to."""
+            return x.clone() if x.untyped_storage().data_ptr() in memory else x
+
         def run() -> None:
-            after = tree_flatten(self._function(place.state, *arguments))[0]
-            # What stays is in its place. What lies in the place of another must leave before that is written to.
-            moved = [(old, new) for old, new in zip(place.leaves, after, strict=True) if old is not new]
-            free = [new.clone() if new.untyped_storage().data_ptr() in memory else new for _, new in moved]
+            state, given = self._function(place.state, *arguments)
+            output[:] = [tree_map(freed, given)]
+            # What stays is in its place.
+            moved = [
+                (old, new) for old, new in zip(place.leaves, tree_flatten(state)[0], strict=True) if old is not new
+            ]
+            free = [freed(new) for _, new in moved]
             torch._foreach_copy_([old for old, _ in moved], free)
 
         before = _copied(place.leaves)
@@ -200,7 +218,7 @@ class Captured(Generic[S]):
                 f"{self._what} can't be captured as a CUDA graph ({_line(failed)}): the network or the optimizer waits "
                 "for the device, as by .item() or a copy from the host; use compile=False"
             ) from failed
-        return _Graph([x for x in inputs if isinstance(x, Tensor)], replay)
+        return _Graph([x for x in inputs if isinstance(x, Tensor)], replay, output)
 
     def _lost(self, error: Exception) -> CaptureError:
         return CaptureError(

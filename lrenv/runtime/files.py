@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -91,6 +93,40 @@ def whole_lines(path: Path) -> list[str]:
     if whole != content:
         replace_file(path, whole)
     return whole.decode().split("\n")[:-1]
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file that holds one per line, as `append_line` writes them; none where there is no file.
+
+    A last line that is torn, or that the disk lost, is cut off.
+
+    Raises:
+        OSError: the file can't be written.
+        ValueError: another line holds no object, or the only one, which then is the beginning of somebody's own file.
+    """
+    found: list[dict[str, Any]] = []
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        entry = _json_object(line)
+        if entry is None:
+            if number < len(lines) or (number == 1 and line.endswith(b"\n")):
+                raise ValueError(f"{path} is damaged at line {number}")
+            with writing(path):
+                os.truncate(path, sum(map(len, lines[:-1])))
+            break
+        found.append(entry)
+    return found
+
+
+def _json_object(line: bytes) -> dict[str, Any] | None:
+    """What a line holds; None of one that is torn or holds something else."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
 
 
 def lock(descriptor: int, path: Path) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -53,6 +54,14 @@ def keep_memory() -> bool:
 def command_line() -> str:
     """What this process was started with, to be kept beside results: the program without its folder, and arguments."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def machine() -> str:
+    """What this process runs on, to be kept beside results: processor, threads, card if there is one, versions."""
+    card = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    threads = f"{torch.get_num_threads()} threads"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, lrenv {version('lrenv')}"
+    return ", ".join([platform.machine(), threads, *card, versions])
 
 
 @contextmanager

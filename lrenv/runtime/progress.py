@@ -32,13 +32,19 @@ def progress(total: int, unit: str, done: int = 0) -> Iterator[Report]:
     """
     console = Console(stderr=True)
     if console.is_terminal:
+        if _BARS:  # work within work has a line of its own below the other's
+            yield from _line_of(_BARS[-1], total, unit, done)
+            return
         columns = (
-            BarColumn(20), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TextColumn("<"),
-            TimeRemainingColumn(), TextColumn("{task.fields[status]}"),
+            BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), TimeElapsedColumn(),
+            TextColumn("<"), TimeRemainingColumn(), TextColumn("{task.fields[status]}"),
         )  # fmt: skip
         with Progress(*columns, console=console) as bar:
-            task = bar.add_task("", total=total, completed=done, status="")
-            yield lambda done, status="": bar.update(task, completed=done, status=status)
+            _BARS.append(bar)
+            try:
+                yield from _line_of(bar, total, unit, done)
+            finally:
+                _BARS.remove(bar)
         return
     begin = time.monotonic()
     last = begin - QUIET_SECONDS
@@ -51,3 +57,17 @@ def progress(total: int, unit: str, done: int = 0) -> Iterator[Report]:
             console.print(f"{done}/{total} {unit}, {now - begin:.0f} s  {status}", soft_wrap=True, highlight=False)
 
     yield line
+
+
+_BARS: list[Progress] = []
+"""The bar that is shown, if any: a terminal has room for one."""
+
+
+def _line_of(bar: Progress, total: int, unit: str, done: int) -> Iterator[Report]:
+    """A line of a bar, for as long as the generator runs; an outermost line stays to be read."""
+    task = bar.add_task("", total=total, completed=done, unit=unit, status="")
+    try:
+        yield lambda done, status="": bar.update(task, completed=done, status=status)
+    finally:
+        if len(bar.tasks) > 1:
+            bar.remove_task(task)
