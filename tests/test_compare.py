@@ -16,6 +16,7 @@ from scipy import stats
 from lrenv.agents import View
 from lrenv.agents.ppo.agent import Architecture, PPOController
 from lrenv.benchmark import Comparison, compare, comparison, evaluate, make_agent, tune
+from lrenv.benchmark.evaluation import Result
 from lrenv.benchmark.report import save_report
 from lrenv.benchmark.statistics import mean_std, paired, paired_t, welch
 from lrenv.benchmark.wording import cells
