@@ -20,6 +20,17 @@ out = pathlib.Path(sys.argv[1])
 out.mkdir(parents=True)
 (out / "runs.jsonl").write_text(json.dumps({"loss": 0.1, "seconds": 3, "file": str(out)}) + chr(10))
 """
+TABLES = """| time |
+| --- |
+| 9 |
+
+9
+
+| on | seconds | best |
+| --- | --- | --- |
+| a1 | 7 | -1.5 ± 2e-3 |
+| time | 7 | 8 |
+"""
 
 
 @pytest.fixture
@@ -52,6 +63,7 @@ def test_the_last_digit_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_parts_and_numbers_that_are_missing_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = recorded(tmp_path / "before.json", one=[1, 2], two=[1])
     after = recorded(tmp_path / "after.json", one=[1], three=[1])
+    assert differences([1], [1, 2]) == ["1 of 2 numbers differ, relatively by 0 at most", "/1 is only after"]
     assert main(["compare", before, after]) == main(["compare", after, before]) == 1
     said = capsys.readouterr().out
     assert "one: 1 of 2 numbers differ, relatively by 0 at most\n    /1 is only before" in said
@@ -73,7 +85,7 @@ def test_durations_paths_and_versions_are_left_out(tmp_path: Path) -> None:
         "runs.jsonl": '{"loss": 0.5, "seconds": 2, "path": "x", "versions": {"torch": 2}}\n{"loss": NaN, "ok": true}\n',
         "summary.json": '{"settings": {"seed": 1}, "curve": {"dtype": "float32", "values": [1, "inf", "nan"]}}',
         "progress.csv": "loss,time/seconds,kept\n0.25,3,\n",
-        "results.md": "9\n\n| on | seconds | best |\n| --- | --- | --- |\n| a1 | 7 | -1.5 ± 2e-3 |\n| time | 7 | 8 |\n",
+        "results.md": TABLES,
         "comparison.png": "1",
     }
     for name, text in files.items():
