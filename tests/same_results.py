@@ -29,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,10 @@ def made(commands: Sequence[str]) -> dict[str, Any]:
     Raises:
         RuntimeError: a command failed; the message ends with what it said.
     """
-    same = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    same = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
+        advertise(Path(folder))
+        same["PYTHONPATH"] = f"{ROOT}{os.pathsep}{folder}"
         out = Path(folder) / "out"
         for command in commands:
             argv = [sys.executable, *(word.format(out=out) for word in command.split())]
@@ -83,6 +86,17 @@ def made(commands: Sequence[str]) -> dict[str, Any]:
                 raise RuntimeError(f"{' '.join(argv)} has the exit status {done.returncode}: {done.stderr[-2000:]}")
         found = {path.relative_to(out).as_posix(): numbers(path) for path in sorted(out.rglob("*"))}
     return {name: own for name, own in found.items() if own}
+
+
+def advertise(folder: Path) -> None:
+    """Makes the checkout's entry points known to a Python with the folder on its path, whatever else is installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = project.get("entry-points", {}).items()
+    lines = [line for name, own in groups for line in (f"[{name}]", *map(" = ".join, own.items()))]
+    info = folder / f"{project['name']}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
+    (info / "entry_points.txt").write_text("\n".join(lines))
 
 
 def numbers(path: Path) -> Any:

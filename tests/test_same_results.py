@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import subprocess
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,18 @@ def test_what_is_there_is_not_made_again(
     assert json.loads(file.read_text()) == found
     assert main(["record", str(file)]) == 0
     assert list(json.loads(file.read_text())) == commands
+
+
+def test_entry_points_are_those_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "lrenv"\nversion = "9"\n[project.entry-points."lrenv.agents"]\nown = "some:where"\n'
+    )
+    monkeypatch.setattr(same_results, "ROOT", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    (tmp_path / "path").mkdir()
+    same_results.advertise(tmp_path / "path")
+    assert [(point.name, point.value) for point in entry_points(group="lrenv.agents")] == [("own", "some:where")]
+    assert version("lrenv") == "9"
 
 
 def test_unknown_parts_are_refused(tmp_path: Path, commands: list[str]) -> None:
