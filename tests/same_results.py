@@ -177,11 +177,13 @@ def record(file: Path, only: Sequence[str]) -> int:
             print(f"{name} failed: {error}", flush=True)
             failed = True
             continue
-        found[name] = {"seconds": round(time.monotonic() - begin, 1), "numbers": own}
+        seconds = round(time.monotonic() - begin, 1)
+        # Read anew, for another process may have made other parts meanwhile.
+        found = (json.loads(file.read_text()) if file.exists() else {}) | {name: {"seconds": seconds, "numbers": own}}
         partial = file.with_name(f"{file.name}.partial")
         partial.write_text(json.dumps(found))
         partial.replace(file)
-        print(f"{name}: {len(list(flat(own)))} numbers in {found[name]['seconds']} s", flush=True)
+        print(f"{name}: {len(list(flat(own)))} numbers in {seconds} s", flush=True)
     return int(failed)
 
 
