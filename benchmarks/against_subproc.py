@@ -19,8 +19,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 import lrenv  # noqa: F401 - registers the environments
 from environments import WARM_UP
 from harness import Build, Sized, Turn, race, rate, report
-from lrenv.process import keep_memory
-from lrenv.sb3_vec_env import LearningRateVecEnv
+from lrenv.envs.sb3_vec_env import LearningRateVecEnv
+from lrenv.runtime.process import keep_memory
 
 
 @dataclass(frozen=True)

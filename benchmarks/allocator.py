@@ -1,4 +1,4 @@
-"""What `lrenv.process.keep_memory` gains: `python benchmarks/allocator.py`."""
+"""What `lrenv.runtime.process.keep_memory` gains: `python benchmarks/allocator.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tyro
 
 from environments import parts, stepped
 from harness import Build, Sized, Turn, race, rate, report
-from lrenv.process import keep_memory
+from lrenv.runtime.process import keep_memory
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from environments import parts, stepped
 from harness import Race, Row, Sized, number, peak_mib, rate, report
-from lrenv.process import keep_memory
+from lrenv.envs import vector_env
+from lrenv.runtime.process import keep_memory
 
 SIDE = 2048
 """Of the matrices whose product measures what the machine can do."""
@@ -93,7 +94,7 @@ def measure(settings: Breakdown) -> Race:
     for owner, method, part in (
         (env.episode.trainee, "unroll", TRAINING), (env.episode, "_measure", MEASURING),
         (env.episode, "reset", "new episodes"), (env.episode.trainee, "evaluate", EAGER),
-        (env.episode, "answers", "answers, to the host"),
+        (vector_env, "to_host", "time steps, to the host"),
     ):  # fmt: skip
         watch.watch(owner, method, part)
     turns = []

@@ -12,10 +12,11 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from harness import Build, Sized, Turn, rate
-from lrenv.episode import Episode
-from lrenv.process import keep_memory
-from lrenv.tasks import make_task
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.episode import Episode
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.runtime.process import keep_memory
+from lrenv.runtime.transfer import to_host
+from lrenv.training.tasks import make_task
 
 WARM_UP = 2
 """Decisions that don't count. The second starts from what a decision made, for which graphs may compile once more."""
@@ -56,12 +57,12 @@ def decisions(
         # Always from the same state: far beyond the budget, vanishing gradients would be slow denormal numbers.
         state, steps, nobody = start, np.zeros(envs, np.int64), np.zeros(envs, bool)
         for _ in range(number):
-            state = episode.step(state, action, episode.due(steps, nobody))
+            state, time_step = episode.step(state, action, episode.due(steps, nobody))
             steps += episode.task.interval
-            episode.answers(state)
+            to_host(time_step)
 
     with torch.no_grad():
-        start = episode.reset(range(envs))
+        start, _ = episode.reset(range(envs))
     run(WARM_UP)
     return partial(rate, partial(run, number), units=number * envs * episode.task.interval)
 

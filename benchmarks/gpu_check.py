@@ -35,19 +35,19 @@ from torch._C._autograd import DeviceType
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.profiler import ProfilerActivity, profile
 
-from agents.outer_gradients import ESTIMATORS, perturbations, sampled
-from agents.ppo_learner import PPOTraining
-from agents.ppo_settings import PPOSettings
 from loops import modules
-from lrenv.compiling import Compile
+from lrenv.agents.learned_optimizer.gradient_estimators import ESTIMATORS, perturbations, sampled
+from lrenv.agents.ppo.settings import PPOSettings
+from lrenv.agents.ppo.training import PPOTraining
 from lrenv.data import Data, Split
-from lrenv.episode import Episode
-from lrenv.hypergradients import forward
-from lrenv.networks import lenet5, resnet18
-from lrenv.process import keep_memory
-from lrenv.tasks import Task, make_task
-from lrenv.trainee import Trainee
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.episode import Episode
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.networks.architectures import lenet5, resnet18
+from lrenv.runtime.compiling import Compile
+from lrenv.runtime.process import keep_memory
+from lrenv.training.hypergradients import forward
+from lrenv.training.tasks import Task, make_task
+from lrenv.training.trainee import Trainee
 from throughput import clocked
 
 MODES: dict[str, Compile] = {"eager": False, "captured": "graph", "compiled": True}
@@ -315,13 +315,13 @@ def decider(task: Task, n: int, device: str, compile: Compile) -> Callable[[int]
     """What takes a number of decisions in n trainees, from the same state each time."""
     episode = Episode(task, "set-raw", device=device, compile=compile)
     action = torch.full((n, 1), 1e-3, device=device)
-    start = episode.reset(range(n))
+    start, _ = episode.reset(range(n))
 
     @torch.no_grad()
     def run(number: int) -> None:
         state = start
         for _ in range(number):
-            state = episode.step(state, action, donate=True)
+            state, _ = episode.step(state, action, donate=True)
 
     return run
 

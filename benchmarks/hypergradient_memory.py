@@ -10,9 +10,9 @@ import torch
 import tyro
 
 from harness import Build, Sized, Turn, peak_mib, race, report
-from lrenv.hypergradients import Hypergradient, forward, reverse
-from lrenv.tasks import make_task
-from lrenv.trainee import Trainee
+from lrenv.training.hypergradients import Hypergradient, forward, reverse
+from lrenv.training.tasks import make_task
+from lrenv.training.trainee import Trainee
 
 METHODS: dict[str, Callable[..., Hypergradient]] = {
     "reverse, plain": partial(reverse, checkpoint=False),

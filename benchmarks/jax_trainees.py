@@ -19,7 +19,7 @@ from torch.nn.modules.utils import _pair
 
 from harness import Turn, rate
 from loops import LR, normalised, piece, plain_task
-from lrenv.tasks import Task
+from lrenv.training.tasks import Task
 
 Params = list[tuple[Array, ...]]
 """Weight and bias of each layer that has them."""
@@ -28,7 +28,7 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
 
 class Seen(NamedTuple):
-    """What a decision measures of one trainee besides its losses, as `lrenv.episode` does."""
+    """What a decision measures of one trainee besides its losses, as `lrenv.envs.episode` does."""
 
     predictions: Array  # class probabilities on the validation examples
     best_loss: Array

@@ -1,7 +1,7 @@
 """Ways to compute the convolutions and pools of one or several trainees: `python benchmarks/layers.py`.
 
-The rules of `lrenv.layers` and `Trainee.groups` follow from this: trainees with convolutions one by one on a CPU,
-channels innermost where they fill vectors, plain maxima where no gradient is wanted.
+The rules of `lrenv.networks.layers` and `Trainee.groups` follow from this: trainees with convolutions one by one on a
+CPU, channels innermost where they fill vectors, plain maxima where no gradient is wanted.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import tyro
 from torch import Tensor
 
 from harness import Build, Turn, race, rate, report
-from lrenv.pooling import max_pool_pairs
-from lrenv.process import keep_memory
+from lrenv.networks.pooling import max_pool_pairs
+from lrenv.runtime.process import keep_memory
 
 LAYERS = {
     "LeNet-5's first": (1, 6, 28, 5, 2),
@@ -87,7 +87,7 @@ def kernel(x: Tensor) -> Tensor:
 
 
 def maxima(x: Tensor) -> Tensor:
-    """What `lrenv.layers` does without a gradient."""
+    """What `lrenv.networks.layers` does without a gradient."""
     with torch.no_grad():
         return max_pool_pairs(x)
 

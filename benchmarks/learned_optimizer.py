@@ -12,12 +12,12 @@ from functools import partial
 import torch
 import tyro
 
-from agents.learned_optimizer import Architecture, LearnedOptimizer
 from harness import STEPS_RATE, Build, Settings, Turn, race, rate, report
-from lrenv.optimizers import OptimizerFactory
-from lrenv.process import keep_memory
-from lrenv.tasks import make_task
-from lrenv.trainee import Trainee
+from lrenv.agents.learned_optimizer.agent import Architecture, LearnedOptimizer
+from lrenv.runtime.process import keep_memory
+from lrenv.training.optimizers import OptimizerFactory
+from lrenv.training.tasks import make_task
+from lrenv.training.trainee import Trainee
 
 
 @dataclass(frozen=True)

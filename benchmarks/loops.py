@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from harness import Turn, rate
 from lrenv.data import Split
-from lrenv.process import keep_memory
-from lrenv.tasks import Task, make_task
+from lrenv.runtime.process import keep_memory
+from lrenv.training.tasks import Task, make_task
 
 LR = 1e-3
 MODULES = 2

@@ -12,8 +12,8 @@ from rich.progress import track
 
 from environments import stepping
 from harness import Race, Row, Sized, number, peak_mib, report
-from lrenv.tasks import make_task
-from lrenv.trainee import Trainee
+from lrenv.training.tasks import make_task
+from lrenv.training.trainee import Trainee
 
 
 @dataclass(frozen=True)

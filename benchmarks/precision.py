@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from harness import Race, Row, Settings, number, peak_mib, report
-from lrenv.process import keep_memory
-from lrenv.tasks import make_task
-from lrenv.trainee import PRECISIONS
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.runtime.process import keep_memory
+from lrenv.training.tasks import make_task
+from lrenv.training.trainee import PRECISIONS
 
 
 @dataclass(frozen=True)

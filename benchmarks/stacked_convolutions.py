@@ -22,11 +22,11 @@ import tyro
 from torch import Tensor
 from torch.func import grad
 
-from lrenv import convolutions
-from lrenv.compiling import compiled, cuda_graph
-from lrenv.layers import _fold, _unfold
-from lrenv.networks import lenet5
-from lrenv.stacked import Network
+from lrenv.networks import convolutions
+from lrenv.networks.architectures import lenet5
+from lrenv.networks.layers import _fold, _unfold
+from lrenv.networks.stacked import Network
+from lrenv.runtime.compiling import compiled, cuda_graph
 
 LAYERS = {"first": (1, 6, 28, 5, 2), "second": (6, 16, 14, 5, 0)}
 """LeNet-5's convolutions: channels in and out, side, kernel, padding."""

@@ -14,9 +14,9 @@ import tyro
 from gymnasium.vector import AutoresetMode
 
 from harness import STEPS_RATE, Sized, Turn, race, rate, report
-from lrenv.process import keep_memory
-from lrenv.tasks import make_task
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.runtime.process import keep_memory
+from lrenv.training.tasks import make_task
 
 FATAL = 1e30
 """A rate that no training survives."""

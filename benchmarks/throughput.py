@@ -14,12 +14,12 @@ from typing import Any
 
 import tyro
 
-from agents.ppo_learner import PPOTraining
-from agents.ppo_settings import PPOSettings
 from environments import stepping
 from harness import STEPS_RATE, Race, Row, Settings, number, peak_mib, race, rate, report
-from lrenv.process import keep_memory
-from lrenv.tasks import make_task
+from lrenv.agents.ppo.settings import PPOSettings
+from lrenv.agents.ppo.training import PPOTraining
+from lrenv.runtime.process import keep_memory
+from lrenv.training.tasks import make_task
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import tyro
 
 from environments import decisions
 from harness import STEPS_RATE, Build, Sized, Turn, race, rate, report
-from lrenv.lookahead import Lookahead
-from lrenv.process import keep_memory
-from lrenv.tasks import make_task
-from lrenv.trainee import Trainee
+from lrenv.runtime.process import keep_memory
+from lrenv.training.lookahead import Lookahead
+from lrenv.training.tasks import make_task
+from lrenv.training.trainee import Trainee
 
 PARTS = {
     "hypergradient": ("set-raw", "hypergradient"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from lrenv.benchmark import controller_file
+from lrenv.controllers import controller_file
 
 
 def convert(path: Path) -> bool:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, jvp
 
-from lrenv import convolutions
-from lrenv.stacked import Network
+from lrenv.networks import convolutions
+from lrenv.networks.stacked import Network
 
 CASES: dict[str, tuple[int, int, int, int, int, int, int, int, tuple[int, int]]] = {
     "LeNet's first": (2, 2, 1, 4, 4, 6, 5, 5, (2, 2)),

@@ -316,11 +316,14 @@ def base_files() -> dict[str, bytes]:
 def _savers() -> dict[str, Callable[[Path], Any]]:
     import torch
 
-    from agents import coordinatewise, learned_optimizer, ppo
-    from agents.fds import FDS
-    from agents.lstm_policies import NOH, DMopt
-    from agents.search import Search
-    from lrenv.benchmark import View, controller_file
+    from lrenv.agents.fds.agent import FDS
+    from lrenv.agents.fds.random_search import Search
+    from lrenv.agents.learned_optimizer import agent as learned_optimizer
+    from lrenv.agents.noh import lstm as coordinatewise
+    from lrenv.agents.noh.agent import NOH, DMopt
+    from lrenv.agents.ppo import agent as ppo
+    from lrenv.benchmark import View
+    from lrenv.controllers import controller_file
 
     torch.manual_seed(0)
     trained = {
@@ -360,8 +363,9 @@ def mutated(seed: int, i: int) -> tuple[str, str, bytes]:
 
 def outcome(path: Path) -> str:
     """What becomes of a file: "refused", "harmless", or what went wrong."""
-    from lrenv.benchmark import controller_file, make_agent
-    from lrenv.benchmark.controller_file import ControllerFileError
+    from lrenv.benchmark import make_agent
+    from lrenv.controllers import controller_file
+    from lrenv.controllers.controller_file import ControllerFileError
 
     try:
         kind = "checkpoint" if controller_file.read_metadata(path)["kind"] == "checkpoint" else "controller"
@@ -398,8 +402,8 @@ def act(agent: Any) -> None:
     """A few decisions on small networks; environments refuse actions that aren't finite."""
     from lrenv import networks
     from lrenv.data import from_arrays
-    from lrenv.tasks import Task
-    from lrenv.vector_env import LearningRateVectorEnv
+    from lrenv.envs.vector_env import LearningRateVectorEnv
+    from lrenv.training.tasks import Task
 
     rng = np.random.default_rng(0)
     arrays = [x for size in (12, 6, 6) for x in (rng.standard_normal((size, 5)), np.arange(size) % 3)]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from agents.learned_optimizer_settings import LearnedOptimizerSettings
 from lrenv import networks
+from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
 
 
 def smooth_conv_net(shape: networks.Shape, classes: int) -> nn.Module:

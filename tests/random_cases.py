@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lrenv import networks
-from lrenv.env import LearningRateEnv
-from lrenv.tasks import Task, make_task
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.env import LearningRateEnv
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.training.tasks import Task, make_task
 
 Array = NDArray[Any]
 MODES = ("NextStep", "SameStep", "Disabled")

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from random_cases import MODES, TASKS, Case
 from torch.utils._pytree import tree_leaves
 
-from lrenv.controls import KINDS
-from lrenv.optimizers import OPTIMIZERS
-from lrenv.process import keep_memory
-from lrenv.rewards import REWARDS
-from lrenv.signals import OBSERVATIONS, WHITE_BOX
-from lrenv.tasks import Task, make_task, tasks
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.actions import KINDS
+from lrenv.envs.observations import OBSERVATIONS, WHITE_BOX
+from lrenv.envs.rewards import REWARDS
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.runtime.process import keep_memory
+from lrenv.training.optimizers import OPTIMIZERS
+from lrenv.training.tasks import Task, make_task, tasks
 
 PLAYED = 200
 """Decisions of each environment."""

@@ -17,17 +17,21 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from torch.utils._pytree import tree_flatten
 
 import lrenv
-from lrenv import draws
-from lrenv.env import LearningRateEnv
-from lrenv.episode import Episode
-from lrenv.sb3_vec_env import LearningRateVecEnv
-from lrenv.tasks import Task
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.env import LearningRateEnv
+from lrenv.envs.episode import Episode
+from lrenv.envs.sb3_vec_env import LearningRateVecEnv
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.randomness import draws
+from lrenv.training.tasks import Task
 
 Array = NDArray[Any]
 SEEDS, EPISODES = (11, 12, 13), 3
 SETTINGS: dict[str, Any] = {"dtype": "float64", "device": "cpu"}
-EMBEDDED = ("noisy-quadratic", "two-minima", "digits-logreg", "digits-mlp", "mnist1d-mlp")
+EMBEDDED = (
+    "noisy-quadratic", "power-law-hard", "two-minima", "digits-logreg", "digits-mlp", "mnist1d-mlp", "digits-conv",
+    "mnist1d-residual",
+    "text-mlp", "text-transformer", "shuttle-mlp", "doctor-visits-mlp", "co2-mlp", "photo-mlp",
+)  # fmt: skip
 INFO = ("train_loss", "val_loss", "val_accuracy", "lr", "inner_step", "diverged")
 
 Trajectory = list[list[dict[str, Array]]]
@@ -44,14 +48,14 @@ def through_core(task: Task, n: int) -> Trajectory:
     trajectory: Trajectory = []
     for episode in range(EPISODES):
         with torch.no_grad():
-            state = core.reset(draws.episode_seeds(np.array(SEEDS[:n]), np.full(n, episode)).tolist())
-            states = [state]
+            state, first = core.reset(draws.episode_seeds(np.array(SEEDS[:n]), np.full(n, episode)).tolist())
+            time_steps = [first]
             for k in range(core.decisions):
-                states.append(core.step(states[-1], torch.from_numpy(action(episode, k, n))))
-            tested = core.test(states[-1], torch.arange(n))
-        outcomes = [core.outcome(s) for s in states]
+                state, time_step = core.step(state, torch.from_numpy(action(episode, k, n)))
+                time_steps.append(time_step)
+            tested = core.test(state, torch.arange(n))
         rows = [
-            {"observation": o.observation, "reward": o.reward, "terminated": o.terminated} | o.info for o in outcomes
+            {"observation": t.observation, "reward": t.reward, "terminated": t.terminated} | t.info for t in time_steps
         ]
         rows[-1] |= tested
         trajectory.append([{name: np.asarray(x) for name, x in row.items()} for row in rows])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from agents import View, make_agent
+from lrenv.agents import View, make_agent
 from lrenv.benchmark import AgentError, evaluate
-from lrenv.tasks import Task, make_task
+from lrenv.training.tasks import Task, make_task
 
 NOISY = make_task("noisy-quadratic", budget=20, interval=5)
 

@@ -15,17 +15,17 @@ from conftest import blobs
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from agents.outer_training import train
-from agents.ppo_learner import PPOTraining
-from agents.ppo_settings import PPOSettings
-from lrenv import ambient
+from lrenv.agents.outer.training import train
+from lrenv.agents.ppo.settings import PPOSettings
+from lrenv.agents.ppo.training import PPOTraining
 from lrenv.benchmark.evaluation import evaluate
-from lrenv.episode import Episode
-from lrenv.files import alone
-from lrenv.hypergradients import forward, reverse
-from lrenv.tasks import Task
-from lrenv.trainee import Trainee
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.episode import Episode
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.runtime import ambient
+from lrenv.runtime.files import alone
+from lrenv.training.hypergradients import forward, reverse
+from lrenv.training.tasks import Task
+from lrenv.training.trainee import Trainee
 
 F64 = torch.float64
 
@@ -178,7 +178,7 @@ def test_the_core_gives_the_same_numbers_and_derivatives(name: str) -> None:
         back = reverse(trainee, start, schedule, 4)
         ahead = forward(trainee, start, schedule, 4)
         episode = Episode(task(plain), dtype=F64)
-        state = episode.step(episode.reset([0, 1]), torch.full((2, 1), 0.3, dtype=F64, device="cpu"))
+        state, _ = episode.step(episode.reset([0, 1])[0], torch.full((2, 1), 0.3, dtype=F64, device="cpu"))
         tested = episode.test(state, torch.tensor([0, 1], device="cpu"))
         values = [back.objective, back.gradient["lr"], ahead.gradient["lr"], state.trainee.params, *tested.values()]
         return [value.detach() for value in values]

@@ -19,17 +19,18 @@ import pytest
 import torch
 from torch import nn
 
-from agents import View
-from agents.learned_optimizer import Architecture, LearnedOptimizer
 from lrenv import networks
-from lrenv.benchmark import Comparison, cells, compare, comparison, controller_file, evaluate, tuning
+from lrenv.agents import View
+from lrenv.agents.learned_optimizer.agent import Architecture, LearnedOptimizer
+from lrenv.benchmark import Comparison, cells, compare, comparison, evaluate, tuning
 from lrenv.benchmark.cells import Cells, decoded, encoded
 from lrenv.benchmark.evaluation import ARRAYS, Result, joined
 from lrenv.benchmark.report import save_report
 from lrenv.benchmark.rows import FILES
-from lrenv.files import append_line, writing
-from lrenv.optimizers import adam
-from lrenv.tasks import LogUniform, make_task
+from lrenv.controllers import controller_file
+from lrenv.runtime.files import append_line, writing
+from lrenv.training.optimizers import adam
+from lrenv.training.tasks import LogUniform, make_task
 
 NOISY = make_task("noisy-quadratic", budget=20, interval=5)
 AGENTS = ("constant", "linear:peak=0.1", "learned")
@@ -314,13 +315,13 @@ def test_another_machine_is_another_setting(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_controller_that_was_trained_again_is_another(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    bytes_ = (Path(__file__).parents[1] / "agents" / "metz2019-cpu.safetensors").read_bytes()
+    bytes_ = (Path(__file__).parents[1] / "agents" / "learned_optimizer" / "metz2019-cpu.safetensors").read_bytes()
     path.write_bytes(bytes_)
     task = make_task("digits-logreg", budget=10)
     run(tmp_path / "out", task=task, agents=[path], seeds=1)
     tensors, metadata = controller_file.read(path)
     controller_file.write(path, {name: 2 * tensor for name, tensor in tensors.items()}, metadata)
-    with pytest.raises(FileExistsError, match="controllers's .*c.safetensors"):
+    with pytest.raises(FileExistsError, match="files's .*c.safetensors"):
         run(tmp_path / "out", task=task, agents=[path], seeds=1)
 
 

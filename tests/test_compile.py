@@ -13,10 +13,10 @@ from torch._dynamo.utils import counters
 
 from lrenv import Task
 from lrenv.data import Data
-from lrenv.episode import Episode
-from lrenv.signals import WHITE_BOX
-from lrenv.trainee import Trainee
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.episode import Episode
+from lrenv.envs.observations import WHITE_BOX
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.training.trainee import Trainee
 
 # Each compiles for tens of seconds with a C++ compiler, and torch warns of its own internals while it does.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -121,8 +121,8 @@ def test_many_compiled_environments_can_live_in_one_process(toy: Callable[..., T
     for rate in range(10):  # more than the graphs that the compiler allows one function
         episode = Episode(toy(initial_lr=float(rate + 1), optimizer="sgd"), compile=True)
         with torch.no_grad():
-            state = episode.reset([0, 1])
-            assert torch.equal(episode.step(state, torch.zeros(2, 1)).lr, torch.full((2, 1), rate + 1.0))
+            state, _ = episode.step(episode.reset([0, 1])[0], torch.zeros(2, 1))
+            assert torch.equal(state.lr, torch.full((2, 1), rate + 1.0))
 
 
 def test_a_compiled_trainee_can_still_be_differentiated(toy: Callable[..., Task]) -> None:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from triton_code import kernels, machine_code, triton_code
 
-from lrenv import draws
 from lrenv.benchmark import AgentError, evaluate, make_agent
-from lrenv.compiling import WARM_UPS, Captured, CaptureError, checked
-from lrenv.episode import Episode
+from lrenv.envs.episode import Episode
+from lrenv.randomness import draws
+from lrenv.runtime.compiling import WARM_UPS, Captured, CaptureError, checked
 
 
 class State(NamedTuple):
@@ -30,10 +30,11 @@ def recorded(function: Callable[[], None]) -> Callable[[], object]:
     return function
 
 
-def step(state: State, add: Tensor, twice: bool) -> State:
-    """Outputs that are inputs, lie in the memory of others, or are views of them."""
+def step(state: State, add: Tensor, twice: bool) -> tuple[State, dict[str, Tensor]]:
+    """States and outputs that are inputs, lie in the memory of others, or are views of them."""
     now = state.now + add * (2 if twice else 1)
-    return State(now, state.now, {"view": state.before[:1].expand(3), "sum": now.cumsum(0)}, state.seed)
+    after = State(now, state.now, {"view": state.before[:1].expand(3), "sum": now.cumsum(0)}, state.seed)
+    return after, {"new": now, "old": state.now, "view": state.before[1:], "seed": state.seed, "own": now * add}
 
 
 def fresh() -> State:
@@ -52,23 +53,27 @@ def test_a_captured_function_gives_what_it_gives_without(donate: bool) -> None:
     ours = theirs = fresh()
     for decision in range(6):
         add, twice = torch.full((3,), float(decision)), decision % 3 == 0
-        ours, theirs = captured(ours, add, twice, donate=donate), step(theirs, add, twice)
+        (ours, output), (theirs, expected) = captured(ours, add, twice, donate=donate), step(theirs, add, twice)
         assert equal(ours, theirs)
+        assert equal(output, expected)
 
 
 def test_states_stay_as_they_are_unless_they_are_given_away() -> None:
     captured = Captured(step, recorded)
     first = fresh()
-    second = captured(first, torch.ones(3), False)
-    third = captured(second, torch.ones(3), False)
+    second, output = captured(first, torch.ones(3), False)
+    third, _ = captured(second, torch.ones(3), False)
     assert equal(first, fresh())
-    assert equal(second, step(fresh(), torch.ones(3), False))
-    assert not captured.holds(third)
-    given = captured(third, torch.ones(3), False, donate=True)
+    assert equal((second, output), step(fresh(), torch.ones(3), False))
+    assert not captured.holds((third, output))
+    given, output = captured(third, torch.ones(3), False, donate=True)
     assert captured.holds(given)
-    kept = torch.utils._pytree.tree_map(torch.clone, given)
-    assert captured(given, torch.ones(3), False, donate=True) is given  # in place
-    assert not equal(given, kept)
+    assert captured.holds(output)
+    assert captured.holds(given._replace(now=torch.zeros(3))), "whatever tree its tensors are in"
+    kept = torch.utils._pytree.tree_map(torch.clone, (given, output))
+    again, _ = captured(given, torch.ones(3), False, donate=True)
+    assert again is given  # in place
+    assert not equal(given, kept[0])
 
 
 def test_a_function_is_recorded_once_for_each_shape_and_plain_value() -> None:
@@ -81,7 +86,7 @@ def test_a_function_is_recorded_once_for_each_shape_and_plain_value() -> None:
     captured = Captured(step, counted)
     state = fresh()
     for twice in (True, False, True, False):
-        state = captured(state, torch.rand(3), twice, donate=True)
+        state, _ = captured(state, torch.rand(3), twice, donate=True)
     assert len(recordings) == 2
     captured(State(*(torch.ones(2) for _ in range(2)), {"view": torch.ones(3), "sum": torch.ones(2)}, torch.ones(2)),
              torch.ones(2), True)  # fmt: skip
@@ -133,7 +138,7 @@ def test_what_cannot_be_recorded_says_so_and_leaves_the_state() -> None:
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors ...")
 
     captured = Captured(step, recorded, "a decision of task 'x' with optimizer 'y'")
-    given = captured(fresh(), torch.ones(3), False, donate=True)
+    given, _ = captured(fresh(), torch.ones(3), False, donate=True)
     before = torch.utils._pytree.tree_map(torch.clone, given)
     captured._record = waits
     with pytest.raises(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrenv.controls import BOUNDS, Control
+from lrenv.envs.actions import BOUNDS, Control
 
 F64 = torch.float64
 SIZES = {"trainee": 1, "layer": 3, "tensor": 5, "parameter": 7}

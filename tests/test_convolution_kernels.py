@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from lrenv import convolutions
+from lrenv.networks import convolutions
 
 ROOT = Path(__file__).parents[1]
 

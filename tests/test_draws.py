@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrenv import draws
+from lrenv.randomness import draws
 
 MASK = 2**64 - 1
 

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from lrenv import draws, networks
-from lrenv.controls import BOUNDS
+from lrenv import networks
 from lrenv.data import Data
-from lrenv.episode import Episode, EpisodeState
-from lrenv.rewards import REWARDS
-from lrenv.tasks import LogUniform, Task
+from lrenv.envs.actions import BOUNDS
+from lrenv.envs.episode import Episode, EpisodeState, TimeStep
+from lrenv.envs.rewards import REWARDS
+from lrenv.randomness import draws
+from lrenv.training.tasks import LogUniform, Task
 
 F64 = torch.float64
 
@@ -31,27 +33,35 @@ def rates(n: int, *values: float) -> Tensor:
 
 @torch.no_grad()
 def play(e: Episode, seeds: list[int], action: Tensor, decisions: int | None = None) -> list[EpisodeState]:
-    """The states of a run in which every decision is `action`, that of the reset first."""
-    states = [e.reset(seeds)]
+    """The states of a run in which every decision is `action`, that of the reset first; their time steps are theirs."""
+    state, time_step = e.reset(seeds)
+    states = [state]
     for _ in range(e.decisions if decisions is None else decisions):
-        states.append(e.step(states[-1], action))
+        assert_same(time_step, e.time_step(state))
+        state, time_step = e.step(state, action)
+        states.append(state)
+    assert_same(time_step, e.time_step(state))
     return states
+
+
+def assert_same(one: TimeStep, other: TimeStep) -> None:
+    for a, b in zip(tree_leaves(one), tree_leaves(other), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 def test_reset_trains_nothing(toy: Callable[..., Task]) -> None:
     e = episode(toy())
-    state = e.reset([3, 4])
+    state, time_step = e.reset([3, 4])
     untrained = e.trainee.init([3, 4])
     assert torch.equal(state.trainee.params, untrained.params)
     assert state.trainee.step.tolist() == [0, 0]
     first, _ = e.trainee.loss(untrained.params, untrained, e.trainee.batch_indices(untrained, 1)[:, 0])
-    outcome = e.outcome(state)
-    assert torch.equal(outcome.info["train_loss"], first)
+    assert torch.equal(time_step.info["train_loss"], first)
     measured = e.trainee.evaluate(untrained.params, untrained.buffers, e.trainee.val)
-    assert torch.equal(outcome.info["val_loss"], measured.loss)
-    assert torch.equal(outcome.info["val_accuracy"], measured.accuracy)
-    assert outcome.info["lr"].tolist() == [0.1, 0.1]
-    assert not outcome.terminated.any()
+    assert torch.equal(time_step.info["val_loss"], measured.loss)
+    assert torch.equal(time_step.info["val_accuracy"], measured.metric)
+    assert time_step.info["lr"].tolist() == [0.1, 0.1]
+    assert not time_step.terminated.any()
 
 
 @pytest.mark.parametrize(("budget", "interval"), [(12, 4), (10, 4), (3, 7), (5, 1), (7, 7)])
@@ -59,9 +69,9 @@ def test_an_episode_trains_exactly_its_budget(toy: Callable[..., Task], budget: 
     e = episode(toy(budget=budget, interval=interval, optimizer="adam"))
     states = play(e, [0, 1], rates(2, 0.05))
     assert e.decisions == math.ceil(budget / interval) == len(states) - 1
-    steps = [int(e.outcome(s).info["inner_step"][0]) for s in states]
+    steps = [int(e.time_step(s).info["inner_step"][0]) for s in states]
     assert steps == [min(k * interval, budget) for k in range(len(states))]
-    ends = [e.outcome(s).terminated.tolist() for s in states]
+    ends = [e.time_step(s).terminated.tolist() for s in states]
     assert ends == [[False, False]] * e.decisions + [[True, True]]
     straight, losses = e.trainee.unroll(e.trainee.init([0, 1]), rates(2, 0.05), e.trainee.hyper(2), budget)
     torch.testing.assert_close(states[-1].trainee.params, straight.params, rtol=1e-12, atol=1e-12)
@@ -77,7 +87,7 @@ def test_the_first_action_already_applies(toy: Callable[..., Task]) -> None:
     expected, _ = e.trainee.unroll(e.trainee.init([0, 1]), rates(2, 0.3, 0.0), e.trainee.hyper(2), 4)
     assert torch.equal(states[1].trainee.params, expected.params)
     assert torch.equal(states[1].trainee.params[1], states[0].trainee.params[1])
-    assert e.outcome(states[1]).info["lr"].tolist() == [0.3, 0.0]
+    assert e.time_step(states[1]).info["lr"].tolist() == [0.3, 0.0]
 
 
 def test_controlled_momentum_and_weight_decay_apply_and_stay(toy: Callable[..., Task]) -> None:
@@ -105,12 +115,12 @@ def test_what_a_decision_measures(toy: Callable[..., Task]) -> None:
         assert d.weight_mean[i] == pytest.approx(float(last.mean()))
         assert d.weight_variance[i] == pytest.approx(float(last.var(correction=0)))
         assert d.lr[i] == pytest.approx(math.sqrt(float(lr[i].prod())))
-        motions = (("1.weight", d.first_update, d.first_turn), ("3.weight", d.last_update, d.last_turn))
-        for name, update, turn in motions:
+        motions = (("1.weight", d.first_update, d.first_cosine), ("3.weight", d.last_update, d.last_cosine))
+        for name, update, cosine in motions:
             w = [network.named(s.trainee.params)[name][i].flatten() for s in (before, middle, after)]
             new, old = w[2] - w[1], w[1] - w[0]
             assert update[i] == pytest.approx(float(new.norm() / w[2].norm()))
-            assert turn[i] == pytest.approx(float(torch.dot(new, old) / new.norm() / old.norm()))
+            assert cosine[i] == pytest.approx(float(torch.dot(new, old) / new.norm() / old.norm()))
     assert torch.equal(d.previous_val_loss, middle.dynamics.val_loss)
     assert torch.equal(d.previous_train_loss, middle.dynamics.train_loss)
     assert torch.equal(d.initial_val_loss, before.dynamics.val_loss)
@@ -124,10 +134,10 @@ def conv_net(shape: networks.Shape, classes: int) -> nn.Module:
 
 
 def leaves(e: Episode, state: EpisodeState) -> dict[str, Tensor]:
-    outcome = e.outcome(state)
-    named = {"observation": outcome.observation, "reward": outcome.reward, "terminated": outcome.terminated}
-    tested = e.test(state, torch.arange(len(outcome.reward)))
-    return named | outcome.info | tested | {"params": state.trainee.params, "best": state.best.params}
+    time_step = e.time_step(state)
+    named = {"observation": time_step.observation, "reward": time_step.reward, "terminated": time_step.terminated}
+    tested = e.test(state, torch.arange(len(time_step.reward)))
+    return named | time_step.info | tested | {"params": state.trainee.params, "best": state.best.params}
 
 
 KINDS = ["mlp", "conv"]
@@ -169,21 +179,21 @@ def test_a_diverged_env_ends_alone(
         assert y["reward"].isfinite().all()
         assert all(e.observer.space.contains(row) for row in y["observation"].numpy())
         assert y["test_loss"].isfinite().all(), "the best checkpoint is one from before the divergence"
-    died = [bool(e.outcome(s).terminated[1]) for s in sick]
+    died = [bool(e.time_step(s).terminated[1]) for s in sick]
     assert died == [False, True, True, True]
-    assert [e.outcome(s).info["diverged"].tolist() for s in sick[1:]] == [[False, True, False]] * 3
+    assert [e.time_step(s).info["diverged"].tolist() for s in sick[1:]] == [[False, True, False]] * 3
     assert torch.equal(sick[-1].best.params[1], sick[0].trainee.params[1])
 
 
 def test_one_nan_weight_ends_one_env(toy: Callable[..., Task]) -> None:
     """A weight behind a dead input: no loss shows it, the weights do."""
     e = episode(toy(optimizer="sgd"))
-    clean = e.reset([0, 1])
+    clean, _ = e.reset([0, 1])
     params = clean.trainee.params.clone()
     params[1, 0] = math.nan
     state = clean._replace(trainee=clean.trainee._replace(params=params))
     with torch.no_grad():
-        expected, got = e.outcome(e.step(clean, rates(2, 0.1))), e.outcome(e.step(state, rates(2, 0.1)))
+        expected, got = (e.step(before, rates(2, 0.1))[1] for before in (clean, state))
     assert got.terminated.tolist() == [False, True]
     assert torch.equal(got.observation[0], expected.observation[0])
     assert got.reward[0] == expected.reward[0]
@@ -205,23 +215,23 @@ def test_a_dead_weight_that_no_loss_sees_is_found(make_blobs: Callable[..., Data
             return out
 
     e = episode(toy(network=lambda shape, classes: Unused(classes)))
-    state = e.reset([0, 1])
+    state, _ = e.reset([0, 1])
     params = state.trainee.params.clone()
     # `named_parameters` lists a module's own parameters before those of its children.
     params[1, 0] = math.inf
-    outcome = e.outcome(e.step(state._replace(trainee=state.trainee._replace(params=params)), rates(2, 0.1)))
-    assert outcome.info["val_loss"].isfinite().all()
-    assert outcome.info["diverged"].tolist() == [False, True]
+    _, time_step = e.step(state._replace(trainee=state.trainee._replace(params=params)), rates(2, 0.1))
+    assert time_step.info["val_loss"].isfinite().all()
+    assert time_step.info["diverged"].tolist() == [False, True]
 
 
 def test_the_best_checkpoint_is_tested(toy: Callable[..., Task], make_blobs: Callable[..., Data]) -> None:
     """The rate is small first and far too large later, so that the best networks are those in the middle."""
     e = episode(toy(make_blobs((2, 6, 6)), network=conv_net, budget=24))
-    state = e.reset([0, 1])
+    state, _ = e.reset([0, 1])
     states = [state]
     with torch.no_grad():
         for rate in (0.1, 0.1, 0.05, 8.0, 8.0, 8.0):
-            states.append(e.step(states[-1], rates(2, rate)))
+            states.append(e.step(states[-1], rates(2, rate))[0])
     losses = torch.stack([s.dynamics.val_loss for s in states])
     lowest = losses.argmin(0)
     assert (lowest > 0).all()
@@ -235,22 +245,22 @@ def test_the_best_checkpoint_is_tested(toy: Callable[..., Task], make_blobs: Cal
         assert all(torch.equal(final.best.buffers[name][i], best.buffers[name][i]) for name in best.buffers)
         expected = e.trainee.evaluate(best.params, best.buffers, e.trainee.test)
         torch.testing.assert_close(tested["test_loss"][row], expected.loss[i])
-        torch.testing.assert_close(tested["test_accuracy"][row], expected.accuracy[i])
+        torch.testing.assert_close(tested["test_accuracy"][row], expected.metric[i])
 
 
 def test_initial_rates_are_drawn_from_the_seed(toy: Callable[..., Task]) -> None:
     choices = (0.5, 0.25, 0.125)
     e = Episode(toy(initial_lr=choices), dtype=F64)
-    drawn = e.reset(range(600)).lr[:, 0]
+    drawn = e.reset(range(600))[0].lr[:, 0]
     counts = [int((drawn == rate).sum()) for rate in choices]
     assert sum(counts) == 600
     assert all(abs(count - 200) < 5 * (600 * 2 / 9) ** 0.5 for count in counts)
-    assert e.reset([17]).lr[0, 0] == drawn[17]
-    ranged = e.reset(range(600), LogUniform(1e-4, 1e-1)).lr[:, 0].log10()
+    assert e.reset([17])[0].lr[0, 0] == drawn[17]
+    ranged = e.reset(range(600), LogUniform(1e-4, 1e-1))[0].lr[:, 0].log10()
     assert ranged.min() >= -4
     assert ranged.max() <= -1
     assert abs(ranged.mean() + 2.5) < 5 * math.sqrt(9 / 12 / 600)
-    assert e.reset([0], 0.7).lr.tolist() == [[0.7]]
+    assert e.reset([0], 0.7)[0].lr.tolist() == [[0.7]]
 
 
 def test_initial_rates_have_a_stream_of_their_own(toy: Callable[..., Task]) -> None:
@@ -258,29 +268,29 @@ def test_initial_rates_have_a_stream_of_their_own(toy: Callable[..., Task]) -> N
     choices, seeds = (0.5, 0.25, 0.125), torch.arange(40)
     chance = draws.uniform(draws.fold(seeds, draws.INITIAL_LR), dtype=F64)
     e = Episode(toy(initial_lr=choices), dtype=F64)
-    assert e.reset(seeds.tolist()).lr[:, 0].tolist() == [choices[int(3 * x)] for x in chance]
-    ranged = e.reset(seeds.tolist(), LogUniform(1e-4, 1e-1)).lr[:, 0]
+    assert e.reset(seeds.tolist())[0].lr[:, 0].tolist() == [choices[int(3 * x)] for x in chance]
+    ranged = e.reset(seeds.tolist(), LogUniform(1e-4, 1e-1))[0].lr[:, 0]
     torch.testing.assert_close(ranged, 10 ** (3 * chance - 4))
 
 
 def test_scale_starts_from_the_initial_rate(toy: Callable[..., Task]) -> None:
     e = Episode(toy(initial_lr=0.04), control="scale/layer", dtype=F64)
-    state = e.reset([0])
+    state, _ = e.reset([0])
     assert state.lr.tolist() == [[0.04, 0.04]]
-    lr = e.step(state, torch.tensor([[1.0, -1.0]], dtype=F64)).lr
+    lr = e.step(state, torch.tensor([[1.0, -1.0]], dtype=F64))[0].lr
     torch.testing.assert_close(lr, torch.tensor([[0.08, 0.02]], dtype=F64))
     for _ in range(12):
-        state = e.step(state, torch.tensor([[1.0, -1.0]], dtype=F64))
+        state, _ = e.step(state, torch.tensor([[1.0, -1.0]], dtype=F64))
     assert BOUNDS[0] <= float(state.lr.min())
     assert float(state.lr.max()) == BOUNDS[1]
 
 
 def test_tasks_without_classes_report_no_accuracy(toy: Callable[..., Task]) -> None:
-    from lrenv.tasks import make_task
+    from lrenv.training.tasks import make_task
 
     e = episode(make_task("noisy-quadratic"))
-    state = e.reset([0])
-    assert "val_accuracy" not in e.outcome(state).info
+    state, _ = e.reset([0])
+    assert "val_accuracy" not in e.time_step(state).info
     assert set(e.test(state, torch.tensor([0]))) == {"test_loss"}
 
 
@@ -289,7 +299,7 @@ def test_rewards_are_those_of_the_dynamics(toy: Callable[..., Task], reward: str
     e = episode(toy(), reward=reward)
     states = play(e, [0, 1], rates(2, 0.1))
     losses = torch.stack([s.dynamics.val_loss for s in states])
-    got = torch.stack([e.outcome(s).reward for s in states[1:]])
+    got = torch.stack([e.time_step(s).reward for s in states[1:]])
     expected = {
         "val_loss": -losses[1:],
         "log_val_loss": -losses[1:].log(),
@@ -307,6 +317,7 @@ def test_groups_change_no_number(toy: Callable[..., Task], at_once: int) -> None
     states = []
     for episode in (whole, grouped):
         with torch.no_grad():
-            state = episode.step(episode.step(episode.reset([5, 6, 7]), action), action)
-            states.append((episode.outcome(state), episode.test(state, torch.tensor([2, 0, 1]))))
+            state, _ = episode.step(episode.reset([5, 6, 7])[0], action)
+            state, time_step = episode.step(state, action)
+            states.append((time_step, episode.test(state, torch.tensor([2, 0, 1]))))
     torch.testing.assert_close(states[1], states[0], rtol=1e-12, atol=1e-12)

@@ -10,20 +10,24 @@ import numpy as np
 import pytest
 import torch
 from helpers import LiveBytes, table
+from reference import fds as reference
 from torch import Tensor
 
-from agents import agents, fds_training, make_agent, outer_training
-from agents.fds import FDS
-from agents.fds_settings import FDSSettings
-from agents.fds_training import FDSTraining, ScheduleTraining, Searched, sign_step
-from agents.search import RANGES, RandomSearch, Search, schedule_training
-from lrenv import controls
-from lrenv.analytic import expected_loss, optimal_schedule
-from lrenv.benchmark import controller_file, evaluate
-from lrenv.hypergradients import forward, rollout, validation_loss
-from lrenv.seeds import seeds_for
-from lrenv.tasks import make_task
-from lrenv.trainee import Trainee
+from lrenv.agents import agents, make_agent
+from lrenv.agents.fds import training as fds_training
+from lrenv.agents.fds.agent import FDS
+from lrenv.agents.fds.random_search import RANGES, RandomSearch, Search, schedule_training
+from lrenv.agents.fds.settings import FDSSettings
+from lrenv.agents.fds.training import FDSTraining, ScheduleTraining, Searched, sign_step
+from lrenv.agents.outer import training as outer_training
+from lrenv.benchmark import evaluate
+from lrenv.controllers import controller_file
+from lrenv.envs import actions as controls
+from lrenv.randomness.seeds import seeds_for
+from lrenv.training.analytic import expected_loss, optimal_schedule
+from lrenv.training.hypergradients import forward, rollout, validation_loss
+from lrenv.training.tasks import make_task
+from lrenv.training.trainee import Trainee
 
 F64 = torch.float64
 train = partial(outer_training.train, schedule_training)
@@ -64,6 +68,19 @@ def test_an_outer_step_by_hand() -> None:
     torch.testing.assert_close(after, expected)
 
 
+def test_outer_steps_are_the_papers() -> None:
+    rng = np.random.default_rng(0)
+    theirs = (np.full(6, 5.0), np.full(6, 0.2), np.zeros(6))
+    ours = Searched(*(torch.from_numpy(x) for x in theirs))
+    for _ in range(10):
+        gradient = rng.normal(size=6) * (rng.random(6) > 0.1)
+        theirs = reference.outer_step(*theirs, gradient)
+        ours = sign_step(ours, torch.from_numpy(gradient), highest=np.inf)
+        for found, expected in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12, atol=1e-12)
+    assert (theirs[1] < 0.2).all(), "every sign has flipped"
+
+
 @pytest.mark.parametrize("minimum", [0.03, 0.37, 0.9])
 def test_sign_steps_close_in_on_a_minimum(minimum: float) -> None:
     """After the first flip the step size halves every second step or so, and is about the distance to the minimum."""
@@ -74,7 +91,7 @@ def test_sign_steps_close_in_on_a_minimum(minimum: float) -> None:
 
 
 def test_the_first_outer_step_by_hand() -> None:
-    """At rate 0 the weights stand still: d loss / d lr_s = -<val gradient, sum of the stretch's gradients>, and those
+    """At rate 0 the weights stand still: d loss / d lr_s = -<val gradient, sum of the segment's gradients>, and those
     by momentum and weight decay, which act through the rate, are 0."""
     training = FDSTraining(settings(trainees=1))
     losses, found = training.hypergradient()

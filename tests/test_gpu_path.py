@@ -19,15 +19,15 @@ import torch
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from lrenv.data import Data, Split
-from lrenv.episode import Episode
-from lrenv import initialisation
-from lrenv.stacked import Network
-from lrenv.tasks import make_task, tasks
-from lrenv.trainee import Trainee
+from lrenv.envs.episode import Episode
+from lrenv.networks import initialisation
+from lrenv.networks.stacked import Network
+from lrenv.training.tasks import make_task, tasks
+from lrenv.training.trainee import Trainee
 
 torch.set_num_threads(1)
 # Single numbers would otherwise be followed on the CPU, and moved to a device that cannot hold them.
@@ -51,7 +51,7 @@ def load(name, **options):
 initialisation.Initialiser._replays = initialisation._same = lambda one, other: True
 Network.rehearse = lambda self, x, dtype: torch.Size((len(x), 10))
 # As an attribute of the package, `tasks` is the function.
-importlib.import_module("lrenv.tasks").load = load
+importlib.import_module("lrenv.training.tasks").load = load
 
 class NoTransfer(TorchDispatchMode):
     # Raises where numbers go from one device to another.
@@ -103,16 +103,18 @@ torch.Tensor.__int__ = on_host(whole, lambda x: 0)
 torch.Tensor.__float__ = on_host(number, lambda x: 0.5)
 torch.Tensor.__bool__ = on_host(truth, lambda x: False)
 
-episodes, unpacked = importlib.import_module("lrenv.episode"), importlib.import_module("lrenv.episode").unpack
+adapter = importlib.import_module("lrenv.envs.vector_env")
+transfer = adapter.to_host
 
-def ending(packed, shapes):
-    parts = unpacked(packed, shapes)
-    parts |= {name: np.ones_like(x) for name, x in parts.items() if name.startswith("observation")}
-    if DONE:
-        parts["terminated"] = np.array(DONE.pop(0))
-    return parts
+def ending(tree):
+    arrays = tree_map(np.zeros_like, transfer(tree))
+    if hasattr(arrays, "terminated"):
+        arrays = arrays._replace(observation=tree_map(np.ones_like, arrays.observation))
+        if DONE:
+            arrays = arrays._replace(terminated=np.array(DONE.pop(0)))
+    return arrays
 
-episodes.unpack = ending
+adapter.to_host = ending
 
 def moved(module, device):
     # As `Module.to`, which swaps tensors that a mode keeps hold of.
@@ -131,16 +133,15 @@ def play(task, **settings):
     with FakeTensorMode() as mode:
         held = tree_map_only(torch.Tensor, mode.from_tensor, data)
         episode = Episode(make_task(task, data=lambda: held), device="gpu", **settings)
-        state = episode.reset([0, 1])
+        state, time_step = episode.reset([0, 1])
         columns = episode.control.rates + len(episode.control.beside)
         with torch.no_grad():
             for due in (None, np.array([True, False]), np.array([False, False])):
-                state = episode.step(state, torch.zeros(2, columns, device="gpu"), due)
-        outcome = episode.outcome(state)
+                state, time_step = episode.step(state, torch.zeros(2, columns, device="gpu"), due)
         tested = episode.test(state, torch.zeros(1, dtype=torch.int64, device="gpu"))
-        for name, tensor in (outcome.parts | tested).items():
-            assert tensor.device.type == "gpu", name
-        assert outcome.reward.shape == (2,)
+        for tensor in tree_leaves((state, time_step, tested)):
+            assert tensor.device.type == "gpu", settings
+        assert time_step.reward.shape == (2,)
 """
 
 LEAVE = "\nimport os\nos._exit(0)\n"
@@ -179,12 +180,12 @@ def test_every_setting_runs_on_an_accelerator() -> None:
     found = errors(
         """
 from torch import nn
-from lrenv.controls import KINDS
-from lrenv.optimizers import OPTIMIZERS, adam
-from lrenv.rewards import REWARDS
-from lrenv.signals import OBSERVATIONS, WHITE_BOX
-from lrenv.tasks import LogUniform
-from lrenv.trainee import Trainee
+from lrenv.envs.actions import KINDS
+from lrenv.training.optimizers import OPTIMIZERS, adam
+from lrenv.envs.rewards import REWARDS
+from lrenv.envs.observations import OBSERVATIONS, WHITE_BOX
+from lrenv.training.tasks import LogUniform
+from lrenv.training.trainee import Trainee
 
 def dropout(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, classes))
@@ -221,8 +222,8 @@ def test_adapters_wait_once_a_decision() -> None:
     """Once more where episodes end and test losses are read, or others begin within the decision."""
     found = errors(
         """
-from lrenv.sb3_vec_env import LearningRateVecEnv
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.sb3_vec_env import LearningRateVecEnv
+from lrenv.envs.vector_env import LearningRateVectorEnv
 
 base = make_task("digits-mlp", batch_size=4, budget=4, interval=2)
 data = base.load()
@@ -254,11 +255,11 @@ with FakeTensorMode() as mode:
 
 
 AGENTS = """
-from agents import make_agent
-from agents.coordinatewise import Architecture
-from agents.learned_optimizer import LearnedOptimizer
-from agents.learned_optimizer import Architecture as Perceptron
-from agents.lstm_policies import NOH, DMopt
+from lrenv.agents import make_agent
+from lrenv.agents.noh.lstm import Architecture
+from lrenv.agents.learned_optimizer.agent import LearnedOptimizer
+from lrenv.agents.learned_optimizer.agent import Architecture as Perceptron
+from lrenv.agents.noh.agent import NOH, DMopt
 from lrenv.benchmark import agents, evaluate
 
 base = make_task("digits-mlp", batch_size=4, budget=4, interval=2)
@@ -280,7 +281,7 @@ def test_every_agent_acts_on_an_accelerator() -> None:
     found = errors(
         AGENTS
         + """
-from lrenv.benchmark.agent import agent_factory
+from lrenv.controllers.agent import agent_factory
 
 trained = {
     "noh": lambda: NOH(Architecture(hidden=4), 2, "adam"),
@@ -330,13 +331,13 @@ def test_every_training_waits_where_it_logs() -> None:
 
 
 TRAININGS = """
-from agents.fds_settings import FDSSettings
-from agents.learned_optimizer_settings import LearnedOptimizerSettings
-from agents.learned_optimizer_training import LearnedOptimizerTraining
-from agents.lstm_policies import NOH, DMopt
-from agents.noh_settings import DMoptSettings, NOHSettings
-from agents.noh_training import NOHTraining
-from agents.search import schedule_training
+from lrenv.agents.fds.settings import FDSSettings
+from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
+from lrenv.agents.learned_optimizer.training import LearnedOptimizerTraining
+from lrenv.agents.noh.agent import NOH, DMopt
+from lrenv.agents.noh.settings import DMoptSettings, NOHSettings
+from lrenv.agents.noh.training import NOHTraining
+from lrenv.agents.fds.random_search import schedule_training
 
 small = dict(task="digits-mlp", device="gpu", budget=4, interval=2, eval_seeds=2)
 lstm = dict(envs=2, unroll=2, meta_iterations=1, hidden=4, layers=2)
@@ -356,7 +357,7 @@ for kind in ("noh", "dmopt", "fds", "greedy", "random"):
     try:
         with FakeTensorMode() as mode:
             held = on_the_device(data, mode)
-            importlib.import_module("lrenv.tasks").load = lambda name, **options: held
+            importlib.import_module("lrenv.training.tasks").load = lambda name, **options: held
             training = made(kind)
             WAITS.clear()
             # What a search logs is chosen by numbers that are on the host by then.
@@ -372,7 +373,7 @@ def test_the_guard_sees_what_crosses_within_a_decision() -> None:
     """A constant from the host in an optimizer's direction, and a number that is read before it was fetched."""
     found = errors(
         """
-from lrenv.optimizers import Optimizer
+from lrenv.training.optimizers import Optimizer
 base = make_task("digits-mlp", batch_size=4, budget=4, interval=2)
 deeds = {
     "copy": lambda grads: grads * torch.ones(1).to(grads.device),

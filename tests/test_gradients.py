@@ -10,9 +10,9 @@ from helpers import smooth_conv_net
 from torch import Tensor
 
 from lrenv.data import Data
-from lrenv.optimizers import adam
-from lrenv.tasks import Task
-from lrenv.trainee import Trainee
+from lrenv.training.optimizers import adam
+from lrenv.training.tasks import Task
+from lrenv.training.trainee import Trainee
 
 F64 = torch.float64
 STEPS = 5

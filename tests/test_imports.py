@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +13,26 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    "lookup", "specs", "files", "rollout", "ambient", "process", "draws", "mersenne", "seeds", "progress", "trees",
-    "memory", "compiling", "packing",
-    "data.types", "data.store", "data.embedded", "data.folder", "data.published", "data.registry", "data",
-    "networks", "pooling", "convolution_kernels", "convolutions",
-    "layers", "initialisation", "stacked", "augment", "optimizers", "analytic", "tasks",
-    "trainee", "lookahead", "hypergradients", "signals",
-    "rewards", "controls", "episode", "snapshots", "rendering", "", "vector_env", "env", "sb3_vec_env",
-    "benchmark.schema", "benchmark.controller_file", "benchmark.state_file", "benchmark.agent", "benchmark.sb3_agent",
+    "lookup", "specs", "sources",
+    "runtime", "runtime.files", "runtime.json_values", "runtime.ambient", "runtime.process", "runtime.progress",
+    "runtime.trees", "runtime.memory", "runtime.compiling", "runtime.transfer",
+    "randomness", "randomness.draws", "randomness.mersenne", "randomness.seeds",
+    "data.types", "data.store", "data.embedded", "data.packaged", "data.folder", "data.published", "data.registry",
+    "data", "data.augment",
+    "networks.architectures", "networks.sequences", "networks", "networks.pooling",
+    "networks.convolution_kernels", "networks.convolutions",
+    "networks.layers", "networks.initialisation", "networks.stacked",
+    "training", "training.losses", "training.optimizers", "training.analytic", "training.power_law",
+    "training.tasks",
+    "training.power_law_optimum", "training.trainee", "training.dynamics",
+    "training.lookahead", "training.rollout", "training.scheduled", "training.hypergradients",
+    "envs", "envs.observations", "envs.rewards", "envs.actions", "envs.episode", "envs.snapshots", "envs.rendering",
+    "envs.vector_env", "envs.env", "envs.sb3_vec_env",
+    "controllers", "controllers.schema", "controllers.controller_file", "controllers.state_file", "controllers.agent",
+    "controllers.sb3_agent",
     "benchmark.statistics", "benchmark.selection", "benchmark.evaluation", "benchmark.tuning", "benchmark.cells",
-    "benchmark.rows", "benchmark.comparison", "benchmark.report", "benchmark", "cli", "__main__",
+    "benchmark.rows", "benchmark.contenders", "benchmark.comparison", "benchmark.report", "benchmark", "",
+    "listing", "cli", "__main__",
 )  # fmt: skip
 """Modules of lrenv from the bottom up; "" is the package itself."""
 
@@ -40,13 +52,17 @@ def imported_modules(path: Path, modules: set[str]) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
             below = {f"{node.module}.{alias.name}" for alias in node.names}
-            # `from lrenv import draws` imports a module, `from lrenv.tasks import Task` a name of one.
+            # `from lrenv.randomness import draws` imports a module, `from lrenv.data import load` a name of one.
             submodules = {name for name in below if name.removeprefix("lrenv.") in modules}
             found |= submodules if submodules == below else submodules | {node.module}
-    return {name for name in found if name.split(".")[0] in ("lrenv", "agents")}
+    return {name for name in found if name.split(".")[0] == "lrenv"}
 
 
-FILES = {module_of(path): path for path in sorted((ROOT / "lrenv").rglob("*.py"))}
+FILES = {
+    module_of(path): path
+    for path in sorted((ROOT / "lrenv").rglob("*.py"))
+    if "agents" not in path.relative_to(ROOT).parts
+}
 
 
 def test_every_module_has_its_layer() -> None:
@@ -56,18 +72,25 @@ def test_every_module_has_its_layer() -> None:
 @pytest.mark.parametrize("module", sorted(FILES))
 def test_imports_point_down(module: str) -> None:
     for name in imported_modules(FILES[module], set(FILES)):
-        package, _, target = name.partition(".")
-        assert package == "lrenv", f"lrenv/{module} imports {name}: agents import lrenv, never the reverse"
+        _, _, target = name.partition(".")
+        assert not target.startswith("agents"), f"lrenv.{module} imports {name}, but agents import lrenv"
         assert LAYERS.index(target) < LAYERS.index(module), f"lrenv.{module} imports {name}, which is above it"
 
 
 def test_the_guard_sees_imports_of_every_form(tmp_path: Path) -> None:
     source = tmp_path / "x.py"
     source.write_text(
-        "import lrenv.tasks\nfrom lrenv import draws, networks\nfrom lrenv.data import load\n"
-        "def f():\n    from agents.ppo import PPOController\n"
+        "import lrenv.training.tasks\nfrom lrenv.randomness import draws\nfrom lrenv import networks\n"
+        "from lrenv.data import load\n"
+        "def f():\n    from lrenv.agents.ppo.agent import PPOController\n"
     )
-    expected = {"lrenv.tasks", "lrenv.draws", "lrenv.networks", "lrenv.data", "agents.ppo"}
+    expected = {
+        "lrenv.training.tasks",
+        "lrenv.randomness.draws",
+        "lrenv.networks",
+        "lrenv.data",
+        "lrenv.agents.ppo.agent",
+    }
     assert imported_modules(source, set(FILES)) == expected
 
 
@@ -89,8 +112,44 @@ def test_importing_lrenv_is_cheap() -> None:
         "sklearn",
         "mnist1d",
         "tensorboard",
-        "agents",
+        "lrenv.agents",
     )
     code = f"import lrenv, sys; print(*(name for name in {heavy} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_agents_are_one_package() -> None:
+    """`import agents`, which would load every module a second time, is refused with a sentence."""
+    done = subprocess.run([sys.executable, "-c", "import agents"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode
+    assert "from lrenv.agents import" in done.stderr
+    done = subprocess.run([sys.executable, "-c", "import agents.ppo.agent"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode
+    assert "from lrenv.agents import" in done.stderr
+    import lrenv.agents
+
+    # A link in a checkout, and the folder itself in a source archive.
+    assert Path(lrenv.agents.__file__).samefile(ROOT / "lrenv" / "agents" / "__init__.py")
+
+
+def test_a_link_that_became_a_file_is_told(tmp_path: Path) -> None:
+    """Git writes the link's target into a file where it may make no links."""
+    shutil.copytree(ROOT / "lrenv", tmp_path / "lrenv", ignore=shutil.ignore_patterns("agents", "__pycache__"))
+    (tmp_path / "lrenv" / "agents").write_text("../agents")
+    code = [sys.executable, "-c", "import lrenv.agents"]
+    done = subprocess.run(code, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert "must be a symbolic link to the folder agents/" in last
+    assert "git config core.symlinks true" in last
+
+
+def test_what_is_used_first_of_all_is_imported_late() -> None:
+    import lrenv
+    from lrenv.benchmark import compare, evaluate, make_agent
+
+    assert (lrenv.compare, lrenv.evaluate, lrenv.make_agent) == (compare, evaluate, make_agent)
+    assert all(hasattr(lrenv, name) for name in lrenv.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'comprae'"):
+        _ = lrenv.comprae  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lrenv import networks
-from lrenv.initialisation import Initialiser, build
+from lrenv.networks.initialisation import Initialiser, build
 
 
 def drawn_and_zeroed() -> nn.Module:

@@ -12,16 +12,17 @@ import pytest
 import torch
 from helpers import learned_settings
 
-from agents import make_agent, outer_training
-from agents.learned_optimizer import Architecture, LearnedOptimizer
-from agents.learned_optimizer_tasks import class_subset, problems
-from agents.learned_optimizer_training import LearnedOptimizerTraining, unrolled
-from agents.schedules import constant
-from agents.tuned_optimizers import RATES, tune_optimizers
+from lrenv.agents import make_agent
+from lrenv.agents.learned_optimizer.agent import Architecture, LearnedOptimizer
+from lrenv.agents.learned_optimizer.baselines import RATES, tune_optimizers
+from lrenv.agents.learned_optimizer.problems import class_subset, problems
+from lrenv.agents.learned_optimizer.training import LearnedOptimizerTraining, unrolled
+from lrenv.agents.outer import training as outer_training
+from lrenv.agents.schedules.agent import constant
 from lrenv.benchmark import evaluate
 from lrenv.data import load
-from lrenv.tasks import make_task
-from lrenv.trainee import Trainee
+from lrenv.training.tasks import make_task
+from lrenv.training.trainee import Trainee
 
 F64 = torch.float64
 train = partial(outer_training.train, LearnedOptimizerTraining)

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from lrenv import networks
 from lrenv.data import Data
-from lrenv.env import LearningRateEnv
-from lrenv.episode import Episode
-from lrenv.lookahead import Ahead
-from lrenv.sb3_vec_env import LearningRateVecEnv
-from lrenv.signals import WHITE_BOX
-from lrenv.tasks import Task, make_task
-from lrenv.trainee import Trainee
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.env import LearningRateEnv
+from lrenv.envs.episode import Episode
+from lrenv.envs.observations import WHITE_BOX
+from lrenv.envs.sb3_vec_env import LearningRateVecEnv
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.training.lookahead import Ahead
+from lrenv.training.tasks import Task, make_task
+from lrenv.training.trainee import Trainee
 
 F64 = torch.float64
 GRANULARITIES = ("trainee", "layer", "tensor", "parameter")
@@ -56,9 +56,9 @@ def test_sums_are_what_they_say(toy: Callable[..., Task], optimizer: str, granul
     lr = torch.tensor([[0.1], [0.02], [0.3]], dtype=F64)
     with torch.no_grad():
         history = by_hand(e.trainee, lr, 9)
-        state = e.reset([0, 1, 2])
+        state, time_step = e.reset([0, 1, 2])
         for decision in range(3):
-            observation = e.outcome(state).observation
+            observation = time_step.observation
             assert isinstance(observation, dict)
             products = dict.fromkeys(("hypergradient", "gradient_square", "direction_square"), torch.zeros(()))
             change, seen = torch.zeros(()), []
@@ -79,14 +79,14 @@ def test_sums_are_what_they_say(toy: Callable[..., Task], optimizer: str, granul
             torch.testing.assert_close(observation["mean_gradient"], torch.stack(seen).mean(0))
             torch.testing.assert_close(observation["parameters"], history[4 * decision][0])
             if decision < 2:
-                state = e.step(state, lr.expand(3, len(pieces)))
+                state, time_step = e.step(state, lr.expand(3, len(pieces)))
 
 
 def test_decoupled_decay_is_no_part_of_the_gradient(toy: Callable[..., Task]) -> None:
     observed = []
     for decay in (0.0, 0.5):
         e = Episode(toy(optimizer="adamw", weight_decay=decay), "set-raw", "mean_gradient", dtype=F64)
-        observation = e.outcome(e.reset([0])).observation
+        observation = e.reset([0])[1].observation
         assert isinstance(observation, dict)
         observed.append(observation["mean_gradient"])
     assert torch.equal(*observed)
@@ -103,7 +103,8 @@ def test_where_weights_stand_still_gradients_do_not_change(
     """Both gradients of a change see the same masks and the same crops."""
     e = Episode(toy(make_blobs((2, 6, 6)), **settings), "set-raw", "gradient_change_square", dtype=F64)
     with torch.no_grad():
-        change = [e.outcome(e.step(e.reset([0]), torch.full((1, 1), lr, dtype=F64))).observation for lr in (0.0, 0.1)]
+        start, _ = e.reset([0])
+        change = [e.step(start, torch.full((1, 1), lr, dtype=F64))[1].observation for lr in (0.0, 0.1)]
     still, moving = (seen["gradient_change_square"] for seen in change if isinstance(seen, dict))
     assert still == 0 < moving
 
@@ -119,9 +120,9 @@ def test_a_run_is_the_same_with_and_without_it(
     plain, ahead = (Episode(task, "set-raw", observe, dtype=F64) for observe in ("dynamics", "hypergradient"))
     action = torch.tensor([[0.1], [0.01]], dtype=F64)
     with torch.no_grad():
-        states = [e.reset([5, 6]) for e in (plain, ahead)]
+        states = [e.reset([5, 6])[0] for e in (plain, ahead)]
         for _ in range(plain.decisions):
-            states = [e.step(state, action) for e, state in zip((plain, ahead), states, strict=True)]
+            states = [e.step(state, action)[0] for e, state in zip((plain, ahead), states, strict=True)]
     ours, theirs = states
     assert torch.equal(ours.trainee.params, theirs.trainee.params)
     assert torch.equal(ours.dynamics.train_loss, theirs.dynamics.train_loss)
@@ -136,9 +137,9 @@ def test_a_cut_interval_sums_its_own_steps(toy: Callable[..., Task]) -> None:
     for interval, decisions in ((4, 3), (2, 5)):
         e = Episode(toy(budget=10, interval=interval), "set-raw", EVERYTHING, dtype=F64)
         with torch.no_grad():
-            state = e.reset([0, 1])
+            state, _ = e.reset([0, 1])
             for _ in range(decisions):
-                state = e.step(state, torch.full((2, 1), 0.1, dtype=F64))
+                state, _ = e.step(state, torch.full((2, 1), 0.1, dtype=F64))
         assert isinstance(state.ahead, Ahead)
         sums.append(state.ahead.sums)
     for name, expected in sums[1].items():
@@ -151,13 +152,14 @@ def test_the_hypergradient_is_the_derivative_of_the_next_loss(toy: Callable[...,
     e = Episode(toy(optimizer="adam", interval=1), "set-raw", "hypergradient", dtype=F64)
     lr = torch.full((2, 1), 0.05, dtype=F64)
     with torch.no_grad():
-        state = e.step(e.step(e.reset([0, 1]), lr), lr)
+        state, _ = e.step(e.reset([0, 1])[0], lr)
+        _, time_step = e.step(state, lr)
         start, _ = trainee.unroll(trainee.init([0, 1]), lr, trainee.hyper(2), 1)
     leaf = lr.clone().requires_grad_()
     after, _ = trainee.unroll(start, leaf, trainee.hyper(2), 1)
     loss, _ = trainee.loss(after.params, after, trainee.batch_indices(after, 1)[:, 0])
     (reverse,) = torch.autograd.grad(loss.sum(), leaf)
-    observation = e.outcome(state).observation
+    observation = time_step.observation
     assert isinstance(observation, dict)
     torch.testing.assert_close(observation["hypergradient"], reverse, rtol=1e-9, atol=1e-12)
 
@@ -259,12 +261,12 @@ def test_the_best_checkpoint_is_one_that_was_measured(
     """The loss falls at first, and then rises far above that of the untrained network."""
     e = Episode(toy(interval=2, budget=8, measure_interval=measure_interval), "set-raw", dtype=F64)
     with torch.no_grad():
-        state = e.reset([0])
+        state, _ = e.reset([0])
         weights = {0: state.trainee.params}
         for decision in range(4):
             steps = np.array([2 * decision])
             rate = 0.5 if decision == 0 else 30.0
-            state = e.step(state, torch.full((1, 1), rate, dtype=F64), e.due(steps, np.zeros(1, dtype=bool)))
+            state, _ = e.step(state, torch.full((1, 1), rate, dtype=F64), e.due(steps, np.zeros(1, dtype=bool)))
             weights[2 * decision + 2] = state.trainee.params
     found = [step for step, params in weights.items() if torch.equal(params, state.best.params)]
     assert found == [best]
@@ -288,7 +290,7 @@ def test_a_dead_trainee_causes_no_measurements(toy: Callable[..., Task], monkeyp
 def test_whom_to_measure_must_be_said(toy: Callable[..., Task]) -> None:
     e = Episode(toy(measure_interval=8), "set-raw", dtype=F64)
     with pytest.raises(ValueError, match=r"Episode\.due"):
-        e.step(e.reset([0]), torch.full((1, 1), 0.1, dtype=F64))
+        e.step(e.reset([0])[0], torch.full((1, 1), 0.1, dtype=F64))
 
 
 def test_a_measurement_ends_a_decision() -> None:

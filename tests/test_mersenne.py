@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lrenv import mersenne
-from lrenv.initialisation import Initialiser
+from lrenv.networks.initialisation import Initialiser
+from lrenv.randomness import mersenne
 
 
 @pytest.mark.parametrize("count", [1, 227, 624, 625, 3000])

@@ -16,11 +16,11 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from torch.utils.checkpoint import checkpoint
 
 from lrenv.data import Data, Split
-from lrenv.networks import Residual
-from lrenv.stacked import Network
-from lrenv.tasks import Task
-from lrenv.trainee import Trainee
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.networks.architectures import Residual
+from lrenv.networks.stacked import Network
+from lrenv.training.tasks import Task
+from lrenv.training.trainee import Trainee
 
 F64 = torch.float64
 STEPS, SEEDS, RATE = 20, [3, 11, 4], 0.05

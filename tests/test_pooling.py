@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, jvp
 
-from lrenv.pooling import max_pool_pairs
+from lrenv.networks.pooling import max_pool_pairs
 
 
 def numbers(ties: bool) -> Tensor:

@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import torch
 from helpers import table
+from reference import ppo as reference
 from stable_baselines3.common.logger import Logger
 
-from agents import make_agent, outer_training
-from agents.ppo import PPOController
-from agents.ppo_learner import PPOTraining
-from agents.ppo_settings import PPOSettings
 from lrenv import make_task
-from lrenv.benchmark import controller_file, evaluate
+from lrenv.agents import make_agent
+from lrenv.agents.outer import training as outer_training
+from lrenv.agents.ppo.agent import PPOController
+from lrenv.agents.ppo.settings import PPOSettings
+from lrenv.agents.ppo.training import PPOTraining
+from lrenv.benchmark import evaluate
+from lrenv.controllers import controller_file
 
 ITERATIONS = 4
 train = partial(outer_training.train, PPOTraining)
@@ -119,6 +122,33 @@ def test_a_file_acts_as_the_controller_in_memory(tmp_path: Path) -> None:
     np.testing.assert_allclose(normalised, (observation - loaded.mean) / loaded.std, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("control", "lstm"), [("scale", False), ("scale", True), ("discrete", False)])
+def test_the_forward_pass_is_the_papers(tmp_path: Path, control: str, lstm: bool) -> None:
+    """Three decisions of two trainees, of which one starts another episode before the last."""
+    training = begin(settings(tmp_path, control=control, lstm=lstm))
+    training.iterate()
+    agent = training.controller()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        agent.policy.action_net.weight.copy_(torch.randn(agent.policy.action_net.weight.shape, generator=generator))
+    weights = {name: x.double().numpy() for name, x in agent.policy.state_dict().items()}
+    rng, state, held = np.random.default_rng(0), None, [(np.zeros(agent.architecture.hidden),) * 2] * 2
+    for decision in range(3):
+        observation = rng.normal(size=(2, agent.architecture.observation)) * 3
+        start = np.array([False, decision == 2])
+        found, state = agent.predict(observation, state, start, deterministic=True)
+        for i in range(2):
+            x = reference.normalised(observation[i], agent.mean, agent.std)
+            if lstm:
+                h, c = (np.zeros_like(part) if start[i] else part for part in held[i])
+                outputs, *after = reference.lstm(x, h, c, weights)
+                held[i] = tuple(after)
+            else:
+                outputs = reference.perceptron(x, weights)
+            expected = reference.action(outputs, control == "discrete")
+            np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_best_controller_is_kept(tmp_path: Path) -> None:
     path = train(settings(tmp_path, eval_every=1))
     rows = table(tmp_path)
@@ -194,7 +224,7 @@ def test_it_learns_to_raise_a_rate_that_is_far_too_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lstm: bool
 ) -> None:
     slow = make_task("noisy-quadratic", name="slow-quadratic", budget=30, interval=5, initial_lr=0.01)
-    monkeypatch.setitem(importlib.import_module("lrenv.tasks")._TASKS, "slow-quadratic", slow)
+    monkeypatch.setitem(importlib.import_module("lrenv.training.tasks")._TASKS, "slow-quadratic", slow)
     many = {"envs": 32, "episodes": 512, "epochs": 10, "minibatch": 64, "hidden": 32, "eval_every": 8}
     path = train(
         PPOSettings(task="slow-quadratic", out=tmp_path, reward="improvement", lstm=lstm, device="cpu", **many)  # type: ignore[arg-type]

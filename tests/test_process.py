@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from lrenv import process
-from lrenv.files import append_line, replace_file, whole_lines
-from lrenv.process import SIGNALS, interruptible, status_of, uninterrupted
+from lrenv.runtime import process
+from lrenv.runtime.files import append_line, json_lines, replace_file, whole_lines
+from lrenv.runtime.process import SIGNALS, interruptible, status_of, uninterrupted
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +148,21 @@ def test_lines_are_appended_whole(tmp_path: Path) -> None:
         file.write("halb ö".encode()[:-1])
     assert whole_lines(path) == ["one", "zwölf"]
     assert path.read_bytes() == "one\nzwölf\n".encode()
+
+
+def test_json_lines_are_read_up_to_a_torn_one(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    assert json_lines(path) == []
+    first, second = '{"a": 1}\n', '{"b": [2, null]}\n'
+    for torn in ("", '{"c": 3}', "\0\0\n", "[4]\n", "[" * 99_999 + "\n"):
+        path.write_text(first + second + torn)
+        assert json_lines(path) == [{"a": 1}, {"b": [2, None]}]
+        assert path.read_text() == first + second
+    for damaged, number in ((first + "x\n" + second, 2), ("[1]\n" + second, 1), ("somebody's own\n", 1)):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match=f"x is damaged at line {number}$"):
+            json_lines(path)
+        assert path.read_text() == damaged
 
 
 def test_a_full_disk_leaves_no_half_of_a_line(tmp_path: Path) -> None:

@@ -21,15 +21,16 @@ from numpy.typing import NDArray
 from random_cases import CALM, MODES, TASKS, Case
 from torch.utils._pytree import tree_leaves
 
-from lrenv import draws
-from lrenv.controls import KINDS
-from lrenv.episode import Episode
-from lrenv.optimizers import OPTIMIZERS
-from lrenv.rewards import REWARDS
-from lrenv.sb3_vec_env import LearningRateVecEnv
-from lrenv.signals import OBSERVATIONS, WHITE_BOX
-from lrenv.tasks import Task, make_task
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.actions import KINDS
+from lrenv.envs.episode import Episode
+from lrenv.envs.observations import OBSERVATIONS, WHITE_BOX
+from lrenv.envs.rewards import REWARDS
+from lrenv.envs.sb3_vec_env import LearningRateVecEnv
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.randomness import draws
+from lrenv.runtime.transfer import to_host
+from lrenv.training.optimizers import OPTIMIZERS
+from lrenv.training.tasks import Task, make_task
 
 Array = NDArray[Any]
 MORE = os.environ.get("LRENV_EXAMPLES")
@@ -154,29 +155,29 @@ def test_adapters_answer_what_the_core_does(case: Case, dtype: str) -> None:
     first, _ = envs.reset(seed=case.seed)
     np.testing.assert_array_equal(sb3.reset(), first)
     with torch.no_grad():
-        state = episode.reset([case.seed + i for i in range(case.n)])
-        np.testing.assert_array_equal(episode.answers(state)["observation"], first)
+        state, time_step = episode.reset([case.seed + i for i in range(case.n)])
+        np.testing.assert_array_equal(time_step.observation, first)
         steps, ended = np.zeros(case.n, np.int64), np.zeros(case.n, bool)
         for action in actions:
             due = episode.due(steps, ended)
-            state = episode.step(state, torch.from_numpy(episode.control.check(action, case.n)), due)
-            wanted = episode.answers(state)
+            state, time_step = episode.step(state, torch.from_numpy(episode.control.check(action, case.n)), due)
+            wanted = to_host(time_step)
             observation, reward, terminated, truncated, info = envs.step(action)
             theirs, paid, dones, infos = sb3.step(action)
             assert not truncated.any()
-            np.testing.assert_array_equal(wanted["observation"], observation)
-            np.testing.assert_array_equal(wanted["reward"], reward)
-            np.testing.assert_array_equal(wanted["terminated"], terminated)
+            np.testing.assert_array_equal(wanted.observation, observation)
+            np.testing.assert_array_equal(wanted.reward, reward)
+            np.testing.assert_array_equal(wanted.terminated, terminated)
             np.testing.assert_array_equal(paid, reward.astype(np.float32))
             np.testing.assert_array_equal(dones, terminated)
             for name in ("val_loss", "train_loss", "lr", "inner_step", "diverged"):
-                np.testing.assert_array_equal(wanted[name], info[name])
+                np.testing.assert_array_equal(wanted.info[name], info[name])
             for i in range(case.n):
                 shown = infos[i]["terminal_observation"] if dones[i] else theirs[i]
                 np.testing.assert_array_equal(shown, observation[i])
             if terminated.any():  # from here on their episodes are out of step
                 break
-            steps, ended = wanted["inner_step"], terminated
+            steps, ended = wanted.info["inner_step"], terminated
 
 
 @property_test

@@ -21,7 +21,7 @@ SNIPPETS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(
 @pytest.fixture
 def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a snippet registers is gone afterwards."""
-    tasks = importlib.import_module("lrenv.tasks")
+    tasks = importlib.import_module("lrenv.training.tasks")
     monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
     before = dict(gym.registry)
     yield

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from lrenv.rewards import CAP, REWARDS, make_reward
-from lrenv.signals import CLOCK, DYNAMICS, OBSERVATIONS, PAPER, SCALE_FREE, Dynamics, Observer
+from lrenv.envs.observations import CLOCK, DYNAMICS, OBSERVATIONS, PAPER, SCALE_FREE, Observer
+from lrenv.envs.rewards import CAP, REWARDS, make_reward
+from lrenv.training.dynamics import Dynamics
 
 F64 = torch.float64
 
@@ -133,7 +134,7 @@ def test_unknown_rewards_are_refused() -> None:
 def random_dynamics(n: int) -> Dynamics:
     generator = torch.Generator().manual_seed(0)
     values = {name: 10 ** (6 * torch.rand(n, dtype=F64, generator=generator) - 4) for name in Dynamics._fields}
-    for name in ("weight_mean", "first_turn", "last_turn"):
+    for name in ("weight_mean", "first_cosine", "last_cosine"):
         values[name] = 2 * torch.rand(n, dtype=F64, generator=generator) - 1
     values["inner_step"], values["budget"] = torch.arange(n, dtype=F64), torch.full((n,), float(n), dtype=F64)
     return Dynamics(**values)
@@ -161,8 +162,8 @@ def rendered(name: str, d: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndar
             "loss_spread": log(d["loss_spread"] / d["train_loss"]),
             "first_update": log(d["first_update"]),
             "last_update": log(d["last_update"]),
-            "first_turn": d["first_turn"],
-            "last_turn": d["last_turn"],
+            "first_cosine": d["first_cosine"],
+            "last_cosine": d["last_cosine"],
             "progress": progress,
         }
     return {key: d[key] for key in OBSERVATIONS[name]}

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.outer_gradients import paired, perturbations, sampled
-from lrenv.episode import Episode, EpisodeState
-from lrenv.hypergradients import reverse
-from lrenv.rollout import rollout
-from lrenv.tasks import Task
+from lrenv.agents.learned_optimizer.gradient_estimators import paired, perturbations, sampled
+from lrenv.envs.episode import Episode, EpisodeState
+from lrenv.training.hypergradients import reverse
+from lrenv.training.rollout import rollout
+from lrenv.training.tasks import Task
 
 F64 = torch.float64
 State = dict[str, Tensor]
@@ -75,7 +75,7 @@ def test_estimators_of_outer_gradients_go_through_episodes(toy: Callable[..., Ta
     theta = torch.tensor([0.1, 0.3, 0.2], dtype=F64)
 
     def decision(rates: Tensor, state: EpisodeState, number: int) -> tuple[Tensor, EpisodeState]:
-        state = episode.step(state, rates[:, number, None])
+        state, _ = episode.step(state, rates[:, number, None])
         return state.dynamics.val_loss, state
 
     def trained(rates: Tensor, state: EpisodeState) -> tuple[Tensor, EpisodeState]:
@@ -83,7 +83,7 @@ def test_estimators_of_outer_gradients_go_through_episodes(toy: Callable[..., Ta
         return losses[-1], state
 
     noise = perturbations(pairs, theta, sigma, torch.Generator().manual_seed(0))
-    begun: Any = paired(episode.reset(range(pairs)))
+    begun: Any = paired(episode.reset(range(pairs))[0])
     samples = sampled(trained, theta, noise, sigma, begun)
     assert samples.kept.all()
     rates = theta + torch.cat([noise, -noise])

@@ -13,11 +13,11 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNormalize
 
-from agents import SB3Agent, View
+from lrenv.agents import SB3Agent, View
 from lrenv.benchmark import AgentError, evaluate
-from lrenv.sb3_vec_env import LearningRateVecEnv
-from lrenv.tasks import make_task
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.sb3_vec_env import LearningRateVecEnv
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.training.tasks import make_task
 
 TASK = make_task("noisy-quadratic", budget=20, interval=5)
 SMALL: dict[str, Any] = {"n_steps": 4, "batch_size": 4, "seed": 0, "device": "cpu"}
@@ -92,7 +92,9 @@ def test_a_loaded_model_says_nothing_of_its_view(tmp_path: Path) -> None:
     model.save(tmp_path / "model")
     model.get_vec_normalize_env().save(tmp_path / "statistics.pkl")
     loaded = PPO.load(tmp_path / "model", device="cpu")
-    with pytest.raises(AgentError, match=r"what the PPO model sees and turns can't be known.*SB3Agent\(model, View"):
+    with pytest.raises(
+        AgentError, match=r"what the PPO model observes and controls can't be known.*SB3Agent\(model, View"
+    ):
         evaluate(loaded, TASK, [3, 4], device="cpu")
     envs = LearningRateVecEnv(1, TASK, control="set", observe="clock", device="cpu")
     agent = SB3Agent(

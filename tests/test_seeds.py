@@ -14,17 +14,17 @@ import torch
 from helpers import learned_settings
 from torch import Tensor
 
-from agents import learned_optimizer_training
-from agents.learned_optimizer_training import LearnedOptimizerTraining
-from agents.schedules import constant
-from lrenv import draws
+from lrenv.agents.learned_optimizer import training as learned_optimizer_training
+from lrenv.agents.learned_optimizer.training import LearnedOptimizerTraining
+from lrenv.agents.schedules.agent import constant
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.tuning import TUNING_SEEDS
-from lrenv.draws import AUGMENT, BATCH, DROPOUT, EPISODE, INITIAL_LR, fold, uniform
-from lrenv.episode import Episode
-from lrenv.seeds import OVERFLOW, RANGES, TRAINING, seeds_for
-from lrenv.tasks import LogUniform, Task
-from lrenv.trainee import Trainee
+from lrenv.envs.episode import Episode
+from lrenv.randomness import draws
+from lrenv.randomness.draws import AUGMENT, BATCH, DROPOUT, EPISODE, INITIAL_LR, fold, uniform
+from lrenv.randomness.seeds import OVERFLOW, RANGES, TRAINING, seeds_for
+from lrenv.training.tasks import LogUniform, Task
+from lrenv.training.trainee import Trainee
 
 SEEDS = [5, 7, 2_000_003]
 
@@ -71,10 +71,10 @@ def test_streams_are_apart() -> None:
 
 def test_initial_rates_come_from_their_own_stream(toy: Callable[..., Task]) -> None:
     chance = uniform(fold(torch.tensor(SEEDS), INITIAL_LR))
-    spread = Episode(toy(initial_lr=LogUniform(1e-3, 1e-1))).reset(SEEDS)
+    spread = Episode(toy(initial_lr=LogUniform(1e-3, 1e-1))).reset(SEEDS)[0]
     torch.testing.assert_close(spread.lr[:, 0], 1e-3 * 100**chance)
     rates = (0.1, 0.2, 0.3, 0.4)
-    listed = Episode(toy(initial_lr=rates)).reset(SEEDS)
+    listed = Episode(toy(initial_lr=rates)).reset(SEEDS)[0]
     assert listed.lr[:, 0].tolist() == pytest.approx([rates[int(4 * x)] for x in chance])
 
 
@@ -125,11 +125,11 @@ def test_the_end_of_the_budget_is_measured(toy: Callable[..., Task], budget: int
     task = toy(budget=budget, interval=interval, measure_interval=measure)
     result = evaluate(constant(peak=0.3), task, SEEDS, device="cpu")
     episode = Episode(task, "set-raw")
-    state, trainee = episode.reset(SEEDS), episode.trainee
+    state, trainee = episode.reset(SEEDS)[0], episode.trainee
     with torch.no_grad():
         for _ in range(episode.decisions):
             due = np.zeros(len(SEEDS), dtype=bool)
-            state = episode.step(state, torch.full((len(SEEDS), 1), 0.3), due)
+            state, _ = episode.step(state, torch.full((len(SEEDS), 1), 0.3), due)
         end = trainee.evaluate(state.trainee.params, state.trainee.buffers, trainee.val).loss
     assert state.trainee.step.tolist() == [budget] * len(SEEDS)
     np.testing.assert_allclose(result.curves["val_loss"][-1], end, rtol=1e-5)
@@ -140,7 +140,7 @@ def test_the_end_of_the_budget_is_measured(toy: Callable[..., Task], budget: int
 
 def test_a_learned_optimizer_is_trained_on_all_of_its_problems(tmp_path: Path) -> None:
     training = LearnedOptimizerTraining(learned_settings(tmp_path, classes=4, problems=3))
-    workers = [training._begun() for _ in range(150)]
+    workers = [training._new_worker() for _ in range(150)]
     counts = Counter(worker.problem for worker in workers)
     assert sorted(counts) == [0, 1, 2]
     assert min(counts.values()) > 30

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrenv import draws, networks
-from lrenv.stacked import Network
+from lrenv import networks
+from lrenv.networks.stacked import Network
+from lrenv.randomness import draws
 
 CPU, F64 = torch.device("cpu"), torch.float64
 SEEDS = [3, 11, 4]

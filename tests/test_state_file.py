@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrenv.benchmark import controller_file
-from lrenv.benchmark.controller_file import ControllerFileError
-from lrenv.benchmark.state_file import restored, stored
+from lrenv.controllers import controller_file
+from lrenv.controllers.controller_file import ControllerFileError
+from lrenv.controllers.state_file import restored, stored
 
 
 class Part(NamedTuple):

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrenv import draws, networks
-from lrenv import trainee as trainee_module
-from lrenv.augment import PADDING, crop, crop_flip
+from lrenv import networks
 from lrenv.data import Data
-from lrenv.tasks import Task
-from lrenv.trainee import Trainee, TraineeState
-from lrenv.trees import select
+from lrenv.data.augment import PADDING, crop, crop_flip
+from lrenv.randomness import draws
+from lrenv.runtime.trees import select
+from lrenv.training import trainee as trainee_module
+from lrenv.training.tasks import Task
+from lrenv.training.trainee import Trainee, TraineeState
 
 F64 = torch.float64
 RATES = torch.tensor([[0.1], [0.3], [0.02]], dtype=F64)
@@ -127,7 +128,7 @@ def test_evaluation_is_plain_computation(toy: Callable[..., Task], make_blobs: C
         with torch.no_grad():
             outputs = module(x)
         torch.testing.assert_close(measured.loss[i], F.cross_entropy(outputs, data.val.targets))
-        torch.testing.assert_close(measured.accuracy[i], (outputs.argmax(1) == data.val.targets).double().mean())
+        torch.testing.assert_close(measured.metric[i], (outputs.argmax(1) == data.val.targets).double().mean())
         torch.testing.assert_close(measured.predictions[i], outputs.softmax(1).T)
 
 
@@ -213,7 +214,7 @@ def test_crop_draws_every_shift_equally_often() -> None:
 
 
 def test_flip_mirrors_half_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lrenv import augment
+    from lrenv.data import augment
 
     monkeypatch.setattr(augment, "crop", lambda key, x: x)
     x = torch.rand(1, 2000, 1, 4, 4, generator=torch.Generator().manual_seed(0))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import kill_minus_nine
@@ -21,27 +22,31 @@ import torch
 from stable_baselines3.common.logger import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import agents.outer_folder
-import agents.outer_log
-from agents import learned_optimizer_training, make_agent, noh_training, outer_training
-from agents.fds_settings import FDSSettings
-from agents.fds_training import ScheduleTraining
-from agents.learned_optimizer_settings import LearnedOptimizerSettings
-from agents.learned_optimizer_training import LearnedOptimizerTraining
-from agents.lstm_policies import NOH, DMopt
-from agents.noh_settings import DMoptSettings, NOHSettings
-from agents.noh_training import NOHTraining
-from agents.outer_log import CSVLog, EventLog
-from agents.outer_settings import OuterSettings
-from agents.outer_training import Training, train
-from agents.ppo_learner import PPOTraining
-from agents.ppo_settings import PPOSettings
-from agents.search import schedule_training
-from lrenv.benchmark import controller_file, evaluate
-from lrenv.benchmark.controller_file import ControllerFileError
-from lrenv.process import SIGNALS, interruptible, status_of
-from lrenv.seeds import RANGES, TRAINING, seeds_for
-from lrenv.trainee import Trainee
+import lrenv.agents.outer.folder
+import lrenv.agents.outer.log
+from lrenv.agents import make_agent
+from lrenv.agents.fds.random_search import schedule_training
+from lrenv.agents.fds.settings import FDSSettings
+from lrenv.agents.fds.training import ScheduleTraining
+from lrenv.agents.learned_optimizer import training as learned_optimizer_training
+from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
+from lrenv.agents.learned_optimizer.training import LearnedOptimizerTraining
+from lrenv.agents.noh import training as noh_training
+from lrenv.agents.noh.agent import NOH, DMopt
+from lrenv.agents.noh.settings import DMoptSettings, NOHSettings
+from lrenv.agents.noh.training import NOHTraining
+from lrenv.agents.outer import training as outer_training
+from lrenv.agents.outer.log import CSVLog, EventLog
+from lrenv.agents.outer.settings import OuterSettings
+from lrenv.agents.outer.training import Training, train
+from lrenv.agents.ppo.settings import PPOSettings
+from lrenv.agents.ppo.training import PPOTraining
+from lrenv.benchmark import evaluate
+from lrenv.controllers import controller_file
+from lrenv.controllers.controller_file import ControllerFileError
+from lrenv.randomness.seeds import RANGES, TRAINING, seeds_for
+from lrenv.runtime.process import SIGNALS, interruptible, status_of
+from lrenv.training.trainee import Trainee
 
 SMALL: dict[str, Any] = {"eval_every": 2, "eval_seeds": 2, "device": "cpu"}
 PPO: dict[str, Any] = SMALL | {
@@ -183,7 +188,7 @@ def test_interrupted_anywhere_it_ends_as_one_that_was_not(
 
 
 WRITES = (
-    (controller_file, "write"), (agents.outer_log, "replace_file"), (agents.outer_log, "append_line"),
+    (controller_file, "write"), (lrenv.agents.outer.log, "replace_file"), (lrenv.agents.outer.log, "append_line"),
     (os, "replace"), (Path, "unlink"),
 )  # fmt: skip
 """All that changes the files of a training."""
@@ -380,7 +385,7 @@ def test_the_outcome_is_marked_and_says_what_it_cost(undisturbed: Callable[[str]
 
 def test_a_training_under_way_is_not_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(agents.outer_folder.Folder, "finish", lambda self, runs: pytest.fail("it has not ended"))
+        patched.setattr(lrenv.agents.outer.folder.Folder, "finish", lambda self, runs: pytest.fail("it has not ended"))
         step, calls = Training.validate, itertools.count(1)
 
         def validate(self: Training[Any]) -> dict[str, float]:
@@ -496,6 +501,34 @@ def test_a_signal_saves_what_is_done(
     case.train(tmp_path / "run", eval_every=4, resume=True)
     case.train(tmp_path / "whole", eval_every=4)
     assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_deadline_stops_between_iterations(
+    undisturbed: Callable[[str], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Each session has time for one iteration more, and what they make is what was never stopped."""
+    whole, case, out = undisturbed(name), CASES[name], tmp_path / "run"
+    kind = type(case.kind(case.settings(out=out)))
+    iterate, clock, done = kind.iterate, [0.0], []
+
+    def slow(self: Any) -> dict[str, float]:
+        clock[0] += 10
+        done.append(self.iteration)
+        return iterate(self)
+
+    monkeypatch.setattr(kind, "iterate", slow)
+    monkeypatch.setattr(outer_training, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    for session in itertools.count():
+        settings = case.settings(out=out, resume=session > 0)
+        try:
+            train(case.kind, settings, deadline=clock[0] + 10 * min(session, 1))
+        except KeyboardInterrupt:
+            assert len(done) == session
+        else:
+            break
+    assert done == list(range(len(log(whole.out)))), "no iteration was made twice"
+    assert_same(whole.out, out)
 
 
 @pytest.mark.parametrize("place", ["a file", "below a file", "/proc/none"])

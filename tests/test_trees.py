@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrenv.trees import cut, join, replace_rows, scatter, select
+from lrenv.runtime.trees import cut, join, replace_rows, scatter, select
 
 
 class Tree(NamedTuple):

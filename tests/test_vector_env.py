@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from lrenv import draws
 from lrenv.data import Data, Split, load
-from lrenv.env import LearningRateEnv
-from lrenv.optimizers import adam, momentum
-from lrenv.rewards import REWARDS
-from lrenv.sb3_vec_env import LearningRateVecEnv
-from lrenv.tasks import LogUniform, Task, make_task
-from lrenv.vector_env import LearningRateVectorEnv
+from lrenv.envs.env import LearningRateEnv
+from lrenv.envs.rewards import REWARDS
+from lrenv.envs.sb3_vec_env import LearningRateVecEnv
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.randomness import draws
+from lrenv.training.optimizers import adam, momentum
+from lrenv.training.tasks import LogUniform, Task, make_task
 
 Array = NDArray[Any]
 EXACT: dict[str, Any] = {"device": "cpu", "dtype": "float64"}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lrenv.benchmark.agent import Agent, AgentError, View, agents, make_agent
 from lrenv.benchmark.comparison import compare
 from lrenv.benchmark.evaluation import Result, evaluate
 from lrenv.benchmark.rows import Comparison
-from lrenv.benchmark.sb3_agent import SB3Agent
 from lrenv.benchmark.tuning import Tuned, tune
+from lrenv.controllers.agent import Agent, AgentError, View, agents, make_agent
+from lrenv.controllers.sb3_agent import SB3Agent
 
 __all__ = [
     "Agent",

@@ -8,7 +8,6 @@ last line that is torn is cut off, and its cell runs again.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrenv.benchmark.evaluation import ARRAYS, Result
-from lrenv.files import append_line, lock, writing
+from lrenv.runtime.files import append_line, json_lines, lock, writing
+from lrenv.runtime.json_values import json_value
 
 FORMAT, VERSION = "lrenv-comparison", 1
 
@@ -92,32 +92,24 @@ class Cells:
 
     def _begin(self, settings: dict[str, Any]) -> None:
         """Reads what is there, cuts off a torn end, and writes the header of a new file."""
-        header: dict[str, Any] | None = None
         # What a reader of JSON would make of them: tuples are lists, and so on.
         settings = json.loads(json.dumps(settings))
-        whole, lines = 0, self.path.read_bytes().splitlines(keepends=True)
-        for number, line in enumerate(lines, 1):
-            entry = _entry(line)
-            if entry is None:
-                if number < len(lines) or (header is None and line.endswith(b"\n")):  # not torn: another's file
-                    raise ValueError(f"{self.path} is damaged at line {number}; --overwrite starts anew")
-                break
-            whole += len(line)
-            if header is None:
-                header = entry
-                self._agree(header, settings)
-            else:
-                try:
-                    self._results[json.dumps(entry["cell"], sort_keys=True)] = decoded(entry["result"])
-                except (KeyError, TypeError, ValueError, AttributeError) as error:
-                    told = f"{self.path} is damaged at line {number} ({error!r}); --overwrite starts anew"
-                    raise ValueError(told) from error
-        with writing(self.path):
-            os.ftruncate(self._file, whole)
-        if header is None:
+        try:
+            found = json_lines(self.path)
+        except ValueError as error:
+            raise ValueError(f"{error}; --overwrite starts anew") from error
+        if not found:
             self._append({"format": FORMAT, "version": VERSION, "settings": settings, "about": self.about})
-        else:
-            self.about = header["about"]
+            return
+        header, *entries = found
+        self._agree(header, settings)
+        self.about = header["about"]
+        for number, entry in enumerate(entries, 2):
+            try:
+                self._results[json.dumps(entry["cell"], sort_keys=True)] = decoded(entry["result"])
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                told = f"{self.path} is damaged at line {number} ({error!r}); --overwrite starts anew"
+                raise ValueError(told) from error
 
     def _agree(self, header: dict[str, Any], settings: dict[str, Any]) -> None:
         """Raises FileExistsError where the file's settings are others."""
@@ -161,29 +153,11 @@ def decoded(values: dict[str, Any]) -> Result:
 
 
 def _encoded(array: NDArray[Any]) -> dict[str, Any]:
-    """JSON has no NaN and no infinities: they are written as text."""
-
-    def plain(x: Any) -> Any:
-        if isinstance(x, list):
-            return [plain(y) for y in x]
-        return str(x) if isinstance(x, float) and not math.isfinite(x) else x
-
-    return {"dtype": str(array.dtype), "values": plain(array.tolist())}
+    return {"dtype": str(array.dtype), "values": json_value(array.tolist(), exact=True)}
 
 
 def _decoded(values: dict[str, Any]) -> NDArray[Any]:
     return np.array(values["values"], np.dtype(values["dtype"]))
-
-
-def _entry(line: bytes) -> dict[str, Any] | None:
-    """What a line holds; None of one that is torn."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return entry if isinstance(entry, dict) else None
 
 
 def _difference(name: str, before: Any, now: Any) -> str:

@@ -19,8 +19,8 @@ from rich.table import Table
 
 from lrenv.benchmark.evaluation import Result
 from lrenv.benchmark.rows import LEVEL, Comparison, Row
-from lrenv.files import replace_file
-from lrenv.tasks import LogUniform
+from lrenv.runtime.files import replace_file
+from lrenv.training.tasks import LogUniform
 
 COLUMNS = (
     "agent", "settings", "val loss", "test loss", "test accuracy", "p (paired)", "p (Welch)", "diverged", "runs spent",

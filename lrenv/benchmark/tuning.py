@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrenv.benchmark.agent import AgentError, agent_factory
 from lrenv.benchmark.evaluation import Result, evaluate
 from lrenv.benchmark.selection import selection_losses
-from lrenv.seeds import seeds_for
-from lrenv.tasks import Task, make_task
+from lrenv.controllers.agent import AgentError, agent_factory
+from lrenv.randomness.seeds import seeds_for
+from lrenv.training.tasks import Task, make_task
 
 TUNING_SEEDS = tuple(seeds_for("tuning", 3))
 """Schedules are tuned on these; results are reported on others."""

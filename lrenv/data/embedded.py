@@ -12,14 +12,28 @@ from lrenv.data.store import stored
 from lrenv.data.types import Data, Split, with_statistics
 
 
-def digits() -> Data:
-    """Scikit-learn's digits: 1,797 images of 8 x 8 pixels with 17 levels of grey."""
+def digits(label_noise: float = 0.0) -> Data:
+    """Scikit-learn's digits: 1,797 images of 8 x 8 pixels with 17 levels of grey.
+
+    Args:
+        label_noise: the share of the training labels that are replaced by one of the ten drawn with equal chance.
+
+    Raises:
+        ValueError: a share below 0 or above 1.
+    """
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images = torch.from_numpy(bunch.images.astype(np.uint8)).unsqueeze(1)
     pool = Split(images, torch.from_numpy(bunch.target.astype(np.int64)))
     train, val, test = pool.shuffled().cut(1200, 297, 300)
+    if not 0 <= label_noise <= 1:
+        raise ValueError(f"label_noise={label_noise} must be a share between 0 and 1")
+    if label_noise:
+        rng = np.random.default_rng(0)
+        wrong = torch.from_numpy(rng.random(len(train.targets)) < label_noise)
+        drawn = torch.from_numpy(rng.integers(0, 10, len(train.targets)))
+        train = Split(train.inputs, torch.where(wrong, drawn, train.targets))
     return with_statistics(train, val, test, classes=10)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from lrenv.data.store import digest, stored
 from lrenv.data.types import Data, DataCorrupt, DataMissing, DataWarning, Split, absent_classes, with_statistics
 from lrenv.lookup import lookup
-from lrenv.memory import check_fits
+from lrenv.runtime.memory import check_fits
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -13,6 +13,7 @@ import torch
 
 from lrenv.data.embedded import digits, mnist1d
 from lrenv.data.folder import folder
+from lrenv.data.packaged import co2, doctor_visits, photo, shuttle, text
 from lrenv.data.published import SOURCES, Source
 from lrenv.data.store import data_root
 from lrenv.data.types import Data, Loader
@@ -21,6 +22,11 @@ from lrenv.lookup import lookup, what_is
 _LOADERS: dict[str, Loader] = {
     "digits": digits,
     "mnist1d": mnist1d,
+    "text": text,
+    "shuttle": shuttle,
+    "doctor-visits": doctor_visits,
+    "co2": co2,
+    "photo": photo,
     **{source.name: source for source in SOURCES},
     "folder": folder,
 }
@@ -57,6 +63,11 @@ def load(name: str, *, download: bool | None = None, **options: object) -> Data:
     ============== ======================== ============================================================
     digits         1,200 / 297 / 300        uint8 (1, 8, 8), 0..16, from scikit-learn
     mnist1d        3,000 / 1,000 / 1,000    float32 (40,), generated (Greydanus & Kobak, arXiv 2011.14439)
+    text           11,557 / 1,397 / 1,397   int64 (32,) characters, targets (32,), see `lrenv.data.packaged.text`
+    shuttle        30,000 / 9,000 / 10,097  float32 (9,), two classes
+    doctor-visits  14,000 / 3,000 / 3,190   float32 (9,), targets are counts
+    co2            1,300 / 450 / 474        float32 (52,), targets are numbers
+    photo          11,872 / 2,544 / 2,544   float32 (24,), targets (3,) are colours
     mnist          50,000 / 10,000 / 10,000 uint8 (1, 28, 28)
     fashion-mnist  50,000 / 10,000 / 10,000 uint8 (1, 28, 28)
     cifar10        40,000 / 10,000 / 10,000 uint8 (3, 32, 32)

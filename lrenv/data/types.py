@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -27,12 +28,13 @@ class DataWarning(UserWarning):
 
 
 class Split(NamedTuple):
-    """One part of a data set: m examples and their classes."""
+    """One part of a data set: m examples and what is to be said of them."""
 
     inputs: Tensor
-    """(m, *shape): uint8 for images (C, H, W), float32 otherwise."""
+    """(m, *shape): uint8 for images (C, H, W), int64 for token ids, float32 otherwise."""
     targets: Tensor
-    """(m,) int64 class labels in 0..classes-1."""
+    """Class labels in 0..classes-1, int64: (m,), or (m, L) for the L places of a sequence. Numbers, float32: (m,) or
+    (m, d)."""
 
     def shuffled(self) -> Split:
         """The same examples in a fixed random order."""
@@ -60,7 +62,30 @@ class Data(NamedTuple):
     std: Tensor
     """As `mean`; 1 where the training inputs do not vary."""
     classes: int
-    """The number of classes; 0 if there are none, and then nothing reads the targets."""
+    """The number of classes; 0 where targets are numbers, or where nothing reads them."""
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a network is to give for an example, or for each place of a sequence."""
+        targets = self.train.targets
+        return math.prod(targets.shape[1:]) if targets.is_floating_point() else self.classes
+
+    @property
+    def tokens(self) -> bool:
+        """Whether inputs are token ids, which are not normalised and stay integers."""
+        return _are_tokens(self.train.inputs)
+
+    @property
+    def target_std(self) -> Tensor:
+        """The standard deviation of the training targets where they are numbers, () or (d,); 1 where they are equal.
+
+        It is the unit in which outputs of different tasks can be compared.
+        """
+        targets = self.train.targets
+        if not targets.is_floating_point():
+            return torch.tensor(1.0, device=targets.device)
+        std = targets.double().std(0, correction=0)
+        return torch.where(std > torch.finfo(torch.float32).eps * targets.abs().amax(0), std, 1.0).float()
 
     def to(self, device: torch.device | str) -> Data:
         """The same data on `device`; tensors that are there already are not copied."""
@@ -72,13 +97,19 @@ Loader: TypeAlias = Callable[..., Data]
 """Options, as keyword arguments, to a data set."""
 
 
+def _are_tokens(inputs: Tensor) -> bool:
+    return not inputs.is_floating_point() and inputs.dtype != torch.uint8
+
+
 def absent_classes(split: Split, classes: int) -> list[int]:
     """The classes that a split has no example of."""
     return sorted(set(range(classes)) - set(split.targets.unique().tolist()))
 
 
 def with_statistics(train: Split, val: Split, test: Split, classes: int) -> Data:
-    """Adds the mean and standard deviation of the train split, taken in double precision."""
+    """Adds the mean and standard deviation of the train split, taken in double precision; 0 and 1 for token ids."""
+    if _are_tokens(train.inputs):
+        return Data(train, val, test, torch.tensor(0.0), torch.tensor(1.0), classes)
     images = train.inputs.ndim == 4
     channels = train.inputs.unbind(1) if images else (train.inputs,)
     mean, var = torch.stack([_moments(channel) for channel in channels]).T
@@ -108,7 +139,8 @@ def from_arrays(
     test_inputs: ArrayLike | Tensor,
     test_targets: ArrayLike | Tensor,
     *,
-    normalize: bool = True,
+    normalize: bool | None = None,
+    classes: int | None = None,
 ) -> Data:
     """A `Data` from one's own arrays, checked and copied to the CPU.
 
@@ -117,74 +149,131 @@ def from_arrays(
     A class that validation or test has no example of is told in a `DataWarning`.
 
     Args:
-        train_inputs: (m, *shape). uint8 images (m, C, H, W) stay uint8; everything else becomes float32.
-        train_targets: (m,) integers 0..classes-1, each of them at least once.
+        train_inputs: (m, *shape). uint8 images (m, C, H, W) stay uint8, integers (m, L) become token ids (int64),
+            everything else becomes float32.
+        train_targets: integers 0..classes-1, (m,), or (m, L) for the L places of a sequence; or floats, (m,) or (m, d),
+            which are numbers to be predicted. Counts are numbers, so pass them as floats.
         val_inputs: as `train_inputs`.
         val_targets: as `train_targets`, with no other classes.
         test_inputs: as `train_inputs`.
         test_targets: as `val_targets`.
         normalize: take mean and standard deviation from the training inputs (per channel where an example has
-            three axes); otherwise they are 0 and 1, and batches are used as they stand.
+            three axes); otherwise they are 0 and 1, and batches are used as they stand. By default all inputs but token
+            ids are normalised. Integers that are quantities and no token ids: pass True, and they become float32.
+        classes: how many there are. By default as many as the training targets name, each of them at least once; a
+            vocabulary may be larger than what the training targets hold.
 
     Raises:
-        TypeError: inputs that are not real numbers, or targets that are not integers.
-        ValueError: an empty split, inputs and targets of different length, examples of different shape,
-            values that are not finite or integers that float32 would round, labels outside 0..classes-1, a class
-            without a training example, or fewer than two classes.
+        TypeError: inputs that are not real numbers, targets that are neither integers nor floats, or targets of another
+            kind in another split.
+        ValueError: an empty split, inputs and targets of different length, examples or targets of different shape,
+            values that are not finite or integers that float32 would round, negative token ids, labels outside
+            0..classes-1, a class without a training example where `classes` isn't given, or fewer than two classes.
     """
-    train = _checked("train", train_inputs, train_targets)
-    val = _checked("val", val_inputs, val_targets)
-    test = _checked("test", test_inputs, test_targets)
-    classes = int(train.targets.max()) + 1
-    if classes < 2:
-        raise ValueError("train targets hold only class 0: a classification task needs at least two classes")
-    present = train.targets.unique()  # sorted
-    if len(present) < classes:
-        gap = int((present != torch.arange(len(present))).nonzero()[0])
-        raise ValueError(
-            f"train targets hold no class {gap}, though they go up to {classes - 1}: number the classes without gaps"
-        )
-    expected = _example(train)
-    for part, split in (("val", val), ("test", test)):
-        if (found := _example(split)) != expected:
-            raise ValueError(f"examples of {part} are {found}, of train {expected}: use one shape and scale")
-        if (largest := int(split.targets.max())) >= classes:
-            raise ValueError(f"{part} targets hold class {largest}, train targets only 0..{classes - 1}")
-    absent = {part: absent_classes(split, classes) for part, split in (("val", val), ("test", test))}
-    if told := [f"{part} has no example of {len(labels)}, as {labels[0]}" for part, labels in absent.items() if labels]:
-        warnings.warn(f"of {classes} classes {'; '.join(told)}", DataWarning, stacklevel=2)
-    data = with_statistics(train, val, test, classes)
-    if not normalize:
+    parts = {
+        "train": (train_inputs, train_targets),
+        "val": (val_inputs, val_targets),
+        "test": (test_inputs, test_targets),
+    }
+    splits = {part: _checked(part, inputs, targets, normalize) for part, (inputs, targets) in parts.items()}
+    for say, what in ((_example, "examples"), (_target, "targets")):
+        expected = say(splits["train"])
+        for part in ("val", "test"):
+            if (found := say(splits[part])) != expected:
+                raise ValueError(f"{what} of {part} are {found}, of train {expected}: use one shape and type")
+    if splits["train"].targets.is_floating_point():
+        if classes is not None:
+            raise ValueError(f"classes={classes}, but targets are floats, which are numbers to predict: pass integers")
+        number = 0
+    else:
+        number = _classes(splits, classes)
+    data = with_statistics(splits["train"], splits["val"], splits["test"], number)
+    if normalize is False:
         data = data._replace(mean=torch.zeros_like(data.mean), std=torch.ones_like(data.std))
     return data
 
 
-def _checked(part: str, inputs: ArrayLike | Tensor, targets: ArrayLike | Tensor) -> Split:
+def _classes(splits: dict[str, Split], given: int | None) -> int:
+    """How many classes the splits have, checked."""
+    train = splits["train"].targets
+    present = train.unique()  # sorted
+    classes = int(present[-1]) + 1 if given is None else given
+    if classes < 2:
+        raise ValueError("train targets hold only class 0: a classification task needs at least two classes")
+    if given is None and len(present) < classes:
+        gap = int((present != torch.arange(len(present))).nonzero()[0])
+        raise ValueError(
+            f"train targets hold no class {gap}, though they go up to {classes - 1}: number the classes without gaps, "
+            "or say how many there are, classes=..."
+        )
+    for part, split in splits.items():
+        if (largest := int(split.targets.max())) >= classes:
+            raise ValueError(f"{part} targets hold class {largest}, but there are only 0..{classes - 1} in train")
+    if train.ndim == 1:
+        absent = {part: absent_classes(splits[part], classes) for part in ("val", "test")}
+        if told := [f"{part} has no example of {len(x)}, as {x[0]}" for part, x in absent.items() if x]:
+            warnings.warn(f"of {classes} classes {'; '.join(told)}", DataWarning, stacklevel=3)
+    return classes
+
+
+def _checked(
+    part: str, inputs: ArrayLike | Tensor, targets: ArrayLike | Tensor, normalize: bool | None = None
+) -> Split:
     """A split that is right by itself."""
     x, y = _copy(f"{part} inputs", inputs), _copy(f"{part} targets", targets)
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise TypeError(f"{part} targets must be integer class labels, got {y.dtype}: convert them to int64")
+    if y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(
+            f"{part} targets must be integer class labels, or floats to predict, got {y.dtype}: convert them to int64"
+        )
     if x.is_complex():
         raise TypeError(f"{part} inputs must be real numbers, got {x.dtype}")
     shapes = f"{part} inputs have shape {tuple(x.shape)}, targets {tuple(y.shape)}"
-    if x.ndim < 2 or y.ndim != 1 or len(x) != len(y):
-        raise ValueError(f"{shapes}: pass (m, *shape) and (m,), class labels and not one-hot rows")
-    if x.numel() == 0:
+    if x.ndim < 2 or y.ndim not in (1, 2) or len(x) != len(y):
+        raise ValueError(
+            f"{shapes}: pass inputs (m, *shape) and targets (m,), (m, L) class labels of sequences or (m, d) floats"
+        )
+    if x.numel() == 0 or y.numel() == 0:
         raise ValueError(f"{shapes}: every split needs at least one example")
-    y = y.long()
-    if y.min() < 0:
-        raise ValueError(f"{part} targets hold the label {int(y.min())}: labels run from 0 to classes-1")
-    if x.dtype != torch.uint8 or x.ndim != 4:
-        if not x.is_floating_point() and not torch.equal(x.float().long(), x.long()):
-            raise ValueError(f"{part} inputs hold integers that float32 would round: rescale them")
-        x = x.float()
-        if not x.isfinite().all():
-            raise ValueError(f"{part} inputs hold values that are not finite in float32: rescale them")
-    return Split(x, y)
+    if y.is_floating_point():
+        y = y.float()
+        if not y.isfinite().all():
+            raise ValueError(f"{part} targets hold values that are not finite in float32: rescale or drop them")
+    else:
+        y = y.long()
+        if y.min() < 0:
+            raise ValueError(f"{part} targets hold the label {int(y.min())}: labels run from 0 to classes-1")
+        if y.ndim == 2 and y.shape[1] > 1 and int(y.max()) == 1 and bool((y.sum(1) == 1).all()):
+            raise ValueError(f"{part} targets look like one-hot rows: pass class labels (m,), targets.argmax(1)")
+    return Split(_input(part, x, normalize), y)
+
+
+def _input(part: str, x: Tensor, normalize: bool | None) -> Tensor:
+    """Inputs in the type that they are kept in."""
+    if x.dtype == torch.uint8 and x.ndim == 4:
+        return x
+    integers = not x.is_floating_point() and x.dtype != torch.bool
+    if integers and x.ndim == 2 and not normalize:
+        x = x.long()
+        if x.min() < 0:
+            raise ValueError(
+                f"{part} inputs are integers and hold {int(x.min())}: token ids are 0 or more; quantities are to be "
+                "floats, or normalize=True"
+            )
+        return x
+    if not x.is_floating_point() and not torch.equal(x.float().long(), x.long()):
+        raise ValueError(f"{part} inputs hold integers that float32 would round: rescale them")
+    x = x.float()
+    if not x.isfinite().all():
+        raise ValueError(f"{part} inputs hold values that are not finite in float32: rescale them")
+    return x
 
 
 def _example(split: Split) -> str:
     return f"{split.inputs.dtype} {tuple(split.inputs.shape[1:])}"
+
+
+def _target(split: Split) -> str:
+    return f"{split.targets.dtype} {tuple(split.targets.shape[1:])}"
 
 
 def _copy(what: str, array: ArrayLike | Tensor) -> Tensor:

@@ -1,0 +1,192 @@
+"""The policies: a coordinatewise LSTM whose outputs are learning rates (NOH) or updates (DMopt).
+
+Fu et al. 2017, "Neural optimizers with hypergradients for tuning parameter-wise learning rates", section 2.2, and their
+baseline, Andrychowicz et al. 2016. `lrenv.agents.noh.training` trains both:
+
+    python train_controller.py noh --task mnist-mlp20 --out runs/noh
+    lrenv compare --task mnist-mlp20 --agents constant,runs/noh/controller.safetensors
+
+`tests/reference/noh.py` has both in NumPy.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrenv.agents.base import BaseAgent
+from lrenv.agents.noh.lstm import ARCHITECTURE, Architecture, CoordinateLSTM
+from lrenv.controllers import controller_file, schema
+from lrenv.controllers.agent import View
+from lrenv.training.lookahead import MEAN
+from lrenv.training.optimizers import OPTIMIZERS
+
+METADATA = schema.record({"view": schema.check_view, "architecture": ARCHITECTURE}, {})
+"""The check of the metadata of a policy's file, without those of its training."""
+
+
+class LSTMPolicy(BaseAgent[tuple[Tensor, ...]]):
+    """A coordinatewise LSTM that sees the mean gradient of each parameter of the trainee, and acts on it.
+
+    It acts on trainees of any size, and computes on the device of its weights. A file is read by `load(path)`, or
+    `make_agent(path)`.
+
+    Args:
+        architecture: of the LSTM.
+        interval: S, inner steps between two actions.
+        optimizer: the trainees' optimizer.
+        network: the LSTM with trained weights; None for untrained ones.
+    """
+
+    NAME: ClassVar[str]
+    OPTIMIZERS: ClassVar[tuple[str, ...]]
+    """The optimizers of trainees that it can act on."""
+
+    def __init__(
+        self, architecture: Architecture, interval: int, optimizer: str, network: CoordinateLSTM | None = None
+    ) -> None:
+        self.architecture = architecture
+        self.network = CoordinateLSTM(architecture) if network is None else network
+        self.interval, self.optimizer = interval, optimizer
+        self.view = _view(interval, optimizer)
+
+    def __repr__(self) -> str:
+        return self.NAME
+
+    @abstractmethod
+    def action(self, output: Tensor) -> Tensor:
+        """The actions (n, P) of the LSTM's outputs (n, P)."""
+
+    @staticmethod
+    @abstractmethod
+    def action_gradients(hypergradients: Tensor) -> Tensor:
+        """The derivatives of a window's training loss by its actions, both (decisions, n, P).
+
+        Args:
+            hypergradients: for each decision, the derivatives of the losses that its own steps led to.
+        """
+
+    def start(self, observation: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """Gives the LSTM's carry, (n, hidden, P) for each layer's hidden state and cell, all 0.
+
+        Raises:
+            ValueError: the observation has no mean gradients of a batch of trainees.
+        """
+        if not isinstance(observation, Mapping) or MEAN not in observation:
+            raise ValueError(
+                f"{self} reads {MEAN}, which the observation lacks: make the environment with **agent.view.settings()"
+            )
+        shape = tuple(np.shape(observation[MEAN]))
+        if len(shape) != 2:
+            raise ValueError(f"{self} reads {MEAN} of a batch, (n, P), not {shape}")
+        return self.network.start(*shape)
+
+    def act(self, observation: Mapping[str, Any], carry: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Gives the actions (n, P), on the device of the LSTM and differentiable by its weights, and its next carry."""
+        gradient = torch.as_tensor(observation[MEAN], dtype=torch.float32, device=self.device)
+        output, carry = self.network(gradient, carry)
+        return self.action(output), carry
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the LSTM runs on."""
+        return self.network.offset.device
+
+    def on_device(self, device: torch.device) -> Self:
+        """Gives this policy if it is on that device, else a copy there; evaluations pass the trainees' device."""
+        if device.type == self.device.type and device.index in (None, self.device.index):
+            return self
+        weights = {name: x.detach().to(device, copy=True) for name, x in self.network.state_dict().items()}
+        with torch.random.fork_rng(devices=[]):  # initial weights are replaced, as in `load`
+            policy = type(self)(self.architecture, self.interval, self.optimizer)
+        policy.network.load_state_dict(weights, assign=True)
+        return policy
+
+    def save(self, path: Path, trained: dict[str, Any]) -> None:
+        """Writes the policy to one file, with how it was trained."""
+        shape = {"view": asdict(self.view), "architecture": asdict(self.architecture)}
+        controller_file.write(path, self.network.state_dict(), {"agent": self.NAME, **shape, **trained})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads a policy.
+
+        Raises:
+            FileNotFoundError: no such file.
+            lrenv.controllers.controller_file.ControllerFileError: no policy of this kind, damaged, or of another
+                version.
+        """
+        with controller_file.opened_agent(path, cls.NAME) as file:
+            METADATA("metadata", file.metadata)
+            view = file.metadata["view"]
+            schema.integer(1)("view.interval", view["interval"])
+            schema.one_of(cls.OPTIMIZERS)("view.optimizer", view["optimizer"])
+            own = _view(view["interval"], view["optimizer"])
+            if View(**schema.view_settings(view)) != own:
+                raise ValueError(f"{cls.NAME} has the {own}, not {view}")
+            architecture = Architecture(**file.metadata["architecture"])
+            tensors = file.tensors(architecture.tensor_specs())
+            # The initial weights are replaced; drawing them must not shift anyone's random numbers.
+            with torch.random.fork_rng(devices=[]):
+                policy = cls(architecture, view["interval"], view["optimizer"])
+            # Assigned: they stay of the type that they are in the file, whatever torch's default is.
+            policy.network.load_state_dict(tensors, assign=True)
+            # The LSTM puts out numbers between -1 and 1, which the output layer weighs.
+            largest = tensors["output"].abs().sum() + tensors["offset"].abs()
+            if not policy.action(largest).isfinite().all():
+                raise ValueError(f"outputs may be as large as {float(largest):.3g}, whose actions are infinite")
+        return policy
+
+
+def _view(interval: int, optimizer: str) -> View:
+    return View("set-raw/parameter", (MEAN,), interval, optimizer)
+
+
+class NOH(LSTMPolicy):
+    """The neural optimizer with hypergradients: a positive learning rate per parameter, alpha = scale * e^output.
+
+    An untrained policy is the constant rate `scale`. It is trained by the one-step hypergradients of its rates (Fu et
+    al. 2017, figure 2): no gradient passes through the trainee, so a decision is trained on the losses of its interval
+    alone.
+    """
+
+    NAME = "noh"
+    OPTIMIZERS = tuple(name for name in OPTIMIZERS if name != "unit")
+
+    def action(self, output: Tensor) -> Tensor:
+        """The rates (n, P)."""
+        return self.architecture.scale * output.exp()
+
+    @staticmethod
+    def action_gradients(hypergradients: Tensor) -> Tensor:
+        """The hypergradients themselves."""
+        return hypergradients
+
+
+class DMopt(LSTMPolicy):
+    """An LSTM whose output is the update itself: w - scale * output (Andrychowicz et al. 2016).
+
+    The trainee's optimizer is `unit`, whose direction is 1, so that an update is a rate. It is trained on the sum of
+    all losses of a window (equation 3 there, with w_t = 1), and the gradients of the trainee count as constants: an
+    update moves the weights of every later step in the window alike. Its derivative is thus the sum of the
+    hypergradients, -<g, 1>, from its own step on.
+    """
+
+    NAME = "dmopt"
+    OPTIMIZERS = ("unit",)
+
+    def action(self, output: Tensor) -> Tensor:
+        """The updates (n, P)."""
+        return self.architecture.scale * output
+
+    @staticmethod
+    def action_gradients(hypergradients: Tensor) -> Tensor:
+        """For each decision the sum of its hypergradient and all later ones."""
+        return hypergradients.flip(0).cumsum(0).flip(0)

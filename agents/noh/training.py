@@ -1,0 +1,168 @@
+"""Trains coordinatewise LSTMs on running trainees: `NOHTraining` for both kinds of `lrenv.agents.noh.agent`.
+
+An iteration is a window of decisions. The LSTM is differentiated through all of them, the trainee through none: with
+the actions a_k of decision k and the derivatives dl/da_k of the trainee's loss by them, theta descends
+
+    sum_k <dl/da_k, a_k(theta)>,
+
+whose gradient is that of the trainee's loss by the chain rule (Fu et al. 2017, figure 2). Adam takes one step, and the
+carry goes on into the next window as a constant. Runs follow one another: a meta-iteration is one run of `budget` inner
+steps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from lrenv.agents.noh.agent import LSTMPolicy
+from lrenv.agents.noh.lstm import CoordinateLSTM
+from lrenv.agents.noh.settings import NOHSettings
+from lrenv.agents.outer.training import Controller, Training, on_host
+from lrenv.benchmark.evaluation import evaluate
+from lrenv.benchmark.selection import selection_losses
+from lrenv.envs.episode import Episode, EpisodeState
+from lrenv.envs.vector_env import choose_device
+from lrenv.training.lookahead import MEAN
+from lrenv.training.optimizers import adam, descend
+from lrenv.training.rollout import rollout
+
+Between = tuple[EpisodeState, tuple[Tensor, ...]]
+"""The trainees and the LSTM's carry between two decisions."""
+
+
+class NOHTraining(Training[NOHSettings]):
+    """A training of a coordinatewise LSTM by hypergradients.
+
+    Args:
+        kind: of the policy.
+        settings: of the training.
+    """
+
+    unit = "windows"
+
+    def __init__(self, kind: type[LSTMPolicy], settings: NOHSettings) -> None:
+        super().__init__(settings, settings.make_task())
+        interval, optimizer = self.task.interval, self.task.optimizer
+        assert isinstance(optimizer, str)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            network = CoordinateLSTM(settings.architecture, settings.gain, settings.memory)
+        self.policy = kind(settings.architecture, interval, optimizer, network)
+        control, observe = "set-raw/parameter", (MEAN, "hypergradient")
+        device = choose_device(settings.device)
+        self._episode = Episode(self.task, control, observe, device=device, compile=settings.compile)
+        self._network = self.policy.network.to(device)
+        self._adam = adam()
+        self._moments = self._adam.init(self._weights)
+        self._begin(0)
+
+    @property
+    def windows(self) -> int:
+        """The number of windows of a run; the last one may be shorter."""
+        return -(-self._episode.decisions // self.settings.unroll)
+
+    @property
+    def iterations(self) -> int:
+        """The number of windows of the whole training."""
+        return self.settings.meta_iterations * self.windows
+
+    @property
+    def episodes(self) -> int:
+        """The number of trainees that were trained so far."""
+        return self.iteration * self.settings.envs // self.windows
+
+    @property
+    def _weights(self) -> Tensor:
+        return parameters_to_vector(self._network.parameters()).detach()[None]
+
+    def _begin(self, run: int) -> None:
+        """Starts the trainees of a run, and the LSTM's carry with them."""
+        envs = self.settings.envs
+        with torch.no_grad():
+            self._state, _ = self._episode.reset(self.training_seeds(envs, run * envs))
+        self._carry = self._network.start(*self._state.trainee.params.shape)
+
+    def iterate(self) -> dict[str, float]:
+        """Runs a window and updates the LSTM; gives what to log."""
+        run, window = divmod(self.iteration, self.windows)
+        if self.iteration and window == 0:
+            self._begin(run)
+        decisions = min(self.settings.unroll, self._episode.decisions - window * self.settings.unroll)
+        outputs, (self._state, carry) = rollout(
+            self._decision, self._network, (self._state, self._carry), range(decisions)
+        )
+        action, hypergradients, losses = (torch.stack(parts) for parts in zip(*outputs, strict=True))
+        self._carry = tuple(x.detach() for x in carry)
+        self._learn((self.policy.action_gradients(hypergradients) * action).sum())
+        rates = action.detach().abs().clamp(min=1e-12).log().mean(2).exp()
+        row = on_host({
+            "train/loss": losses.mean(), "train/loss_last": losses[-1].mean(), "train/rate_first": rates[0].mean(),
+            "train/rate_last": rates[-1].mean(), "train/diverged": self._state.diverged.sum(),
+        })  # fmt: skip
+        return row | {"train/diverged": int(row["train/diverged"])}
+
+    def _decision(self, network: CoordinateLSTM, state: Between, number: int) -> tuple[tuple[Tensor, ...], Between]:
+        """Gives the actions (n, P), the loss's derivatives (n, P) by them, and the training losses (n,).
+
+        The actions alone have a graph.
+        """
+        episode, carry = state
+        action, carry = self.policy.act({MEAN: _finite(episode, MEAN)}, carry)
+        with torch.no_grad():
+            nobody = np.zeros(self.settings.envs, dtype=bool)
+            episode, _ = self._episode.step(episode, action.detach(), due=nobody)
+        return (action, _finite(episode, "hypergradient"), episode.dynamics.train_loss), (episode, carry)
+
+    def _learn(self, loss: Tensor) -> None:
+        """Takes a step of Adam on the LSTM's weights; one along 0 where the gradient overflows."""
+        parameters, weights = list(self._network.parameters()), self._weights
+        grads = parameters_to_vector(torch.autograd.grad(loss, parameters))[None]
+        grads = grads.where(grads.isfinite().all(), 0)
+        beta1, rate = (weights.new_full((1, 1), x) for x in (0.9, self.settings.meta_lr))
+        direction, self._moments = self._adam.direction(grads, self._moments, weights, {"momentum": beta1})
+        vector_to_parameters(descend(weights, direction, rate)[0], parameters)
+
+    def held_out_loss(self, controller: Controller) -> float:
+        """The mean training loss over the last tenth of held-out runs; infinite if one diverges."""
+        decisions = self._episode.decisions
+        # Nothing is chosen by validation losses, so they are not measured on the way.
+        task = replace(self.task, measure_interval=decisions * self.task.interval)
+        result = evaluate(controller, task, self.held_out_seeds, device=self.settings.device)
+        last = result.curves["train_loss"][-math.ceil(decisions / 10) :].mean(0)
+        return float(selection_losses(last, result.diverged).mean())
+
+    def status(self, row: dict[str, float]) -> str:
+        """The training loss, and the first and the last rate of the window."""
+        rates = " ".join(f"{row[f'train/rate_{at}']:.1e}" for at in ("first", "last"))
+        return f"train loss {row['train/loss']:.4f}  lr {rates}"
+
+    def controller(self) -> LSTMPolicy:
+        """The policy with its weights so far."""
+        return self.policy
+
+    def state(self) -> dict[str, Any]:
+        """The tensors that the next window depends on."""
+        network = dict(self._network.state_dict())
+        return {"network": network, "moments": self._moments, "carry": self._carry, "env": self._state}
+
+    def restore_state(self, state: dict[str, Any]) -> None:
+        """Restores a state, after which the training goes on exactly as it would have."""
+        self._network.load_state_dict(state["network"])
+        self._moments, self._carry, self._state = (state[name] for name in ("moments", "carry", "env"))
+
+
+def _finite(state: EpisodeState, part: str) -> Tensor:
+    """A white-box part (n, P) of the observation; 0 for trainees that have diverged, so that they add no gradient.
+
+    One decision before a trainee diverges, products of finite gradients may overflow; these are 0, too.
+    """
+    assert state.ahead
+    sums = state.ahead.sums[part]
+    return sums.where(~state.diverged[:, None] & sums.isfinite().all(1, keepdim=True), 0)

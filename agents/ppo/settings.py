@@ -1,0 +1,72 @@
+"""How a controller is trained with PPO; the command line is made from this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from lrenv.agents.outer.settings import OuterSettings
+from lrenv.controllers import schema
+from lrenv.envs.observations import WHITE_BOX
+
+
+@dataclass(frozen=True)
+class PPOSettings(OuterSettings):
+    """How to train a controller with PPO; the defaults are those of Xu et al. 2019 where the paper gives any.
+
+    Attributes:
+        envs: the number of trainees that train in parallel.
+        episodes: the number of trainees in all, rounded up to whole iterations of `envs`.
+        control: what the actions set or scale (`lrenv.envs.actions`).
+        observe: what the controller observes (`lrenv.envs.observations`).
+        reward: what the controller maximises the discounted sum of (`lrenv.envs.rewards`).
+        hidden: the number of units in the hidden layer of actor and critic (section 3.3), or in the LSTM.
+        lstm: whether the actor is an LSTM.
+        actor_lr: Adam's learning rate for the actor (section 3.3).
+        critic_lr: Adam's learning rate for the critic (section 3.3).
+        gamma: the discount of rewards per decision.
+        gae_lambda: lambda of generalised advantage estimation, between 0 (one step of reward) and 1 (all of them).
+        epochs: the number of passes over an iteration's decisions.
+        minibatch: the number of decisions in a minibatch; the nearest that divides an iteration's is used.
+        clip: epsilon, by which the ratio of probabilities may differ from 1 (equation 1).
+        entropy: the weight of the bonus for the policy's entropy.
+    """
+
+    LENGTH: ClassVar[str] = "episodes"
+    COUNTS: ClassVar[tuple[str, ...]] = (*OuterSettings.COUNTS, "envs", "hidden", "epochs", "minibatch")
+
+    out: Path = Path("runs/ppo")
+    envs: int = 64
+    episodes: int = 1024
+    control: str = "scale"
+    observe: str = "dynamics"
+    reward: str = "val_loss"
+    hidden: int = 32
+    lstm: bool = False
+    actor_lr: float = 1e-3
+    critic_lr: float = 5e-3
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    epochs: int = 10
+    minibatch: int = 400
+    clip: float = 0.2
+    entropy: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError or TypeError for a setting that cannot be meant."""
+        super().__post_init__()
+        schema.integer(1, schema.LARGEST_SIZE)("hidden", self.hidden)
+        control, observe = ((x,) if isinstance(x, str) else tuple(x) for x in (self.control, self.observe))
+        if any(name.startswith("set-raw") for name in control):
+            raise ValueError("a policy of bounded actions can't control by 'set-raw'; use 'scale' or 'set'")
+        if WHITE_BOX.keys() & set(observe):
+            raise ValueError(f"a policy of a few numbers can't observe {self.observe!r}; use 'dynamics' or another set")
+        for name in ("actor_lr", "critic_lr"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        if self.clip <= 0 or self.entropy < 0:
+            raise ValueError(f"clip must be positive and entropy at least 0, not {self.clip} and {self.entropy}")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")

@@ -1,0 +1,250 @@
+"""Proximal policy optimisation (Schulman et al. 2017) of a controller, as in Xu et al. 2019, section 3.3.
+
+One iteration is as many decisions as an episode has, in every environment, then ten epochs of PPO on what happened;
+where no trainee diverges, iterations are episodes. Everything that the next iteration depends on is in the checkpoint,
+so a training that was interrupted ends as one that was not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sb3_contrib import RecurrentPPO
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
+
+from lrenv.agents.outer.training import Training, begin_adam
+from lrenv.agents.ppo.agent import Architecture, PPOController
+from lrenv.agents.ppo.settings import PPOSettings
+from lrenv.controllers.agent import View
+from lrenv.envs.sb3_vec_env import LearningRateVecEnv
+
+CRITIC = ("value_net", "mlp_extractor.value_net", "critic")
+"""Beginnings of the names of the critic's parameters in Stable-Baselines3's policies."""
+COUNTS = ("num_timesteps", "_n_updates")
+"""The attributes in which a model of Stable-Baselines3 counts."""
+LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
+"""Its attributes that hold the decision before."""
+
+
+def two_rates(policy: ActorCriticPolicy, actor_lr: float, critic_lr: float) -> torch.optim.Optimizer:
+    """Adam with actor and critic in parameter groups of their own, each at its rate (section 3.3)."""
+    groups: dict[str, list[torch.nn.Parameter]] = {"actor": [], "critic": []}
+    for name, parameter in policy.named_parameters():
+        groups["critic" if name.startswith(CRITIC) else "actor"].append(parameter)
+    rates = {"actor": actor_lr, "critic": critic_lr}
+    # eps is Stable-Baselines3's for policy gradients.
+    return torch.optim.Adam([{"params": groups[name], "lr": rates[name], "name": name} for name in groups], eps=1e-5)
+
+
+def _log_rates(logger: Logger, optimizer: Any) -> None:
+    for group in optimizer.param_groups:
+        logger.record(f"train/{group['name']}_lr", group["lr"])
+
+
+class _MLPPPO(PPO):
+    """PPO that leaves the rates of `two_rates` alone, where Stable-Baselines3 would set both to one."""
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        _log_rates(self.logger, optimizers)
+
+
+class _LSTMPPO(RecurrentPPO):
+    """Recurrent PPO that leaves the rates of `two_rates` alone."""
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        _log_rates(self.logger, optimizers)
+
+
+class _Watch(BaseCallback):
+    """Follows returns, validation losses and learning rates through an iteration."""
+
+    def __init__(self, envs: LearningRateVecEnv) -> None:
+        super().__init__()
+        self.envs = envs
+        self.running = np.zeros(envs.num_envs)
+        self.returns: list[float] = []
+        self.val_losses: list[float] = []
+        self.rates: list[float] = []
+        self.diverged = 0
+
+    def _on_rollout_start(self) -> None:
+        self.returns, self.val_losses, self.rates, self.diverged = [], [], [], 0
+
+    def _on_step(self) -> bool:
+        normalised = self.model.get_vec_normalize_env()
+        assert normalised is not None
+        self.running += normalised.get_original_reward()
+        for i in np.flatnonzero(self.locals["dones"]):
+            info = self.locals["infos"][i]
+            self.returns.append(float(self.running[i]))
+            self.val_losses.append(float(info["val_loss"]))
+            self.diverged += int(info["diverged"])
+            self.running[i] = 0.0
+        info = self.envs.info
+        lr = info["lr"].copy()
+        if "final_info" in info:
+            lr[self.locals["dones"]] = info["final_info"]["lr"][self.locals["dones"]]
+        self.rates.append(float(np.exp(np.log(np.abs(lr).clip(1e-12)).mean())))
+        return True
+
+    def summary(self) -> dict[str, float]:
+        """Gives means over the iteration's episodes, and the typical rate at its start, middle and end."""
+        first, middle, last = (self.rates[int(at * (len(self.rates) - 1))] for at in (0, 0.5, 1))
+        return {
+            "episode/return": float(np.mean(self.returns or [np.nan])),
+            "episode/val_loss": float(np.nanmean(self.val_losses or [np.nan])),
+            "episode/diverged": self.diverged,
+            "episode/lr_first": first,
+            "episode/lr_middle": middle,
+            "episode/lr_last": last,
+        }
+
+
+class PPOTraining(Training[PPOSettings]):
+    """A training with PPO.
+
+    Args:
+        settings: how to train.
+    """
+
+    unit = "episodes"
+
+    def __init__(self, settings: PPOSettings) -> None:
+        super().__init__(settings, settings.make_task())
+        self.view = View(settings.control, settings.observe, self.task.interval, settings.optimizer)
+        self.envs = LearningRateVecEnv(
+            settings.envs, self.task, control=settings.control, observe=settings.observe, reward=settings.reward,
+            device=settings.device, compile=settings.compile,
+        )  # fmt: skip
+        # Rewards are not clipped: a run that diverges must have a lower return than any that goes on.
+        self.normalised = VecNormalize(
+            self.envs, gamma=settings.gamma, clip_obs=PPOController.CLIP, clip_reward=float("inf")
+        )
+        self.architecture = Architecture.of(
+            self.envs.observation_space, self.envs.action_space, settings.hidden, settings.lstm
+        )
+        decisions = self.envs.envs.episode.decisions
+        algorithm: Any = _LSTMPPO if settings.lstm else _MLPPPO
+        self.model: Any = algorithm(
+            "MlpLstmPolicy" if settings.lstm else "MlpPolicy",
+            self.normalised,
+            n_steps=decisions,
+            batch_size=_divisor(decisions * settings.envs, settings.minibatch),
+            n_epochs=settings.epochs,
+            gamma=settings.gamma,
+            gae_lambda=settings.gae_lambda,
+            clip_range=settings.clip,
+            ent_coef=settings.entropy,
+            policy_kwargs=self.architecture.policy_kwargs(),
+            seed=settings.seed,
+            device="cpu",  # perceptrons of this size lose time on an accelerator
+        )
+        self.model.policy.optimizer = two_rates(self.model.policy, settings.actor_lr, settings.critic_lr)
+        begin_adam(self.model.policy.optimizer)
+        # After the model, whose constructor seeds the environments with its own small seed.
+        self.envs.seed(self.training_seeds(1)[0])
+        self.watch = _Watch(self.envs)
+
+    @property
+    def iterations(self) -> int:
+        """The number of iterations in the whole training."""
+        return -(-self.settings.episodes // self.settings.envs)
+
+    @property
+    def units(self) -> int:
+        """Episodes per iteration."""
+        return self.settings.envs
+
+    @property
+    def episodes(self) -> int:
+        """The number of trainees that were trained so far."""
+        return self.iteration * self.settings.envs
+
+    def attach(self, logger: Logger) -> None:
+        """Lets Stable-Baselines3 log its losses."""
+        self.model.set_logger(logger)
+
+    def iterate(self) -> dict[str, float]:
+        """Makes an episode's decisions in every environment, updates the policy from them, and gives what to log."""
+        steps = self.model.n_steps * self.settings.envs
+        self.model.learn(steps, callback=self.watch, log_interval=None, reset_num_timesteps=self.iteration == 0)
+        return self.watch.summary()
+
+    def status(self, row: dict[str, float]) -> str:
+        """Gives return, rates and validation loss in a line."""
+        rates = " ".join(f"{row[f'episode/lr_{at}']:.1e}" for at in ("first", "middle", "last"))
+        return f"return {row['episode/return']:.3f}  lr {rates}  val loss {row['episode/val_loss']:.4f}"
+
+    def controller(self) -> PPOController:
+        """Gives the controller as it is now."""
+        rms = self.normalised.obs_rms
+        assert isinstance(rms, RunningMeanStd)
+        policy = self.architecture.build()
+        policy.load_state_dict(self.model.policy.state_dict())
+        policy.set_training_mode(False)
+        std = np.sqrt(rms.var + self.normalised.epsilon)
+        return PPOController(policy, rms.mean.copy(), std, self.view, self.architecture)
+
+    def state(self) -> dict[str, Any]:
+        """Gives everything that the next iteration depends on."""
+        model, normalised = self.model, self.normalised
+        _, keys, position, *_ = np.random.get_state(legacy=True)  # noqa: NPY002 - Stable-Baselines3 shuffles with it
+        return {
+            "policy": dict(model.policy.state_dict()),
+            "adam": model.policy.optimizer.state_dict()["state"],
+            "steps": {name: getattr(model, name) for name in COUNTS},
+            "last": {name: getattr(model, name) for name in LAST},
+            "memory": tuple(model._last_lstm_states) if self.settings.lstm else (),
+            "statistics": {
+                name: {"mean": np.asarray(rms.mean), "var": np.asarray(rms.var), "count": float(rms.count)}
+                for name, rms in _statistics(normalised).items()
+            },
+            "returns": normalised.returns,
+            "running": self.watch.running,
+            "envs": self.envs.envs.snapshot()._replace(settings={}),
+            "numpy": (np.asarray(keys, dtype=np.int64), int(position)),
+            "torch": torch.get_rng_state(),
+        }
+
+    def template(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Gives the state at the first decision."""
+        self.model._last_obs = self.normalised.reset()
+        self.model._last_original_obs = self.normalised.get_original_obs()
+        self.model._last_episode_starts = np.ones(self.settings.envs, dtype=bool)
+        return self.state()
+
+    def restore_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a state, exactly."""
+        model, normalised, optimizer = self.model, self.normalised, self.model.policy.optimizer
+        model.policy.load_state_dict(state["policy"])
+        optimizer.load_state_dict({"state": state["adam"], "param_groups": optimizer.state_dict()["param_groups"]})
+        for name, value in (state["steps"] | state["last"]).items():
+            setattr(model, name, value)
+        if self.settings.lstm:
+            model._last_lstm_states = RNNStates(*state["memory"])
+        for name, rms in _statistics(normalised).items():
+            vars(rms).update(state["statistics"][name])
+        normalised.returns, self.watch.running = state["returns"], state["running"]
+        envs = self.envs.envs
+        envs.restore(state["envs"]._replace(settings=envs.snapshot().settings))
+        keys, position = state["numpy"]
+        np.random.set_state(("MT19937", keys.astype(np.uint32), position, 0, 0.0))  # noqa: NPY002
+        torch.set_rng_state(state["torch"])
+
+
+def _statistics(normalised: VecNormalize) -> dict[str, RunningMeanStd]:
+    assert isinstance(normalised.obs_rms, RunningMeanStd)
+    return {"obs_rms": normalised.obs_rms, "ret_rms": normalised.ret_rms}
+
+
+def _divisor(total: int, about: int) -> int:
+    """The divisor of `total` nearest to `about`: no minibatch is then cut short."""
+    return min((d for d in range(1, total + 1) if total % d == 0), key=lambda d: (abs(d - about), d))

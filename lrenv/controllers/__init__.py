@@ -1,0 +1,1 @@
+"""What an agent is, how one is found by name, and the files that agents are kept in."""

@@ -1,0 +1,193 @@
+"""What an agent is, and how one is found by name.
+
+An agent is any object with Stable-Baselines3's `predict` and a `view`, which says what it observes and controls;
+`lrenv.agents.BaseAgent` is the easiest way to write one. Agents are advertised as entry points of the group
+`lrenv.agents`, a name and a factory each: those of this package, and those of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrenv import sources, specs
+from lrenv.controllers.controller_file import ControllerFileError, agent_name
+from lrenv.lookup import what_is
+from lrenv.runtime.ambient import settled
+from lrenv.training.optimizers import Optimizer, OptimizerFactory
+
+State = tuple[Any, ...] | None
+"""An agent's state between two decisions (`carry` in `lrenv.agents.BaseAgent`): arrays, or tensors on a device of the
+agent's own, with the env axis first; None before the first decision. Callers pass it back as it was given."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What an agent needs of an environment; None stands for whatever the task has.
+
+    Attributes:
+        control: what its actions set or scale (`lrenv.envs.actions`).
+        observe: what it observes (`lrenv.envs.observations`).
+        interval: N, inner steps between two of its actions.
+        optimizer: the trainee's optimizer; an agent that is an optimizer itself gives itself.
+    """
+
+    control: str | tuple[str, ...] = "scale"
+    observe: str | tuple[str, ...] = "dynamics"
+    interval: int | None = None
+    optimizer: str | Optimizer | OptimizerFactory | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Gives the environment's keyword arguments that this view asks for."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """Controls the learning rate of n trainees at once.
+
+    An agent that computes with tensors may also have a method `on_device(device)` that gives the agent on that device:
+    evaluations call it with the device where the trainees live. Other agents decide on the host.
+    """
+
+    @property
+    def view(self) -> View:
+        """What the agent observes and controls."""
+
+    def predict(
+        self,
+        observation: Any,
+        state: State = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], State]:
+        """Makes one decision for each of n environments.
+
+        Args:
+            observation: (n, ...), or a dict of such where the view observes white-box parts.
+            state: what the last call gave, None at the start.
+            episode_start: (n,), True where a new episode begins and the state must be cleared.
+            deterministic: whether to take the mode of the policy instead of a sample.
+
+        Returns:
+            Actions (n, ...) and the state to pass in with the next observation.
+        """
+
+
+class AgentError(ValueError):
+    """An agent failed in an evaluation; the message says who, where and when, and the cause is chained."""
+
+
+def view_of(agent: Agent) -> View:
+    """Gives the agent's view.
+
+    Raises:
+        AgentError: it has none, or something else under that name; the message says what to do.
+    """
+    view: object = getattr(agent, "view", None)
+    if isinstance(view, View):
+        return view
+    held = "none" if view is None else what_is(view)
+    raise AgentError(
+        f"agent {called(agent)!r} must have a `view` that says what it observes and controls, such as "
+        f'View(control="scale", observe="dynamics"), a lrenv.agents.View; it has {held}'
+    )
+
+
+def called(agent: object) -> str:
+    """Gives what an agent is called in tables: its `repr`, or its class if that would be an address in memory."""
+    own = type(agent).__repr__ is not object.__repr__
+    return repr(agent) if own else type(agent).__name__
+
+
+Factory = Callable[..., Agent]
+"""Makes an agent from keyword arguments. It may have an attribute `grid`, hyperparameter -> values worth trying, and an
+attribute `file`, the controller file that it loads; it must have `load(path)` if controller files name it."""
+
+
+GROUP = "lrenv.agents"
+"""The entry points under which packages advertise agents."""
+
+
+def agents() -> tuple[str, ...]:
+    """Gives the names of all agents that are installed."""
+    return tuple(sources.advertised(GROUP))
+
+
+def agent_factory(name: str) -> Factory:
+    """Gives the factory of an agent: that which a package advertises under the name, or one's own, `my_agents.py:Mine`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no installed agent has that name, and the message lists the near ones; its package, or the file, is
+            broken; or the file holds something else under that name.
+    """
+    own = specs.Spec(name, {}).own
+    if own is None:
+        return _installed(name)
+    found = sources.load_own(own)
+    if hasattr(found, "predict") and not isinstance(found, type):
+        agent: Agent = found
+
+        def as_it_stands() -> Agent:
+            return agent
+
+        return as_it_stands
+    if not callable(found):
+        raise ValueError(f"{name} must be an agent, its class or a function that gives one, not {what_is(found)}")
+    factory: Factory = found
+    return factory
+
+
+def _installed(name: str) -> Factory:
+    factory: Factory = sources.load_advertised(GROUP, name, "agent")
+    return factory
+
+
+@settled
+def make_agent(agent: str | Path, **settings: Any) -> Agent:
+    """Makes an agent: by name, `make_agent("cosine", peak=1e-2)`, or from a file, `make_agent("x/best.safetensors")`.
+
+    Args:
+        agent: a name in `agents()`, the path of a controller file, or a class or function of one's own in a Python
+            file, `my_agents.py:Mine`; a spec may hold settings, such as `cosine:peak=0.01` (`lrenv.specs`).
+        **settings: the keyword arguments of the agent's factory.
+
+    Raises:
+        ValueError: the name is unknown, the settings are unfit, a file is no controller, or one's own file raises.
+        FileNotFoundError: there is no such file.
+    """
+    spec = specs.Spec(str(agent), {}) if isinstance(agent, Path) else specs.parse(agent)
+    settings = spec.settings | settings
+    if isinstance(agent, Path) or spec.is_path:
+        path = Path(spec.name)
+        if settings:
+            raise ValueError(f"a controller file takes no settings, but got {', '.join(settings)}")
+        return _loaded(path)
+    factory = agent_factory(spec.name)
+    try:
+        made = factory(**settings)
+    except TypeError as error:
+        hint = "; it is trained, so give its controller file instead of its name" if hasattr(factory, "load") else ""
+        raise ValueError(f"agent {spec.name!r}: {error}{hint}") from error
+    if not hasattr(made, "predict"):
+        raise ValueError(f"agent {spec.name!r} must have a method `predict`, but it is {what_is(made)}")
+    return made
+
+
+def _loaded(path: Path) -> Agent:
+    """The agent in a controller file."""
+    name = agent_name(path)
+    try:
+        factory = _installed(name)  # a file of data makes no code run but that of packages
+    except ValueError as error:
+        raise ControllerFileError(f"{path} holds an agent that isn't installed: {error}") from error
+    if not hasattr(factory, "load"):
+        raise ControllerFileError(f"{path} holds the agent {name!r}, which has no files; take another file")
+    agent: Agent = factory.load(path)
+    return agent

@@ -1,0 +1,183 @@
+"""What the metadata of controller files must be: every field's type and range, checked before anything is built.
+
+A check takes where a value stands and the value, as JSON gives it, and raises a ValueError that says what was wanted:
+
+    >>> record({"hidden": integer(1, 64)})("architecture", {"hidden": 65})
+    Traceback (most recent call last):
+    ValueError: architecture.hidden must be an integer from 1 to 64, not 65
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+from lrenv.envs.actions import BESIDE, Control
+from lrenv.envs.observations import Observer
+from lrenv.lookup import lookup
+from lrenv.training.optimizers import OPTIMIZERS, make_optimizer
+
+Check = Callable[[str, Any], None]
+
+MOST = 2**53
+"""Counts are at most this: beyond, not every JSON reader tells two integers apart."""
+LONGEST_INTERVAL = 10**6
+"""No controller acts more rarely, in inner steps: tasks are hardly that long."""
+LARGEST_SIZE = 2**20
+"""No network of a controller has more inputs, units or outputs."""
+
+
+def _check(wanted: str, accepts: Callable[[Any], bool]) -> Check:
+    def check(where: str, value: Any) -> None:
+        if not accepts(value):
+            raise ValueError(f"{where} must be {wanted}, not {reprlib.repr(value)}")
+
+    return check
+
+
+def integer(low: int, high: int = MOST) -> Check:
+    """An integer between two, both included; true and false are none."""
+    return _check(f"an integer from {low} to {high}", lambda x: type(x) is int and low <= x <= high)
+
+
+def number(low: float, high: float) -> Check:
+    """A finite number above `low` and at most `high`."""
+    return _check(
+        f"a number above {low:g} and at most {high:g}",
+        lambda x: type(x) in (int, float) and math.isfinite(x) and low < x <= high,
+    )
+
+
+def one_of(names: Iterable[str]) -> Check:
+    """One of some names."""
+    known = tuple(names)
+    return _check(f"one of {', '.join(known)}", lambda x: isinstance(x, str) and x in known)
+
+
+def optional(check: Check) -> Check:
+    """Null, or what the check accepts."""
+
+    def either(where: str, value: Any) -> None:
+        if value is not None:
+            check(where, value)
+
+    return either
+
+
+def several(check: Check, least: int = 0) -> Check:
+    """A list, each of whose values the check accepts."""
+    is_list = _check(f"a list of {least} or more", lambda x: isinstance(x, list) and len(x) >= least)
+
+    def all_of(where: str, value: Any) -> None:
+        is_list(where, value)
+        for i, x in enumerate(value):
+            check(f"{where}[{i}]", x)
+
+    return all_of
+
+
+def record(needed: Mapping[str, Check], known: Mapping[str, Check] | None = None) -> Check:
+    """An object with the needed fields.
+
+    Args:
+        needed: field -> what it must be.
+        known: fields that may be there, and what they then must be. With these, others may be there, too, and are not
+            looked at; without, no others.
+    """
+    is_object = _check("an object", lambda x: isinstance(x, dict))
+
+    def check(where: str, value: Any) -> None:
+        is_object(where, value)
+        for name in needed:
+            if name not in value:
+                raise ValueError(f"{where} lacks {name}")
+        for name, x in value.items():
+            if name in needed:
+                needed[name](f"{where}.{name}", x)
+            elif known is None:
+                raise ValueError(f"{where} has a field {reprlib.repr(name)}, which is not known; it has {list(needed)}")
+            elif name in known:
+                known[name](f"{where}.{name}", x)
+
+    return check
+
+
+BOOLEAN = _check("true or false", lambda x: isinstance(x, bool))
+TEXT = _check("text", lambda x: isinstance(x, str))
+NAME = _check("a name of at most 100 characters", lambda x: isinstance(x, str) and 0 < len(x) <= 100)
+LOSS = _check("a number or null", lambda x: x is None or type(x) in (int, float))
+"""A measured loss: a run that diverged has NaN, infinity or null."""
+OBJECT = record({}, {})
+
+FACTS: dict[str, Check] = {
+    "versions": _check(
+        "an object of texts", lambda x: isinstance(x, dict) and all(isinstance(text, str) for text in x.values())
+    ),
+    "view": OBJECT,
+    "architecture": OBJECT,
+    "settings": OBJECT,
+    "command": TEXT,
+    "episodes": integer(0),
+    "val_loss": LOSS,
+    "best_val_loss": LOSS,
+    "iteration": integer(0),
+    "best_iteration": optional(integer(0)),
+    "runs": record({"training": integer(0), "selection": integer(0)}),
+    "selection_runs": integer(0),
+    "finished": BOOLEAN,
+}
+"""What lrenv knows of any file: how its controller was trained, and how far its training is. Agents and trainings may
+keep fields of their own beside these."""
+KINDS: dict[str, Check] = {
+    "controller": record({"agent": NAME}, FACTS),
+    "checkpoint": record({"settings": OBJECT, "iteration": integer(0)}, FACTS),
+}
+"""Kind of file -> what its metadata must be: an agent, or the state of a training."""
+
+_NAMES = _check(
+    "a name or a list of names",
+    lambda x: all(isinstance(name, str) and len(name) <= 100 for name in (x if isinstance(x, list) else [x])),
+)
+_VIEW = record(
+    {
+        "control": _NAMES,
+        "observe": _NAMES,
+        "interval": optional(integer(1, LONGEST_INTERVAL)),
+        "optimizer": optional(NAME),
+    }
+)
+
+
+def check_view(where: str, value: Any) -> None:
+    """A check of a `lrenv.controllers.agent.View`: its names are such that exist and go together."""
+    _VIEW(where, value)
+    spaces(view_settings(value), rates=1)
+
+
+def view_settings(view: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a view from what JSON makes of them."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in view.items()}
+
+
+def spaces(view: Mapping[str, Any], rates: int) -> tuple[gym.Space[Any], gym.Space[Any]]:
+    """The single observation and action spaces of environments with this view.
+
+    Args:
+        view: the fields of a view.
+        rates: K, learning rates per trainee where the control's granularity makes several.
+
+    Raises:
+        ValueError: unknown names, or such that don't go together.
+    """
+    if view["optimizer"] is not None:
+        lookup(OPTIMIZERS, view["optimizer"], "optimizer")
+    # A task's own optimizer may read any hyperparameter.
+    hyper = tuple(BESIDE) if view["optimizer"] is None else tuple(make_optimizer(view["optimizer"]).hyper)
+    sizes = {"trainee": 1} | dict.fromkeys(("layer", "tensor", "parameter"), rates)
+    observer = Observer(view["observe"], torch.float32, {"rates": rates, "parameters": rates})
+    return observer.space, Control(view["control"], sizes, hyper).space

@@ -1,0 +1,1 @@
+"""The environment: actions, observations, rewards, episodes, and the adapters to Gymnasium and Stable-Baselines3."""

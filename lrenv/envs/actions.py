@@ -1,0 +1,179 @@
+"""What agents turn: how an action changes the learning rate and, beside it, momentum and weight decay.
+
+A control is named `kind` or `kind/granularity`:
+
+| kind | action | the rate becomes |
+|---|---|---|
+| `scale` | Box[-1, 1] | lr * 2 ** a (Xu et al. 2019, section 2.2) |
+| `set` | Box[-1, 1] | a place on a log scale between the bounds |
+| `set-raw` | any number | a |
+| `discrete` | 0, 1, 2 | lr / 2, lr, lr * 2 |
+
+There is one rate per trainee, or one per `layer` (a module that holds parameters), `tensor`, or `parameter`.
+`momentum` and `weight_decay` (Box[-1, 1]) can stand beside a Box control: `("scale", "momentum")`.
+
+`tests/reference/xu2019.py` has the control `scale` in NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lrenv.lookup import lookup
+from lrenv.training.optimizers import Hyper
+
+FACTOR = 2.0
+"""k: the most that one action of `scale` changes the rate by."""
+BOUNDS = (1e-7, 10.0)
+"""`scale`, `set` and `discrete` keep the rate between these. `set-raw` is free."""
+
+
+def _scale(action: Tensor, lr: Tensor) -> Tensor:
+    return (lr * FACTOR**action).clamp(*BOUNDS)
+
+
+def _set(action: Tensor, lr: Tensor) -> Tensor:
+    low, high = BOUNDS
+    return low * (high / low) ** ((action + 1) / 2)
+
+
+def _set_raw(action: Tensor, lr: Tensor) -> Tensor:
+    return action.clone()  # it may be the memory of the agent's own array
+
+
+def _discrete(action: Tensor, lr: Tensor) -> Tensor:
+    return _scale(action - 1, lr)
+
+
+def momentum(action: Tensor) -> Tensor:
+    """[-1, 1] -> momentum: 1 - mu lies on a log scale between 1 (no momentum) and 1e-3."""
+    return 1 - 10.0 ** (-1.5 * (action + 1))
+
+
+def weight_decay(action: Tensor) -> Tensor:
+    """[-1, 1] -> weight decay on a log scale between 1e-6 and 1e-1, and none at -1."""
+    return torch.where(action <= -1, 0.0, 10.0 ** (2.5 * (action + 1) - 6))
+
+
+def action_of(name: str, value: Tensor) -> Tensor:
+    """The action in [-1, 1] that makes `name`, a key of `BESIDE`, this value, or the nearest that actions reach."""
+    exponent = -(1 - value).log10() / 1.5 if name == "momentum" else (value.log10() + 6) / 2.5
+    return (exponent - 1).clamp(-1, 1)
+
+
+KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "scale": _scale,
+    "set": _set,
+    "set-raw": _set_raw,
+    "discrete": _discrete,
+}
+"""Kind -> (action, rates before) -> rates; all (n, K)."""
+BESIDE: dict[str, Callable[[Tensor], Tensor]] = {"momentum": momentum, "weight_decay": weight_decay}
+
+
+def is_relative(control: str | tuple[str, ...]) -> bool:
+    """Whether rates under this control depend on where they started."""
+    names = (control,) if isinstance(control, str) else control
+    return any(name.partition("/")[0] in ("scale", "discrete") for name in names)
+
+
+class Control:
+    """The action space of an environment, and what actions do.
+
+    Args:
+        control: a control's name, or a tuple with one of them and some of `BESIDE`.
+        sizes: granularity -> K, how many rates it makes a trainee; without one in the control's name, "trainee".
+        hyper: the hyperparameters that the optimizer reads.
+        dtype: of Box actions.
+
+    Attributes:
+        name: the control, as it was asked for.
+        granularity: what has a rate of its own.
+        rates: K, learning rates per trainee.
+        space: the single action space.
+
+    Raises:
+        ValueError: an unknown or contradictory control.
+    """
+
+    def __init__(
+        self,
+        control: str | tuple[str, ...],
+        sizes: Mapping[str, int],
+        hyper: Collection[str],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.name = control if isinstance(control, str) else tuple(control)
+        names = [control] if isinstance(control, str) else list(control)
+        self.beside = [name for name in names if name in BESIDE]
+        main = [name for name in names if name not in BESIDE]
+        if len(main) != 1:
+            raise ValueError(f"control={control!r} must name one way to turn the rate, one of {', '.join(KINDS)}")
+        kind, _, granularity = main[0].partition("/")
+        self._kind, self.granularity = kind, granularity or "trainee"
+        self._turn = lookup(KINDS, kind, "control")
+        self.rates = lookup(sizes, self.granularity, f"granularity of control {kind!r}")
+        for name in self.beside:
+            if name not in hyper:
+                raise ValueError(f"control {name!r}: this optimizer has no {name}; it has {', '.join(hyper) or 'none'}")
+        if kind == "discrete" and self.beside:
+            raise ValueError(f"control 'discrete' can't stand beside {', '.join(self.beside)}; use 'scale' or 'set'")
+        self.space = self._space(np.float64 if dtype == torch.float64 else np.float32)
+        self._dtype = dtype
+
+    def _space(self, dtype: Any) -> gym.Space[Any]:
+        if self._kind == "discrete":
+            return gym.spaces.Discrete(3) if self.rates == 1 else gym.spaces.MultiDiscrete([3] * self.rates)
+        bound = np.inf if self._kind == "set-raw" else 1.0
+        high = np.array([bound] * self.rates + [1.0] * len(self.beside), dtype)
+        return gym.spaces.Box(-high, high, dtype=dtype)
+
+    def check(self, actions: Any, n: int) -> NDArray[Any]:
+        """The actions of n trainees as an array (n, K + beside) of the space's dtype.
+
+        Raises:
+            ValueError: wrong shape, no numbers, not finite in the space's dtype, or outside the space.
+        """
+        if getattr(actions, "requires_grad", False):
+            raise ValueError("actions must be an array; a gradient doesn't pass through here, so detach the tensor")
+        try:
+            array = np.asarray(actions)
+        except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on a GPU
+            raise ValueError(f"actions must be an array, and can't be made one: {error}") from error
+        shape = (n, *(self.space.shape or ()))
+        if array.shape != shape:
+            raise ValueError(f"actions must have shape {shape} (environments first), not {array.shape}")
+        if array.dtype.kind not in "fiub" or (self._kind == "discrete" and array.dtype.kind not in "iu"):
+            kind = "integers" if self._kind == "discrete" else "numbers"
+            raise ValueError(f"actions must be {kind}, not of dtype {array.dtype}")
+        with np.errstate(over="ignore"):  # said below
+            rows = array.astype(self.space.dtype).reshape(n, -1)
+        if not np.isfinite(rows).all():
+            broken = np.flatnonzero(~np.isfinite(rows).all(1)).tolist()
+            raise ValueError(
+                f"actions of environments {broken} are NaN or infinite in {rows.dtype}; the agent has broken down"
+            )
+        if isinstance(self.space, gym.spaces.Box):
+            low, high = self.space.low, self.space.high
+        else:
+            low, high = np.zeros(rows.shape[1]), np.full(rows.shape[1], 2)
+        outside = ((rows < low) | (rows > high)).any(1)
+        if outside.any():
+            raise ValueError(
+                f"actions of environments {np.flatnonzero(outside).tolist()} lie outside {self.space}; "
+                "clip or squash them"
+            )
+        return rows
+
+    def __call__(self, action: Tensor, lr: Tensor, hyper: Hyper) -> tuple[Tensor, Hyper]:
+        """Applies actions (n, K + beside) to rates (n, K) and hyperparameters (n, 1)."""
+        action = action.to(lr.dtype)
+        turned = {name: BESIDE[name](action[:, self.rates + i, None]) for i, name in enumerate(self.beside)}
+        return self._turn(action[:, : self.rates], lr), hyper | turned

@@ -1,0 +1,318 @@
+"""The whole environment as pure functions of a batched state: `reset`, `step`, `time_step`, `test`.
+
+`step(state, action) -> (state, time step)`: the adapters to Gymnasium and Stable-Baselines3 only call this, and bring
+each time step to the host. Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from lrenv.envs.actions import Control
+from lrenv.envs.observations import MOTION, Observer
+from lrenv.envs.rewards import make_reward
+from lrenv.networks.layers import Tensors
+from lrenv.randomness import draws
+from lrenv.runtime.ambient import detached, settled
+from lrenv.runtime.compiling import Captured, Compile, compiled, cuda_graph
+from lrenv.runtime.trees import cut, join, select
+from lrenv.training.dynamics import Dynamics, DynamicsMeter, Trained
+from lrenv.training.lookahead import Ahead, Lookahead
+from lrenv.training.optimizers import Hyper
+from lrenv.training.tasks import InitialLR, LogUniform, Task, initial_rates
+from lrenv.training.trainee import Measurement, Trainee, TraineeState
+
+
+class Checkpoint(NamedTuple):
+    """The networks with the lowest validation loss of their episodes so far."""
+
+    val_loss: Tensor  # (n,)
+    params: Tensor  # (n, P)
+    buffers: Tensors
+
+
+class EpisodeState(NamedTuple):
+    """n episodes between two decisions; every leaf has the env axis first."""
+
+    trainee: TraineeState
+    lr: Tensor  # (n, K)
+    hyper: Hyper  # name -> (n, 1)
+    dynamics: Dynamics
+    metric: Tensor  # (n,), on the validation split; NaN where nothing is measured beside the loss
+    predictions: Tensor  # (n, k, p), on validation examples
+    displacement: tuple[Tensor, ...]  # of the watched weights over the last interval, (n, size)
+    best: Checkpoint
+    diverged: Tensor  # (n,) bool
+    ahead: Ahead | tuple[()]  # where gradients are observed
+
+
+class TimeStep(NamedTuple):
+    """What n environments give an agent; every leaf has the env axis first."""
+
+    observation: Tensor | dict[str, Tensor]  # (n, signals); with white-box parts, name -> (n, size)
+    reward: Tensor  # (n,), of the decision that led here
+    terminated: Tensor  # (n,) bool
+    info: dict[str, Tensor]  # name -> (n,), `lr` is (n, K) where there are several
+
+
+class Episode:
+    """The environment's dynamics.
+
+    Args:
+        task: what the trainees learn. An interval beyond its budget is the budget: one decision, as it is observed.
+        control: what actions turn (`lrenv.envs.actions`).
+        observe: what agents see (`lrenv.envs.observations`).
+        reward: what agents are to maximise (`lrenv.envs.rewards`).
+        device: where trainees live.
+        dtype: of trainees, observations and Box actions.
+        compile: True compiles the inner steps (`lrenv.training.trainee.Trainee`), the measurements and the signals. On
+            CUDA, True and "graph" capture each decision as one CUDA graph, "graph" without compiling anything.
+        precision: "bf16" runs networks in bfloat16 (`lrenv.training.trainee.Trainee`).
+        at_once: trainees that go through a decision together (`lrenv.training.trainee.Trainee`).
+
+    Raises:
+        ValueError: an unknown name, or settings that contradict each other.
+    """
+
+    @detached
+    def __init__(
+        self,
+        task: Task,
+        control: str | tuple[str, ...] = "scale",
+        observe: str | tuple[str, ...] = "dynamics",
+        reward: str = "val_loss",
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        compile: Compile = False,
+        precision: str = "full",
+        at_once: int | None = None,
+    ) -> None:
+        if task.interval > task.budget:  # one decision, whose end is measured in any case
+            task = replace(task, interval=task.budget, measure_interval=None)
+        self.task = task
+        self.reward = make_reward(reward)
+        self.trainee = Trainee(task, device, dtype, compile, precision, at_once)
+        network = self.trainee.network
+        self.control = Control(control, self.trainee.rates, task.hyper, dtype)
+        sizes = {"rates": self.control.rates, "parameters": network.size}
+        self.observer = Observer(observe, dtype, sizes)
+        self._meter = DynamicsMeter(task, network, motion=bool(MOTION & set(self.observer.names)))
+        gradients = [part for part in self.observer.white_box if part != "parameters"]
+        self._lookahead = Lookahead(self.trainee, gradients, self.control.granularity, compile) if gradients else None
+        # An interval that the budget cuts short needs trainees to stand still; others are spared the masks.
+        self._until = task.budget if task.budget % task.interval else None
+        self._measure = compiled(self._measured) if compile is True else self._measured
+        self._captured = None
+        if compile and self.trainee.device.type == "cuda":
+            what = f"a decision of task {task.name!r} with optimizer {task.optimizer!r}"
+            self._captured = Captured(self._decided, cuda_graph(self.trainee.device), what)
+
+    @property
+    def decisions(self) -> int:
+        """Decisions per episode; the last interval is shorter if the interval doesn't divide the budget."""
+        return -(-self.task.budget // self.task.interval)
+
+    @settled
+    def reset(self, seeds: Sequence[int], initial_lr: InitialLR | None = None) -> tuple[EpisodeState, TimeStep]:
+        """Starts n episodes without training anything: the first observation is that of untrained networks.
+
+        Args:
+            seeds: one per episode.
+            initial_lr: instead of the task's.
+        """
+        initial_lr = self.task.initial_lr if initial_lr is None else initial_lr
+        order = iter(seeds)
+        groups = self.trainee.groups(len(seeds))
+        return join([self._begin(list(itertools.islice(order, size)), initial_lr) for size in groups])
+
+    def _begin(self, seeds: Sequence[int], initial_lr: InitialLR) -> tuple[EpisodeState, TimeStep]:
+        trainee, n = self.trainee.init(seeds), len(seeds)
+        lr = self._initial_lr(trainee.seed, initial_lr)
+        train_loss, _ = self.trainee.loss(trainee.params, trainee, self.trainee.batch_indices(trainee, 1)[:, 0])
+        measured = self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
+        hyper = self.trainee.hyper(n, self.control.beside)
+        untrained = Trained(trainee.step, trainee.params, measured.loss, measured.predictions)
+        still = self._meter.still(trainee.params)
+        dynamics, displacements = self._meter.measure(untrained, untrained, train_loss[:, None], lr[:, None], still)
+        state = EpisodeState(
+            trainee,
+            lr[:, None].repeat(1, self.control.rates),
+            hyper,
+            dynamics,
+            measured.metric,
+            measured.predictions,
+            displacements,
+            Checkpoint(measured.loss, trainee.params, trainee.buffers),
+            torch.zeros(n, dtype=torch.bool, device=lr.device),
+            self._lookahead.start(trainee, hyper) if self._lookahead else (),
+        )
+        # Each leaf a tensor of its own: a compiler would take one that stands in two places as a promise.
+        own: EpisodeState = tree_map(torch.clone, state)
+        return own, self.time_step(own)
+
+    def due(self, inner_step: NDArray[np.int64], ended: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+        """Whose next decision ends with a measurement (n,); None where the task measures every one.
+
+        The end of the budget is measured in any case.
+
+        Args:
+            inner_step: (n,), steps that the trainees have taken.
+            ended: (n,), whose episodes are over: they follow the others, so that they cause no measurement.
+        """
+        if self.task.measure_interval is None:
+            return None
+        after = np.minimum(inner_step + self.task.interval, self.task.budget)
+        due = (after % self.task.measure_interval == 0) | (after == self.task.budget)
+        followed: NDArray[np.bool_] = np.where(ended, due[~ended].all(), due)
+        return followed
+
+    @settled
+    def step(
+        self, state: EpisodeState, action: Tensor, due: NDArray[np.bool_] | None = None, donate: bool = False
+    ) -> tuple[EpisodeState, TimeStep]:
+        """One decision: applies the actions (n, A), trains for an interval, measures.
+
+        The action already applies to this interval. A trainee with a non-finite loss or weight has diverged:
+        its episode terminates, and what it computes from here on touches no other.
+
+        Args:
+            state: n episodes.
+            action: (n, A).
+            due: (n,), whom to measure on the validation split, as the method `due` says.
+            donate: the caller has no more use for `state`, which may be overwritten, and none for the state and the
+                time step that come out after the next step. It spares copies where decisions are captured.
+
+        Returns:
+            The state after the decision, and its time step.
+
+        Raises:
+            ValueError: the task is not measured at every decision, and `due` was left out.
+        """
+        if due is None and self.task.measure_interval is not None:
+            raise ValueError("this task has a measure_interval: say whom to measure, as `Episode.due` does")
+        groups = self.trainee.groups(len(action))
+        shares = [None] * len(groups) if due is None else np.split(due, np.cumsum(groups)[:-1])
+        decide = self._decided
+        if self._captured is not None and not torch.is_grad_enabled():
+            decide = partial(self._captured, donate=donate and len(groups) == 1)
+        parts = zip(cut(state, groups), cut(action, groups), shares, strict=True)
+        return join([decide(own, turns, _whom(asked, action.device)) for own, turns, asked in parts])
+
+    def holds(self, tree: Any) -> bool:
+        """Whether the next step with `donate` may overwrite a state, a time step, or a tree of them."""
+        return self._captured is not None and self._captured.holds(tree)
+
+    def _decided(self, state: EpisodeState, action: Tensor, due: Tensor | bool) -> tuple[EpisodeState, TimeStep]:
+        """A decision of one group; `due` (n,) is whom to measure, or all or none of them."""
+        lr, hyper = self.control(action, state.lr, state.hyper)
+        ahead: Ahead | tuple[()] = ()
+        if self._lookahead is None:
+            trainee, losses = self.trainee.unroll(state.trainee, lr, hyper, self.task.interval, self._until)
+        else:
+            assert isinstance(state.ahead, Ahead)
+            trainee, ahead, losses = self._lookahead.unroll(
+                state.trainee, state.ahead, lr, hyper, self.task.interval, self._until
+            )
+        measure = self._measured if torch.is_grad_enabled() else self._measure
+        after, time_step = measure(state, trainee, losses, lr, hyper, _sums(ahead), due)
+        return after._replace(ahead=ahead), time_step
+
+    def _measured(
+        self,
+        state: EpisodeState,
+        trainee: TraineeState,
+        losses: Tensor,
+        lr: Tensor,
+        hyper: Hyper,
+        sums: dict[str, Tensor],
+        due: Tensor | bool,
+    ) -> tuple[EpisodeState, TimeStep]:
+        """The state and the time step after an interval that began in `state` and had the training losses (n, N).
+
+        Args:
+            state: before it.
+            trainee: after it.
+            losses: (n, N).
+            lr: the rates of the interval.
+            hyper: its hyperparameters.
+            sums: over its gradients.
+            due: (n,); the others keep what was last measured on the validation split.
+        """
+        # A tensor of its own: the loss before stays in the state, too.
+        last = Measurement(state.dynamics.val_loss.clone(), state.metric, state.predictions)
+        measured = last if due is False else self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
+        if isinstance(due, Tensor):
+            measured = select(due, measured, last)
+        before = Trained(state.trainee.step, state.trainee.params, state.dynamics.val_loss, state.predictions)
+        now = Trained(trainee.step, trainee.params, measured.loss, measured.predictions)
+        dynamics, displacements = self._meter.measure(before, now, losses, lr, state.displacement, state.dynamics)
+        diverged = state.diverged | ~(dynamics.train_loss.isfinite() & measured.loss.isfinite())
+        diverged = diverged | ~trainee.params.sum(1).isfinite()  # one pass: a sum keeps NaN and infinity
+        best = state.best
+        if due is not False:
+            present = Checkpoint(measured.loss, trainee.params, trainee.buffers)
+            best = select((measured.loss < state.best.val_loss) & ~diverged, present, state.best)
+        after = EpisodeState(
+            trainee, lr, hyper, dynamics, measured.metric, measured.predictions, displacements, best, diverged, ()
+        )
+        return after, self._time_step(after, sums)
+
+    @settled
+    def time_step(self, state: EpisodeState) -> TimeStep:
+        """The time step of a state, which `step` and `reset` give with it, computed from the state alone."""
+        return self._time_step(state, _sums(state.ahead))
+
+    def _time_step(self, state: EpisodeState, sums: dict[str, Tensor]) -> TimeStep:
+        ended = state.trainee.step >= self.task.budget
+        info = {
+            "train_loss": state.dynamics.train_loss,
+            "val_loss": state.dynamics.val_loss,
+            "lr": state.lr[:, 0] if state.lr.shape[1] == 1 else state.lr,
+            "inner_step": state.trainee.step,
+            "diverged": state.diverged,
+        }
+        if self.trainee.metric:
+            info[f"val_{self.trainee.metric}"] = state.metric
+        reward = self.reward(state.dynamics, state.diverged)
+        observation = self.observer(state.dynamics, {"parameters": state.trainee.params} | sums)
+        return TimeStep(observation, reward, state.diverged | ended, info)
+
+    @settled
+    def test(self, state: EpisodeState, rows: Tensor) -> dict[str, Tensor]:
+        """Test loss and metric, (m,) each, of the best checkpoints of the episodes `rows` (m,)."""
+        parts = cut(rows, self.trainee.groups(len(rows)))
+        measured = join([self._tested(state.best, part) for part in parts])
+        metric = self.trainee.metric
+        return {"test_loss": measured.loss} | ({f"test_{metric}": measured.metric} if metric else {})
+
+    def _tested(self, best: Checkpoint, rows: Tensor) -> Measurement:
+        buffers = {name: buffer[rows] for name, buffer in best.buffers.items()}
+        return self.trainee.evaluate(best.params[rows], buffers, self.trainee.test)
+
+    def _initial_lr(self, seed: Tensor, initial_lr: InitialLR) -> Tensor:
+        rates = torch.tensor(initial_rates(initial_lr), dtype=self.trainee.dtype).to(seed.device)
+        chance = draws.uniform(draws.fold(seed, draws.INITIAL_LR), dtype=self.trainee.dtype)
+        if isinstance(initial_lr, LogUniform):
+            return rates[0] * (rates[1] / rates[0]) ** chance
+        return rates[(chance * len(rates)).long()]
+
+
+def _whom(due: NDArray[np.bool_] | None, device: torch.device) -> Tensor | bool:
+    """Who is due (n,), or whether all or none are."""
+    if due is None or due.all():
+        return True
+    return torch.from_numpy(due).to(device) if due.any() else False
+
+
+def _sums(ahead: Ahead | tuple[()]) -> dict[str, Tensor]:
+    return ahead.sums if ahead else {}

@@ -1,0 +1,138 @@
+"""Snapshots: vector environments between two decisions as values, and what two environments must share to swap them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import partial
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from lrenv.envs.episode import Episode, EpisodeState
+from lrenv.networks.initialisation import build
+from lrenv.training.optimizers import Optimizer
+from lrenv.training.tasks import Task
+from lrenv.training.trainee import Trainee
+
+SHOWN = 60
+"""Characters of a setting that an error shows."""
+
+
+class Snapshot(NamedTuple):
+    """A vector environment between two decisions, as a value: `restore` continues from it.
+
+    On the same machine, with the same number of threads and the same build of PyTorch, it continues bit for bit, and
+    otherwise up to rounding. Later steps don't change it, and it can be pickled.
+    """
+
+    state: EpisodeState
+    env_seeds: NDArray[np.int64]  # (n,)
+    episodes: NDArray[np.int64]  # (n,), how many came before the present one since the env was seeded
+    ended: NDArray[np.bool_]  # (n,)
+    settings: dict[str, Any]  # what an environment must share to go on from here
+
+
+def settings_of(episode: Episode, view: Mapping[str, str | tuple[str, ...]]) -> dict[str, Any]:
+    """What the future of an episode depends on besides its state, in words and numbers that can be compared anywhere.
+
+    Args:
+        episode: the dynamics.
+        view: the names that it was made of: `control`, `observe`, `reward`, `precision`.
+    """
+    task, trainee = episode.task, episode.trainee
+    plain = (
+        "loss", "batch_size", "budget", "interval", "measure_interval", "initial_lr", "augment", "replacement",
+    )  # fmt: skip
+    return {
+        "task": task.name,
+        "data": _data(task, trainee),
+        "network": _network(task, trainee),
+        "optimizer": described(task.optimizer),
+        **task.hyper,
+        **{name: described(getattr(task, name)) for name in plain},
+        "val_examples": len(trainee.val.targets),
+        **{name: ", ".join((value,) if isinstance(value, str) else value) for name, value in view.items()},
+        "dtype": str(trainee.dtype),
+    }
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Each setting that differs, as "name theirs (here ours)"; an optimizer may have hyperparameters of its own."""
+    names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+    return [f"{name} {_short(theirs.get(name))} (here {_short(ours.get(name))})" for name in names]
+
+
+def _data(task: Task, trainee: Trainee) -> str:
+    """Named data by their name and options, those of a function by their contents."""
+    if isinstance(task.data, str):
+        options = ", ".join(f"{name}={value!r}" for name, value in sorted(task.data_options.items()))
+        return f"{task.data}({options})"
+    splits = trainee.train, trainee.val, trainee.test
+    return f"{len(splits[0].targets)} training examples [{_checksum(splits)}]"
+
+
+def _network(task: Task, trainee: Trainee) -> str:
+    module = build(partial(task.network, trainee.train.inputs.shape[1:], trainee.outputs), 0)
+    code = [getattr(type(part).forward, "__code__", None) for part in module.modules()]
+    structure = f"{module}{trainee.network.shapes}{[_code(c) for c in code if c is not None]}"
+    return f"{type(module).__name__} of {trainee.network.size} parameters [{_checksum(structure)}]"
+
+
+def described(value: object) -> str:
+    """A setting in words that are the same in every process of one version of Python.
+
+    What a function does and encloses counts, and what tensors hold, as checksums.
+    """
+    if isinstance(value, Optimizer):
+        return f"Optimizer [{_checksum([described(part) for part in vars(value).values()])}]"
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = (f"{part.name}={described(getattr(value, part.name))}" for part in fields(value))
+        return f"{type(value).__name__}({', '.join(parts)})"
+    if isinstance(value, partial):
+        return f"partial({described(value.func)}, {described(value.args)}, {described(value.keywords)})"
+    if isinstance(value, FunctionType):
+        cells = [_content(cell) for cell in value.__closure__ or ()]
+        enclosed = [described(x) for x in [*cells, value.__defaults__, value.__kwdefaults__] if x is not value]
+        return f"{value.__module__}.{value.__qualname__} [{_checksum([_code(value.__code__), *enclosed])}]"
+    if isinstance(value, Tensor):
+        return f"tensor [{_checksum(value)}]"
+    if isinstance(value, Callable):  # type: ignore[arg-type]
+        return getattr(value, "__qualname__", type(value).__qualname__)
+    return str(value)
+
+
+def _code(code: CodeType) -> list[Any]:
+    """What a function's code is, as a tree of texts: its instructions, and the names and constants that they mean."""
+    constants = [_code(x) if isinstance(x, CodeType) else _constant(x) for x in code.co_consts]
+    return [code.co_code.hex(), *code.co_names, *constants]
+
+
+def _constant(value: object) -> str:
+    """A set has another order in every process."""
+    return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
+
+
+def _content(cell: Any) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that was never bound
+        return None
+
+
+def _checksum(tree: Any) -> str:
+    total = 0
+    for leaf in tree_leaves(tree):
+        held = np.ascontiguousarray(leaf.detach().cpu().numpy()) if isinstance(leaf, Tensor) else None
+        total = zlib.crc32(str(leaf).encode() if held is None else held.view(np.uint8).data, total)
+    return f"{total:08x}"
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

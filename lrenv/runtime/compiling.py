@@ -1,0 +1,257 @@
+"""Compiled and captured functions: what makes a decision cheap to call.
+
+`compiled` is `torch.compile` for functions that are called with the same shapes again and again. `Captured` records all
+kernels of a decision as one CUDA graph and replays them: launching a few thousand kernels one by one takes longer than
+running them, for up to some thousand small networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import FunctionType
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
+
+F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S")
+O = TypeVar("O")  # noqa: E741 - output, as S is the state
+Compile = bool | Literal["graph"]
+"""False runs operations one by one; True compiles them, and captures decisions on CUDA; "graph" captures alone."""
+Recording = Callable[[Callable[[], None]], Callable[[], object]]
+"""Runs a function some times, and gives what runs it again with its tensors in the same places."""
+WARM_UPS = 2
+"""Runs before a capture: libraries set up their handles and kernels are chosen in them, which no capture may hold."""
+
+
+def checked(compile: Compile, device: torch.device) -> Compile:
+    """The setting, if it can work on this device.
+
+    Raises:
+        ValueError: another word, CUDA graphs without CUDA, or no compiler here; the message says what to do.
+    """
+    if compile not in (True, False, "graph"):
+        raise ValueError(f"compile={compile!r} must be True, False or 'graph'")
+    if compile == "graph" and device.type != "cuda":
+        raise ValueError(f"compile='graph' captures CUDA graphs, which {device} has not; use compile=True or False")
+    if compile is True:
+        missing = _missing_compiler(device)
+        if missing:
+            instead = "compile='graph' or False" if device.type == "cuda" else "compile=False"
+            raise ValueError(f"compile=True needs {missing}; install it, or use {instead}")
+    return compile
+
+
+def _missing_compiler(device: torch.device) -> str | None:
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return None if has_triton() else "Triton and a C compiler"
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return "a C++ compiler such as g++"
+    return None
+
+
+def compiled(function: F, **options: Any) -> F:
+    """`torch.compile` for the functions that every decision calls with tensors of the same shapes.
+
+    Args:
+        function: takes and gives tensors; rates and seeds are tensors, too, or each value would compile anew. What it
+            is a method of must not change afterwards.
+        **options: of the compiler.
+    """
+
+    def entry(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    # The compiler allows each code object a few graphs: one that all environments shared would use them up.
+    code = entry.__code__.replace(co_name=getattr(function, "__name__", "compiled"))
+    own = FunctionType(code, entry.__globals__, code.co_name, None, entry.__closure__)
+    settings = options | {"guard_filter_fn": _of_arguments}
+    return torch.compile(own, dynamic=False, fullgraph=True, options=settings)  # type: ignore[return-value]
+
+
+def _of_arguments(guards: Sequence[Any]) -> list[bool]:
+    """Which of the compiler's assumptions a call checks: those about its arguments, and about the state of PyTorch.
+
+    The others, of which a graph that trains a network has hundreds, would cost time in every call.
+    """
+    return [guard.name == "" or guard.name.startswith("arguments") for guard in guards]
+
+
+class CaptureError(ValueError):
+    """A decision can't be captured, or the device failed in it; the message says what to do."""
+
+
+class _Place(NamedTuple, Generic[S]):
+    """Where recordings read and write states of one shape."""
+
+    state: S
+    leaves: list[Tensor]
+    structure: TreeSpec
+    shapes: tuple[Any, ...]
+
+
+class _Graph(NamedTuple):
+    """One recording."""
+
+    inputs: list[Tensor]  # the other arguments
+    replay: Callable[[], object]
+    output: list[Any]  # of the last run, in tensors that replays write to
+
+
+class Captured(Generic[S, O]):
+    """A function (state, ...) -> (state, output) that is recorded once for each shape of its arguments, then replayed.
+
+    A recording reads and writes tensors in fixed places. Arguments are copied there, unless they are there already, and
+    the state that comes out lies where the state that went in lay. Outputs lie in places of their own.
+
+    Args:
+        function: takes a tree of tensors, the state, and more trees of tensors and plain values; gives a state of the
+            same structure and shapes, and another tree of tensors, the output. It neither waits for the device nor
+            changes its arguments.
+        record: `cuda_graph` of a device, or a stand-in.
+        what: is captured, for errors.
+
+    Raises:
+        CaptureError: in a call, whose arguments are left as they were: the function can't be recorded, as where it
+            waits for the device, or the device fails.
+    """
+
+    def __init__(self, function: Callable[..., tuple[S, O]], record: Recording, what: str = "the function") -> None:
+        self._function = function
+        self._record = record
+        self._what = what
+        self._places: dict[tuple[Any, ...], _Place[S]] = {}
+        self._graphs: dict[tuple[Any, ...], _Graph] = {}
+
+    def __call__(self, state: S, *arguments: Any, donate: bool = False) -> tuple[S, O]:
+        """The next state, and the output.
+
+        Args:
+            state: before.
+            *arguments: the function's others; each plain value among them has a recording of its own.
+            donate: the caller gives the state away: the next one and the output stay where the next call will overwrite
+                them, instead of being copied out.
+        """
+        place = self._placed(state)
+        others, structure = tree_flatten(arguments)
+        kinds = tuple((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in others)
+        key = (place.shapes, kinds, structure)
+        if key not in self._graphs:
+            self._graphs[key] = self._recorded(place, others, structure)
+        graph = self._graphs[key]
+        if graph.inputs:
+            torch._foreach_copy_(graph.inputs, [x for x in others if isinstance(x, Tensor)])
+        try:
+            graph.replay()
+        except RuntimeError as error:
+            raise self._lost(error) from error
+        if donate:
+            return place.state, graph.output[0]
+        outputs, shape = tree_flatten(graph.output[0])
+        return tree_unflatten(_copied(place.leaves), place.structure), tree_unflatten(_copied(outputs), shape)
+
+    def holds(self, tree: Any) -> bool:
+        """Whether the next call may overwrite a tensor of this tree."""
+        held = [x for place in self._places.values() for x in place.leaves]
+        held += [x for graph in self._graphs.values() for x in tree_flatten(graph.output)[0]]
+        memory = {x.untyped_storage().data_ptr() for x in held}
+        return any(x.untyped_storage().data_ptr() in memory for x in tree_flatten(tree)[0])
+
+    def _placed(self, state: S) -> _Place[S]:
+        for place in self._places.values():
+            if place.state is state:
+                return place
+        leaves, structure = tree_flatten(state)
+        shapes = (structure, *((x.shape, x.dtype) for x in leaves))
+        held = self._places.get(shapes)
+        if held is None:
+            own = _copied(leaves)
+            held = self._places[shapes] = _Place(tree_unflatten(own, structure), own, structure, shapes)
+        else:
+            torch._foreach_copy_(held.leaves, leaves)
+        return held
+
+    def _recorded(self, place: _Place[S], others: list[Any], structure: TreeSpec) -> _Graph:
+        inputs = [x.clone() if isinstance(x, Tensor) else x for x in others]
+        arguments = tree_unflatten(inputs, structure)
+        memory = {x.untyped_storage().data_ptr() for x in place.leaves}
+
+        output: list[O] = []
+
+        def freed(x: Tensor) -> Tensor:
+            """What lies in the place of another must leave before that is written to."""
+            return x.clone() if x.untyped_storage().data_ptr() in memory else x
+
+        def run() -> None:
+            state, given = self._function(place.state, *arguments)
+            output[:] = [tree_map(freed, given)]
+            # What stays is in its place.
+            moved = [
+                (old, new) for old, new in zip(place.leaves, tree_flatten(state)[0], strict=True) if old is not new
+            ]
+            free = [freed(new) for _, new in moved]
+            torch._foreach_copy_([old for old, _ in moved], free)
+
+        before = _copied(place.leaves)
+        failed: RuntimeError | None = None
+        try:
+            replay = self._record(run)
+        except RuntimeError as error:
+            failed = error
+        try:
+            torch._foreach_copy_(place.leaves, before)  # recording has run the function
+        except RuntimeError as error:
+            raise self._lost(failed or error) from error
+        if isinstance(failed, torch.OutOfMemoryError):
+            raise failed
+        if failed is not None:
+            raise CaptureError(
+                f"{self._what} can't be captured as a CUDA graph ({_line(failed)}): the network or the optimizer waits "
+                "for the device, as by .item() or a copy from the host; use compile=False"
+            ) from failed
+        return _Graph([x for x in inputs if isinstance(x, Tensor)], replay, output)
+
+    def _lost(self, error: Exception) -> CaptureError:
+        return CaptureError(
+            f"the device failed in {self._what} ({_line(error)}): start again in a new process, with --resume where a "
+            "training was saved, or choose another device"
+        )
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def cuda_graph(device: torch.device) -> Recording:
+    """Recording on a CUDA device; what one device records shares its memory, since one replay follows another."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def record(function: Callable[[], None]) -> Callable[[], object]:
+        with torch.cuda.device(device):
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UPS):
+                    function()
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                function()
+        return graph.replay
+
+    return record
+
+
+def _copied(tensors: list[Tensor]) -> list[Tensor]:
+    copies = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors]
+    torch._foreach_copy_(copies, tensors)
+    return copies

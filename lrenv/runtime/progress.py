@@ -1,0 +1,73 @@
+"""Progress of long work: a bar with a line of status in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+QUIET_SECONDS = 10.0
+"""Where there is no terminal, a line is printed this often at most."""
+
+
+class Report(Protocol):
+    """Says how far the work has come."""
+
+    def __call__(self, done: int, status: str = "") -> None:
+        """`done` of the total, and how it goes."""
+
+
+@contextmanager
+def progress(total: int, unit: str, done: int = 0) -> Iterator[Report]:
+    """Shows progress on standard error until the block is left.
+
+    Args:
+        total: how much there is to do.
+        unit: of what.
+        done: how much was done before.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        if _BARS:  # work within work has a line of its own below the other's
+            yield from _line_of(_BARS[-1], total, unit, done)
+            return
+        columns = (
+            BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), TimeElapsedColumn(),
+            TextColumn("<"), TimeRemainingColumn(), TextColumn("{task.fields[status]}"),
+        )  # fmt: skip
+        with Progress(*columns, console=console) as bar:
+            _BARS.append(bar)
+            try:
+                yield from _line_of(bar, total, unit, done)
+            finally:
+                _BARS.remove(bar)
+        return
+    begin = time.monotonic()
+    last = begin - QUIET_SECONDS
+
+    def line(done: int, status: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done >= total or now - last >= QUIET_SECONDS:
+            last = now
+            console.print(f"{done}/{total} {unit}, {now - begin:.0f} s  {status}", soft_wrap=True, highlight=False)
+
+    yield line
+
+
+_BARS: list[Progress] = []
+"""The bar that is shown, if any: a terminal has room for one."""
+
+
+def _line_of(bar: Progress, total: int, unit: str, done: int) -> Iterator[Report]:
+    """A line of a bar, for as long as the generator runs; an outermost line stays to be read."""
+    task = bar.add_task("", total=total, completed=done, unit=unit, status="")
+    try:
+        yield lambda done, status="": bar.update(task, completed=done, status=status)
+    finally:
+        if len(bar.tasks) > 1:
+            bar.remove_task(task)

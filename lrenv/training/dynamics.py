@@ -1,0 +1,173 @@
+"""Training dynamics: the quantities by which the training of a network is described once per decision.
+
+Agents observe functions of them (`lrenv.envs.observations`), and rewards are made of them (`lrenv.envs.rewards`).
+Seven are those of Xu et al. 2019, section 2.2. With w before and w' after an interval of N inner steps,
+
+| quantity | formula |
+|---|---|
+| `train_loss` | mean of the N batch losses, each before its step |
+| `val_loss` | loss of w' on the validation split |
+| `prediction_variance` | Var(f(w')), over validation examples and classes |
+| `prediction_change` | Var(f(w') - f(w)), over the same |
+| `weight_mean`, `weight_variance` | mean and variance of the entries of the last layer's weight matrix in w' |
+| `lr` | learning rate of the interval |
+
+where f(w) are the class probabilities, or the plain outputs where there are no classes. The others say how the losses
+of an interval scatter, and how far and in which direction the first and the last layer have moved: with u = w' - w,
+
+| quantity | formula |
+|---|---|
+| `loss_spread` | standard deviation of the N batch losses |
+| `first_update`, `last_update` | norm(u) / norm(w') |
+| `first_cosine`, `last_cosine` | <u, v> / (norm(u) norm(v)), v being the u of the interval before |
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lrenv.networks.stacked import Network
+from lrenv.training.tasks import Task
+
+
+class Dynamics(NamedTuple):
+    """How the training of n trainees goes, measured once per decision; every leaf is (n,)."""
+
+    inner_step: Tensor  # inner steps taken
+    budget: Tensor  # T, inner steps of the episode
+    interval: Tensor  # N, inner steps between decisions
+    train_loss: Tensor  # mean over the interval's batches
+    val_loss: Tensor
+    previous_train_loss: Tensor  # at the decision before
+    previous_val_loss: Tensor
+    initial_val_loss: Tensor  # of the untrained network
+    loss_spread: Tensor  # standard deviation of the interval's batch losses
+    prediction_variance: Tensor  # of class probabilities on validation examples
+    prediction_change: Tensor  # variance of their changes over the interval
+    weight_mean: Tensor  # of the last layer's weights
+    weight_variance: Tensor
+    lr: Tensor  # the rate of the last interval; the geometric mean where there are several
+    first_update: Tensor  # length of the first layer's displacement over the interval, relative to its weights'
+    last_update: Tensor
+    first_cosine: Tensor  # of the angle between the first layer's last two displacements
+    last_cosine: Tensor
+
+
+class Trained(NamedTuple):
+    """n trainees at one end of an interval, as far as dynamics look at them; every leaf has the env axis first."""
+
+    step: Tensor  # (n,) int64, inner steps taken
+    params: Tensor  # (n, P)
+    val_loss: Tensor  # (n,), as last measured
+    predictions: Tensor  # (n, k, p), on validation examples, as last measured
+
+
+class DynamicsMeter:
+    """Measures the dynamics of a task's trainees.
+
+    Args:
+        task: its budget and interval count.
+        network: which weights are those of the first and the last layer.
+        motion: whether to measure how these layers move. It takes several passes over the first layer, which is often
+            the largest; without it, updates and cosines are 0.
+    """
+
+    def __init__(self, task: Task, network: Network, motion: bool) -> None:
+        self._budget, self._interval = task.budget, task.interval
+        self._last = network.last
+        self._moving = (network.first, network.last) if motion else ()
+
+    def still(self, params: Tensor) -> tuple[Tensor, ...]:
+        """Displacements (n, size) of weights (n, P) that have not moved yet, per layer whose motion is measured."""
+        return tuple(torch.zeros_like(params[:, columns]) for columns in self._moving)
+
+    def measure(
+        self,
+        before: Trained,
+        after: Trained,
+        losses: Tensor,
+        lr: Tensor,
+        displacements: tuple[Tensor, ...],
+        previous: Dynamics | None = None,
+    ) -> tuple[Dynamics, tuple[Tensor, ...]]:
+        """The dynamics of an interval.
+
+        Untrained networks are at the end of an interval in which nothing has moved: `before` is `after`, and the loss
+        of the first batch is that of its only step.
+
+        Args:
+            before: the trainees as the interval began.
+            after: the trainees at its end.
+            losses: (n, N) training losses of its steps. Those beyond the budget don't count.
+            lr: (n, K) rates of the interval.
+            displacements: of the interval before.
+            previous: the dynamics at the decision before; None for untrained networks.
+
+        Returns:
+            The dynamics, and the displacements of this interval.
+        """
+        train_loss, spread = self._moments(losses, before.step)
+        last = after.params[:, self._last]
+        nothing = torch.zeros_like(train_loss)
+        motions = [
+            _motion(before.params[:, columns], after.params[:, columns], displacement)
+            for columns, displacement in zip(self._moving, displacements, strict=True)
+        ]
+        first_motion, last_motion = motions or [Motion(nothing, nothing, nothing)] * 2
+        dynamics = Dynamics(
+            inner_step=after.step.to(lr.dtype),
+            budget=torch.full_like(train_loss, self._budget),
+            interval=torch.full_like(train_loss, self._interval),
+            train_loss=train_loss,
+            val_loss=after.val_loss,
+            previous_train_loss=train_loss if previous is None else previous.train_loss,
+            previous_val_loss=after.val_loss if previous is None else previous.val_loss,
+            initial_val_loss=after.val_loss if previous is None else previous.initial_val_loss,
+            loss_spread=spread,
+            prediction_variance=_variance(after.predictions),
+            prediction_change=_variance(after.predictions - before.predictions),
+            weight_mean=last.mean(1),
+            weight_variance=_variance(last),
+            lr=lr[:, 0] if lr.shape[1] == 1 else lr.abs().clamp(min=1e-12).log().mean(1).exp(),
+            first_update=first_motion.update,
+            last_update=last_motion.update,
+            first_cosine=first_motion.cosine,
+            last_cosine=last_motion.cosine,
+        )
+        return dynamics, tuple(motion.displacement for motion in motions)
+
+    def _moments(self, losses: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (n,) of the losses (n, N) of the steps within the budget."""
+        if self._budget % self._interval == 0:
+            return losses.mean(1), losses.std(1, correction=0)
+        taken = start[:, None] + torch.arange(losses.shape[1], device=losses.device) < self._budget
+        number = taken.sum(1).clamp(min=1)
+        mean = losses.where(taken, 0).sum(1) / number
+        squares = ((losses - mean[:, None]) ** 2).where(taken, 0).sum(1) / number
+        return mean, squares.sqrt()
+
+
+class Motion(NamedTuple):
+    """How a layer has moved in an interval."""
+
+    displacement: Tensor  # (n, size)
+    update: Tensor  # (n,)
+    cosine: Tensor  # (n,)
+
+
+def _motion(before: Tensor, after: Tensor, last: Tensor) -> Motion:
+    """The motion of weights (n, size), `last` being the displacement of the interval before."""
+    displacement = after - before
+    length = displacement.norm(dim=1)
+    update = length / after.norm(dim=1).clamp(min=1e-12)
+    cosine = (displacement * last).sum(1) / (length * last.norm(dim=1)).clamp(min=1e-30)
+    return Motion(displacement, update, cosine)
+
+
+def _variance(x: Tensor) -> Tensor:
+    """Variance (n,) over everything but the env axis."""
+    centred = x.flatten(1) - x.flatten(1).mean(1, keepdim=True)
+    return centred.square().mean(1)  # passes that vectorise, unlike Tensor.var's on a CPU

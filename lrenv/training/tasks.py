@@ -1,0 +1,388 @@
+"""Tasks: what a trainee learns, with which network, loss, optimizer, batch size and budget.
+
+`make_task(name)` gives a `Task`, a frozen dataclass of settings; nothing is loaded until an environment is made.
+`register_task` adds one; it can then be used everywhere a task is named, and as `lrenv/<name>-v0`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import gymnasium as gym
+from torch import nn
+
+from lrenv import networks, sources, specs
+from lrenv.data import Data, load
+from lrenv.data.augment import AUGMENTATIONS
+from lrenv.lookup import lookup, what_is
+from lrenv.networks.architectures import NetworkFactory
+from lrenv.training import analytic, power_law
+from lrenv.training.losses import LOSSES, PerExample
+from lrenv.training.optimizers import Optimizer, OptimizerFactory, make_optimizer
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """Initial learning rates drawn uniformly on a log scale between two rates."""
+
+    low: float
+    high: float
+
+
+InitialLR = float | tuple[float, ...] | LogUniform
+"""One rate, several to draw from with equal chance, or a range."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that defines a trainee's training, except the learning rate.
+
+    Attributes:
+        name: how the task is called.
+        data: name of a data set (`lrenv.data.datasets()`), or a function that gives a `Data`.
+        network: (shape of an example, outputs) -> module; outputs are as many as there are classes, or numbers in a
+            target.
+        summary: one line for `lrenv tasks`.
+        data_options: what `lrenv.data.load` gets besides the name.
+        loss: a name in `lrenv.training.losses.LOSSES`, or a function (outputs (b, ...), targets (b, ...)) -> a loss
+            per example (b,), of one network; what it is must be clear to `torch.func.vmap`.
+        optimizer: a name in `lrenv.training.optimizers.OPTIMIZERS`, an `Optimizer`, or an `OptimizerFactory`.
+        momentum: mu, or beta_1 for the Adam family; None is the optimizer's own.
+        weight_decay: None is the optimizer's own.
+        batch_size: b, examples an inner step.
+        budget: T, inner steps per episode.
+        interval: N, inner steps between two actions. Environments take an interval beyond the budget for the budget.
+        initial_lr: the rate before the first action.
+        augment: a name in `lrenv.data.augment.AUGMENTATIONS`; None leaves images as they are.
+        replacement: draw each example of a batch independently instead of by epochs.
+        val_examples: validation examples that a decision measures, always the same; None measures all, as does a
+            number beyond their end.
+        measure_interval: inner steps between two measurements on the validation split, a multiple of `interval`; in
+            between, what was last measured stands. None measures at every decision, which agents that act at every
+            inner step can ill afford.
+    """
+
+    name: str
+    data: str | Callable[[], Data]
+    network: NetworkFactory
+    summary: str = ""
+    data_options: Mapping[str, Any] = field(default_factory=dict)
+    loss: str | PerExample = "cross_entropy"
+    optimizer: str | Optimizer | OptimizerFactory = "adam"
+    momentum: float | None = None
+    weight_decay: float | None = None
+    batch_size: int = 64
+    budget: int = 300
+    interval: int = 10
+    initial_lr: InitialLR = (1e-2, 1e-3, 1e-4)
+    augment: str | None = None
+    replacement: bool = False
+    val_examples: int | None = None
+    measure_interval: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses settings that cannot be meant.
+
+        Raises:
+            TypeError: a count that is no integer, or an object where a function or a name is wanted.
+            ValueError: an unknown name, a count below 1, an impossible rate; the message says what to do.
+        """
+        kind = self.network if isinstance(self.network, type) else type(self.network)
+        if isinstance(self.network, nn.Module) or kind.__module__.startswith("torch.nn."):
+            raise TypeError(
+                "network must be a function (shape of an example, number of classes) -> module, which builds a new one "
+                f"in each call, not {kind.__name__} itself: every trainee has its own weights"
+            )
+        if not (isinstance(self.data, str) or callable(self.data)):
+            raise TypeError(
+                "data must be a data set's name, or a function without arguments that gives a lrenv.data.Data, not "
+                f"{what_is(self.data)}; lrenv.data.from_arrays makes one from arrays of examples"
+            )
+        for name in ("batch_size", "budget", "interval"):
+            count(name, getattr(self, name))
+        if self.val_examples is not None:
+            count("val_examples", self.val_examples)
+        if self.measure_interval is not None and count("measure_interval", self.measure_interval) % self.interval:
+            raise ValueError(
+                f"measure_interval={self.measure_interval} must be a multiple of interval={self.interval}: "
+                "measurements end decisions"
+            )
+        if isinstance(self.loss, str):
+            lookup(LOSSES, self.loss, "loss")
+        elif not callable(self.loss):
+            raise TypeError(f"loss must be a name or a function (outputs, targets) -> losses, not {what_is(self.loss)}")
+        known = make_optimizer(self.optimizer).hyper
+        if self.augment is not None:
+            lookup(AUGMENTATIONS, self.augment, "augmentation")
+        for name in ("momentum", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and name not in known:
+                raise ValueError(f"{name}={value}, but optimizer {self.optimizer!r} has no {name}; leave it out")
+            if value is not None and not 0 <= value < (1 if name == "momentum" else math.inf):
+                raise ValueError(f"{name} must be at least 0{' and below 1' * (name == 'momentum')}, not {value}")
+        initial_rates(self.initial_lr)
+
+    def load(self) -> Data:
+        """The data; a named set is loaded once and kept, a function is called each time.
+
+        Raises:
+            TypeError: the function gives something else than a `Data`.
+            ValueError: the batch is larger than the training split.
+        """
+        data = load(self.data, **self.data_options) if isinstance(self.data, str) else self.data()
+        if not isinstance(data, Data):
+            raise TypeError(
+                f"task {self.name!r}: its data function must give a lrenv.data.Data, not {what_is(data)}; "
+                "lrenv.data.from_arrays makes one of six arrays"
+            )
+        if self.batch_size > len(data.train.targets) and not self.replacement:
+            raise ValueError(
+                f"task {self.name!r}: batch_size={self.batch_size} is larger than the {len(data.train.targets)} "
+                "training examples; choose a smaller one"
+            )
+        return data
+
+    def module(self) -> nn.Module:
+        """A freshly initialised network for this task's data, drawn from torch's global generator."""
+        data = self.load()
+        return self.network(data.train.inputs.shape[1:], data.outputs)
+
+    @property
+    def hyper(self) -> dict[str, float]:
+        """The optimizer's hyperparameters besides the learning rate."""
+        own = {name: getattr(self, name) for name in ("momentum", "weight_decay")}
+        return {name: default if own[name] is None else own[name] for name, default in self._defaults.items()}
+
+    @property
+    def _defaults(self) -> dict[str, float]:
+        return make_optimizer(self.optimizer).hyper
+
+
+LARGEST_RATE = 1e38
+"""What float32 holds."""
+
+
+def initial_rates(initial_lr: InitialLR) -> tuple[float, ...]:
+    """The rates that bound or list `initial_lr`.
+
+    Raises:
+        ValueError: an empty choice, a rate that is negative or not finite, or a range that is not one.
+    """
+    if isinstance(initial_lr, LogUniform):
+        if not 0 < initial_lr.low <= initial_lr.high <= LARGEST_RATE:
+            raise ValueError(f"LogUniform needs 0 < low <= high <= {LARGEST_RATE:g}, not {initial_lr}")
+        return initial_lr.low, initial_lr.high
+    rates = tuple(float(rate) for rate in (initial_lr if isinstance(initial_lr, tuple | list) else (initial_lr,)))
+    if not rates:
+        raise ValueError("initial_lr is empty: give a rate, several rates, or a LogUniform")
+    for rate in rates:
+        if not 0 <= rate <= LARGEST_RATE:
+            raise ValueError(f"initial_lr must be at least 0 and at most {LARGEST_RATE:g}, not {rate}")
+    return rates
+
+
+def count(name: str, value: int) -> int:
+    """Checks that `value` counts something.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: below 1.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+    return value
+
+
+_TASKS: dict[str, Task] = {}
+_SOURCES: dict[str, str] = {}
+"""Name -> where the task was registered, for errors."""
+GROUP = "lrenv.tasks"
+"""The entry points under which packages advertise tasks, or functions that give one."""
+
+
+def register_task(task: Task, replace_existing: bool = False) -> Task:
+    """Makes `task` available under its name, also as the Gymnasium id `lrenv/<name>-v0`; what raises changes nothing.
+
+    Args:
+        task: the task.
+        replace_existing: overwrite a task of the same name instead of refusing.
+
+    Raises:
+        TypeError: no task.
+        ValueError: the name is taken, or none that specs and Gymnasium can hold.
+        gymnasium.error.Error: Gymnasium refuses the id.
+    """
+    if not isinstance(task, Task):
+        raise TypeError(f"register_task takes a lrenv.Task, not {what_is(task)}")
+    if not isinstance(task.name, str) or not specs.NAME.fullmatch(task.name):
+        raise ValueError(f"a task can't be named {task.name!r}: use letters, digits, '_', '.' and '-' of ASCII")
+    caller = sys._getframe(1)
+    source = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+    if task.name in _TASKS and not replace_existing:
+        raise ValueError(
+            f"a task {task.name!r} exists: {_SOURCES.get(task.name)} registers it, and {source} would again; choose "
+            "another name or pass replace_existing=True"
+        )
+    _register_id(task.name)
+    _TASKS[task.name], _SOURCES[task.name] = task, source
+    return task
+
+
+def _register_id(name: str) -> None:
+    """Makes the task of that name known to Gymnasium; what raises changes nothing."""
+    env_id = f"lrenv/{name}-v0"
+    before = gym.registry.pop(env_id, None)  # of a task that this one replaces; Gymnasium would warn of it
+    try:
+        gym.register(
+            env_id,
+            entry_point="lrenv.envs.env:LearningRateEnv",
+            vector_entry_point="lrenv.envs.vector_env:LearningRateVectorEnv",
+            kwargs={"task": name},
+        )
+    except BaseException:
+        if before is not None:
+            gym.registry[env_id] = before
+        raise
+
+
+def tasks() -> tuple[str, ...]:
+    """The names of all tasks: those that are registered, and those that installed packages advertise."""
+    return tuple(dict.fromkeys((*_TASKS, *sources.advertised(GROUP))))
+
+
+def _found(spec: specs.Spec, settings: dict[str, Any]) -> Task:
+    """The task that a spec names, before its settings; those that make it are taken out of `settings`."""
+    if spec.own is not None:
+        found: object = sources.load_own(spec.own)
+    elif spec.name in sources.advertised(GROUP):
+        if spec.name in _TASKS:
+            point = sources.source(sources.advertised(GROUP)[spec.name][0])
+            raise ValueError(
+                f"there are two of task {spec.name!r}: {_SOURCES.get(spec.name)} registers one, and {point} is "
+                "another; give one another name, or uninstall the package"
+            )
+        found = sources.load_advertised(GROUP, spec.name, "task")
+    else:
+        known: dict[str, Any] = dict.fromkeys(tasks()) | _TASKS
+        task: Task = lookup(known, spec.name, "task")
+        return task
+    if inspect.isroutine(found):
+        signature = inspect.signature(found)
+        own = {name: settings.pop(name) for name in signature.parameters if name in settings}
+        try:
+            signature.bind(**own)
+        except TypeError as error:
+            raise ValueError(f"task {spec.name!r}: {error}, as in {spec.name}:key=value") from None
+        found = found(**own)
+    if not isinstance(found, Task):
+        raise ValueError(f"{spec.name} must be a lrenv.Task, or a function that gives one, not {what_is(found)}")
+    return found
+
+
+def make_task(task: str | Task, **settings: Any) -> Task:
+    """The task of that name with some settings changed: `make_task("digits-mlp", budget=500)`.
+
+    Args:
+        task: a name, a task of one's own in a Python file, `my_tasks.py:mine`, or a task to change. A spec may hold
+            settings, such as `digits-mlp:budget=500` (`lrenv.specs`). Where the file holds a function that gives a
+            task, it is called with the settings that it takes.
+        **settings: fields of `Task`. `path=`, and whatever else is no field, goes to `data_options`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TypeError: it is neither a name nor a task.
+        ValueError: the task is unknown, one's own file raises, or a setting cannot be meant.
+    """
+    if isinstance(task, str):
+        spec = specs.parse(task)
+        settings = spec.settings | settings
+        base = _found(spec, settings)
+    elif isinstance(task, Task):
+        base = task
+    else:
+        raise TypeError(f"a task is a name or a lrenv.Task, not {what_is(task)}")
+    known = {f.name for f in fields(Task)}
+    options = {name: settings.pop(name) for name in list(settings) if name not in known}
+    if options and base.data != "folder":
+        name = next(iter(options))
+        lookup(dict.fromkeys(known), name, "setting of a task")
+    options = {**base.data_options, **settings.pop("data_options", {}), **options}
+    return replace(base, **settings, data_options=options)
+
+
+PAPER: dict[str, Any] = {"batch_size": 1000, "budget": 1000}
+"""Xu et al. 2019, section 3.3."""
+POWER_LAW: dict[str, Any] = {
+    "optimizer": "sgd", "batch_size": 8, "budget": 1000, "initial_lr": (1.0, 1e-1, 1e-2), "replacement": True,
+}  # fmt: skip
+"""Batches so small that their noise decides what schedule is best; budgets that tell the two phases apart."""
+SIGMOID_20_20 = networks.mlp(20, 20, activation=nn.Sigmoid)
+"""The base network of Andrychowicz et al. 2016 and Fu et al. 2017, here with two hidden layers."""
+
+for _task in (
+    Task("noisy-quadratic", analytic.quadratic_noise, analytic.noisy_quadratic, "a quadratic in noise, solved exactly",
+         loss="given", optimizer="sgd", batch_size=8, budget=100, initial_lr=(1.0, 1e-1, 1e-2), replacement=True),
+    Task("power-law-easy", power_law.easy_data, power_law.linear_regression, "regression that wants a long decay",
+         loss="given", **POWER_LAW),
+    Task("power-law-hard", power_law.hard_data, power_law.linear_regression, "regression that wants high rates",
+         loss="given", **POWER_LAW),
+    Task("two-minima", analytic.nothing, analytic.two_minima, "(w - 4)(w - 3) w^2 from w = -1.2 (Metz et al. 2019)",
+         loss="given", optimizer="momentum", batch_size=1, budget=100, initial_lr=(1e-2, 1e-3)),
+    Task("digits-logreg", "digits", networks.logistic_regression, "logistic regression on 8x8 digits"),
+    Task("digits-mlp", "digits", networks.mlp(32, 32), "64-32-32-10 perceptron on 8x8 digits"),
+    Task("mnist1d-mlp", "mnist1d", networks.mlp(256), "40-256-10 perceptron on MNIST-1D", interval=5),
+    Task("digits-conv", "digits", networks.conv3(16), "three conv layers of 16 on 8x8 digits", batch_size=32),
+    Task("digits-noisy-mlp", "digits", networks.mlp(128), "perceptron on digits, 30 % of the labels drawn anew",
+         data_options={"label_noise": 0.3}, budget=600),
+    Task("mnist1d-residual", "mnist1d", networks.residual_mlp(64, 2), "residual perceptron, layer norm, MNIST-1D"),
+    Task("text-mlp", "text", networks.context_mlp(), "next character of Python's reference, from the last 16",
+         data_options={"context": 16, "every": False}, budget=600, val_examples=2000),
+    Task("text-transformer", "text", networks.transformer(), "one layer of attention, characters of Python's reference",
+         batch_size=16, val_examples=100),
+    Task("shuttle-mlp", "shuttle", networks.batch_norm_mlp(32, 32), "7 % anomalies, by a perceptron with batch norm",
+         val_examples=3000),
+    Task("doctor-visits-mlp", "doctor-visits", networks.mlp(32), "counts of visits to a doctor, Poisson regression",
+         loss="poisson"),
+    Task("co2-mlp", "co2", networks.mlp(32, activation=nn.Tanh), "forecast of atmospheric CO2 eight weeks ahead",
+         loss="mse", batch_size=32),
+    Task("photo-mlp", "photo", networks.mlp(64, 64), "a photograph's colours by their place", loss="mse",
+         batch_size=128, budget=600),
+    Task("mnist-logreg", "mnist", networks.logistic_regression, "logistic regression on MNIST", batch_size=128),
+    Task("mnist-mlp", "mnist", networks.mlp(1000, 1000), "784-1000-1000-10 perceptron on MNIST", batch_size=128,
+         budget=1000),
+    Task("mnist-mlp20", "mnist", SIGMOID_20_20, "sigmoid perceptron 20-20 on MNIST", batch_size=128, budget=2000),
+    Task("svhn-mlp20", "svhn", SIGMOID_20_20, "sigmoid perceptron 20-20 on SVHN", batch_size=128, budget=2000),
+    Task("cifar10-mlp20", "cifar10", SIGMOID_20_20, "sigmoid perceptron 20-20 on CIFAR-10", batch_size=128,
+         budget=2000),
+    Task("fashion-mnist-mlp", "fashion-mnist", networks.mlp(32), "784-32-10 perceptron on Fashion-MNIST",
+         batch_size=128, budget=500),
+    Task("fashion-mnist-lenet", "fashion-mnist", networks.lenet5, "LeNet-5 on Fashion-MNIST (Xu et al. 2019)", **PAPER),
+    Task("fashion-mnist-resnet18", "fashion-mnist", networks.resnet18, "ResNet-18 on Fashion-MNIST (Xu et al. 2019)",
+         **PAPER),
+    Task("fashion-mnist-conv3", "fashion-mnist", networks.conv3(), "three conv layers of 32 (Metz et al. 2019)",
+         batch_size=128, budget=1000),
+    Task("cifar10-lenet", "cifar10", networks.lenet5, "LeNet-5 on CIFAR-10 (Xu et al. 2019)", **PAPER),
+    Task("cifar10-resnet18", "cifar10", networks.resnet18, "ResNet-18 on CIFAR-10 (Xu et al. 2019)", **PAPER),
+    Task("cifar10-vgg16", "cifar10", networks.vgg16, "VGG-16 with batch norm on CIFAR-10", optimizer="momentum",
+         weight_decay=5e-4, batch_size=128, budget=3900, augment="crop-flip"),
+    Task("cifar10-wrn16-1", "cifar10", networks.wide_resnet(16, 1), "WRN-16-1 on CIFAR-10 (Micaelli & Storkey 2021)",
+         optimizer="momentum", batch_size=256, budget=1560, augment="crop-flip"),
+    Task("cifar10-jpeg-mlp20", "cifar10-jpeg", SIGMOID_20_20, "sigmoid perceptron 20-20 on cifar10-jpeg",
+         batch_size=128, budget=2000),
+    Task("cifar10-jpeg-lenet", "cifar10-jpeg", networks.lenet5, "LeNet-5 on cifar10-jpeg", **PAPER),
+    Task("cifar10-jpeg-resnet18", "cifar10-jpeg", networks.resnet18, "ResNet-18 on cifar10-jpeg", **PAPER),
+    Task("folder-lenet", "folder", networks.lenet5, "LeNet-5 on a folder of images: path=...", batch_size=128),
+    Task("folder-resnet18", "folder", networks.resnet18, "ResNet-18 on a folder of images: path=...", batch_size=128),
+):  # fmt: skip
+    register_task(_task)
+
+for _name in sources.advertised(GROUP):
+    if _name not in _TASKS and specs.NAME.fullmatch(_name):
+        _register_id(_name)
