@@ -21,25 +21,25 @@ class OuterSettings:
         task: what the trainees learn: a name from `lrenv tasks`, name:setting=value, or my_tasks.py:name for a task of
             your own.
         out: folder for controller.safetensors, checkpoint.safetensors, progress.csv and TensorBoard's events.
-        budget: inner steps of an episode; the task's own by default, as for the next three.
-        interval: inner steps between two actions.
-        optimizer: the trainees'.
-        val_examples: validation examples that a decision measures.
-        eval_every: iterations between two evaluations of the controller on held-out seeds.
-        eval_seeds: how many of them.
-        compile: True compiles the trainees' decisions, which pays in long trainings; on CUDA, True and graph replay
-            each decision of an environment as one CUDA graph.
-        seed: of initial weights, exploration and episodes.
-        device: where the trainees live; CUDA where there is any by default.
-        resume: go on from the checkpoint in `out`, with its settings; one given here that is not the default must
-            agree with them, but the length of the training may be another.
-        overwrite: start anew although `out` holds a training.
+        budget: number of inner steps of an episode; the task's own by default, as for the next three settings.
+        interval: number of inner steps between two actions.
+        optimizer: name of the trainees' optimizer.
+        val_examples: number of validation examples that a decision measures.
+        eval_every: number of iterations between two evaluations of the controller on held-out seeds.
+        eval_seeds: number of held-out seeds.
+        compile: True compiles the trainees' decisions, which makes long trainings faster; on CUDA, True and graph
+            replay each decision of an environment as one CUDA graph.
+        seed: seed of initial weights, exploration and episodes.
+        device: device of the trainees; CUDA by default if there is any.
+        resume: whether to continue from the checkpoint in `out`, with its settings; one given here that is not the
+            default must agree with them, but the length of the training may be another.
+        overwrite: whether to start a new training although `out` holds one.
     """
 
     LENGTH: ClassVar[str]
     """The setting that says how long the training is."""
     COUNTS: ClassVar[tuple[str, ...]] = ("eval_every", "eval_seeds")
-    """The settings that count something."""
+    """The settings that are numbers of something."""
 
     task: str = "digits-mlp"
     out: Path = Path("runs/training")
