@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -72,16 +73,9 @@ class OuterSettings:
         own = {name: getattr(self, name) for name in ("budget", "interval", "optimizer", "val_examples")}
         return make_task(self.task, **{name: value for name, value in own.items() if value is not None}, **others)
 
-    def own_specs(self) -> dict[str, list[str]]:
-        """Setting -> the specs in it that name something of one's own, in a Python file."""
-        named = {name: getattr(self, name, "") for name in ("task", "tasks", "observe", "reward")}
-        texts = {name: specs.split(value) for name, value in named.items() if isinstance(value, str)}
-        found = {name: [text for text in listed if specs.parse(text).own] for name, listed in texts.items()}
-        return {name: listed for name, listed in found.items() if listed}
-
     def files(self) -> dict[str, str]:
         """Spec of something of one's own -> what tells its file from another version."""
-        listed = [spec for each in self.own_specs().values() for spec in each]
+        listed = [spec for each in own_specs(vars(self)).values() for spec in each]
         owns = {spec: specs.parse(spec).own for spec in listed}
         return {spec: sources.digest(sources.own_path(own)) for spec, own in owns.items() if own is not None}
 
@@ -97,3 +91,11 @@ class OuterSettings:
         """Gives the settings that a resumed training must share with its beginning, as JSON values."""
         free = ("out", "device", self.LENGTH)
         return {name: value for name, value in self.as_json().items() if name not in free}
+
+
+def own_specs(settings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Name of a setting -> the specs in it that name something of one's own, in a Python file."""
+    texts = {name: settings.get(name) for name in ("task", "tasks", "observe", "reward")}
+    listed = {name: specs.split(text) for name, text in texts.items() if isinstance(text, str)}
+    found = {name: [spec for spec in each if specs.parse(spec).own] for name, each in listed.items()}
+    return {name: each for name, each in found.items() if each}

@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from lrenv.agents.outer.folder import Folder
-from lrenv.agents.outer.settings import OuterSettings
+from lrenv.agents.outer.settings import OuterSettings, own_specs
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import improves, selection_losses
 from lrenv.controllers import controller_file
@@ -292,29 +292,19 @@ def _resumed(settings: S, checkpoint: Path) -> S:
     if clash:
         pairs = ", ".join(f"{name}={given[name]!r} (was {before[name]!r})" for name in clash)
         raise ValueError(f"can't resume with other settings: {pairs}; leave them out, or start anew in another --out")
-    asked = getattr(settings, length)
-    resumed = replace(settings, **before, **{length: metadata[length] if asked == defaults[length] else asked})
-    _check_own(resumed, given, metadata.get("files", {}))
-    return resumed
-
-
-def _check_own(resumed: OuterSettings, given: dict[str, Any], files: dict[str, str]) -> None:
-    """Checks what is of one's own in a training that is to go on.
-
-    Raises:
-        ValueError: it is not asked for again, though no file of data makes code run, or its file has changed.
-    """
-    for name, listed in resumed.own_specs().items():
-        if given[name] != getattr(resumed, name):
+    for name, listed in own_specs(before).items():
+        if given[name] != before[name]:
             wanted = f"--{name} {shlex.quote(','.join(listed))}"
             raise ValueError(f"the training ran code of your own, which no checkpoint makes run: add {wanted}")
-    now = resumed.files()
-    changed = [spec for spec, before in files.items() if now.get(spec) != before]
+    now = settings.files()
+    changed = [spec for spec, digest in metadata.get("files", {}).items() if now.get(spec) != digest]
     if changed:
         raise ValueError(
             f"the file of {', '.join(changed)} has changed since the training began: put the old one back, or start "
             "anew in another --out"
         )
+    asked = getattr(settings, length)
+    return replace(settings, **before, **{length: metadata[length] if asked == defaults[length] else asked})
 
 
 def begin_adam(optimizer: torch.optim.Optimizer) -> None:
