@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -31,3 +33,17 @@ def what_is(value: object) -> str:
     name = type(value).__name__
     length = f" of {len(value)}" if isinstance(value, tuple | list) else ""
     return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}{length}"
+
+
+def error_line(error: BaseException, file: str | None = None) -> str:
+    """An error in a line: what it is, what it says, and where in the code that it came from.
+
+    Args:
+        error: the error, with its traceback.
+        file: the path of the file whose last line in the traceback is told; that of the innermost one if None.
+    """
+    trace = traceback.extract_tb(error.__traceback__)
+    where = trace[1:][-1:] if file is None else [frame for frame in trace if frame.filename == file][-1:]
+    said = " ".join(str(error).split())
+    at = "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in where)
+    return f"{type(error).__name__}{': ' * bool(said)}{said}{at}"

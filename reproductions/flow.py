@@ -34,9 +34,9 @@ from matplotlib.figure import Figure
 from lrenv.agents.outer.folder import Folder
 from lrenv.agents.outer.settings import OuterSettings
 from lrenv.agents.outer.training import Training, train
-from lrenv.benchmark.evaluation import to_json
 from lrenv.controllers import controller_file
 from lrenv.runtime.files import alone, append_line, json_lines, replace_file
+from lrenv.runtime.json_values import to_json
 from lrenv.runtime.process import command_line, keep_memory, machine, status_of
 from lrenv.runtime.progress import progress
 

@@ -105,7 +105,7 @@ def found(search: FDSSettings) -> tuple[dict[str, NDArray[np.float64]], list[dic
         rows = list(csv.DictReader(file))
     return {
         name: np.array([[float(row[f"schedule/{name}_{s}"]) for s in range(number)] for row in rows])
-        for name, number in search.stretches.items()
+        for name, number in search.numbers_of_segments.items()
     }, rows
 
 
@@ -125,8 +125,8 @@ def measured(
         end = rollout(trainee, trainee.init(runs[group]), schedule, steps)
         for split in ("val", "test"):
             measurement = trainee.evaluate(end.params, end.buffers, getattr(trainee, split))
-            for name in ("loss", "accuracy"):
-                parts.setdefault(f"{split}_{name}", []).append(getattr(measurement, name))
+            for name, value in (("loss", measurement.loss), ("accuracy", measurement.metric)):
+                parts.setdefault(f"{split}_{name}", []).append(value)
     return {name: torch.cat(own).view(number, seeds).cpu().double().numpy() for name, own in parts.items()}
 
 

@@ -2,6 +2,8 @@
 
 A loss counts up to a cap of four times that of the untrained network. A diverged run is charged more than the
 worst that any run could still collect by living on, so that dying early never pays.
+
+`tests/reference/xu2019.py` has the reward `val_loss` in NumPy.
 """
 
 from __future__ import annotations

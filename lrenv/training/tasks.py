@@ -6,21 +6,23 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import gymnasium as gym
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from lrenv import networks, specs
+from lrenv import networks, sources, specs
 from lrenv.data import Data, load
 from lrenv.data.augment import AUGMENTATIONS
 from lrenv.lookup import lookup, what_is
 from lrenv.networks.architectures import NetworkFactory
-from lrenv.training import analytic
+from lrenv.training import analytic, power_law
+from lrenv.training.losses import LOSSES, PerExample
 from lrenv.training.optimizers import Optimizer, OptimizerFactory, make_optimizer
 
 
@@ -36,20 +38,6 @@ InitialLR = float | tuple[float, ...] | LogUniform
 """One rate, several to draw from with equal chance, or a range."""
 
 
-def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    # With the classes ahead of the examples the CPU kernels vectorise.
-    return F.cross_entropy(outputs.transpose(1, 2).contiguous(), targets, reduction="none")
-
-
-def _given(outputs: Tensor, targets: Tensor) -> Tensor:
-    del targets
-    return outputs.squeeze(-1)
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": _cross_entropy, "given": _given}
-"""Name -> (outputs (n, b, k), targets (n, b)) -> one loss per example, (n, b). `given`: the network's output is it."""
-
-
 @dataclass(frozen=True)
 class Task:
     """Everything that defines a trainee's training, except the learning rate.
@@ -57,10 +45,12 @@ class Task:
     Attributes:
         name: how the task is called.
         data: name of a data set (`lrenv.data.datasets()`), or a function that gives a `Data`.
-        network: (shape of an example, classes) -> module.
+        network: (shape of an example, outputs) -> module; outputs are as many as there are classes, or numbers in a
+            target.
         summary: one line for `lrenv tasks`.
         data_options: what `lrenv.data.load` gets besides the name.
-        loss: a name in `LOSSES`.
+        loss: a name in `lrenv.training.losses.LOSSES`, or a function (outputs (b, ...), targets (b, ...)) -> a loss
+            per example (b,), of one network; what it is must be clear to `torch.func.vmap`.
         optimizer: a name in `lrenv.training.optimizers.OPTIMIZERS`, an `Optimizer`, or an `OptimizerFactory`.
         momentum: mu, or beta_1 for the Adam family; None is the optimizer's own.
         weight_decay: None is the optimizer's own.
@@ -82,7 +72,7 @@ class Task:
     network: NetworkFactory
     summary: str = ""
     data_options: Mapping[str, Any] = field(default_factory=dict)
-    loss: str = "cross_entropy"
+    loss: str | PerExample = "cross_entropy"
     optimizer: str | Optimizer | OptimizerFactory = "adam"
     momentum: float | None = None
     weight_decay: float | None = None
@@ -122,7 +112,10 @@ class Task:
                 f"measure_interval={self.measure_interval} must be a multiple of interval={self.interval}: "
                 "measurements end decisions"
             )
-        lookup(LOSSES, self.loss, "loss")
+        if isinstance(self.loss, str):
+            lookup(LOSSES, self.loss, "loss")
+        elif not callable(self.loss):
+            raise TypeError(f"loss must be a name or a function (outputs, targets) -> losses, not {what_is(self.loss)}")
         known = make_optimizer(self.optimizer).hyper
         if self.augment is not None:
             lookup(AUGMENTATIONS, self.augment, "augmentation")
@@ -157,16 +150,7 @@ class Task:
     def module(self) -> nn.Module:
         """A freshly initialised network for this task's data, drawn from torch's global generator."""
         data = self.load()
-        return self.network(data.train.inputs.shape[1:], data.classes)
-
-    def check_outputs(self, shape: tuple[int, ...], classes: int) -> None:
-        """Raises ValueError if outputs (b, ...) of the network have too few numbers for the loss."""
-        needed = classes if self.loss == "cross_entropy" else 1
-        if len(shape) != 2 or shape[1] < needed:
-            raise ValueError(
-                f"task {self.name!r}: for {shape[0]} examples its network gives {tuple(shape)}, but loss {self.loss!r} "
-                f"needs ({shape[0]}, {needed}){f': a number for each of {classes} classes' * (needed > 1)}"
-            )
+        return self.network(data.train.inputs.shape[1:], data.outputs)
 
     @property
     def hyper(self) -> dict[str, float]:
@@ -217,6 +201,10 @@ def count(name: str, value: int) -> int:
 
 
 _TASKS: dict[str, Task] = {}
+_SOURCES: dict[str, str] = {}
+"""Name -> where the task was registered, for errors."""
+GROUP = "lrenv.tasks"
+"""The entry points under which packages advertise tasks, or functions that give one."""
 
 
 def register_task(task: Task, replace_existing: bool = False) -> Task:
@@ -235,44 +223,87 @@ def register_task(task: Task, replace_existing: bool = False) -> Task:
         raise TypeError(f"register_task takes a lrenv.Task, not {what_is(task)}")
     if not isinstance(task.name, str) or not specs.NAME.fullmatch(task.name):
         raise ValueError(f"a task can't be named {task.name!r}: use letters, digits, '_', '.' and '-' of ASCII")
+    caller = sys._getframe(1)
+    source = f"{caller.f_code.co_filename}:{caller.f_lineno}"
     if task.name in _TASKS and not replace_existing:
-        raise ValueError(f"a task {task.name!r} exists; choose another name or pass replace_existing=True")
-    env_id = f"lrenv/{task.name}-v0"
+        raise ValueError(
+            f"a task {task.name!r} exists: {_SOURCES.get(task.name)} registers it, and {source} would again; choose "
+            "another name or pass replace_existing=True"
+        )
+    _register_id(task.name)
+    _TASKS[task.name], _SOURCES[task.name] = task, source
+    return task
+
+
+def _register_id(name: str) -> None:
+    """Makes the task of that name known to Gymnasium; what raises changes nothing."""
+    env_id = f"lrenv/{name}-v0"
     before = gym.registry.pop(env_id, None)  # of a task that this one replaces; Gymnasium would warn of it
     try:
         gym.register(
             env_id,
             entry_point="lrenv.envs.env:LearningRateEnv",
             vector_entry_point="lrenv.envs.vector_env:LearningRateVectorEnv",
-            kwargs={"task": task.name},
+            kwargs={"task": name},
         )
     except BaseException:
         if before is not None:
             gym.registry[env_id] = before
         raise
-    _TASKS[task.name] = task
-    return task
 
 
 def tasks() -> tuple[str, ...]:
-    """The names of all tasks."""
-    return tuple(_TASKS)
+    """The names of all tasks: those that are registered, and those that installed packages advertise."""
+    return tuple(dict.fromkeys((*_TASKS, *sources.advertised(GROUP))))
+
+
+def _found(spec: specs.Spec, settings: dict[str, Any]) -> Task:
+    """The task that a spec names, before its settings; those that make it are taken out of `settings`."""
+    if spec.own is not None:
+        found: object = sources.load_own(spec.own)
+    elif spec.name in sources.advertised(GROUP):
+        if spec.name in _TASKS:
+            point = sources.source(sources.advertised(GROUP)[spec.name][0])
+            raise ValueError(
+                f"there are two of task {spec.name!r}: {_SOURCES.get(spec.name)} registers one, and {point} is "
+                "another; give one another name, or uninstall the package"
+            )
+        found = sources.load_advertised(GROUP, spec.name, "task")
+    else:
+        known: dict[str, Any] = dict.fromkeys(tasks()) | _TASKS
+        task: Task = lookup(known, spec.name, "task")
+        return task
+    if inspect.isroutine(found):
+        signature = inspect.signature(found)
+        own = {name: settings.pop(name) for name in signature.parameters if name in settings}
+        try:
+            signature.bind(**own)
+        except TypeError as error:
+            raise ValueError(f"task {spec.name!r}: {error}, as in {spec.name}:key=value") from None
+        found = found(**own)
+    if not isinstance(found, Task):
+        raise ValueError(f"{spec.name} must be a lrenv.Task, or a function that gives one, not {what_is(found)}")
+    return found
 
 
 def make_task(task: str | Task, **settings: Any) -> Task:
     """The task of that name with some settings changed: `make_task("digits-mlp", budget=500)`.
 
     Args:
-        task: a name, a spec such as `digits-mlp:budget=500` (`lrenv.specs`), or a task to change.
+        task: a name, a task of one's own in a Python file, `my_tasks.py:mine`, or a task to change. A spec may hold
+            settings, such as `digits-mlp:budget=500` (`lrenv.specs`). Where the file holds a function that gives a
+            task, it is called with the settings that it takes.
         **settings: fields of `Task`. `path=`, and whatever else is no field, goes to `data_options`.
 
     Raises:
-        TypeError: neither a name nor a task.
-        ValueError: an unknown task, or a setting that cannot be meant.
+        FileNotFoundError: there is no such file.
+        TypeError: it is neither a name nor a task.
+        ValueError: the task is unknown, one's own file raises, or a setting cannot be meant.
     """
     if isinstance(task, str):
-        name, given = specs.parse(task)
-        base, settings = lookup(_TASKS, name, "task"), given | settings
+        spec = specs.parse(task)
+        settings = spec.settings | settings
+        base = _found(spec, settings)
     elif isinstance(task, Task):
         base = task
     else:
@@ -288,17 +319,41 @@ def make_task(task: str | Task, **settings: Any) -> Task:
 
 PAPER: dict[str, Any] = {"batch_size": 1000, "budget": 1000}
 """Xu et al. 2019, section 3.3."""
+POWER_LAW: dict[str, Any] = {
+    "optimizer": "sgd", "batch_size": 8, "budget": 1000, "initial_lr": (1.0, 1e-1, 1e-2), "replacement": True,
+}  # fmt: skip
+"""Batches so small that their noise decides what schedule is best; budgets that tell the two phases apart."""
 SIGMOID_20_20 = networks.mlp(20, 20, activation=nn.Sigmoid)
 """The base network of Andrychowicz et al. 2016 and Fu et al. 2017, here with two hidden layers."""
 
 for _task in (
     Task("noisy-quadratic", analytic.quadratic_noise, analytic.noisy_quadratic, "a quadratic in noise, solved exactly",
          loss="given", optimizer="sgd", batch_size=8, budget=100, initial_lr=(1.0, 1e-1, 1e-2), replacement=True),
+    Task("power-law-easy", power_law.easy_data, power_law.linear_regression, "regression that wants a long decay",
+         loss="given", **POWER_LAW),
+    Task("power-law-hard", power_law.hard_data, power_law.linear_regression, "regression that wants high rates",
+         loss="given", **POWER_LAW),
     Task("two-minima", analytic.nothing, analytic.two_minima, "(w - 4)(w - 3) w^2 from w = -1.2 (Metz et al. 2019)",
          loss="given", optimizer="momentum", batch_size=1, budget=100, initial_lr=(1e-2, 1e-3)),
     Task("digits-logreg", "digits", networks.logistic_regression, "logistic regression on 8x8 digits"),
     Task("digits-mlp", "digits", networks.mlp(32, 32), "64-32-32-10 perceptron on 8x8 digits"),
     Task("mnist1d-mlp", "mnist1d", networks.mlp(256), "40-256-10 perceptron on MNIST-1D", interval=5),
+    Task("digits-conv", "digits", networks.conv3(16), "three conv layers of 16 on 8x8 digits", batch_size=32),
+    Task("digits-noisy-mlp", "digits", networks.mlp(128), "perceptron on digits, 30 % of the labels drawn anew",
+         data_options={"label_noise": 0.3}, budget=600),
+    Task("mnist1d-residual", "mnist1d", networks.residual_mlp(64, 2), "residual perceptron, layer norm, MNIST-1D"),
+    Task("text-mlp", "text", networks.context_mlp(), "next character of Python's reference, from the last 16",
+         data_options={"context": 16, "every": False}, budget=600, val_examples=2000),
+    Task("text-transformer", "text", networks.transformer(), "one layer of attention, characters of Python's reference",
+         batch_size=16, val_examples=100),
+    Task("shuttle-mlp", "shuttle", networks.batch_norm_mlp(32, 32), "7 % anomalies, by a perceptron with batch norm",
+         val_examples=3000),
+    Task("doctor-visits-mlp", "doctor-visits", networks.mlp(32), "counts of visits to a doctor, Poisson regression",
+         loss="poisson"),
+    Task("co2-mlp", "co2", networks.mlp(32, activation=nn.Tanh), "forecast of atmospheric CO2 eight weeks ahead",
+         loss="mse", batch_size=32),
+    Task("photo-mlp", "photo", networks.mlp(64, 64), "a photograph's colours by their place", loss="mse",
+         batch_size=128, budget=600),
     Task("mnist-logreg", "mnist", networks.logistic_regression, "logistic regression on MNIST", batch_size=128),
     Task("mnist-mlp", "mnist", networks.mlp(1000, 1000), "784-1000-1000-10 perceptron on MNIST", batch_size=128,
          budget=1000),
@@ -327,3 +382,7 @@ for _task in (
     Task("folder-resnet18", "folder", networks.resnet18, "ResNet-18 on a folder of images: path=...", batch_size=128),
 ):  # fmt: skip
     register_task(_task)
+
+for _name in sources.advertised(GROUP):
+    if _name not in _TASKS and specs.NAME.fullmatch(_name):
+        _register_id(_name)

@@ -27,8 +27,9 @@ from lrenv.runtime.ambient import detached, settled
 from lrenv.runtime.compiling import Compile, checked, compiled
 from lrenv.runtime.memory import Memory, available
 from lrenv.runtime.trees import select
+from lrenv.training.losses import check_outputs, make_loss
 from lrenv.training.optimizers import Hyper, OptState, descend, make_optimizer
-from lrenv.training.tasks import LOSSES, Task, count
+from lrenv.training.tasks import Task, count
 
 PROBE = 1000
 """Predictions are compared from decision to decision on at most this many validation examples: their variance
@@ -67,8 +68,8 @@ class Measurement(NamedTuple):
     """What n trainees achieve on one split."""
 
     loss: Tensor  # (n,)
-    accuracy: Tensor  # (n,), NaN where the task has no classes
-    predictions: Tensor  # (n, k, p) class probabilities (or plain outputs) of the first p <= PROBE examples
+    metric: Tensor  # (n,), what is measured beside the loss (`lrenv.training.losses`); NaN where nothing is
+    predictions: Tensor  # (n, k, p) of the first p <= PROBE examples, or places of sequences
 
 
 class Trainee:
@@ -86,14 +87,16 @@ class Trainee:
 
     Attributes:
         memory: how many bytes trainees take.
+        outputs: numbers that the network is asked for, per example or place of a sequence.
+        metric: the name of what is measured beside the loss; None if nothing is.
         at_once: how many of them go through a decision together at most.
         steps_a_graph: how many inner steps are compiled together.
         rates: granularity -> K, how many learning rates a trainee has where each such piece has its own.
 
     Raises:
         TypeError: the task's data or network give something else than they should.
-        ValueError: an unknown precision, bf16 beside another dtype than float32, or a network that has too few outputs
-            or can't be trained as it is; the message says what to do.
+        ValueError: an unknown precision, bf16 beside another dtype than float32, targets or outputs that don't fit the
+            loss, or a network that can't be trained as it is; the message says what to do.
     """
 
     @detached
@@ -110,8 +113,11 @@ class Trainee:
         self.device = torch.device(device)
         self.dtype = dtype
         data = task.load().to(self.device)
-        self.classes = data.classes
-        self.network = Network(partial(task.network, data.train.inputs.shape[1:], data.classes))
+        self.outputs = data.outputs
+        self._loss = make_loss(task.loss, data)
+        self.metric = self._loss.metric
+        self._tokens, self._target_std = data.tokens, data.target_std.to(dtype)
+        self.network = Network(partial(task.network, data.train.inputs.shape[1:], data.outputs))
         self._autocast = lookup(PRECISIONS, precision, "precision")
         if self._autocast is not None and dtype != torch.float32:
             raise ValueError(f"precision={precision!r} rounds float32 networks; leave dtype at float32, not {dtype}")
@@ -128,19 +134,21 @@ class Trainee:
         # Small data sets are normalised once; large ones stay as they are stored, often a quarter of the memory.
         self._in_advance = sum(split.inputs.numel() for split in data[:3]) <= NORMALISED_IN_ADVANCE
         self.train, self.val, self.test = (
-            Split((self._normalised(split.inputs) if self._in_advance else split.inputs).contiguous(), split.targets)
+            Split(
+                (self._normalised(split.inputs) if self._in_advance else split.inputs).contiguous(),
+                split.targets.to(dtype) if split.targets.is_floating_point() else split.targets,
+            )
             for split in (data.train, _first(data.val, task.val_examples), data.test)
         )
         self._rows = max(task.batch_size, 512)
         examples = self.train.inputs[: min(4, task.batch_size)]
         examples = examples if self._in_advance else self._normalised(examples)
-        task.check_outputs(self.network.rehearse(examples, dtype), data.classes)
+        check_outputs(task.name, self._loss, self.network.rehearse(examples, dtype), data)
         if compile is True and self.network.apart:
             raise ValueError(f"the copies of this network run one after another ({self.network.apart}): compile=False")
         layers = self.network.activations(examples, dtype) or [1]
         self.memory = self._memory(sum(x.nbytes for split in data[:3] for x in split), layers)
         self.at_once = self._at_once() if at_once is None else count("at_once", at_once)
-        self._losses = LOSSES[task.loss]
         self._augment = AUGMENTATIONS[task.augment] if task.augment else None
         self._draw, self._fast_steps, self.steps_a_graph = draws.epoch_indices, self._steps, task.interval
         if checked(compile, self.device) is True:
@@ -174,7 +182,7 @@ class Trainee:
         fresh = [self.optimizer.init(torch.zeros(1, p, dtype=self.dtype, device=self.device)) for p in (1, 2)]
         one, two = (sum(x.numel() for x in slots.values()) for slots in fresh)
         slots = two - one  # numbers per weight: counters don't grow with the weights
-        predictions = max(self.classes, 1) * min(PROBE, len(self.val.targets))
+        predictions = max(self.outputs, 1) * min(PROBE, self.val.targets.numel())
         # A layer's output waits for the backward pass, which holds two gradients at a time.
         training = 2 * weights + self.task.batch_size * (inputs + sum(layers) + 2 * max(layers))
         measuring = min(self._rows, len(self.val.targets)) * (inputs + 3 * max(layers))
@@ -226,7 +234,7 @@ class Trainee:
             inputs = self._augment(self._key(state, draws.AUGMENT), inputs)
         key = self._key(state, draws.DROPOUT) if self.network.stochastic else None
         outputs, buffers = self._run(params, state.buffers, inputs, True, key, first_order)
-        return self._losses(outputs, targets).mean(1), buffers
+        return self._loss.per_example(outputs, targets).mean(1), buffers
 
     @settled
     def train_step(self, state: TraineeState, lr: Tensor, hyper: Hyper, indices: Tensor) -> tuple[TraineeState, Tensor]:
@@ -317,7 +325,7 @@ class Trainee:
 
     @settled
     def evaluate(self, params: Tensor, buffers: Tensors, split: Split) -> Measurement:
-        """Loss and accuracy on a whole split, in evaluation mode.
+        """Measures the loss, the metric and predictions on a whole split, in evaluation mode.
 
         The examples go through in pieces of a batch, or of 512 examples, which bounds memory: nothing is kept for a
         backward pass, so a piece takes about what training takes.
@@ -328,15 +336,13 @@ class Trainee:
             x = (inputs if self._in_advance else self._normalised(inputs)).expand(n, *inputs.shape)
             pieces.append(self._run(params, buffers, x, False, first_order=not torch.is_grad_enabled())[0])
         outputs = torch.cat(pieces, 1)
-        targets = split.targets.expand(n, -1)
-        hits = outputs.contiguous().argmax(-1) == targets  # argmax over a strided axis is slow on a CPU
-        accuracy = hits.to(self.dtype).mean(1)
-        probe = outputs[:, :PROBE].transpose(1, 2).contiguous()
-        return Measurement(
-            self._losses(outputs, targets).mean(1),
-            accuracy if self.classes else torch.full_like(accuracy, torch.nan),
-            probe.softmax(1) if self.classes else probe,
-        )
+        targets = split.targets.expand(n, *split.targets.shape)
+        losses = self._loss.per_example(outputs, targets)
+        loss = losses.mean(1)
+        measure = self._loss.measure
+        metric = torch.full_like(loss, torch.nan) if measure is None else measure(outputs, targets, losses)
+        probed = max(1, PROBE // math.prod(outputs.shape[2:-1]))
+        return Measurement(loss, metric, self._loss.predictions(outputs[:, :probed], self._target_std))
 
     def _run(
         self,
@@ -355,7 +361,7 @@ class Trainee:
         return outputs.to(self.dtype), buffers
 
     def _normalised(self, inputs: Tensor) -> Tensor:
-        return (inputs.to(self.dtype) - self._mean) / self._std
+        return inputs if self._tokens else (inputs.to(self.dtype) - self._mean) / self._std
 
     def _key(self, state: TraineeState, stream: int) -> Tensor:
         return draws.fold(draws.fold(state.seed, stream), state.step)
