@@ -27,7 +27,7 @@ from lrenv.runtime.ambient import detached, settled
 from lrenv.runtime.compiling import Captured, Compile, compiled, cuda_graph
 from lrenv.runtime.trees import cut, join, select
 from lrenv.training.dynamics import Dynamics, DynamicsMeter, Trained
-from lrenv.training.lookahead import Ahead, Lookahead
+from lrenv.training.lookahead import MEAN, PRODUCTS, Ahead, Lookahead
 from lrenv.training.optimizers import Hyper
 from lrenv.training.tasks import InitialLR, LogUniform, Task, initial_rates
 from lrenv.training.trainee import Measurement, Trainee, TraineeState
@@ -107,7 +107,10 @@ class Episode:
         sizes = {"rates": self.control.rates, "parameters": network.size}
         self.observer = Observer(observe, dtype, sizes)
         self._meter = DynamicsMeter(task, network, motion=bool(MOTION & set(self.observer.names)))
-        gradients = [part for part in self.observer.white_box if part != "parameters"]
+        gradients = [part for part in self.observer.white_box if part in (*PRODUCTS, MEAN)]
+        self._static = {}
+        if "fan_in" in self.observer.white_box:
+            self._static["fan_in"] = network.fan_in(self.control.granularity).to(self.trainee.device, dtype)
         self._lookahead = Lookahead(self.trainee, gradients, self.control.granularity, compile) if gradients else None
         # An interval that the budget cuts short needs trainees to stand still; others are spared the masks.
         self._until = task.budget if task.budget % task.interval else None
@@ -284,7 +287,8 @@ class Episode:
         if self.trainee.metric:
             info[f"val_{self.trainee.metric}"] = state.metric
         reward = self.reward(state.dynamics, state.diverged)
-        observation = self.observer(state.dynamics, {"parameters": state.trainee.params} | sums)
+        static = {name: x.expand(len(state.lr), -1) for name, x in self._static.items()}
+        observation = self.observer(state.dynamics, {"parameters": state.trainee.params} | static | sums)
         return TimeStep(observation, reward, state.diverged | ended, info)
 
     @settled

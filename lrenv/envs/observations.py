@@ -13,6 +13,7 @@ Beside these sets stand the white-box parts: gradients and parameters themselves
 | `gradient_change_square` | K | sum of |g_(t+1) - g'_t|^2; g'_t is at w_t on the same batch: a gradient more per step |
 | `mean_gradient` | P | mean of g_(t+1) |
 | `parameters` | P | w |
+| `fan_in` | K | of each layer, tensor or parameter (`lrenv.networks.stacked.Network.fan_in`); it stays the same |
 
 d_t is the optimizer's direction, w_(t+1) = w_t - lr d_t, and g_(t+1) the gradient on the batch of the next step, which
 that step will use (`lrenv.training.lookahead`). K rates per trainee are those of the control's granularity.
@@ -22,7 +23,7 @@ that step will use (`lrenv.training.lookahead`). K rates per trainee are those o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -108,8 +109,19 @@ OBSERVATIONS: dict[str, dict[str, Signal]] = {
 
 MOTION = {"first_update", "last_update", "first_cosine", "last_cosine"}
 """Signals that are measured only where they are observed; elsewhere they are 0."""
-WHITE_BOX: dict[str, str] = dict.fromkeys(PRODUCTS, "rates") | dict.fromkeys((MEAN, "parameters"), "parameters")
+BUDGET = {"progress", "budget"}
+"""Signals that tell how long an episode is."""
+WHITE_BOX: dict[str, str] = dict.fromkeys((*PRODUCTS, "fan_in"), "rates") | dict.fromkeys(
+    (MEAN, "parameters"), "parameters"
+)
 """Part -> what it has a number for."""
+
+
+def tells_budget(observe: str | tuple[str, ...]) -> bool:
+    """Whether an observation tells how long an episode is; of one that isn't known here, it is assumed."""
+    chosen = (observe,) if isinstance(observe, str) else observe
+    known: dict[str, Collection[str]] = {**OBSERVATIONS, **WHITE_BOX}
+    return any(name not in known or BUDGET & set(OBSERVATIONS.get(name, ())) for name in chosen)
 
 
 class Observer:
