@@ -146,10 +146,11 @@ def encoded(result: Result) -> dict[str, Any]:
 
 def decoded(values: dict[str, Any]) -> Result:
     """The result that `encoded` made these values of."""
-    arrays = {name: _decoded(values[name]) for name in ARRAYS}
+    arrays: dict[str, Any] = {name: _decoded(values[name]) for name in ARRAYS}
     curves = {name: _decoded(curve) for name, curve in values["curves"].items()}
-    view = {name: tuple(x) if isinstance(x, list) else x for name, x in values["view"].items()}
-    return Result(**{name: values[name] for name in OWN} | {"view": view}, curves=curves, **arrays)
+    own = {name: values[name] for name in OWN}
+    own["view"] = {name: tuple(x) if isinstance(x, list) else x for name, x in values["view"].items()}
+    return Result(**own, **arrays, curves=curves)
 
 
 def _encoded(array: NDArray[Any]) -> dict[str, Any]:

@@ -131,7 +131,8 @@ def evaluate(
     shown = ("inner_step", "train_loss", "val_loss", "lr")
     curves: dict[str, list[NDArray[Any]]] = {key: [_one_rate(info[key])] for key in shown}
     best, metric = info["val_loss"].copy(), envs.episode.trainee.metric
-    tests = [f"{when}test_{what}" for when in ("", "final_") for what in ("loss", metric or "metric")]
+    # Where there is no metric, its rows stay NaN.
+    tests = [f"{when}test_{what}" for when in ("", "final_") for what in ("loss", metric)]
     tested = {name: np.full(len(seeds), np.nan) for name in tests}
     while not ended.all():
         action, memory = who.decides(acting, observation, memory, start, info)
@@ -149,18 +150,20 @@ def evaluate(
             tested[key] = np.where(info[f"_{key}"], info[key], tested[key])
         ended, start = terminated, np.zeros(len(seeds), dtype=bool)
     return Result(
-        name,
-        envs.task.name,
-        metric,
-        np.asarray(seeds, dtype=np.int64),
-        best,
-        *(tested[name] for name in tests[:2]),
-        np.where(info["diverged"], np.inf, info["val_loss"]),
-        *(tested[name] for name in tests[2:]),
-        info["diverged"],
-        {key: np.stack(curve) for key, curve in curves.items()},
-        time.perf_counter() - begin,
-        {key: x if isinstance(x, str | int) or _names(x) else called(x) for key, x in view.settings().items()},
+        agent=name,
+        task=envs.task.name,
+        metric=metric,
+        seeds=np.asarray(seeds, dtype=np.int64),
+        val_loss=best,
+        test_loss=tested["test_loss"],
+        test_metric=tested[f"test_{metric}"],
+        final_val_loss=np.where(info["diverged"], np.inf, info["val_loss"]),
+        final_test_loss=tested["final_test_loss"],
+        final_test_metric=tested[f"final_test_{metric}"],
+        diverged=info["diverged"],
+        curves={key: np.stack(curve) for key, curve in curves.items()},
+        seconds=time.perf_counter() - begin,
+        view={key: x if isinstance(x, str | int) or _names(x) else called(x) for key, x in view.settings().items()},
     )
 
 
