@@ -94,15 +94,15 @@ def parts(
         `training` (draws of batches included) and `measuring` (networks and losses).
     """
     trainee = vector_env.episode.trainee
-    # The environment may send its trainees through in groups: the parts work on what it gave to `unroll`.
-    with mock.patch.object(trainee, "unroll", wraps=trainee.unroll) as unroll:
+    # The environment may send its trainees through in groups: the parts work on what it gave to `inner_loop`.
+    with mock.patch.object(trainee, "inner_loop", wraps=trainee.inner_loop) as inner_loop:
         step()
-    groups = [call.args for call in unroll.call_args_list]
+    groups = [call.args for call in inner_loop.call_args_list]
     evaluate = torch.compile(trainee.evaluate, dynamic=False) if compile else trainee.evaluate
 
     def training() -> None:
         for group in groups:
-            trainee.unroll(*group)
+            trainee.inner_loop(*group)
 
     def measuring() -> None:
         for state, *_ in groups:

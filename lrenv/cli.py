@@ -15,8 +15,9 @@ from lrenv import data, specs
 from lrenv.benchmark.comparison import compare
 from lrenv.benchmark.report import save_report, table
 from lrenv.controllers.agent import agents
+from lrenv.lookup import count
 from lrenv.runtime.process import keep_memory, status_of
-from lrenv.training.tasks import count, make_task, tasks
+from lrenv.training.tasks import make_task, tasks
 from lrenv.training.trainee import Trainee
 
 

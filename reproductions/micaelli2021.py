@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 
 from lrenv.agents.fds.random_search import schedule_training
 from lrenv.agents.fds.settings import FDSSettings
-from lrenv.envs.vector_env import choose_device
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.files import replace_file
+from lrenv.runtime.memory import choose_device
 from lrenv.training.hypergradients import rollout
 from lrenv.training.tasks import make_task
 from lrenv.training.trainee import Trainee

@@ -40,8 +40,8 @@ from lrenv.agents.ppo.agent import PPOController
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import selection_losses
 from lrenv.controllers.agent import agent_factory
-from lrenv.envs.vector_env import choose_device
 from lrenv.randomness.seeds import seeds_for
+from lrenv.runtime.memory import choose_device
 from plumbing import Lines, command, short
 from xu2019_report import SCHEDULES, best, report
 from xu2019_tasks import NETWORKS, SCALES, Scale, available, task_of

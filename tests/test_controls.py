@@ -84,7 +84,7 @@ def test_momentum_and_weight_decay_beside_the_rate() -> None:
     actions = np.array([[0.0, -1.0, -1.0], [1.0, 1.0, 1.0], [-1.0, 1 / 3, 0.0]])
     lr, hyper = apply(control, actions, LR)
     torch.testing.assert_close(lr, LR * torch.tensor([[1.0], [2.0], [0.5]], dtype=F64))
-    # The actions of those beside come after the rate's, in the order of their names in the control.
+    # The actions of hyperparameters come after the rate's, in the order of their names in the control.
     torch.testing.assert_close(hyper["momentum"], torch.tensor([[0.0], [0.999], [0.99]], dtype=F64))
     torch.testing.assert_close(
         hyper["weight_decay"], torch.tensor([[0.0], [0.1], [10**-3.5]], dtype=F64), rtol=1e-12, atol=0
@@ -150,10 +150,10 @@ def test_actions_are_judged_in_the_dtype_of_the_space() -> None:
     [
         ("scael", "unknown control 'scael'.*'scale'"),
         ("scale/layers", "granularity.*'layer'"),
-        ("momentum", "must name one way to turn the rate"),
-        (("scale", "set"), "must name one way to turn the rate"),
-        ((), "must name one way to turn the rate"),
-        (("discrete", "momentum"), "can't stand beside momentum"),
+        ("momentum", "must name one way to set the rate"),
+        (("scale", "set"), "must name one way to set the rate"),
+        ((), "must name one way to set the rate"),
+        (("discrete", "momentum"), "can't be combined with momentum"),
         (("scale", "momentun"), "must name one way|unknown"),
     ],
 )

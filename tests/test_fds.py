@@ -170,10 +170,10 @@ def test_the_agent_trains_as_the_search_did() -> None:
         np.testing.assert_allclose(longer.curves["lr"][1:, 0], np.array(agent.lr)[steps], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", controls.BESIDE)
+@pytest.mark.parametrize("name", controls.HYPERPARAMETERS)
 def test_actions_are_inverse_to_what_they_do(name: str) -> None:
     actions = torch.linspace(-1, 1, 21, dtype=F64)
-    values = controls.BESIDE[name](actions)
+    values = controls.HYPERPARAMETERS[name](actions)
     torch.testing.assert_close(controls.action_of(name, values), actions)
     assert values[0] == 0
     beyond = controls.action_of(name, torch.tensor([0.0, 0.9999], dtype=F64))

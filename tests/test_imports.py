@@ -21,7 +21,7 @@ LAYERS = (
     "networks.convolution_kernels", "networks.convolutions",
     "networks.layers", "networks.initialisation", "networks.stacked",
     "training", "training.optimizers", "training.analytic", "training.tasks", "training.trainee", "training.dynamics",
-    "training.lookahead", "training.rollout", "training.hypergradients",
+    "training.gradient_observer", "training.rollout", "training.hypergradients",
     "envs", "envs.observations", "envs.rewards", "envs.actions", "envs.episode", "envs.snapshots", "envs.rendering",
     "", "envs.vector_env", "envs.env", "envs.sb3_vec_env",
     "controllers", "controllers.schema", "controllers.controller_file", "controllers.state_file", "controllers.agent",

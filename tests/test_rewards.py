@@ -188,7 +188,7 @@ def test_bounds_leave_room_for_what_training_gives() -> None:
     """On ordinary dynamics no signal but the clock's lower ends is cut."""
     d = random_dynamics(200)
     for name in ("dynamics", "scale-free"):
-        observation = Observer(name, F64, {})(d, {})
+        observation = Observer(name, F64, {}).observe(d, {})
         space = Observer(name, F64, {}).space
         inside = (observation.numpy() < space.high) & (observation.numpy() > space.low)
         assert inside.mean() > 0.9
@@ -207,7 +207,7 @@ def test_sets_stand_side_by_side() -> None:
     d = random_dynamics(20)
     both = Observer(("paper", "scale-free"), F64, {})
     assert both.names == (*PAPER, *SCALE_FREE)
-    apart: list[Any] = [Observer(name, F64, {})(d, {}) for name in ("paper", "scale-free")]
+    apart: list[Any] = [Observer(name, F64, {}).observe(d, {}) for name in ("paper", "scale-free")]
     assert torch.equal(both(d, {}), torch.cat(apart, 1))
     assert both.space.shape == (len(PAPER) + len(SCALE_FREE),)
 

@@ -32,7 +32,7 @@ from torch import Tensor
 from lrenv.agents.fds.agent import FDS, HIGHEST
 from lrenv.agents.fds.settings import FDSSettings
 from lrenv.agents.outer.training import Training
-from lrenv.envs.vector_env import choose_device
+from lrenv.runtime.memory import choose_device
 from lrenv.training.hypergradients import Hypergradient, forward, reverse
 from lrenv.training.trainee import Trainee
 

@@ -29,9 +29,9 @@ from torch import Tensor
 from lrenv.controllers import controller_file, schema
 from lrenv.controllers.agent import State, View
 from lrenv.controllers.controller_file import Promise
+from lrenv.lookup import count
 from lrenv.runtime.ambient import detached
 from lrenv.training.optimizers import Hyper, Optimizer, OptState
-from lrenv.training.tasks import count
 
 DECAYS = (0.5, 0.9, 0.99, 0.999, 0.9999)
 """Of the moving averages."""

@@ -25,8 +25,8 @@ from lrenv.agents.outer.training import Controller, Training, on_host
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import selection_losses
 from lrenv.envs.episode import Episode, EpisodeState
-from lrenv.envs.vector_env import choose_device
-from lrenv.training.lookahead import MEAN
+from lrenv.runtime.memory import choose_device
+from lrenv.training.gradient_observer import MEAN
 from lrenv.training.optimizers import adam, descend
 from lrenv.training.rollout import rollout
 
@@ -158,6 +158,6 @@ def _seen(state: EpisodeState, part: str) -> Tensor:
 
     A decision before they do, products of what is still finite may overflow.
     """
-    assert state.ahead
-    seen = state.ahead.sums[part]
+    assert state.observed
+    seen = state.observed.sums[part]
     return seen.where(~state.diverged[:, None] & seen.isfinite().all(1, keepdim=True), 0)

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lrenv.lookup import count
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.compiling import Compile
-from lrenv.training.tasks import Task, count, make_task
+from lrenv.training.tasks import Task, make_task
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from lrenv.controllers.agent import Agent, AgentError, State, View, called, make_agent, view_of
 from lrenv.controllers.sb3_agent import as_agent
-from lrenv.envs.vector_env import LearningRateVectorEnv, choose_device
-from lrenv.lookup import what_is
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.lookup import count, what_is
 from lrenv.runtime.ambient import settled
 from lrenv.runtime.compiling import CaptureError, Compile
-from lrenv.training.tasks import InitialLR, Task, count, make_task
+from lrenv.runtime.memory import choose_device
+from lrenv.training.tasks import InitialLR, Task, make_task
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

@@ -19,18 +19,18 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from lrenv.envs.actions import Control
-from lrenv.envs.observations import MOTION, Observer
-from lrenv.envs.rewards import make_reward
+from lrenv.envs.observations import Observe, Observer
+from lrenv.envs.rewards import BUILT_IN, Reward, make_reward
 from lrenv.networks.layers import Tensors
 from lrenv.randomness import draws
 from lrenv.runtime.ambient import detached, settled
 from lrenv.runtime.compiling import Captured, Compile, compiled, cuda_graph
 from lrenv.runtime.trees import cut, join, select
 from lrenv.training.dynamics import Dynamics, DynamicsMeter, Trained
-from lrenv.training.lookahead import Ahead, Lookahead
+from lrenv.training.gradient_observer import GradientObserver
 from lrenv.training.optimizers import Hyper
 from lrenv.training.tasks import InitialLR, LogUniform, Task, initial_rates
-from lrenv.training.trainee import Measurement, Trainee, TraineeState
+from lrenv.training.trainee import Measurement, Observed, Trainee, TraineeState
 
 
 class Checkpoint(NamedTuple):
@@ -53,7 +53,7 @@ class EpisodeState(NamedTuple):
     displacement: tuple[Tensor, ...]  # of the watched weights over the last interval, (n, size)
     best: Checkpoint
     diverged: Tensor  # (n,) bool
-    ahead: Ahead | tuple[()]  # where gradients are observed
+    observed: Observed | tuple[()]  # of gradients, where the observation has some
 
 
 class TimeStep(NamedTuple):
@@ -70,9 +70,9 @@ class Episode:
 
     Args:
         task: what the trainees learn. An interval beyond its budget is the budget: one decision, as it is observed.
-        control: what actions turn (`lrenv.envs.actions`).
-        observe: what agents see (`lrenv.envs.observations`).
-        reward: what agents are to maximise (`lrenv.envs.rewards`).
+        control: what an action sets (`lrenv.envs.actions`).
+        observe: what agents see: names, or observations of one's own (`lrenv.envs.observations`).
+        reward: what agents are to maximise: a name, or a function of one's own (`lrenv.envs.rewards`).
         device: where trainees live.
         dtype: of trainees, observations and Box actions.
         compile: True compiles the inner steps (`lrenv.training.trainee.Trainee`), the measurements and the signals. On
@@ -89,8 +89,8 @@ class Episode:
         self,
         task: Task,
         control: str | tuple[str, ...] = "scale",
-        observe: str | tuple[str, ...] = "dynamics",
-        reward: str = "val_loss",
+        observe: Observe = "dynamics",
+        reward: str | Reward = "val_loss",
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         compile: Compile = False,
@@ -106,12 +106,12 @@ class Episode:
         self.control = Control(control, self.trainee.rates, task.hyper, dtype)
         sizes = {"rates": self.control.rates, "parameters": network.size}
         self.observer = Observer(observe, dtype, sizes)
-        self._meter = DynamicsMeter(task, network, motion=bool(MOTION & set(self.observer.names)))
+        self._meter = DynamicsMeter(task, network, motion=self.observer.motion or reward not in BUILT_IN)
         gradients = [part for part in self.observer.white_box if part != "parameters"]
-        self._lookahead = Lookahead(self.trainee, gradients, self.control.granularity, compile) if gradients else None
+        self._gradients = GradientObserver(self.trainee, gradients, self.control.granularity) if gradients else None
         # An interval that the budget cuts short needs trainees to stand still; others are spared the masks.
         self._until = task.budget if task.budget % task.interval else None
-        self._measure = compiled(self._measured) if compile is True else self._measured
+        self._measure = compiled(self._measured, compile)
         self._captured = None
         if compile and self.trainee.device.type == "cuda":
             what = f"a decision of task {task.name!r} with optimizer {task.optimizer!r}"
@@ -140,7 +140,7 @@ class Episode:
         lr = self._initial_lr(trainee.seed, initial_lr)
         train_loss, _ = self.trainee.loss(trainee.params, trainee, self.trainee.batch_indices(trainee, 1)[:, 0])
         measured = self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
-        hyper = self.trainee.hyper(n, self.control.beside)
+        hyper = self.trainee.hyper(n, self.control.hyperparameters)
         untrained = Trained(trainee.step, trainee.params, measured.loss, measured.predictions)
         still = self._meter.still(trainee.params)
         dynamics, displacements = self._meter.measure(untrained, untrained, train_loss[:, None], lr[:, None], still)
@@ -154,7 +154,7 @@ class Episode:
             displacements,
             Checkpoint(measured.loss, trainee.params, trainee.buffers),
             torch.zeros(n, dtype=torch.bool, device=lr.device),
-            self._lookahead.start(trainee, hyper) if self._lookahead else (),
+            self._gradients.start(trainee, hyper) if self._gradients else (),
         )
         # Each leaf a tensor of its own: a compiler would take one that stands in two places as a promise.
         own: EpisodeState = tree_map(torch.clone, state)
@@ -214,18 +214,12 @@ class Episode:
 
     def _decided(self, state: EpisodeState, action: Tensor, due: Tensor | bool) -> tuple[EpisodeState, TimeStep]:
         """A decision of one group; `due` (n,) is whom to measure, or all or none of them."""
-        lr, hyper = self.control(action, state.lr, state.hyper)
-        ahead: Ahead | tuple[()] = ()
-        if self._lookahead is None:
-            trainee, losses = self.trainee.unroll(state.trainee, lr, hyper, self.task.interval, self._until)
-        else:
-            assert isinstance(state.ahead, Ahead)
-            trainee, ahead, losses = self._lookahead.unroll(
-                state.trainee, state.ahead, lr, hyper, self.task.interval, self._until
-            )
-        measure = self._measured if torch.is_grad_enabled() else self._measure
-        after, time_step = measure(state, trainee, losses, lr, hyper, _sums(ahead), due)
-        return after._replace(ahead=ahead), time_step
+        lr, hyper = self.control.apply(action, state.lr, state.hyper)
+        trainee, observed, losses = self.trainee.inner_loop(
+            state.trainee, lr, hyper, self.task.interval, self._until, self._gradients, state.observed
+        )
+        after, time_step = self._measure(state, trainee, losses, lr, hyper, _sums(observed), due)
+        return after._replace(observed=observed), time_step
 
     def _measured(
         self,
@@ -270,7 +264,7 @@ class Episode:
     @settled
     def time_step(self, state: EpisodeState) -> TimeStep:
         """The time step of a state, which `step` and `reset` give with it, computed from the state alone."""
-        return self._time_step(state, _sums(state.ahead))
+        return self._time_step(state, _sums(state.observed))
 
     def _time_step(self, state: EpisodeState, sums: dict[str, Tensor]) -> TimeStep:
         ended = state.trainee.step >= self.task.budget
@@ -284,7 +278,7 @@ class Episode:
         if self.trainee.classes:
             info["val_accuracy"] = state.accuracy
         reward = self.reward(state.dynamics, state.diverged)
-        observation = self.observer(state.dynamics, {"parameters": state.trainee.params} | sums)
+        observation = self.observer.observe(state.dynamics, {"parameters": state.trainee.params} | sums)
         return TimeStep(observation, reward, state.diverged | ended, info)
 
     @settled
@@ -314,5 +308,5 @@ def _whom(due: NDArray[np.bool_] | None, device: torch.device) -> Tensor | bool:
     return torch.from_numpy(due).to(device) if due.any() else False
 
 
-def _sums(ahead: Ahead | tuple[()]) -> dict[str, Tensor]:
-    return ahead.sums if ahead else {}
+def _sums(observed: Observed | tuple[()]) -> dict[str, Tensor]:
+    return observed.sums if isinstance(observed, Observed) else {}

@@ -15,18 +15,20 @@ from numpy.typing import NDArray
 from torch.utils._pytree import tree_map
 
 from lrenv.envs.episode import Episode, EpisodeState, TimeStep
+from lrenv.envs.observations import Observe
 from lrenv.envs.rendering import History
+from lrenv.envs.rewards import Reward
 from lrenv.envs.snapshots import Snapshot, differences, settings_of
-from lrenv.lookup import lookup, what_is
+from lrenv.lookup import count, lookup, what_is
 from lrenv.randomness import draws
 from lrenv.randomness.seeds import seeds_given
 from lrenv.runtime.ambient import detached
 from lrenv.runtime.compiling import Compile
-from lrenv.runtime.memory import check_fits
+from lrenv.runtime.memory import check_fits, choose_device
 from lrenv.runtime.transfer import to_host
 from lrenv.runtime.trees import replace_rows, scatter, select
 from lrenv.training.optimizers import Optimizer, OptimizerFactory
-from lrenv.training.tasks import InitialLR, Task, count, initial_rates, make_task
+from lrenv.training.tasks import InitialLR, Task, initial_rates, make_task
 
 Array = NDArray[Any]
 Now = tuple[EpisodeState, TimeStep]
@@ -39,21 +41,6 @@ class Prepared(NamedTuple):
 
     seeds: NDArray[np.int64]  # (n,)
     begun: Now
-
-
-def choose_device(device: str | torch.device | None) -> torch.device:
-    """The given device; without one, CUDA where there is any, else the CPU.
-
-    Raises:
-        ValueError: no such device here.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-        return torch.device(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device={device!r} can't be used here ({str(error).splitlines()[0]}); try 'cpu'") from error
 
 
 class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
@@ -77,9 +64,9 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         batch_size: examples an inner step.
         optimizer: the trainee's: a name, an `Optimizer`, or an `OptimizerFactory`.
         initial_lr: the rate before the first action: one, several to draw from, or a `LogUniform`.
-        control: what actions turn, see `lrenv.envs.actions`.
-        observe: what is observed, see `lrenv.envs.observations`.
-        reward: see `lrenv.envs.rewards`.
+        control: what an action sets, see `lrenv.envs.actions`.
+        observe: what is observed: names, or observations of one's own, see `lrenv.envs.observations`.
+        reward: a name, or a function of one's own, see `lrenv.envs.rewards`.
         device: where the trainees live; CUDA where there is any, else the CPU.
         dtype: "float32", or "float64" for exact comparisons; of trainees, observations and Box actions.
         val_examples: validation examples that a decision measures, always the same; the task's own if None, and all if
@@ -116,8 +103,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         optimizer: str | Optimizer | OptimizerFactory | None = None,
         initial_lr: InitialLR | None = None,
         control: str | tuple[str, ...] = "scale",
-        observe: str | tuple[str, ...] = "dynamics",
-        reward: str = "val_loss",
+        observe: Observe = "dynamics",
+        reward: str | Reward = "val_loss",
         device: str | torch.device | None = None,
         dtype: str = "float32",
         val_examples: int | None = None,
@@ -348,6 +335,12 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         """The present time step with arrays in the place of tensors; rewards are float64, as Gymnasium's are."""
         assert self._now is not None
         host = to_host(self._now[1])
+        if not np.isfinite(host.reward).all():  # lrenv's own rewards are finite
+            broken = np.flatnonzero(~np.isfinite(host.reward)).tolist()
+            raise ValueError(
+                f"reward {self._view['reward']!r} of environments {broken} is NaN or infinite: it must be finite, also "
+                "where trainees have diverged"
+            )
         self._inner_step = host.info["inner_step"].copy()
         return host._replace(reward=host.reward.astype(np.float64))
 

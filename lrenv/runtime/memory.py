@@ -1,4 +1,4 @@
-"""How much memory trainees take, predicted from the shapes alone, and how much a GPU has free."""
+"""Which device trainees live on, how much memory it has, and how much they take, predicted from the shapes alone."""
 
 from __future__ import annotations
 
@@ -37,6 +37,21 @@ class Memory:
         """
         times = 2 if n <= at_once else 3
         return self.data + times * n * self.held + min(n, at_once) * max(self.training, self.measuring)
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The given device; without one, CUDA where there is any, else the CPU.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device={device!r} can't be used here ({str(error).splitlines()[0]}); try 'cpu'") from error
 
 
 def available(device: torch.device) -> int | None:

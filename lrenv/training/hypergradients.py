@@ -25,11 +25,10 @@ from torch import Tensor
 from torch.func import jvp, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lrenv.lookup import lookup
+from lrenv.lookup import count, lookup
 from lrenv.runtime.ambient import settled
 from lrenv.training import rollout as loop
 from lrenv.training.optimizers import Hyper, OptState
-from lrenv.training.tasks import count
 from lrenv.training.trainee import Trainee, TraineeState
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch.func import grad
 
 from lrenv.data import Split
 from lrenv.data.augment import AUGMENTATIONS
-from lrenv.lookup import lookup
+from lrenv.lookup import count, lookup
 from lrenv.networks.layers import Tensors
 from lrenv.networks.stacked import Network
 from lrenv.randomness import draws
@@ -28,14 +28,14 @@ from lrenv.runtime.compiling import Compile, checked, compiled
 from lrenv.runtime.memory import Memory, available
 from lrenv.runtime.trees import select
 from lrenv.training.optimizers import Hyper, OptState, descend, make_optimizer
-from lrenv.training.tasks import LOSSES, Task, count
+from lrenv.training.tasks import LOSSES, Task
 
 PROBE = 1000
 """Predictions are compared from decision to decision on at most this many validation examples: their variance
 needs no more, and the memory of it stays a small part of a trainee's."""
 NORMALISED_IN_ADVANCE = 2**26
 """Numbers in a data set up to which it is kept in normalised form (256 MiB of float32)."""
-TENSORS_A_GRAPH = 60
+TENSORS_PER_GRAPH = 60
 """Inner steps are compiled several at a time, so that calling the graph weighs little: as many as update this many
 tensors, ten of a perceptron with three layers, one of a ResNet-18. More of them only compile longer."""
 CACHED = 2**24
@@ -63,6 +63,35 @@ class Gradient(NamedTuple):
     buffers: Tensors  # name -> (n, *shape), after the pass
 
 
+class Observed(NamedTuple):
+    """What an observer of gradients carries from one inner step to the next."""
+
+    gradient: Gradient  # on the batch of the next step
+    sums: dict[str, Tensor]  # name -> (n, P) within an interval, (n, K) between two
+
+
+class StepObserver(Protocol):
+    """Looks at each inner step together with the gradient that follows it (`lrenv.training.gradient_observer`)."""
+
+    def begin(self, observed: Observed) -> Observed:
+        """What is carried into the first step of an interval."""
+
+    def observe(
+        self,
+        observed: Observed,
+        before: TraineeState,
+        direction: Tensor,
+        after: TraineeState,
+        hyper: Hyper,
+        following: Tensor,
+        in_place: bool,
+    ) -> Observed:
+        """What is carried on from a step along `direction` (n, P), which the batch `following` (n, b) follows."""
+
+    def end(self, observed: Observed, steps: Tensor) -> Observed:
+        """What is carried out of an interval in which trainees have taken so many steps (n,)."""
+
+
 class Measurement(NamedTuple):
     """What n trainees achieve on one split."""
 
@@ -87,7 +116,7 @@ class Trainee:
     Attributes:
         memory: how many bytes trainees take.
         at_once: how many of them go through a decision together at most.
-        steps_a_graph: how many inner steps are compiled together.
+        steps_per_graph: how many inner steps are compiled together.
         rates: granularity -> K, how many learning rates a trainee has where each such piece has its own.
 
     Raises:
@@ -142,13 +171,14 @@ class Trainee:
         self.at_once = self._at_once() if at_once is None else count("at_once", at_once)
         self._losses = LOSSES[task.loss]
         self._augment = AUGMENTATIONS[task.augment] if task.augment else None
-        self._draw, self._fast_steps, self.steps_a_graph = draws.epoch_indices, self._steps, task.interval
-        if checked(compile, self.device) is True:
-            self._draw = compiled(draws.epoch_indices, **draws.COMPILER_OPTIONS)
-            self._fast_steps = compiled(self._steps)
-            graphs = math.ceil(task.interval * len(self.network.shapes) / TENSORS_A_GRAPH)
+        self._compile = checked(compile, self.device)
+        self._draw = compiled(draws.epoch_indices, compile, **draws.COMPILER_OPTIONS)
+        self._takers: dict[StepObserver | None, Callable[..., Any]] = {}
+        self.steps_per_graph = task.interval
+        if compile is True:
+            graphs = math.ceil(task.interval * len(self.network.shapes) / TENSORS_PER_GRAPH)
             # Where decisions are captured, calls cost nothing.
-            self.steps_a_graph = 1 if self.device.type == "cuda" else math.ceil(task.interval / graphs)
+            self.steps_per_graph = 1 if self.device.type == "cuda" else math.ceil(task.interval / graphs)
 
     def groups(self, n: int) -> list[int]:
         """The sizes of the groups, at most `at_once`, in which n trainees go through a decision one after another."""
@@ -204,8 +234,8 @@ class Trainee:
         """Indices (n, steps, b) of the training examples of the next inner steps."""
         step = state.step[:, None] + torch.arange(steps, device=self.device)
         size = len(self.train.targets)
-        fast = steps == self.task.interval and not torch.is_grad_enabled()
-        draw = self._draw if fast else draws.epoch_indices
+        # Other numbers of steps would each be compiled anew.
+        draw = self._draw if steps == self.task.interval else draws.epoch_indices
         return draw(state.seed, step, self.task.batch_size, size, self.task.replacement)
 
     @settled
@@ -229,19 +259,6 @@ class Trainee:
         return self._losses(outputs, targets).mean(1), buffers
 
     @settled
-    def train_step(self, state: TraineeState, lr: Tensor, hyper: Hyper, indices: Tensor) -> tuple[TraineeState, Tensor]:
-        """One inner step on the examples `indices` (n, b); gives the loss (n,) before the step.
-
-        Args:
-            state: n trainees.
-            lr: (n, 1) or (n, P), as `descend` takes it.
-            hyper: hyperparameter -> (n, 1).
-            indices: rows of the training split.
-        """
-        gradient = self.gradient(state, indices)
-        return self.descended(state, lr, hyper, gradient)[0], gradient.loss
-
-    @settled
     def gradient(self, state: TraineeState, indices: Tensor) -> Gradient:
         """The gradient on the examples `indices` (n, b), in training mode."""
         detached = not torch.is_grad_enabled()
@@ -260,19 +277,46 @@ class Trainee:
             (grads,) = torch.autograd.grad(loss.sum(), leaf)
         return Gradient(loss.detach(), grads, {name: buffer.detach() for name, buffer in buffers.items()})
 
-    def descended(
-        self, state: TraineeState, lr: Tensor, hyper: Hyper, gradient: Gradient
+    def inner_step(
+        self, state: TraineeState, rates: Tensor, hyper: Hyper, gradient: Gradient
     ) -> tuple[TraineeState, Tensor]:
-        """The state after a step along the optimizer's direction (n, P), and that direction."""
+        """One gradient step on the weights.
+
+        Args:
+            state: n trainees.
+            rates: (n, 1) or (n, P), as `descend` takes them.
+            hyper: hyperparameter -> (n, 1).
+            gradient: of the step's batch.
+
+        Returns:
+            The state after the step, and the optimizer's direction (n, P) along which it went.
+        """
         direction, opt = self.optimizer.direction(gradient.grads, state.opt, state.params, hyper)
-        params = descend(state.params, direction, lr)
+        params = descend(state.params, direction, rates)
         return TraineeState(params, gradient.buffers, opt, state.step + 1, state.seed), direction
 
-    @settled
     def unroll(
         self, state: TraineeState, lr: Tensor, hyper: Hyper, steps: int, until: int | None = None
     ) -> tuple[TraineeState, Tensor]:
-        """Inner steps at a constant rate: one interval, or a window to differentiate through.
+        """The inner loop without an observer: gives the state after the steps, and their training losses (n, steps)."""
+        after, _, losses = self.inner_loop(state, lr, hyper, steps, until)
+        return after, losses
+
+    @settled
+    def inner_loop(
+        self,
+        state: TraineeState,
+        lr: Tensor,
+        hyper: Hyper,
+        steps: int,
+        until: int | None = None,
+        observer: StepObserver | None = None,
+        observed: Observed | tuple[()] = (),
+    ) -> tuple[TraineeState, Observed | tuple[()], Tensor]:
+        """Inner steps at constant rates: one interval, or a window to differentiate through.
+
+        With an observer, the gradient of each step is computed at the end of the step before, for the observer to see,
+        and carried. The work is the same, and so are the weights and the losses, bit for bit.
 
         Args:
             state: n trainees.
@@ -280,28 +324,76 @@ class Trainee:
             hyper: hyperparameter -> (n, 1).
             steps: how many.
             until: trainees that have taken this many inner steps stand still.
+            observer: of gradients.
+            observed: what the observer carries, as it or the last call gave it.
 
         Returns:
-            The state after the steps, and the training losses (n, steps), each before its step.
+            The state after the steps, what the observer carries, and the training losses (n, steps), each before its
+            step.
         """
         rates = self.spread(lr)
-        take = self._steps if torch.is_grad_enabled() else self._fast_steps
-        losses = []
-        for indices in self.batch_indices(state, steps).split(self.steps_a_graph, 1):
-            state, loss = take(state, rates, hyper, indices, until)
+        take = self._taker(observer)
+        start, losses = state.step, []
+        if observer is None:
+            batches = self.batch_indices(state, steps)
+        else:
+            assert isinstance(observed, Observed)
+            batches = self.batch_indices(state._replace(step=state.step + 1), steps)
+            observed = observer.begin(observed)
+        for indices in batches.split(self.steps_per_graph, 1):
+            state, observed, loss = take(state, observed, rates, hyper, indices, until)
             losses.append(loss)
-        return state, torch.cat(losses, 1)
+        if observer is not None:
+            assert isinstance(observed, Observed)
+            observed = observer.end(observed, state.step - start)
+        return state, observed, torch.cat(losses, 1)
+
+    def _taker(self, observer: StepObserver | None) -> Callable[..., Any]:
+        """`_steps` with this observer, compiled at most once."""
+        if observer not in self._takers:
+            self._takers[observer] = compiled(partial(self._steps, observer), self._compile)
+        return self._takers[observer]
 
     def _steps(
-        self, state: TraineeState, rates: Tensor, hyper: Hyper, indices: Tensor, until: int | None
-    ) -> tuple[TraineeState, Tensor]:
-        """Inner steps on the examples `indices` (n, k, b); gives the losses (n, k)."""
+        self,
+        observer: StepObserver | None,
+        state: TraineeState,
+        observed: Observed | tuple[()],
+        rates: Tensor,
+        hyper: Hyper,
+        indices: Tensor,
+        until: int | None,
+    ) -> tuple[TraineeState, Observed | tuple[()], Tensor]:
+        """An inner step for each of the batches `indices` (n, k, b); gives the losses (n, k).
+
+        The batches are those of the steps themselves, or with an observer those of the steps that follow them.
+        """
         losses = []
         for batch in indices.unbind(1):
-            after, loss = self.train_step(state, rates, hyper, batch)
-            state = after if until is None else select(state.step < until, after, state)
+            after, seen, loss = self._step(observer, state, observed, rates, hyper, batch, until is None)
+            if until is not None:
+                after, seen = select(state.step < until, (after, seen), (state, observed))
+            state, observed = after, seen
             losses.append(loss)
-        return state, torch.stack(losses, 1)
+        return state, observed, torch.stack(losses, 1)
+
+    def _step(
+        self,
+        observer: StepObserver | None,
+        state: TraineeState,
+        observed: Observed | tuple[()],
+        rates: Tensor,
+        hyper: Hyper,
+        batch: Tensor,
+        all_move: bool,
+    ) -> tuple[TraineeState, Observed | tuple[()], Tensor]:
+        if observer is None or not isinstance(observed, Observed):
+            gradient = self.gradient(state, batch)
+            return self.inner_step(state, rates, hyper, gradient)[0], (), gradient.loss
+        after, direction = self.inner_step(state, rates, hyper, observed.gradient)
+        in_place = all_move and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        seen = observer.observe(observed, state, direction, after, hyper, batch, in_place)
+        return after, seen, observed.gradient.loss
 
     def spread(self, lr: Tensor) -> Tensor:
         """Brings rates (n, K) to the form that `descend` takes.
