@@ -6,7 +6,10 @@ DEMO_TASK = mnist1d-mlp
 # A process per core with a thread each: threads that wait for one another cost more than they bring in small tests.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
-.PHONY: demo test test-slow soak check format bench wheel clean
+.PHONY: help demo test test-slow soak check format bench wheel clean
+
+help:  ## lists these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED)  ## trains a PPO controller, compares it with tuned schedules, writes runs/demo/compare/report.html
 	$(BIN)/python train_controller.py ppo --task $(DEMO_TASK) --episodes 1024 --val-examples 500 \
@@ -15,31 +18,31 @@ demo: $(INSTALLED)  ## trains a PPO controller, compares it with tuned schedules
 		--agents constant,step,linear,cosine,runs/demo/controller.safetensors \
 		--initial-lr 1e-2,1e-3,1e-4 --out runs/demo/compare --overwrite
 
-test: $(INSTALLED)  ## all but the slow tests
+test: $(INSTALLED)  ## runs all but the slow tests
 	$(TEST) -m "not slow"
 
-test-slow: $(INSTALLED)  ## the slow tests
+test-slow: $(INSTALLED)  ## runs the slow tests
 	$(TEST) -m slow
 
-soak: $(INSTALLED)  ## 100,000 random decisions over all embedded tasks, in memory that stays flat; a quarter of an hour
+soak: $(INSTALLED)  ## makes 100,000 random decisions over all embedded tasks, in memory that stays flat; a quarter of an hour
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py
 
-check: $(INSTALLED)  ## what must pass before a commit: format, lint, types, tests
+check: $(INSTALLED)  ## checks what must pass before a commit: format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(TEST) -m "not slow" -x
 
-format: $(INSTALLED)
+format: $(INSTALLED)  ## formats the code and mends what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## trainee-steps per second against a loop over modules; benchmarks/RESULTS.md names all others
+bench: $(INSTALLED)  ## measures trainee-steps per second against a loop over modules; benchmarks/RESULTS.md names the others
 	$(BIN)/python benchmarks/against_loop.py --compile
 
-wheel: $(INSTALLED)  ## builds the wheel and tries it outside the checkout
+wheel: $(INSTALLED)  ## builds the source archive and from it the wheel, and tries the wheel outside the checkout
 	rm -rf dist
-	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python tests/try_wheel.py dist/*.whl
 
 $(INSTALLED): pyproject.toml
@@ -49,5 +52,5 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-clean:
+clean:  ## removes the environment and everything that was built
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache

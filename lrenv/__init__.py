@@ -5,10 +5,42 @@ Importing the package registers `lrenv/<task>-v0` for every task:
     import gymnasium as gym, lrenv
     env = gym.make("lrenv/digits-mlp-v0")
     envs = gym.make_vec("lrenv/digits-mlp-v0", num_envs=64)
+    result = lrenv.evaluate(lrenv.make_agent("linear", peak=1e-2), "digits-mlp", seeds=range(10))
+
+`make_agent`, `evaluate` and `compare` are imported when they are first used, for what they need takes time.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if (Path(__file__).parent / "agents").is_file():  # what git makes of a link where the system, or its user, has none
+    raise ImportError(
+        f"{Path(__file__).parent / 'agents'} must be a symbolic link to the folder agents/ of the checkout, but it is "
+        "a file: allow links (on Windows, switch the developer mode on), run `git config core.symlinks true`, delete "
+        "the file, and run `git checkout lrenv/agents`"
+    )
+
 from lrenv.training.tasks import LogUniform, Task, make_task, register_task, tasks
 
-__all__ = ["LogUniform", "Task", "make_task", "register_task", "tasks"]
+if TYPE_CHECKING:
+    from lrenv.benchmark.comparison import compare
+    from lrenv.benchmark.evaluation import evaluate
+    from lrenv.controllers.agent import make_agent
+
+__all__ = ["LogUniform", "Task", "compare", "evaluate", "make_agent", "make_task", "register_task", "tasks"]
+
+_LATER = {
+    "compare": "lrenv.benchmark.comparison",
+    "evaluate": "lrenv.benchmark.evaluation",
+    "make_agent": "lrenv.controllers.agent",
+}
+"""Name -> the module that holds it."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'lrenv' has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)

@@ -1,39 +1,52 @@
-"""The command line: `lrenv tasks`, `lrenv agents`, `lrenv compare`, `lrenv download`."""
+"""The command line: `lrenv tasks`, `lrenv agents`, `lrenv compare`, `lrenv train`, `lrenv download`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union, get_type_hints
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from lrenv import data, specs
+from lrenv import data, listing, sources, specs
 from lrenv.benchmark.comparison import compare
 from lrenv.benchmark.report import save_report, table
-from lrenv.controllers.agent import agents
-from lrenv.lookup import count
 from lrenv.runtime.process import keep_memory, status_of
-from lrenv.training.tasks import make_task, tasks
-from lrenv.training.trainee import Trainee
+
+DESCRIPTION = (
+    "Networks in training as environments, for agents that control the learning rate. `lrenv --version` tells the "
+    "version."
+)
+TRAININGS = "lrenv.trainings"
+"""The entry points under which packages advertise trainings: functions of one argument, the settings, whose annotation
+is a dataclass with a default for each field."""
+
+Command = tuple[type[Any], Callable[[Any], Any]]
+"""The dataclass of a command's settings, and the function of them that does the work."""
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """Lists the tasks."""
+    """Lists the tasks, and what can be set."""
 
     memory: bool = False
-    """Also predict how much memory trainees take; reads the data sets, and leaves out what isn't there."""
+    """Predict how much memory trainees take instead; this reads the data sets, and leaves out what isn't there."""
     envs: int = 64
-    """Trainees in the prediction's total."""
+    """How many trainees the prediction's total is for."""
 
 
 @dataclass(frozen=True)
 class Agents:
-    """Lists the agents that are installed."""
+    """Lists the agents that are installed, and what can be set."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Trains an agent that learns; `lrenv train --help` lists them."""
 
 
 @dataclass(frozen=True)
@@ -41,66 +54,42 @@ class Download:
     """Downloads a published data set."""
 
     name: tyro.conf.Positional[str]
-    """mnist, fashion-mnist, cifar10 or svhn."""
+    """The data set: mnist, fashion-mnist, cifar10 or svhn."""
 
 
 @dataclass(frozen=True)
 class Compare:
-    """Compares agents on a task: tunes the schedules, runs everyone on the same seeds, shows and saves the results."""
+    """Compares agents on a task: tunes the schedules, runs all on the same seeds, shows and saves the results."""
 
     task: str = "digits-mlp"
-    """What to train; a name from `lrenv tasks`, or name:setting=value."""
+    """The task: a name from `lrenv tasks`, name:setting=value, or my_tasks.py:name for one of your own."""
     agents: str = "constant,step,cosine"
-    """Names, name:setting=value, or controller files, separated by commas; those in brackets and quotes don't count."""
+    """The agents, separated by commas: names from `lrenv agents`, name:setting=value, my_agents.py:Name for one of your
+    own, or controller files. Commas within brackets and quotes separate nothing."""
     seeds: int = 10
-    """Runs of each agent."""
+    """How many runs each agent makes."""
     initial_lr: str = ""
-    """Rates separated by commas: agents that scale the rate get a row from each. By default the task's."""
+    """Initial rates, separated by commas: agents that scale the rate get a row from each. By default they are the
+    task's."""
     baseline: str | None = None
-    """Whom the others are tested against; step if it takes part, else the first."""
+    """The agent that the others are tested against; by default it is step if that takes part, and else the first."""
     budget: int | None = None
-    """Inner steps; the task's own by default."""
+    """How many inner steps a run has; by default as many as the task says."""
     device: str | None = None
-    """Where the trainees live; CUDA where there is any by default."""
+    """The device where the trainees live; by default it is CUDA where there is any."""
     out: Path = Path("runs/compare")
-    """Folder for cells.jsonl, from which the same command goes on if it was interrupted, and for results.jsonl,
+    """The folder for cells.jsonl, from which the same command goes on if it was interrupted, and for results.jsonl,
     summary.json, comparison.png and report.html."""
     overwrite: bool = False
     """Discard another comparison that the folder holds."""
 
 
 def _tasks(command: Tasks) -> None:
-    if command.memory:
-        _memory(command.envs)
-        return
-    shown = Table("task", "what", "batch", "budget", "optimizer")
-    for name in tasks():
-        task = make_task(name)
-        shown.add_row(name, task.summary, str(task.batch_size), str(task.budget), str(task.optimizer))
-    Console().print(shown)
-
-
-def _memory(envs: int) -> None:
-    count("envs", envs)
-    shown = Table(title="MiB, on a CPU, beside the process itself: of the data, and of each trainee")
-    shown.add_column("task", no_wrap=True)
-    for column in ("data", "held", "training", "measuring", "at once", f"all {envs}"):
-        shown.add_column(column, justify="right")
-    for name in tasks():
-        try:
-            trainee = Trainee(make_task(name))
-        except (OSError, TypeError):  # data that isn't there, or a folder that isn't named
-            continue
-        bytes_ = trainee.memory
-        numbers = (bytes_.data, bytes_.held, bytes_.training, bytes_.measuring)
-        total = bytes_.total(envs, trainee.at_once)
-        at_once = str(min(envs, trainee.at_once))
-        shown.add_row(name, *(f"{x / 2**20:,.1f}" for x in numbers), at_once, f"{total / 2**20:,.0f}")
-    Console().print(shown)
+    Console().print(listing.memory(command.envs) if command.memory else listing.tasks_table())
 
 
 def _agents(command: Agents) -> None:
-    print("\n".join(agents()))
+    print("\n".join(listing.agents_lines(sources.advertised(TRAININGS))))
 
 
 def _download(command: Download) -> None:
@@ -113,11 +102,11 @@ def _compare(command: Compare) -> None:
         rates = [float(rate) for rate in command.initial_lr.split(",")] if command.initial_lr else []
     except ValueError as error:
         raise ValueError(f"--initial-lr takes numbers separated by commas: {error}") from None
-    task = make_task(command.task, **({} if command.budget is None else {"budget": command.budget}))
     if command.out.exists() and not command.out.is_dir():
         raise ValueError(f"--out {command.out} is a file; name a folder")
     comparison = compare(
-        task, specs.split(command.agents), command.seeds, baseline=command.baseline, initial_lrs=rates,
+        command.task if command.budget is None else f"{command.task}:budget={command.budget}",
+        specs.split(command.agents), command.seeds, baseline=command.baseline, initial_lrs=rates,
         device=command.device, out=command.out, overwrite=command.overwrite,
     )  # fmt: skip
     Console().print(table(comparison))
@@ -127,34 +116,114 @@ def _compare(command: Compare) -> None:
         raise ValueError(f"{failed} failed, as the table says; the same command tries again, and keeps what has run")
 
 
-def run(commands: Mapping[str, tuple[type[Any], Callable[[Any], Any]]], description: str) -> int:
-    """Parses the command line into one of the settings classes and calls its function.
+COMMANDS: dict[str, Command] = {
+    "tasks": (Tasks, _tasks),
+    "agents": (Agents, _agents),
+    "compare": (Compare, _compare),
+    "train": (Train, lambda _: None),
+    "download": (Download, _download),
+}
+
+
+def parse(settings: Any, arguments: Sequence[str], program: str | None = None, description: str | None = None) -> Any:
+    """The settings that arguments ask for; like every parser of commands, it exits on --help and on bad usage.
+
+    An empty path, as a shell makes of a variable that isn't set, is refused: it would be the current folder.
 
     Args:
-        commands: name -> (dataclass of its settings, function of them).
-        description: of the program.
+        settings: a dataclass, or a union of several as subcommands.
+        arguments: the words after the command's name.
+        program: how the command is called.
+        description: what it does; the docstring of the settings if None.
+    """
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def _paths(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
+        if info.type is not Path:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: _path(words[0]),
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda path: [str(path)],
+        )
+
+    with registry:
+        return tyro.cli(settings, args=list(arguments), prog=program, description=description)
+
+
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise ValueError("an empty path would be the current folder; name one, or write .")
+    return Path(text)
+
+
+def run(
+    commands: Mapping[str, Command],
+    description: str,
+    arguments: Sequence[str] | None = None,
+    program: str | None = None,
+) -> int:
+    """Parses the command line into the settings of one of several commands, and calls its function.
+
+    Args:
+        commands: name -> its settings and its function.
+        description: what the program does.
+        arguments: the words of the command line; those of the process if None.
+        program: how the program is called; as the process was started if None.
 
     Returns:
         The exit status: 0, 2 for errors that the user can mend, 130 for an interruption.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    program = Path(sys.argv[0]).name if program is None else program
+    return _command(lambda: _dispatch(commands, description, words, program))
 
-    def work() -> None:
-        functions = dict(commands.values())
-        parsed = tyro.extras.subcommand_cli_from_dict(
-            {name: kind for name, (kind, _) in commands.items()}, description=description
-        )
-        functions[type(parsed)](parsed)
 
+def _command(work: Callable[[], Any]) -> int:
+    """Does the work of a process that is this program's own; gives the exit status."""
     keep_memory()
     return status_of(work)
 
 
+def _dispatch(commands: Mapping[str, Command], description: str, words: list[str], program: str) -> None:
+    if words and words[0] in commands:
+        kind, function = commands[words[0]]
+        function(parse(kind, words[1:], f"{program} {words[0]}", listing.explained(kind)))
+    else:  # help, or an error that lists the commands
+        kinds = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in commands.items())
+        parse(Union[kinds], words, program, description)  # noqa: UP007
+
+
+def train(arguments: Sequence[str], program: str = "lrenv train") -> int:
+    """`lrenv train`: trains an agent that learns; gives the exit status."""
+
+    def work() -> None:
+        known = sources.advertised(TRAININGS)
+        wanted = arguments[:1] if arguments and arguments[0] in known else known
+        commands = {name: _training(name) for name in wanted}
+        _dispatch(commands, "Trains an agent that controls learning rates.", list(arguments), program)
+
+    return _command(work)
+
+
+def _training(name: str) -> Command:
+    """A training that a package advertises."""
+    function = sources.load_advertised(TRAININGS, name, "training")
+    kinds = [kind for argument, kind in get_type_hints(function).items() if argument != "return"]
+    return kinds[0], function
+
+
 def main() -> int:
-    """The `lrenv` command."""
-    commands: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
-        "tasks": (Tasks, _tasks),
-        "agents": (Agents, _agents),
-        "compare": (Compare, _compare),
-        "download": (Download, _download),
-    }
-    return run(commands, "Networks in training as environments, for agents that control the learning rate.")
+    """The `lrenv` command; gives the exit status."""
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        print(f"lrenv {version('lrenv')}")
+        return 0
+    if arguments[:1] == ["train"]:
+        return train(arguments[1:])
+    return run(COMMANDS, DESCRIPTION, arguments, "lrenv")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -69,3 +71,17 @@ def check_new(kind: str, name: str, taken: Collection[str], own: Collection[str]
         raise ValueError(f"{kind} {name!r} is lrenv's own; choose another name")
     if name in taken and not replace_existing:
         raise ValueError(f"a {kind} {name!r} exists; choose another name or pass replace_existing=True")
+
+
+def error_line(error: BaseException, file: str | None = None) -> str:
+    """An error in a line: what it is, what it says, and where in the code that it came from.
+
+    Args:
+        error: the error, with its traceback.
+        file: the path of the file whose last line in the traceback is told; that of the innermost one if None.
+    """
+    trace = traceback.extract_tb(error.__traceback__)
+    where = trace[1:][-1:] if file is None else [frame for frame in trace if frame.filename == file][-1:]
+    said = " ".join(str(error).split())
+    at = "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in where)
+    return f"{type(error).__name__}{': ' * bool(said)}{said}{at}"

@@ -1,14 +1,18 @@
-r"""Specs: how agents and tasks are written in commands and in Python, with one grammar and one parser.
+r"""Specs: how tasks, agents, rewards and observations are written in commands and in Python, with one parser.
 
     specs   = spec {"," spec}
-    spec    = path | name {":" key "=" value}
+    spec    = path | (name | file ":" object) {":" key "=" value}
     name    = a letter, digit or "_", then any of these and "." and "-"
+    file    = the path of a Python file, which ends in ".py"
+    object  = the name of something in that file
     key     = a Python identifier
     value   = a Python literal (0.1, 1e-3, (0.1, 0.01), 'text', True, None), or else plain text
 
 - A path is whatever ends in `.safetensors`, all of it, whichever characters it holds:
   `runs/lr=0.1/controller.safetensors`, `C:\runs\x\controller.safetensors`. A value that ends so is quoted:
   `name:key='x.safetensors'`.
+- One's own tasks, agents, rewards and observations are named by the file that holds them: `my_tasks.py:mine`,
+  `C:\x\my_agents.py:Mine:rate=0.1`. A file whose path holds ":key=" is quoted: `'a:b=c/my_tasks.py':mine`.
 - A ":" separates only where `key=` follows, so a value may hold colons: `name:time=12:30`.
 - Within brackets and quotes neither "," nor ":" separates: `fds:lr=(0.1, 0.01),cosine`. A quote counts where a value
   may begin, so an apostrophe within a word doesn't.
@@ -21,6 +25,8 @@ Spec(name='cosine', settings={'peak': 0.01, 'warmup': 30})
 ['constant', "fds:lr=(0.1, 0.01):optimizer='adam'"]
 >>> parse("runs/2026-11-26T12:21:20/controller.safetensors").is_path
 True
+>>> parse("examples/my_tasks.py:spirals:budget=200").own
+Own(file='examples/my_tasks.py', name='spirals')
 """
 
 from __future__ import annotations
@@ -34,6 +40,7 @@ from typing import Any, NamedTuple
 SUFFIX = ".safetensors"
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """Of agents and tasks."""
+_OWN = re.compile(r"""(?:'([^']*\.py)'|"([^"]*\.py)"|(.*\.py))\s*:\s*([^\W\d]\w*)""", re.DOTALL)
 _SETTING = re.compile(r":\s*([^\W\d]\w*)\s*=")
 QUOTES = ("'", '"')
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
@@ -41,12 +48,24 @@ _LONGEST = 4096
 """Characters of a value that is read as a literal; longer than any setting, and far below what nests too deep."""
 
 
+class Own(NamedTuple):
+    """What somebody's own file holds.
+
+    Attributes:
+        file: the path of the Python file.
+        name: what the object is called there.
+    """
+
+    file: str
+    name: str
+
+
 class Spec(NamedTuple):
     """A spec that was read.
 
     Attributes:
-        name: of an agent or task, or a path.
-        settings: keyword arguments.
+        name: the name that was given, or a path, or the file and the object in it.
+        settings: the keyword arguments.
     """
 
     name: str
@@ -54,8 +73,19 @@ class Spec(NamedTuple):
 
     @property
     def is_path(self) -> bool:
-        """Whether it names a file."""
+        """Whether it names a controller file."""
         return self.name.endswith(SUFFIX)
+
+    @property
+    def own(self) -> Own | None:
+        """The file and the object in it; None where an installed name or a path was given."""
+        found = _OWN.fullmatch(self.name)
+        return Own(found[1] or found[2] or found[3], found[4]) if found else None
+
+    @property
+    def short_name(self) -> str:
+        """What the thing is called: the name, or that of the object in the file."""
+        return self.own.name if self.own else self.name
 
 
 def parse(spec: str) -> Spec:
@@ -67,12 +97,18 @@ def parse(spec: str) -> Spec:
     text = _unquoted(spec.strip())
     if text.endswith(SUFFIX):
         return Spec(text, {})
-    free = set(_free(text))
+    begin = _file(text)
+    free = {begin + i for i in _free(text[begin:])}
     marks = [mark for mark in _SETTING.finditer(text) if mark.start() in free]
     ends = [mark.start() for mark in marks] + [len(text)]
     name = text[: ends[0]].strip()
-    if not NAME.fullmatch(name):
-        raise ValueError(f"{spec!r} is neither name:key=value:key=value nor the path of a {SUFFIX} file")
+    if name.endswith(".py"):
+        raise ValueError(f"{spec!r} names a file, but nothing in it: write {name}:NAME")
+    if not NAME.fullmatch(name) and not _OWN.fullmatch(name):
+        raise ValueError(
+            f"{spec!r} is neither name:key=value:key=value, nor my_file.py:name:key=value, nor the path of a {SUFFIX} "
+            "file"
+        )
     settings: dict[str, Any] = {}
     for mark, end in zip(marks, ends[1:], strict=True):
         key, value = mark[1], text[mark.end() : end].strip()
@@ -93,23 +129,23 @@ def split(specs: str) -> list[str]:
     found, rest = [], specs
     while rest:
         rest = rest.lstrip(" ,")
-        end = _file(rest)
-        if end is None:
-            end = next((i for i in _free(rest) if rest[i] == ","), len(rest))
+        begin = _file(rest)
+        end = next((begin + i for i in _free(rest[begin:]) if rest[begin + i] == ","), len(rest))
         if item := rest[:end].strip():
             found.append(item)
         rest = rest[end:]
     return found
 
 
-def _file(text: str) -> int | None:
-    """Where the longest existing controller file ends that the text begins with, at a comma or the end."""
-    ends = [len(text), *(i for i in range(len(text) - 1, 0, -1) if text[i] == ",")]
+def _file(text: str) -> int:
+    """Where the longest existing file ends that the text begins with, and that a spec may name; 0 if there is none."""
+    ends = [len(text), *(i for i in range(len(text) - 1, 0, -1) if text[i] in ",:")]
     for end in ends:
         item = text[:end].strip()
-        if item.endswith(SUFFIX) and Path(item).is_file():
+        suffix = ".py" if text[end : end + 1] == ":" else SUFFIX
+        if item.endswith(suffix) and Path(item).is_file():
             return end
-    return None
+    return 0
 
 
 def _free(text: str) -> Iterator[int]:

@@ -12,32 +12,29 @@ momentum 0.9.
 Two things differ from the published code. An epoch has 468 steps instead of 469, for the last, smaller batch is left
 out. And MNIST is normalised by its own mean and deviation, which are the published 0.1307 and 0.3081 to these digits.
 
-Each run is a line of `runs.jsonl`; runs that are there already are not made again. Figures and `results.md`, with the
-published claims beside what came out, are drawn anew while runs go on.
+Each run is a line of `runs.jsonl`, with what it reached after every epoch.
 """
 
 from __future__ import annotations
 
 import itertools
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from baydin2018_report import report
+import flow
+from baydin2018_report import BETA, report
+from flow import Report, Reproduction, Result, command, cut, short
 from lrenv.agents import Agent
 from lrenv.agents.hypergradient.descent import adam_hd, nesterov_hd, sgd_hd
 from lrenv.agents.schedules.agent import constant, inverse_sqrt
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.randomness.seeds import seeds_for
-from lrenv.runtime.progress import progress
 from lrenv.training.tasks import Task, make_task
-from plumbing import Lines, command, short
 
 Numbers = Sequence[float]
 
@@ -47,7 +44,7 @@ class Method(NamedTuple):
 
     optimizer: str
     agent: Callable[[Numbers, Numbers], Agent]
-    """(initial rates, betas), one an env each -> agent."""
+    """(initial rates, betas), one per environment -> agent."""
 
 
 METHODS = {
@@ -59,8 +56,6 @@ METHODS = {
     "adam-decayed": Method("adam", lambda rates, _: inverse_sqrt(rates, timescale=1)),
     "adam-hd": Method("adam", lambda rates, betas: adam_hd(rates, betas)),
 }
-BETA = {"sgd-hd": 1e-3, "nesterov-hd": 1e-3, "adam-hd": 1e-7}
-"""Of the paper's experiments; 1e-8 for Adam-HD on VGG."""
 RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 GRID = {
     "sgd-hd": (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
@@ -94,25 +89,28 @@ class Network(NamedTuple):
     """Trainees in a batch of runs, which is what an interruption may cost."""
 
 
-LOGREG = Network("mnist-logreg", 10, 10)
+LOGREG = Network("mnist-logreg", tuning_epochs=10, online_epochs=10)
 SCALES = {
     "smoke": {
-        "logreg": Network("digits-logreg", 2, 2, seeds=2, online_seeds=1),
-        "mlp": Network("digits-mlp", 2, 1, seeds=2, online_seeds=1),
+        "logreg": Network("digits-logreg", tuning_epochs=2, online_epochs=2, seeds=2, online_seeds=1),
+        "mlp": Network("digits-mlp", tuning_epochs=2, online_epochs=1, seeds=2, online_seeds=1),
     },
-    "cpu": {"logreg": LOGREG, "mlp": Network("mnist-mlp", 10, 1, online_seeds=1, at_once=1)},
+    "cpu": {
+        "logreg": LOGREG,
+        "mlp": Network("mnist-mlp", tuning_epochs=10, online_epochs=1, online_seeds=1, at_once=1),
+    },
     "paper": {
         "logreg": LOGREG,
-        "mlp": Network("mnist-mlp", 100, 100, online_seeds=1, at_once=5),
-        "vgg": Network("cifar10-vgg16", 200, 0, at_once=5),
+        "mlp": Network("mnist-mlp", tuning_epochs=100, online_epochs=100, online_seeds=1, at_once=5),
+        "vgg": Network("cifar10-vgg16", tuning_epochs=200, online_epochs=0, at_once=5),
     },
 }
 """Scale -> networks, the quick ones first. `smoke` trains on 8x8 digits, to see whether everything works; `paper` has
 the epochs of the authors' published scripts."""
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(flow.Settings):
     """What to run."""
 
     scale: Literal["smoke", "cpu", "paper"] = "cpu"
@@ -156,8 +154,6 @@ def beta(name: str, network: Network) -> list[Run]:
     ]
 
 
-REDRAW_SECONDS = 60.0
-"""Results are drawn this often at most while runs go on."""
 PARTS = {"online": online, "tuning": tuning, "beta": beta}
 
 
@@ -166,11 +162,7 @@ def batches(runs: Iterable[Run], networks: dict[str, Network]) -> list[list[Run]
     groups: dict[tuple[str, str, int], dict[Run, None]] = {}
     for run in runs:
         groups.setdefault((run.network, run.method, run.epochs), {})[run] = None
-    found = [
-        list(group)[first : first + networks[name].at_once]
-        for (name, _, _), group in groups.items()
-        for first in range(0, len(group), networks[name].at_once)
-    ]
+    found = [list(part) for (name, _, _), group in groups.items() for part in cut(list(group), networks[name].at_once)]
     # Quick networks first; then a seed of everything before the next one of anything.
     return sorted(found, key=lambda batch: (list(networks).index(batch[0].network), batch[0].seed))
 
@@ -186,8 +178,8 @@ def task_of(run: Run, network: Network) -> Task:
     return make_task(task, budget=run.epochs * epoch, interval=interval, measure_interval=epoch)
 
 
-def train(batch: list[Run], task: Task, compile: bool, status: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The runs of a batch, with what each reached after every epoch; numbers end where a run diverged."""
+def train(batch: Sequence[Run], task: Task, compile: bool, status: Callable[[str], None]) -> list[Result]:
+    """What each run of a batch reached after every epoch; numbers end where a run diverged."""
     n, first = len(batch), batch[0]
     agent = METHODS[first.method].agent([run.alpha0 for run in batch], [run.beta for run in batch])
     view = {"interval": task.interval} | agent.view.settings()
@@ -210,38 +202,31 @@ def train(batch: list[Run], task: Task, compile: bool, status: Callable[[str], N
         for name, values in measured.items():
             curves[name][epoch] = np.where(info["diverged"], np.nan, values)
     return [
-        asdict(run)
-        | {"diverged": bool(info["diverged"][i])}
-        | {"curves": {name: short(curve[:, i]) for name, curve in curves.items()}}
-        for i, run in enumerate(batch)
+        {"diverged": bool(diverged), "curves": {name: short(curve[:, i]) for name, curve in curves.items()}}
+        for i, diverged in enumerate(info["diverged"])
     ]
 
 
-def main(settings: Settings) -> None:
-    """Makes the runs that are missing and draws what there is."""
-    networks = SCALES[settings.scale]
-    lines = Lines(settings.out / "runs.jsonl", list(Run.__annotations__))
-    parts = [part for name, part in PARTS.items() if settings.part in (name, "all")]
-    wanted = dict.fromkeys(run for name, network in networks.items() for part in parts for run in part(name, network))
-    done = sum(asdict(run) in lines for run in wanted)
-    drawn = time.monotonic()
-    with progress(len(wanted), "runs", done) as tell:
-        for batch in batches(wanted, networks):
-            # A batch is made as a whole, for a smaller one would differ by roundings.
-            missing = [asdict(run) not in lines for run in batch]
-            if not any(missing):
-                continue
-            task = task_of(batch[0], networks[batch[0].network])
-            results = train(batch, task, settings.compile, partial(tell, done))
-            for result in itertools.compress(results, missing):
-                lines.add(result)
-            done += sum(missing)
-            tell(done)
-            if time.monotonic() - drawn > REDRAW_SECONDS:
-                report(lines, networks, settings.out)
-                drawn = time.monotonic()
-    report(lines, networks, settings.out)
+class Baydin2018(Reproduction[Settings, Run]):
+    """Hypergradient descent."""
+
+    paper, title = "Baydin et al. 2018", "Hypergradient descent"
+    name, scales = Run, SCALES
+
+    def runs(self) -> Iterable[Sequence[Run]]:
+        """The parts asked for, on every network."""
+        parts = [part for name, part in PARTS.items() if self.settings.part in (name, "all")]
+        wanted = (run for name, own in self.scale.items() for part in parts for run in part(name, own))
+        return batches(wanted, self.scale)
+
+    def compute(self, batch: Sequence[Run]) -> list[Result]:
+        """Trains."""
+        return train(batch, task_of(batch[0], self.scale[batch[0].network]), self.settings.compile, self.status)
+
+    def report(self) -> Report:
+        """Losses by method and initial rate."""
+        return report(self.lines, self.scale)
 
 
 if __name__ == "__main__":
-    sys.exit(command(main, Settings, __doc__))
+    sys.exit(command(Baydin2018, Settings, __doc__))

@@ -9,23 +9,24 @@ it stand Adam at constant rates and Adam-HD, each the best of a grid on the very
 linear and cosine decay to 0, whose peaks are tuned on other seeds, and an LSTM that puts out the update itself (DMopt),
 trained for as long. Adam-HD and DMopt run on the first data set alone.
 
-Losses are those of training batches, before the step on them, means over 50 steps at a time. `runs.jsonl` has a line a
-run, and a killed reproduction goes on from there; `curves.png` is the paper's figure 3, `results.md` has the tables.
-`noh/` and `dmopt/` hold the policies and the logs of their training.
+Losses are those of training batches, before the step on them, means over 50 steps at a time. `curves.png` is the
+paper's figure 3. `noh/` and `dmopt/` hold the policies and the logs of their training.
 """
 
 from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+import flow
+from flow import Lines, Report, Reproduction, Result, command, short
 from fu2017_report import EVERY, SCHEDULES, best, report
 from lrenv.agents import Agent, make_agent
 from lrenv.agents.hypergradient.descent import adam_hd
@@ -37,7 +38,6 @@ from lrenv.data import DataMissing, load
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.randomness.seeds import seeds_for
 from lrenv.training.tasks import Task, make_task, register_task
-from plumbing import Lines, command, controller_of, short
 
 POLICIES: dict[str, tuple[type[LSTMPolicy], type[NOHSettings]]] = {
     "noh": (NOH, NOHSettings),
@@ -90,8 +90,8 @@ FRUGAL = {"eval_seeds": 2}
 FIGURE = ("mnist", "fashion-mnist", "cifar10-jpeg", "svhn", "cifar10")
 SCALES = {
     "smoke": Scale(
-        ("digits",), 100, 2, 2, (1e-2, 1e-3), (1e-1, 1e-2), (1e-2,), (1e-5,),
-        {"noh": QUICK, "dmopt": QUICK},
+        ("digits",), budget=100, longer=2, seeds=2, rates=(1e-2, 1e-3), peaks=(1e-1, 1e-2), hd_rates=(1e-2,),
+        betas=(1e-5,), learned={"noh": QUICK, "dmopt": QUICK},
     ),
     "cpu": Scale(FIGURE, learned={"noh": FRUGAL, "dmopt": FRUGAL}),
     "paper": Scale(FIGURE, rates=tuple(10.0**-i for i in range(1, 11)), learned={"dmopt": {"meta_iterations": 2000}}),
@@ -100,8 +100,8 @@ SCALES = {
 2000 meta-iterations that it needs, and has the paper's grid."""
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(flow.Settings):
     """What to run."""
 
     scale: Literal["smoke", "cpu", "paper"] = "cpu"
@@ -119,12 +119,12 @@ def task_of(data: str, **settings: Any) -> Task:
     return make_task("mnist-mlp20", data=data, name=f"{data}-mlp20-b120", batch_size=120, optimizer="adam", **settings)
 
 
-def learned(method: str, scale: Scale, out: Path) -> Path:
-    """The file of the policy that is trained on the scale's first data set."""
+def training(method: str, scale: Scale, out: Path) -> tuple[Callable[[Any], NOHTraining], NOHSettings]:
+    """How a policy is trained, on the scale's first data set."""
     kind, settings = POLICIES[method]
     name = register_task(task_of(scale.data[0], budget=scale.budget), replace_existing=True).name
-    chosen = settings(task=name, out=out / method, val_examples=1000, **scale.learned.get(method, {}))
-    return controller_of(partial(NOHTraining, kind), chosen)
+    own = settings(task=name, out=out / method, val_examples=1000, **scale.learned.get(method, {}))
+    return partial(NOHTraining, kind), own
 
 
 def wanted(data: str, scale: Scale) -> Iterator[list[Run]]:
@@ -142,8 +142,8 @@ def wanted(data: str, scale: Scale) -> Iterator[list[Run]]:
         yield [Run(data, "dmopt", 0.0, 0.0, seed, longest) for seed in seeds]
 
 
-def agent_of(batch: list[Run], lines: Lines, scale: Scale, out: Path) -> Agent:
-    """Who controls the runs of a batch."""
+def agent_of(batch: Sequence[Run], lines: Lines) -> Agent:
+    """What controls the runs of a batch, of a method that is not trained."""
     (first, *_), rates = batch, [run.alpha0 for run in batch]
     method = first.method
     if method == "adam":
@@ -151,13 +151,11 @@ def agent_of(batch: list[Run], lines: Lines, scale: Scale, out: Path) -> Agent:
     if method in SCHEDULES:
         tuned = best(lines, first.data, method, first.budget)
         return make_agent(method, peak=rates if first.alpha0 or tuned is None else tuned[0])
-    if method == "adam-hd":
-        return adam_hd(rates, [run.beta for run in batch])
-    return POLICIES[method][0].load(learned(method, scale, out))
+    return adam_hd(rates, [run.beta for run in batch])
 
 
-def trained(batch: list[Run], agent: Agent, status: Callable[[int], None]) -> list[dict[str, Any]]:
-    """The runs of a batch with their losses and rates every so many steps; null from where one diverged."""
+def trained(batch: Sequence[Run], agent: Agent, status: Callable[[int], None]) -> list[Result]:
+    """Losses and rates of a batch of runs every so many steps; null from where one diverged."""
     n, budget = len(batch), batch[0].budget
     task = task_of(batch[0].data, budget=budget, val_examples=1000)
     view = {"interval": STEPS if batch[0].method in SCHEDULES else EVERY} | agent.view.settings()
@@ -178,8 +176,7 @@ def trained(batch: list[Run], agent: Agent, status: Callable[[int], None]) -> li
     shown = np.random.default_rng(0).choice(action.shape[1], min(SHOWN, action.shape[1]), replace=False)
     curves = losses.mean(1)
     return [
-        asdict(run)
-        | {"loss": short(curves[:, i]), "rate": short(np.exp(np.log(np.abs(r[i]) + 1e-30).mean()) for r in rates)}
+        {"loss": short(curves[:, i]), "rate": short(np.exp(np.log(np.abs(r[i]) + 1e-30).mean()) for r in rates)}
         | {"rates": [short(r[i, k] for r in rates) for k in shown] if run.method == "noh" and run.seed == 0 else []}
         for i, run in enumerate(batch)
     ]
@@ -195,35 +192,44 @@ def available(data: str) -> bool:
     return True
 
 
-def main(settings: Settings) -> None:
-    """Makes the runs that are missing and draws what there is.
+class Fu2017(Reproduction[Settings, Run]):
+    """Neural optimizers.
 
     Raises:
-        DataMissing: the first data set is not there.
-        ValueError: a data set that is none of the scale's.
+        ValueError: settings ask for a data set that is none of the scale's.
     """
-    scale = SCALES[settings.scale]
-    unknown = set(settings.data) - set(scale.data)
-    if unknown:
-        raise ValueError(f"--data {' '.join(unknown)}: this scale has {', '.join(scale.data)}")
-    load(scale.data[0])
-    lines = Lines(settings.out / "runs.jsonl", list(Run.__annotations__))
-    for data in settings.data or scale.data:
-        if not available(data):
-            continue
-        for batch in wanted(data, scale):
-            # A batch is made as a whole, for a smaller one would differ by roundings.
-            missing = [asdict(run) not in lines for run in batch]
-            if not any(missing) or (settings.methods and batch[0].method not in settings.methods):
-                continue
-            agent = agent_of(batch, lines, scale, settings.out)
-            say = partial(print, f"\r{data} {batch[0].method}:", end=" steps ", flush=True)
-            for result in itertools.compress(trained(batch, agent, say), missing):
-                lines.add(result)
-            print()
-            report(lines, scale.data, scale.budget, scale.longer, settings.out)
-    report(lines, scale.data, scale.budget, scale.longer, settings.out)
+
+    paper, title = "Fu et al. 2017", "Neural optimizers with hypergradients"
+    name, scales = Run, SCALES
+
+    def __init__(self, settings: Settings) -> None:
+        known = SCALES[settings.scale].data
+        if unknown := set(settings.data) - set(known):
+            raise ValueError(f"--data {' '.join(unknown)}: this scale has {', '.join(known)}")
+        super().__init__(settings)
+
+    def runs(self) -> Iterator[list[Run]]:
+        """Every method on every data set, but for those that are not there; without the first nothing goes."""
+        for data in self.settings.data or self.scale.data:
+            if data == self.scale.data[0] or available(data):
+                for batch in wanted(data, self.scale):
+                    if batch[0].method in (self.settings.methods or [batch[0].method]):
+                        yield batch
+
+    def compute(self, batch: Sequence[Run]) -> list[Result]:
+        """Trains, by a policy that is trained before if need be."""
+        method = batch[0].method
+        if method in POLICIES:
+            file = self.controller_of(*training(method, self.scale, self.out))
+            agent: Agent = POLICIES[method][0].load(file)
+        else:
+            agent = agent_of(batch, self.lines)
+        return trained(batch, agent, lambda step: self.status(f"{batch[0].data} {method}, step {step}"))
+
+    def report(self) -> Report:
+        """Final losses by data set and horizon."""
+        return report(self.lines, self.scale.data, self.scale.budget, self.scale.longer, self.out)
 
 
 if __name__ == "__main__":
-    sys.exit(command(main, Settings, __doc__))
+    sys.exit(command(Fu2017, Settings, __doc__))

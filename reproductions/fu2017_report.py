@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from flow import COLOURS, Claim, Lines, Report, markdown, panels
 from lrenv.benchmark.statistics import paired_t
 from lrenv.controllers import controller_file
-from lrenv.runtime.files import replace_file
-from plumbing import COLOURS, Lines, markdown, panels, save_figure
 
 Array = NDArray[np.float64]
 EVERY = 50
@@ -59,21 +60,16 @@ def reported(lines: Lines, data: str, method: str, budget: int) -> Array | None:
     return None if key is None else finals(lines, data, method, budget).get(key)
 
 
-def report(lines: Lines, data: Sequence[str], budget: int, longer: int, out: Path) -> None:
-    """Draws curves.png, and writes results.md, of the runs that there are."""
+def report(lines: Lines, data: Sequence[str], budget: int, longer: int, out: Path) -> Report:
+    """Final losses, claims and curves.png, of the data sets that there are runs on."""
     data = [name for name in data if lines.where(data=name)]
-    if not data:
-        return
-    draw(lines, data, budget * longer, out / "curves.png")
-    text = "# Neural optimizers with hypergradients (Fu et al. 2017)\n\n"
-    text += f"Training loss, mean over the last {LAST} steps' batches, then over seeds ± standard deviation. Constant"
+    text = f"\nTraining loss, mean over the last {LAST} steps' batches, then over seeds ± standard deviation. Constant"
     text += " rates and Adam-HD are the best of a grid on these seeds and for this horizon: a choice in their favour."
     text += " Linear and cosine decay end at 0 at this horizon; their peaks have the lowest loss on"
     text += f" seeds of their own.{policy(out / 'noh')}\n\n"
     text += markdown(("data", "steps", *TITLES.values()), table(lines, data, (budget, budget * longer)))
-    text += "\n## Claims\n\n"
-    text += markdown(("the paper", "holds", "final training losses"), claims(lines, data, budget, longer))
-    replace_file(out / "results.md", text)
+    figures = {"curves.png": partial(draw, lines, data, budget * longer)}
+    return Report(claims(lines, data, budget, longer), text, figures)
 
 
 def policy(folder: Path) -> str:
@@ -96,7 +92,7 @@ def policy(folder: Path) -> str:
 
 
 def table(lines: Lines, data: Sequence[str], budgets: Sequence[int]) -> list[list[str]]:
-    """A row a data set and horizon, a column a method."""
+    """A row per data set and horizon, a column per method."""
     rows = []
     for name in data:
         for budget in budgets:
@@ -109,7 +105,7 @@ def table(lines: Lines, data: Sequence[str], budgets: Sequence[int]) -> list[lis
     return rows
 
 
-def claims(lines: Lines, data: Sequence[str], budget: int, longer: int) -> list[tuple[str, str, str]]:
+def claims(lines: Lines, data: Sequence[str], budget: int, longer: int) -> list[Claim]:
     """The paper's claims, of figures it gives no numbers for, and others, and whether the means of these runs agree."""
     rows = []
     source = data[0]
@@ -119,32 +115,35 @@ def claims(lines: Lines, data: Sequence[str], budget: int, longer: int) -> list[
         for method in TITLES:
             theirs = None if method == "noh" else reported(lines, name, method, horizon)
             if theirs is not None:
-                place = "not in the paper" if method in SCHEDULES or name != source else "3.1"
-                claim = f"{name}, {horizon} steps: {frozen} below {TITLES[method]} ({place})"
-                rows.append(compared(claim, ours, theirs))
+                place = "not in it" if method in SCHEDULES or name != source else "section 3.1"
+                rows.append(compared(place, f"{name}, {horizon} steps: {frozen} below {TITLES[method]}", ours, theirs))
         key = best(lines, source, "adam", budget)
         there = finals(lines, name, "adam", horizon)
         if name != source and key in there:
-            claim = f"{name}, {horizon} steps: frozen NOH below Adam at {source}'s best rate, {key[0]:g} (3.2)"
-            rows.append(compared(claim, ours, there[key]))
+            claim = f"{name}, {horizon} steps: frozen NOH below Adam at {source}'s best rate, {key[0]:g}"
+            rows.append(compared("section 3.2", claim, ours, there[key]))
     return rows
 
 
-def compared(claim: str, losses: Array | None, theirs: Array) -> tuple[str, str, str]:
-    """A row of claims. Runs with the same seed are pairs: they start from the same weights and see the same batches."""
+def compared(place: str, claim: str, losses: Array | None, theirs: Array) -> Claim:
+    """A claim about two methods.
+
+    Runs with the same seed are pairs: they start from the same weights and see the same batches.
+    """
     if losses is None:
-        return claim, "?", ""
+        return Claim(place, claim, "", "", "not run")
     n = min(len(losses), len(theirs))
     differences = losses[:n] - theirs[:n]
     wins = int((differences < 0).sum())
     # A difference that a test of the pairs does not tell from chance is none.
     verdict = "level" if paired_t(differences) > 0.05 else "yes" if differences.mean() < 0 else "no"
-    return claim, verdict, f"{losses.mean():.4f} against {theirs.mean():.4f}; lower on {wins} of {n} seeds"
+    numbers = f"{losses.mean():.4f} against {theirs.mean():.4f}; lower on {wins} of {n} seeds"
+    return Claim(place, claim, "", numbers, verdict)
 
 
-def draw(lines: Lines, data: Sequence[str], budget: int, path: Path) -> None:
+def draw(lines: Lines, data: Sequence[str], budget: int) -> Figure:
     """The paper's figure 3: losses above, rates of single parameters under NOH below."""
-    figure, axes = panels(2, len(data))
+    figure, axes = panels(2, len(data), dpi=80)
     for i, name in enumerate(data):
         losses, rates = axes[:, i]
         for colour, (method, title) in zip(COLOURS, TITLES.items(), strict=False):
@@ -159,7 +158,7 @@ def draw(lines: Lines, data: Sequence[str], budget: int, path: Path) -> None:
             for curve in run["rates"]:
                 rates.plot(EVERY * np.arange(len(curve)), curve, linewidth=0.8)
         rates.set(xlabel="inner steps", ylabel="rates of NOH", yscale="log")
-    save_figure(figure, path, dpi=80)
+    return figure
 
 
 def plot(ax: Axes, curves: Array, colour: Any, label: str) -> None:

@@ -15,8 +15,7 @@ are then frozen.
 
 What a step costs (appendix F) is in `benchmarks/learned_optimizer.py`.
 
-`runs.jsonl` has a line a run. What is there is not made again, and a training that was killed goes on from its last
-checkpoint. Figures and `results.md` are drawn anew as results come in.
+The lines of `train` say what the trainings came to; their optimizers and logs are in folders of their own.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -34,6 +33,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import flow
+from flow import Report, Reproduction, Result, command, short
 from lrenv import networks
 from lrenv.agents import Agent
 from lrenv.agents.learned_optimizer.agent import LearnedOptimizer
@@ -44,15 +45,14 @@ from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
 from lrenv.agents.learned_optimizer.training import LearnedOptimizerTraining, unrolled
 from lrenv.agents.schedules.agent import constant
 from lrenv.benchmark import evaluation
+from lrenv.controllers import controller_file
 from lrenv.data import Data
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.memory import choose_device
 from lrenv.training.tasks import Task, make_task, register_task
 from lrenv.training.trainee import Trainee
 from metz2019_report import METHODS, OBJECTIVES, folder, report
-from plumbing import Lines, command, controller_of, short
 
-Result = dict[str, Any]
 Objective = Literal["train", "valid"]
 Part = Literal["train", "held-out", "generalise", "variance", "ablations"]
 
@@ -72,14 +72,6 @@ class Run:
     objective: str
     """What it was trained or tuned for."""
     seed: int
-
-
-class Piece(NamedTuple):
-    """Runs that are made together."""
-
-    runs: list[Run]
-    compute: Callable[[], Sequence[Result]]
-    """Gives what there is to say of each of them."""
 
 
 class Scale(NamedTuple):
@@ -110,16 +102,16 @@ class Scale(NamedTuple):
 
 SCALES = {
     "smoke": Scale(
-        "digits-mlp", 40, 10,
-        {"classes": 3, "network": "mlp", "widths": "4", "problems": 4, "workers": 2, "pairs": 2, "first_unroll": 10,
-         "updates": 4, "eval_every": 2, "eval_seeds": 1},
+        "digits-mlp", budget=40, interval=10,
+        training={"classes": 3, "network": "mlp", "widths": "4", "problems": 4, "workers": 2, "pairs": 2,
+         "first_unroll": 10, "updates": 4, "eval_every": 2, "eval_seeds": 1},
         selections=2, seeds=2, unrolls=(5, 20), batches=4,
         others={"one layer of 8": {"network": networks.mlp(8)}, "twice as long": {"budget": 80}},
         ablated={"updates": 2, "last_unroll": 20, "curriculum": 2}, ablation_problems=1,
     ),
     "cpu": Scale(
-        "mnist1d-mlp", 300, 10,
-        {"classes": 3, "network": "mlp", "widths": "16,32", "problems": 8, "workers": 4, "pairs": 4,
+        "mnist1d-mlp", budget=300, interval=10,
+        training={"classes": 3, "network": "mlp", "widths": "16,32", "problems": 8, "workers": 4, "pairs": 4,
          "sigma": 0.02, "first_unroll": 50, "last_unroll": 150, "curriculum": 1000, "updates": 300, "outer_lr": 3e-3,
          "eval_every": 20},
         unrolls=(10, 30, 100, 300),
@@ -133,8 +125,8 @@ SCALES = {
         ablated={"updates": 100, "last_unroll": 100, "curriculum": 100, "workers": 2},
     ),
     "paper": Scale(
-        "cifar10-mlp20", 10_000, 100,
-        {"classes": 3, "network": "conv3", "widths": "32", "problems": 8, "workers": 32, "pairs": 4,
+        "cifar10-mlp20", budget=10_000, interval=100,
+        training={"classes": 3, "network": "conv3", "widths": "32", "problems": 8, "workers": 32, "pairs": 4,
          "updates": 10_000},
         unrolls=(10, 100, 1000, 10_000),
         others={
@@ -150,8 +142,8 @@ SCALES = {
 curriculum and number of pairs, but selections of three out of CIFAR-10's classes instead of ten out of ImageNet's."""
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(flow.Settings):
     """What to run."""
 
     scale: Literal["smoke", "cpu", "paper"] = "cpu"
@@ -205,17 +197,6 @@ def training_settings(scale: Scale, objective: Objective, out: Path, **changes: 
     return LearnedOptimizerSettings(task=half(scale), objective=objective, out=out, **scale.training | changes)
 
 
-def trained(settings: LearnedOptimizerSettings) -> LearnedOptimizer:
-    """The best optimizer of a training."""
-    return LearnedOptimizer.load(controller_of(LearnedOptimizerTraining, settings))
-
-
-@cache
-def learned(scale: str, objective: Objective, out: Path) -> LearnedOptimizer:
-    """The optimizer trained for this objective."""
-    return trained(training_settings(SCALES[scale], objective, out / objective))
-
-
 def shown_test(task: Task) -> Data:
     """A task's data with the test split in place of the validation split."""
     data = task.load()
@@ -230,7 +211,7 @@ def curve(run: evaluation.Result, name: str, task: Task) -> NDArray[np.float64]:
 
 
 def measured(agent: Agent, task: Task, seeds: Sequence[int]) -> list[Result]:
-    """What an optimizer does on a problem, a result a seed."""
+    """What an optimizer does on a problem, a result per seed."""
     run = evaluation.evaluate(agent, task, seeds)
     # The same runs again, for test losses along the way. Nothing is chosen by them: the best checkpoint is that above.
     again = evaluation.evaluate(agent, replace(task, data=partial(shown_test, task)), seeds)
@@ -250,51 +231,6 @@ def measured(agent: Agent, task: Task, seeds: Sequence[int]) -> list[Result]:
     ]
 
 
-def contest(settings: Settings, task: Task, baselines: Sequence[str]) -> list[Result]:
-    """Learned optimizers and tuned ones on a problem, one after the other, each for both objectives."""
-    seeds = seeds_for("report", SCALES[settings.scale].seeds)
-    results: list[Result] = []
-    for objective in OBJECTIVES:
-        own = measured(learned(settings.scale, objective, settings.out), task, seeds)
-        results += [{"rate": None, "tuning_loss": None} | result for result in own]
-    for optimizer, tuning in tune_optimizers(task, optimizers=baselines).items():
-        for objective, losses in zip(OBJECTIVES, (tuning.train_loss, tuning.val_loss), strict=True):
-            found = {"rate": tuning.best(objective), "tuning_loss": float(losses.min())}
-            own = measured(constant(found["rate"]), make_task(task, optimizer=optimizer), seeds)
-            results += [found | result for result in own]
-    return results
-
-
-def variances(settings: Settings, fresh: bool, unroll: int) -> list[Result]:
-    """The variance of three estimates of the outer gradient from the same pairs, mean over theta's weights.
-
-    Estimates are from as many pairs as an update of the training has, drawn with replacement from many times as many:
-    some samples are far from the rest, and the variance of a few dozen independent estimates would be an accident.
-    """
-    scale = SCALES[settings.scale]
-    chosen = training_settings(scale, "train", settings.out / "train")
-    shape = chosen.architecture
-    theta = shape.init(chosen.seed) if fresh else learned(settings.scale, "train", settings.out).theta
-    task = replace(problems(chosen).train[0], optimizer=LearnedOptimizer(theta, shape))
-    trainee = Trainee(task, choose_device(chosen.device))
-    theta, rollout = theta.to(trainee.device), unrolled(trainee, unroll, "train")
-    k, generator = chosen.workers * chosen.pairs, torch.Generator().manual_seed(unroll)
-    batches = []
-    for i in range(scale.batches):
-        noise = perturbations(k, theta, chosen.sigma, generator)
-        samples = sampled(rollout, theta, noise, chosen.sigma, paired(trainee.init(seeds_for("report", k, k * i))))
-        batches.append((samples.es, samples.reparameterisation))
-    pools = [torch.cat(parts) for parts in zip(*batches, strict=True)]
-    estimates: dict[str, list[torch.Tensor]] = {"es": [], "reparameterisation": [], "merged": []}
-    for _ in range(RESAMPLES):
-        pairs = torch.randint(len(pools[0]), (k,), generator=generator)
-        es, reparameterisation = (pool[pairs] for pool in pools)
-        estimates["es"].append(es.double().mean(0))
-        estimates["reparameterisation"].append(reparameterisation.double().mean(0))
-        estimates["merged"].append(merged(reparameterisation, es).double())
-    return [{name: float(torch.stack(own).var(0).mean()) for name, own in estimates.items()}]
-
-
 def ablations(scale: Scale) -> dict[str, dict[str, Any]]:
     """Name -> how a training differs from a whole one."""
     whole = scale.training | scale.ablated
@@ -312,52 +248,127 @@ def ablations(scale: Scale) -> dict[str, dict[str, Any]]:
     }
 
 
-def ablated(settings: Settings, name: str, seed: int) -> list[Result]:
-    """A shorter training, and the training loss of held-out problems, which it was for: mean over steps and runs."""
-    scale = SCALES[settings.scale]
-    changes = scale.ablated | ablations(scale)[name] | {"seed": seed}
-    agent = trained(training_settings(scale, "train", folder(settings.out, name, seed), **changes))
-    tasks = held_out(scale)[: scale.ablation_problems]
-    seeds = seeds_for("report", scale.seeds)
-    runs = [curve(evaluation.evaluate(agent, task, seeds), "train_loss", task) for task in tasks]
-    mean = np.mean(runs, (0, 2))
-    return [{"loss": float(mean[1:].mean()), "curve": short(mean)}]
+class Metz2019(Reproduction[Settings, Run]):
+    """A learned optimizer against tuned ones."""
 
+    paper, title = "Metz et al. 2019", "A learned optimizer"
+    name, scales = Run, SCALES
 
-def pieces(settings: Settings) -> Iterator[Piece]:
-    """All that there is to make, in the order of the parts."""
-    scale, tasks = SCALES[settings.scale], held_out(SCALES[settings.scale])
-    others = [replace(tasks[0], name=name, **changes) for name, changes in scale.others.items()]
-    for part, rounds in {"held-out": tasks, "generalise": others}.items():
-        for task in rounds if part in settings.parts else ():
-            names = itertools.product([part], [task.name], METHODS[part], OBJECTIVES, range(scale.seeds))
-            compute = partial(contest, settings, task, METHODS[part][1:])
-            yield Piece(list(itertools.starmap(Run, names)), compute)
-    if "variance" in settings.parts:
-        for fresh, unroll in itertools.product((True, False), scale.unrolls):
-            run = Run("variance", str(unroll), "fresh" if fresh else "trained", "train", 0)
-            yield Piece([run], partial(variances, settings, fresh, unroll))
-    if "ablations" in settings.parts:
-        for seed, name in itertools.product(range(scale.ablation_seeds), ablations(scale)):
-            yield Piece([Run("ablations", "", name, "train", seed)], partial(ablated, settings, name, seed))
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._learned: dict[Objective, LearnedOptimizer] = {}
 
+    @cached_property
+    def problems(self) -> dict[str, list[Task]]:
+        """Part -> the problems on which optimizers compete."""
+        tasks = held_out(self.scale)
+        others = [replace(tasks[0], name=name, **changes) for name, changes in self.scale.others.items()]
+        return {"held-out": tasks, "generalise": others}
 
-def main(settings: Settings) -> None:
-    """Makes what is missing and draws what there is."""
-    lines = Lines(settings.out / "runs.jsonl", list(Run.__annotations__))
-    scale = SCALES[settings.scale]
-    if "train" in settings.parts:
-        for objective in settings.objectives:
-            learned(settings.scale, objective, settings.out)
-    for piece in pieces(settings):
-        missing = [asdict(run) not in lines for run in piece.runs]
-        if any(missing):
-            for run, new, result in zip(piece.runs, missing, piece.compute(), strict=True):
-                if new:
-                    lines.add(asdict(run) | result)
-            report(lines, scale.interval, settings.out, [piece.runs[0].part])
-    report(lines, scale.interval, settings.out)
+    def runs(self) -> Iterator[list[Run]]:
+        """All that is asked for, in the order of the parts: a problem, a variance, or a training at a time."""
+        scale, parts = self.scale, self.settings.parts
+        if "train" in parts:
+            for objective in self.settings.objectives:
+                yield [Run("train", "", "learned", objective, 0)]
+        for part, tasks in self.problems.items():
+            for task in tasks if part in parts else ():
+                names = itertools.product([part], [task.name], METHODS[part], OBJECTIVES, range(scale.seeds))
+                yield list(itertools.starmap(Run, names))
+        if "variance" in parts:
+            for theta, unroll in itertools.product(("fresh", "trained"), scale.unrolls):
+                yield [Run("variance", str(unroll), theta, "train", 0)]
+        if "ablations" in parts:
+            for seed, name in itertools.product(range(scale.ablation_seeds), ablations(scale)):
+                yield [Run("ablations", "", name, "train", seed)]
+
+    def compute(self, batch: Sequence[Run]) -> list[Result]:
+        """What the part asks of the runs."""
+        first = batch[0]
+        if first.part == "train":
+            return [self.cost(objective) for objective in OBJECTIVES if objective == first.objective]
+        if first.part == "variance":
+            return [self.variances(first.method == "fresh", int(first.case))]
+        if first.part == "ablations":
+            return [self.ablated(first.method, first.seed)]
+        (task,) = (task for task in self.problems[first.part] if task.name == first.case)
+        return self.contest(task, METHODS[first.part][1:])
+
+    def report(self) -> Report:
+        """Contests, variances, ablations."""
+        return report(self.lines, self.scale.interval, self.out)
+
+    def trained(self, settings: LearnedOptimizerSettings) -> LearnedOptimizer:
+        """The best optimizer of a training."""
+        return LearnedOptimizer.load(self.controller_of(LearnedOptimizerTraining, settings))
+
+    def learned(self, objective: Objective) -> LearnedOptimizer:
+        """The optimizer trained for this objective."""
+        if objective not in self._learned:
+            self._learned[objective] = self.trained(training_settings(self.scale, objective, self.out / objective))
+        return self._learned[objective]
+
+    def cost(self, objective: Objective) -> Result:
+        """What the training for this objective came to."""
+        self.learned(objective)
+        held = controller_file.read_metadata(self.out / objective / "controller.safetensors")
+        return {name: held[name] for name in ("iteration", "val_loss", "runs")}
+
+    def contest(self, task: Task, baselines: Sequence[str]) -> list[Result]:
+        """Learned optimizers and tuned ones on a problem, one after the other, each for both objectives."""
+        seeds = seeds_for("report", self.scale.seeds)
+        results: list[Result] = []
+        for objective in OBJECTIVES:
+            own = measured(self.learned(objective), task, seeds)
+            results += [{"rate": None, "tuning_loss": None} | result for result in own]
+        for optimizer, tuning in tune_optimizers(task, optimizers=baselines).items():
+            for objective, losses in zip(OBJECTIVES, (tuning.train_loss, tuning.val_loss), strict=True):
+                found = {"rate": tuning.best(objective), "tuning_loss": float(losses.min())}
+                own = measured(constant(found["rate"]), make_task(task, optimizer=optimizer), seeds)
+                results += [found | result for result in own]
+        return results
+
+    def variances(self, fresh: bool, unroll: int) -> Result:
+        """The variance of three estimates of the outer gradient from the same pairs, mean over theta's weights.
+
+        Estimates are from as many pairs as an update of the training has, drawn with replacement from many times as
+        many: some samples are far from the rest, and the variance of a few dozen independent estimates would be an
+        accident.
+        """
+        scale = self.scale
+        chosen = training_settings(scale, "train", self.out / "train")
+        shape = chosen.architecture
+        theta = shape.init(chosen.seed) if fresh else self.learned("train").theta
+        task = replace(problems(chosen).train[0], optimizer=LearnedOptimizer(theta, shape))
+        trainee = Trainee(task, choose_device(chosen.device))
+        theta, rollout = theta.to(trainee.device), unrolled(trainee, unroll, "train")
+        k, generator = chosen.workers * chosen.pairs, torch.Generator().manual_seed(unroll)
+        batches = []
+        for i in range(scale.batches):
+            noise = perturbations(k, theta, chosen.sigma, generator)
+            samples = sampled(rollout, theta, noise, chosen.sigma, paired(trainee.init(seeds_for("report", k, k * i))))
+            batches.append((samples.es, samples.reparameterisation))
+        pools = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+        estimates: dict[str, list[torch.Tensor]] = {"es": [], "reparameterisation": [], "merged": []}
+        for _ in range(RESAMPLES):
+            pairs = torch.randint(len(pools[0]), (k,), generator=generator)
+            es, reparameterisation = (pool[pairs] for pool in pools)
+            estimates["es"].append(es.double().mean(0))
+            estimates["reparameterisation"].append(reparameterisation.double().mean(0))
+            estimates["merged"].append(merged(reparameterisation, es).double())
+        return {name: float(torch.stack(own).var(0).mean()) for name, own in estimates.items()}
+
+    def ablated(self, name: str, seed: int) -> Result:
+        """A shorter training, and the training loss of held-out problems, which it was for: mean over steps, runs."""
+        scale = self.scale
+        changes = scale.ablated | ablations(scale)[name] | {"seed": seed}
+        agent = self.trained(training_settings(scale, "train", folder(self.out, name, seed), **changes))
+        seeds = seeds_for("report", scale.seeds)
+        tasks = self.problems["held-out"][: scale.ablation_problems]
+        runs = [curve(evaluation.evaluate(agent, task, seeds), "train_loss", task) for task in tasks]
+        mean = np.mean(runs, (0, 2))
+        return {"loss": float(mean[1:].mean()), "curve": short(mean)}
 
 
 if __name__ == "__main__":
-    sys.exit(command(main, Settings, __doc__))
+    sys.exit(command(Metz2019, Settings, __doc__))

@@ -1,4 +1,4 @@
-"""Pathologies of hypergradients: `python reproductions/metz2019_hypergradients.py --scale cpu --out runs/metz2019`.
+"""Pathologies of hypergradients: `python reproductions/metz2019_hypergradients.py --scale cpu`.
 
 Metz et al. 2019, "Understanding and correcting pathologies in the training of learned optimizers" (arXiv:1810.10180),
 sections 2.3 and 2.4:
@@ -12,33 +12,30 @@ sections 2.3 and 2.4:
 The paper gives neither the learning rate of figure 3 nor the outer optimizer of figure 4: here they are 0.02, and Adam
 on the logarithm of the rate. Its 10,000 inner steps on MNIST are `--scale paper`. `cpu` takes 1,000 steps on 8x8 digits
 with batches of 4, where noise counts as soon, and shows single windows at the rate 0.004.
-
-Each result is a line of `results.jsonl`; those that are there already are not computed again.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
+import flow
+from flow import Report, Reproduction, Result, command
 from lrenv import networks
 from lrenv.randomness.seeds import seeds_for
-from lrenv.runtime.progress import progress
 from lrenv.training.hypergradients import forward, reverse, rollout, truncated, validation_loss
 from lrenv.training.optimizers import adam
 from lrenv.training.tasks import make_task
 from lrenv.training.trainee import Trainee
 from metz2019_hypergradients_report import report
-from plumbing import Lines, command
 
 F64 = torch.float64
-Result = dict[str, Any]
 TOY_RATE = 0.02
 HILL = (21 - 57**0.5) / 8
 """The maximum of the loss between the toy problem's two minima."""
@@ -77,26 +74,40 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(8, 1, (5, 10), (0.1, 1.0), (2, 4), "digits-mlp", 16, 12, (3, 12), 1e-3, 2, 3, 2),
+    "smoke": Scale(
+        momenta=8, zooms=1, horizons=(5, 10), rates=(0.1, 1.0), unrolls=(2, 4), task="digits-mlp", batch_size=16,
+        steps=12, windows=(3, 12), window_rate=1e-3, outer_steps=2, grid=3, seeds=2,
+    ),
     "cpu": Scale(
-        400, 5, (10, 30, 100, 300), (0.03, 0.1, 0.3, 1.0), (1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
-        "digits-mlp", 4, 1000, (5, 20, 100, 1000), 4e-3, 16, 25, 4,
+        momenta=400, zooms=5, horizons=(10, 30, 100, 300), rates=(0.03, 0.1, 0.3, 1.0),
+        unrolls=tuple(2**k for k in range(10)), task="digits-mlp", batch_size=4, steps=1000, windows=(5, 20, 100, 1000),
+        window_rate=4e-3, outer_steps=16, grid=25, seeds=4,
     ),
     "paper": Scale(
-        2000, 5, (10, 30, 100, 300, 1000), (0.03, 0.1, 0.3, 1.0), tuple(2**k for k in range(12)),
-        "mnist-mlp", 128, 10_000, (10, 50, 100, 500, 2000), 1e-3, 20, 25, 4,
+        momenta=2000, zooms=5, horizons=(10, 30, 100, 300, 1000), rates=(0.03, 0.1, 0.3, 1.0),
+        unrolls=tuple(2**k for k in range(12)), task="mnist-mlp", batch_size=128, steps=10_000,
+        windows=(10, 50, 100, 500, 2000), window_rate=1e-3, outer_steps=20, grid=25, seeds=4,
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What to compute, and where to put it."""
+class Run:
+    """A result; all fields together are its name."""
 
-    out: Path
-    """Folder of results and figures; continued where it exists."""
+    part: str
+    setting: float
+    """Steps, a rate, or a window's steps; 0 where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(flow.Settings):
+    """What to run."""
+
     scale: Literal["smoke", "cpu", "paper"] = "cpu"
     """Seconds, minutes, or the paper's sizes."""
+    out: Path = Path("runs/metz2019_hypergradients")
+    """Where results go."""
 
 
 TOY = Trainee(make_task("two-minima"), dtype=F64)
@@ -184,30 +195,36 @@ def grid(scale: Scale) -> Result:
     return {"lr": rates.tolist(), "loss": losses.tolist()}
 
 
-def jobs(scale: Scale) -> dict[tuple[str, float], Callable[[], Result]]:
-    """(part, its setting) -> what computes it."""
-    work: dict[tuple[str, float], Callable[[], Result]] = {("trajectory", 0): partial(trajectories, scale)}
-    work |= {("momentum", steps): partial(by_momentum, scale, steps) for steps in scale.horizons}
-    work |= {("horizon", rate): partial(by_horizon, scale, rate) for rate in scale.rates}
-    work[("grid", 0)] = partial(grid, scale)
-    work |= {("windows", window): partial(single_windows, scale, window) for window in scale.windows}
-    work |= {("learned", window): partial(learned, scale, window) for window in scale.windows}
+def jobs(scale: Scale) -> dict[Run, Callable[[], Result]]:
+    """Run -> what computes it."""
+    work: dict[Run, Callable[[], Result]] = {Run("trajectory", 0): partial(trajectories, scale)}
+    work |= {Run("momentum", steps): partial(by_momentum, scale, steps) for steps in scale.horizons}
+    work |= {Run("horizon", rate): partial(by_horizon, scale, rate) for rate in scale.rates}
+    work[Run("grid", 0)] = partial(grid, scale)
+    work |= {Run("windows", window): partial(single_windows, scale, window) for window in scale.windows}
+    work |= {Run("learned", window): partial(learned, scale, window) for window in scale.windows}
     return work
 
 
-def main(settings: Settings) -> None:
-    """Computes the results that are missing and draws them."""
-    lines = Lines(settings.out / "results.jsonl", ("scale", "part", "setting"))
-    work = jobs(SCALES[settings.scale])
-    with progress(len(work), "results") as tell:
-        for done, ((part, setting), compute) in enumerate(work.items()):
-            tell(done, f"{part} {setting:g}")
-            name = {"scale": settings.scale, "part": part, "setting": setting}
-            if name not in lines:
-                lines.add(name | compute())
-        tell(len(work))
-    report(lines, settings.scale, settings.out)
+class Hypergradients(Reproduction[Settings, Run]):
+    """How hypergradients explode, and what truncation makes of them."""
+
+    paper, title = "Metz et al. 2019, sections 2.3 and 2.4", "Hypergradients through long training"
+    name, scales = Run, SCALES
+
+    def runs(self) -> Iterator[list[Run]]:
+        """One by one."""
+        return ([run] for run in jobs(self.scale))
+
+    def compute(self, batch: Sequence[Run]) -> list[Result]:
+        """Each on its own."""
+        work = jobs(self.scale)
+        return [work[run]() for run in batch]
+
+    def report(self) -> Report:
+        """Transitions, sizes of hypergradients, learned rates."""
+        return report(self.lines)
 
 
 if __name__ == "__main__":
-    sys.exit(command(main, Settings, __doc__))
+    sys.exit(command(Hypergradients, Settings, __doc__))

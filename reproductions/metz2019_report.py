@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,23 +14,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from flow import COLOURS, Claim, Lines, Report, markdown, panels
 from lrenv.agents.learned_optimizer.baselines import BASELINES
 from lrenv.agents.learned_optimizer.settings import OUTER_LR
 from lrenv.controllers import controller_file
-from lrenv.runtime.files import replace_file
-from plumbing import COLOURS, Lines, markdown, panels, save_figure
 
 Array = NDArray[np.float64]
 Contest = dict[tuple[str, str], list[dict[str, Any]]]
 """(method, objective) -> its runs on a problem."""
-Row = tuple[str, str, str, str, str]
-"""Claim, what the paper has, what is asked for here, what is found, whether it holds."""
 
 OBJECTIVES: tuple[Literal["train", "valid"], ...] = ("train", "valid")
 """What optimizers are trained and tuned for."""
-DRAWN = ("held-out", "generalise", "variance", "ablations")
 METHODS = {"held-out": ("learned", *BASELINES), "generalise": ("learned", "adam")}
 """Part -> who competes."""
+DPI = 65
+"""There are many panels."""
 ESTIMATES = ("es", "reparameterisation", "merged")
 SMOOTHED = 3
 """Intervals that a training loss is the mean of: the losses of single batches are noisy."""
@@ -51,20 +50,18 @@ PAPERS_TRAININGS = (
 """Sections 3 and 4.3, appendix C.3: runs have 10,000 steps, and unrolls are as long after 5,000 updates."""
 
 
-def report(lines: Lines, interval: int, out: Path, drawn: Sequence[str] = DRAWN) -> None:
-    """Writes results.md and draws held-out.png, variance.png, generalise.png and ablations.png, of what there is.
+def report(lines: Lines, interval: int, out: Path) -> Report:
+    """Contests, variances and ablations, held-out.png, variance.png, generalise.png and ablations.png.
 
     Args:
         lines: the results.
         interval: inner steps between two points of a curve.
-        out: folder of figures and of the trainings, whose logs are drawn, too.
-        drawn: parts whose figures are drawn.
+        out: folder of the trainings, whose logs are drawn, too.
     """
     held_out, others = contests(lines, "held-out"), contests(lines, "generalise")
     variances, ablations = by_unroll(lines), lines.where(part="ablations")
-    text = "# A learned optimizer (Metz et al. 2019)\n\n## Claims\n\n"
-    text += "The best tuned optimizer is that with the lowest loss on the tuning seeds; with hindsight, on these.\n\n"
-    text += markdown(("claim", "paper", "asked", "here", "holds"), claims(held_out, variances))
+    text = "\nThe best tuned optimizer is that with the lowest loss on the tuning seeds; with hindsight, on these.\n"
+    figures: dict[str, Callable[[], Figure]] = {}
     if found := list(trainings(out)):
         text += "\n## Trainings\n\n"
         header = ("for", "updates", "kept after", "steps of an unroll", "sigma", "outer rate", "clip", "pairs", "runs")
@@ -73,29 +70,24 @@ def report(lines: Lines, interval: int, out: Path, drawn: Sequence[str] = DRAWN)
         text += f"\n## Held-out problems\n\n{overlap(held_out)}\n\n"
         text += "Seconds of a batch of runs, measurements included, mean over problems: "
         text += f"{', '.join(seconds(held_out))}.\n{tables(held_out)}"
+        figures["held-out.png"] = partial(draw_held_out, held_out, interval)
     if variances:
         text += "\n## Variances of outer gradients, mean over weights\n\n"
         text += markdown(
             ("theta", "inner steps", *ESTIMATES),
             [(theta, unroll, *(f"{x:.2g}" for x in own.values())) for (theta, unroll), own in variances.items()],
         )
+        figures["variance.png"] = partial(draw_variances, variances, out)
     if others:
         text += f"\n## Other problems\n\n{failures(others)}\n{tables(others)}"
+        figures["generalise.png"] = partial(draw_others, others, interval)
     if ablations:
         text += "\n## Ablations\n\nTraining loss on held-out problems, mean over steps, problems and runs.\n\n"
         rows = [(name, summary(own), PAPERS.get(name, "")) for name, own in ablation_losses(ablations).items()]
         text += markdown(("training", "loss", "paper"), rows)
+        figures["ablations.png"] = partial(draw_ablations, ablations, out)
     text += "\nWhat a step costs (appendix F): `benchmarks/learned_optimizer.py`, `benchmarks/RESULTS.md`.\n"
-    replace_file(out / "results.md", text)
-    figures: dict[str, tuple[Any, Callable[[], Figure]]] = {
-        "held-out": (held_out, lambda: draw_held_out(held_out, interval)),
-        "variance": (variances, lambda: draw_variances(variances, out)),
-        "generalise": (others, lambda: draw_others(others, interval)),
-        "ablations": (ablations, lambda: draw_ablations(ablations, out)),
-    }
-    for part, (results, draw) in figures.items():
-        if results and part in drawn:
-            save_figure(draw(), out / f"{part}.png", dpi=65)  # many panels
+    return Report(claims(held_out, variances), text, figures)
 
 
 def trainings(out: Path) -> Iterator[tuple[str, ...]]:
@@ -207,28 +199,31 @@ def by_unroll(lines: Lines) -> dict[tuple[str, int], dict[str, float]]:
     }
 
 
-def claims(held_out: dict[str, Contest], variances: dict[tuple[str, int], dict[str, float]]) -> list[Row]:
+def claims(held_out: dict[str, Contest], variances: dict[tuple[str, int], dict[str, float]]) -> list[Claim]:
     """The paper's claims beside what is found here."""
     rows = []
     if held_out:
         for name, hindsight in itertools.product(("final_test_loss", "best_test_loss"), (False, True)):
             wins = [improvement(contest, "valid", name, hindsight) > 0 for contest in held_out.values()]
             best = "the best tuned one" + " with hindsight" * hindsight
-            claim = f"trained for validation, it beats {best}: {LOSSES[name]}"
+            claim = f"trained for validation, it ends below {best}: {LOSSES[name]}"
             found = f"on {100 * np.mean(wins):.0f} % of held-out problems ({sum(wins)} of {len(wins)})"
             if (name, hindsight) == ("final_test_loss", False):
-                rows.append((claim, "98 % (4.4)", "at least 80 %", found, verdict(bool(np.mean(wins) >= 0.8))))
+                claim += ", on at least 80 % of held-out problems"
+                rows.append(Claim("section 4.4", claim, "98 %", found, verdict(bool(np.mean(wins) >= 0.8))))
             else:
-                rows.append((claim, "", "", found, ""))
+                rows.append(Claim("not in it", claim, "", found, ""))
         shares = np.array([reached(contest) for contest in held_out.values()])
         times = shares * np.array([slowdown(contest) for contest in held_out.values()])
-        claim = "trained for training loss, it is where the best tuned one ends after a share of the"
-        rows.append((f"{claim} budget", "", "at most 50 %", spread(shares), verdict(bool(np.median(shares) <= 0.5))))
-        rows.append((f"{claim} time", "below 20 % (figure 1a)", "", spread(times), ""))
+        claim = "trained for training loss, it is where the best tuned one ends after"
+        half, holds = f"{claim} at most 50 % of the steps", verdict(bool(np.median(shares) <= 0.5))
+        rows.append(Claim("figure 1", half, "", spread(shares), holds))
+        rows.append(Claim("figure 1a", f"{claim} a share of the time", "below 20 %", spread(times), ""))
     if variances:
         ratios = [own["merged"] / min(own["es"], own["reparameterisation"]) for own in variances.values()]
-        claim, found = "variance of merged over the smaller of the others", f"{min(ratios):.2f} to {max(ratios):.2f}"
-        rows.append((claim, "at most 1 (3)", "at most 1.1", found, verdict(max(ratios) <= 1.1)))
+        claim = "the variance of the merged estimate is at most 1.1 times the smaller of the others"
+        found = f"{min(ratios):.2f} to {max(ratios):.2f} times"
+        rows.append(Claim("section 3", claim, "at most 1", found, verdict(max(ratios) <= 1.1)))
     return rows
 
 
@@ -264,7 +259,7 @@ def summary(losses: Array) -> str:
 
 
 def tables(found: dict[str, Contest]) -> str:
-    """A table a loss: mean over seeds ± standard deviation, with each rate; a star marks the best on tuning seeds."""
+    """A table per loss: mean over seeds ± standard deviation, with each rate; a star marks the best on tuning seeds."""
     text = ""
     for objective, name in (("train", "train_loss"), ("valid", "final_test_loss"), ("valid", "best_test_loss")):
         rows = []
@@ -318,7 +313,7 @@ def plot(ax: Axes, found: Sequence[Contest], objective: str, name: str, interval
 
 def draw_held_out(held_out: dict[str, Contest], interval: int) -> Figure:
     """Figure 1: losses by steps and by time, and how far below the best tuned optimizer they end."""
-    figure, axes = panels(2, 3)
+    figure, axes = panels(2, 3, DPI)
     found = list(held_out.values())
     for row, objective, name in zip(axes, OBJECTIVES, ("train_loss", "test_loss"), strict=True):
         for ax, timed in zip(row, (False, True), strict=False):
@@ -334,7 +329,7 @@ def draw_held_out(held_out: dict[str, Contest], interval: int) -> Figure:
 
 def draw_variances(variances: dict[tuple[str, int], dict[str, float]], out: Path) -> Figure:
     """By the length of unrolls, and figure 5a: over the two trainings, whose unrolls grow."""
-    figure, axes = panels(1, 3)
+    figure, axes = panels(1, 3, DPI)
     for ax, theta in zip(axes[0], ("fresh", "trained"), strict=False):
         unrolls = sorted(unroll for state, unroll in variances if state == theta)
         for colour, name in zip(COLOURS, ESTIMATES, strict=False):
@@ -351,8 +346,8 @@ def draw_variances(variances: dict[tuple[str, int], dict[str, float]], out: Path
 
 
 def draw_others(others: dict[str, Contest], interval: int) -> Figure:
-    """Figure 6: a column a problem."""
-    figure, axes = panels(2, len(others))
+    """Figure 6: a column per problem."""
+    figure, axes = panels(2, len(others), DPI)
     for column, (case, contest) in zip(axes.T, others.items(), strict=True):
         for ax, objective, name in zip(column, OBJECTIVES, ("train_loss", "test_loss"), strict=True):
             plot(ax, [contest], objective, name, interval)
@@ -363,7 +358,7 @@ def draw_others(others: dict[str, Contest], interval: int) -> Figure:
 
 def draw_ablations(ablations: list[dict[str, Any]], out: Path) -> Figure:
     """Figures 7 and 15: what each training ends with, and its validation on the way."""
-    figure, axes = panels(1, 2)
+    figure, axes = panels(1, 2, DPI)
     losses = ablation_losses(ablations)
     colours = dict(zip(losses, COLOURS, strict=False))
     for i, (name, own) in enumerate(losses.items()):

@@ -10,8 +10,7 @@ the budget. `paper` is the setting of the paper's figure on CIFAR-10, but for a 
 instead of a twentieth, and a first outer step as long as the others. `cpu` has the same schedules on MNIST, `smoke`
 shorter ones on 8x8 digits, to see whether everything works.
 
-Each search is a line of `runs.jsonl`; one that is there is not made again, and one that was killed goes on from its
-last checkpoint, in `searches`. The figure and `results.md` are drawn anew after each search.
+Each search is a line of `runs.jsonl`; one that was killed goes on from its last checkpoint, in `searches`.
 """
 
 from __future__ import annotations
@@ -19,23 +18,26 @@ from __future__ import annotations
 import csv
 import itertools
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+import flow
+from flow import COLOURS, Claim, Report, Reproduction, Result, command, markdown, panels, short
 from lrenv.agents.fds.random_search import schedule_training
 from lrenv.agents.fds.settings import FDSSettings
 from lrenv.randomness.seeds import seeds_for
-from lrenv.runtime.files import replace_file
 from lrenv.runtime.memory import choose_device
 from lrenv.training.hypergradients import rollout
 from lrenv.training.tasks import make_task
 from lrenv.training.trainee import Trainee
-from plumbing import COLOURS, Lines, command, controller_of, markdown, panels, save_figure, short
 
 METHODS = ("fds", "greedy", "truncated", "random")
 COLOUR = dict(zip(METHODS, COLOURS, strict=False))
@@ -57,15 +59,23 @@ class Scale(NamedTuple):
 
 
 SCALES = {
-    "smoke": Scale("digits-mlp", 60, outer_steps=3, seeds=2, measured=2),
-    "cpu": Scale("mnist-mlp20", 2000, val_examples=1000),
-    "paper": Scale("cifar10-wrn16-1", 1560),
+    "smoke": Scale("digits-mlp", budget=60, outer_steps=3, seeds=2, measured=2),
+    "cpu": Scale("mnist-mlp20", budget=2000, val_examples=1000),
+    "paper": Scale("cifar10-wrn16-1", budget=1560),
 }
 """Scale -> the setting: seconds, an hour or two on a core, a day or so on a GPU."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class Run:
+    """A search."""
+
+    method: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(flow.Settings):
     """What to run."""
 
     scale: Literal["smoke", "cpu", "paper"] = "cpu"
@@ -120,31 +130,46 @@ def measured(
     return {name: torch.cat(own).view(number, seeds).cpu().double().numpy() for name, own in parts.items()}
 
 
-def run(settings: Settings, method: str, seed: int) -> dict[str, Any]:
-    """A search, and what its schedules reach."""
-    scale, search = SCALES[settings.scale], search_settings(settings, method, seed)
-    controller_of(schedule_training, search)
-    schedules, rows = found(search)
-    trainee = Trainee(make_task(search.make_task(), val_examples=None), choose_device(settings.device))
-    each = measured(trainee, schedules, scale.measured, scale.budget)
-    last = {name: own[-1:] for name, own in schedules.items()}
-    stretched = measured(trainee, last, scale.measured, STRETCHED * scale.budget)
-    return {
-        "method": method,
-        "seed": seed,
-        "inner_steps": [int(float(row["inner_steps"])) for row in rows],
-        "seconds": float(f"{sum(float(row['time/seconds']) for row in rows):.4g}"),
-        "schedule": {name: [short(values) for values in own.tolist()] for name, own in schedules.items()},
-        "measured": {name: short(own.mean(1)) for name, own in each.items()},
-        "stretched": {name: short(own.mean(1))[0] for name, own in stretched.items()},
-    }
+class Micaelli2021(Reproduction[Settings, Run]):
+    """FDS and other ways to find the same schedules."""
+
+    paper, title = "Micaelli and Storkey 2021", "FDS"
+    name, scales = Run, SCALES
+
+    def runs(self) -> Iterator[list[Run]]:
+        """The searches one by one, a seed of each method before the next seed of any."""
+        for seed, method in itertools.product(range(self.scale.seeds), self.settings.methods):
+            yield [Run(method, seed)]
+
+    def compute(self, batch: Sequence[Run]) -> list[Result]:
+        """A search, and what its schedules reach."""
+        (run,) = batch
+        scale, device = self.scale, choose_device(self.settings.device)
+        search = search_settings(self.settings, run.method, run.seed)
+        self.controller_of(schedule_training, search)
+        schedules, rows = found(search)
+        trainee = Trainee(make_task(search.make_task(), val_examples=None), device)
+        each = measured(trainee, schedules, scale.measured, scale.budget)
+        last = {name: own[-1:] for name, own in schedules.items()}
+        stretched = measured(trainee, last, scale.measured, STRETCHED * scale.budget)
+        return [
+            {
+                "inner_steps": [int(float(row["inner_steps"])) for row in rows],
+                "seconds": float(f"{sum(float(row['time/seconds']) for row in rows):.4g}"),
+                "schedule": {name: [short(values) for values in own.tolist()] for name, own in schedules.items()},
+                "measured": {name: short(own.mean(1)) for name, own in each.items()},
+                "stretched": {name: short(own.mean(1))[0] for name, own in stretched.items()},
+            }
+        ]
+
+    def report(self) -> Report:
+        """Accuracies by method, and the schedules."""
+        return report({method: own for method in METHODS if (own := self.lines.where(method=method))})
 
 
-def report(lines: Lines, out: Path) -> None:
-    """Draws fds.png and writes results.md, of the searches that there are."""
-    results = {method: own for method in METHODS if (own := lines.where(method=method))}
-    draw(results, out / "fds.png")
-    text = "# FDS (Micaelli and Storkey 2021)\n\nMeans over searches ± standard deviations.\n\n"
+def report(results: dict[str, list[Result]]) -> Report:
+    """Accuracies, claims and fds.png, by method."""
+    text = "\n## Accuracies\n\nMeans over searches ± standard deviations, in percent.\n\n"
     text += markdown(
         ("method", "searches", "inner steps", "seconds", "val accuracy", "test accuracy", f"test, {STRETCHED}x budget"),
         [
@@ -164,10 +189,10 @@ def report(lines: Lines, out: Path) -> None:
     )
     if {"fds", "random"} <= results.keys():
         text += f"\n{effort(results)}\n"
-    replace_file(out / "results.md", f"{text}\n## Claims\n\n{markdown(('claim', 'holds', 'numbers'), claims(results))}")
+    return Report(claims(results), text, {"fds.png": partial(draw, results)})
 
 
-def effort(results: dict[str, list[dict[str, Any]]]) -> str:
+def effort(results: dict[str, list[Result]]) -> str:
     """What random search had beside FDS: as many inner steps, but not as many seconds."""
     fds, random = (np.mean([result["seconds"] for result in results[method]]) for method in ("fds", "random"))
     draws = max(len(result["inner_steps"]) for result in results["fds"])
@@ -183,7 +208,7 @@ def spread(values: list[float]) -> str:
     return f"{percent.mean():.1f} ± {percent.std():.1f}"
 
 
-def claims(results: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str, str]]:
+def claims(results: dict[str, list[Result]]) -> list[Claim]:
     """The paper's claims, whether they hold here, and by how much."""
 
     def ends(method: str) -> NDArray[np.float64]:
@@ -193,19 +218,21 @@ def claims(results: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str, str
     for rival in METHODS[1:]:
         if {"fds", rival} <= results.keys():
             gain = float(ends("fds").mean() - ends(rival).mean())
-            ordered = bool(ends("fds").min() > ends(rival).max())
-            paper = "" if rival == "truncated" else " (paper: by nearly 10 points on CIFAR-10)"
-            claim = f"FDS ends above {rival} at the same inner steps{paper}"
-            rows.append((claim, "yes" if gain > 0 else "no", f"{gain:+.1f} points; every search: {ordered}"))
+            apart = int((ends("fds")[:, None] > ends(rival)).all(1).sum())
+            place, published = ("not in it", "") if rival == "truncated" else ("abstract", "by nearly 10 %, CIFAR-10")
+            claim = f"FDS ends above {rival} at the same inner steps"
+            found = f"{gain:+.1f} points; {apart} of {len(results['fds'])} searches above all of {rival}"
+            rows.append(Claim(place, claim, published, found, "yes" if gain > 0 else "no"))
     if "fds" in results:
         curves = [100 * np.array(result["measured"]["val_accuracy"], np.float64) for result in results["fds"]]
         first, late, end = (np.mean([curve[max(i, -len(curve))] for curve in curves]) for i in (0, -3, -1))
         numbers = f"{first:.1f} % after the first, {late:.1f} % two before the end, {end:.1f} % at the end"
-        rows.append((f"{max(map(len, curves))} outer steps suffice", "yes" if end - late < 1 else "no", numbers))
+        claim, holds = f"{max(map(len, curves))} outer steps suffice", "yes" if end - late < 1 else "no"
+        rows.append(Claim("abstract", claim, "about 10", numbers, holds))
     return rows
 
 
-def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
+def draw(results: dict[str, list[Result]]) -> Figure:
     """Validation loss and accuracy against inner steps, and each method's learning rates."""
     figure, axes = panels(2, 3)
     for column, (name, label) in enumerate((("val_accuracy", "validation accuracy"), ("val_loss", "validation loss"))):
@@ -224,18 +251,8 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
             rates = result["schedule"]["lr"][-1]
             ax.stairs(rates, np.linspace(0, 1, len(rates) + 1), baseline=None, color=COLOUR[method])
         ax.set(xlabel="part of the budget", ylabel="learning rate", title=method, ylim=(0, None))
-    save_figure(figure, path)
-
-
-def main(settings: Settings) -> None:
-    """Makes the searches that are missing and draws what there is."""
-    lines = Lines(settings.out / "runs.jsonl", ("method", "seed"))
-    for seed, method in itertools.product(range(SCALES[settings.scale].seeds), settings.methods):
-        if {"method": method, "seed": seed} not in lines:
-            lines.add(run(settings, method, seed))
-            report(lines, settings.out)
-    report(lines, settings.out)
+    return figure
 
 
 if __name__ == "__main__":
-    sys.exit(command(main, Settings, __doc__))
+    sys.exit(command(Micaelli2021, Settings, __doc__))

@@ -15,10 +15,8 @@ The paper leaves open PPO's discount (0.99 here), clipping (0.2), epochs (10) an
 of the scaling factor (1/2 to 2), which of its episodes' controllers is reported (here, the best on held-out seeds), and
 from which of the three first rates (here, from each, in rows of their own). For its networks see `xu2019_tasks`.
 
-Work is cut into pieces: a few runs, or a training. A finished piece is a line of `runs.jsonl` and is not made again; a
-training that was interrupted goes on from its checkpoint, in `trainings`. With `--seconds S` no piece is begun after S
-seconds, and a training stops at its next update; the same command then goes on. Data that are missing are told, and
-their rows skipped. `results.md` and the figures are drawn anew as results come in.
+Work is cut into pieces: a few runs, or a training, whose checkpoint is in `trainings` until it ends. Each is a line of
+`runs.jsonl`. Data that are missing are told, and their rows skipped.
 
 `--again` makes the reported runs of the lines once more, from the controllers' files, and says whether every number is
 the same to the last digit, as it is on one machine.
@@ -27,30 +25,28 @@ the same to the last digit, as it is on one machine.
 from __future__ import annotations
 
 import itertools
-import math
+import json
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import flow
+from flow import Lines, Report, Reproduction, Result, command, cut, short, told
 from lrenv.agents import Agent
+from lrenv.agents.outer.folder import Folder
 from lrenv.agents.ppo.agent import PPOController
+from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import selection_losses
 from lrenv.controllers.agent import agent_factory
 from lrenv.randomness.seeds import seeds_for
+from lrenv.runtime.json_values import to_json
 from lrenv.runtime.memory import choose_device
-from plumbing import Lines, command, short
 from xu2019_report import SCHEDULES, best, report
 from xu2019_tasks import NETWORKS, SCALES, Scale, available, task_of
-from xu2019_training import CHECKPOINT, SETTINGS, Carried, controller_of, digest, runs_spent
-
-Result = dict[str, Any]
-
-REDRAW_SECONDS = 60.0
-"""Results are drawn this often at most while pieces go on."""
+from xu2019_training import SETTINGS, Carried, Timed, digest, runs_spent
 
 
 @dataclass(frozen=True)
@@ -69,22 +65,15 @@ class Piece:
     part: int = 0
     """Which of the batches that its runs are cut into."""
 
-    def __str__(self) -> str:
-        carried = f" from {self.source}" if self.source != self.data else ""
-        start = f" from rate {self.start:g}" if self.start else ""
-        return f"{self.stage} {self.data} {self.network} {self.method}{carried}{start}, part {self.part}"
 
-
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(flow.Settings):
     """What to run."""
 
     scale: Literal["smoke", "cpu", "gpu", "paper"] = "cpu"
     """How much: smoke for seconds, cpu for half a day on two cores, gpu for hours on an H100, paper for days on one."""
     out: Path = Path("runs/xu2019")
     """Where results go."""
-    seconds: float = math.inf
-    """Begin no piece, and no update of a training, after so many seconds."""
     networks: tuple[str, ...] = field(default_factory=tuple)
     """Only these; cnn-caffe and cnn-tensorflow are other LeNets."""
     data: tuple[str, ...] = field(default_factory=tuple)
@@ -99,26 +88,6 @@ class Settings:
     """Where trainees live; CUDA where there is any by default."""
 
 
-def trained(piece: Piece, scale: Scale, settings: Settings, deadline: float) -> Result | None:
-    """Trains a controller, or goes on; gives its file and what it took, or None if time was up before the end."""
-    setting, actor = piece.method.split("-")
-    version = scale.like(piece.network, scale.trained)
-    task = task_of(piece.data, piece.network, version)
-    envs, episodes = scale.envs[setting], scale.like(piece.network, scale.episodes)
-    own = SETTINGS[setting] | {
-        "envs": envs, "episodes": settings.episodes or episodes, "lstm": actor == "lstm", "device": settings.device,
-        "compile": "graph" if choose_device(settings.device).type == "cuda" else False,
-        "eval_every": -(-episodes // envs // scale.evaluations), "eval_seeds": scale.eval_seeds,
-    }  # fmt: skip
-    file = controller_of(task, folder(settings.out, piece), own, deadline)
-    if file is None:
-        return None
-    runs = runs_spent(file.parent)
-    return {
-        "file": file.relative_to(settings.out).as_posix(), "sha256": digest(file), "version": list(version), **runs,
-    }  # fmt: skip
-
-
 def folder(out: Path, piece: Piece) -> Path:
     """Where a training has its files."""
     return out / "trainings" / f"{piece.source}-{piece.network}-{piece.method}"
@@ -130,20 +99,19 @@ def grid(method: str) -> list[dict[str, float]]:
     return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
 
 
-def cut(things: Sequence[Any], piece: Piece, scale: Scale) -> Sequence[Any]:
+def part_of(things: Sequence[Any], piece: Piece, scale: Scale) -> Sequence[Any]:
     """The piece's part of the things that it runs; what runs together doesn't depend on what is there already."""
-    at_once = scale.like(piece.network, scale.at_once)
-    return things[piece.part * at_once : (piece.part + 1) * at_once]
+    return list(cut(things, scale.like(piece.network, scale.at_once)))[piece.part]
 
 
-def tuned(piece: Piece, scale: Scale, settings: Settings) -> Result:
+def tuned(piece: Piece, scale: Scale, device: str | None) -> Result:
     """Runs of some of a schedule's combinations, all on one tuning seed."""
-    combinations = cut(grid(piece.method), piece, scale)
+    combinations = part_of(grid(piece.method), piece, scale)
     arrays = {name: [combination[name] for combination in combinations] for name in combinations[0]}
     task = task_of(piece.data, piece.network, scale.like(piece.network, scale.reported))
     agent = agent_factory(piece.method)(**arrays)
     seeds = seeds_for("tuning", 1) * len(combinations)
-    result = evaluate(agent, task, seeds, device=settings.device, capture=True)
+    result = evaluate(agent, task, seeds, device=device, capture=True)
     losses = selection_losses(result.val_loss, result.diverged)
     return {
         "combinations": [combination | {"val_loss": short([loss])[0]}
@@ -171,12 +139,12 @@ def agent_of(piece: Piece, lines: Lines, out: Path) -> Agent | None:
     return Carried(PPOController.load(file))
 
 
-def reported(piece: Piece, agent: Agent, scale: Scale, settings: Settings) -> Result:
+def reported(piece: Piece, agent: Agent, scale: Scale, device: str | None) -> Result:
     """Runs on the seeds that tables are about, with their curves."""
-    seeds = list(cut(seeds_for("report", scale.seeds), piece, scale))
+    seeds = list(part_of(seeds_for("report", scale.seeds), piece, scale))
     version = scale.like(piece.network, scale.reported)
     task = task_of(piece.data, piece.network, version)
-    result = evaluate(agent, task, seeds, initial_lr=piece.start or None, device=settings.device, capture=True)
+    result = evaluate(agent, task, seeds, initial_lr=piece.start or None, device=device, capture=True)
     numbers = {name: getattr(result, name).tolist() for name in ("val_loss", "test_loss", "test_accuracy", "diverged")}
     curves = {name: [short(run) for run in result.curves[name].T] for name in ("val_loss", "lr")}
     return {"seeds": seeds, **numbers, "version": list(version), "curves": curves, "seconds": round(result.seconds, 1)}
@@ -214,98 +182,96 @@ def pieces(scale: Scale, data: Sequence[str | None], networks: Sequence[str]) ->
                     yield from report_pieces(target, method, source)
 
 
-def made(piece: Piece, lines: Lines, scale: Scale, settings: Settings, deadline: float) -> Result | None:
-    """What a piece gives; None if it can't be made yet, or if time was up."""
-    if piece.stage == "tune":
-        return tuned(piece, scale, settings)
-    if piece.stage == "train":
-        return trained(piece, scale, settings, deadline)
-    agent = agent_of(piece, lines, settings.out)
-    return None if agent is None else reported(piece, agent, scale, settings)
-
-
-def again(wanted: Sequence[Piece], lines: Lines, scale: Scale, settings: Settings) -> None:
-    """Makes reported runs once more.
+class Xu2019(Reproduction[Settings, Piece]):
+    """Controllers against schedules.
 
     Raises:
-        SystemExit: some number is another one.
-        ValueError: what they were tuned or trained by is missing.
+        ValueError: an unknown network, data set or method.
     """
-    differ = 0
-    for piece in wanted:
-        if piece.stage != "report" or asdict(piece) not in lines:
-            continue
-        (before,) = lines.where(**asdict(piece))
-        agent = agent_of(piece, lines, settings.out)
-        if agent is None:
-            raise ValueError(f"{piece} is there, but the lines of what it was tuned or trained by are not")
-        names = ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged", "curves")
-        now = reported(piece, agent, scale, settings)
-        same = all(plain(now[name]) == before[name] for name in names)
-        differ += not same
-        print(f"{piece}: {'the same' if same else 'DIFFERENT'}", flush=True)
-    if differ:
-        raise SystemExit(f"{differ} pieces came out otherwise; on one machine and device they should not")
 
+    paper, title = "Xu et al. 2019", "Learning an adaptive learning rate schedule"
+    name, scales = Piece, SCALES
 
-def plain(value: Any) -> Any:
-    """A value as it comes back from a JSON line."""
-    if isinstance(value, dict):
-        return {key: plain(x) for key, x in value.items()}
-    if isinstance(value, list):
-        return [plain(x) for x in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    def __init__(self, settings: Settings) -> None:
+        scale = SCALES[settings.scale]
+        for name, given, known in (
+            ("networks", settings.networks, tuple(NETWORKS)),
+            ("methods", settings.methods, scale.methods),
+            ("data", settings.data, sum(scale.data, ())),
+        ):
+            if unknown := set(given) - set(known):
+                raise ValueError(f"--{name} {' '.join(sorted(unknown))}: this scale has {', '.join(known)}")
+        super().__init__(settings)
 
+    def runs(self) -> Iterator[list[Piece]]:
+        """The pieces one by one."""
+        asked = self.settings
+        there = [available(names) for names in self.scale.data]
+        for piece in pieces(self.scale, there, asked.networks or self.scale.networks):
+            if piece.data in (asked.data or [piece.data]) and piece.method in (asked.methods or [piece.method]):
+                yield [piece]
 
-def main(settings: Settings) -> None:
-    """Makes the pieces that are missing and draws what there is.
-
-    Raises:
-        ValueError: an unknown network, data set or method, or an `out` with results of another scale.
-        SystemExit: `again` found another number.
-    """
-    begin = time.monotonic()
-    deadline = begin + settings.seconds
-    scale = SCALES[settings.scale]
-    for name, given, known in (
-        ("networks", settings.networks, tuple(NETWORKS)),
-        ("methods", settings.methods, scale.methods),
-        ("data", settings.data, sum(scale.data, ())),
-    ):
-        if unknown := set(given) - set(known):
-            raise ValueError(f"--{name} {' '.join(sorted(unknown))}: this scale has {', '.join(known)}")
-    lines = Lines(settings.out / "runs.jsonl", list(Piece.__annotations__))
-    if others := {line["scale"] for line in lines.where()} - {settings.scale}:
-        raise ValueError(f"{settings.out} holds results of --scale {', '.join(others)}; choose another --out")
-    everything = pieces(scale, [available(names) for names in scale.data], settings.networks or scale.networks)
-    wanted = [
-        piece
-        for piece in everything
-        if piece.data in (settings.data or [piece.data]) and piece.method in (settings.methods or [piece.method])
-    ]
-    if settings.again:
-        again(wanted, lines, scale, settings)
-        return
-    missing = [piece for piece in wanted if asdict(piece) not in lines]
-    print(f"{len(wanted) - len(missing)} of {len(wanted)} pieces are there", flush=True)
-    drawn = time.monotonic()
-    for piece in missing:
-        if time.monotonic() > deadline:
-            print(f"{settings.seconds:g} seconds are over; the same command goes on", flush=True)
-            break
-        print(f"{time.monotonic() - begin:.0f} s: {piece}", flush=True)
-        result = made(piece, lines, scale, settings, deadline)
-        if result is None:
-            continue
-        lines.add(asdict(piece) | {"scale": settings.scale} | result)
+    def compute(self, batch: Sequence[Piece]) -> list[Result] | None:
+        """What a piece gives; None of a report on what is not tuned or trained yet."""
+        (piece,) = batch
+        if piece.stage == "tune":
+            return [tuned(piece, self.scale, self.settings.device)]
         if piece.stage == "train":
-            # It is for going on alone, and by far the largest file.
-            (folder(settings.out, piece) / CHECKPOINT).unlink(missing_ok=True)
-        if time.monotonic() - drawn > REDRAW_SECONDS:
-            report(lines, settings.out)
-            drawn = time.monotonic()
-    report(lines, settings.out)
+            return [self.trained(piece)]
+        agent = agent_of(piece, self.lines, self.out)
+        return None if agent is None else [reported(piece, agent, self.scale, self.settings.device)]
+
+    def report(self) -> Report:
+        """Contests by row, shapes of schedules, levels, costs."""
+        return report(self.lines)
+
+    def run(self) -> None:
+        """As every reproduction runs; or again, and compares.
+
+        Raises:
+            SystemExit: `again` found another number.
+        """
+        if not self.settings.again:
+            super().run()
+        elif differ := [piece for (piece,) in self.runs() if not self.same_again(piece)]:
+            raise SystemExit(f"{len(differ)} pieces came out otherwise; on one machine and device they should not")
+
+    def trained(self, piece: Piece) -> Result:
+        """Trains a controller, or goes on; gives its file and what it took."""
+        setting, actor = piece.method.split("-")
+        scale, asked = self.scale, self.settings
+        version = scale.like(piece.network, scale.trained)
+        envs, episodes = scale.envs[setting], scale.like(piece.network, scale.episodes)
+        own = PPOSettings(
+            task=task_of(piece.data, piece.network, version).name, out=folder(self.out, piece), envs=envs,
+            episodes=asked.episodes or episodes, lstm=actor == "lstm", device=asked.device,
+            compile="graph" if choose_device(asked.device).type == "cuda" else False,
+            eval_every=-(-episodes // envs // scale.evaluations), eval_seeds=scale.eval_seeds, **SETTINGS[setting],
+        )  # fmt: skip
+        file = self.controller_of(Timed, own)
+        # It is for going on alone, and by far the largest file.
+        Folder(own.out).checkpoint.unlink(missing_ok=True)
+        name = file.relative_to(self.out).as_posix()
+        return {"file": name, "sha256": digest(file), "version": list(version), **runs_spent(own.out)}
+
+    def same_again(self, piece: Piece) -> bool:
+        """Whether the reported runs of a piece, made once more, give the same numbers; others are as they are.
+
+        Raises:
+            ValueError: what they were tuned or trained by is missing.
+        """
+        if piece.stage != "report" or not self.made(piece):
+            return True
+        (before,) = self.lines.where(**asdict(piece))
+        agent = agent_of(piece, self.lines, self.out)
+        if agent is None:
+            raise ValueError(f"{told(piece)} is there, but the lines of what it was tuned or trained by are not")
+        now = json.loads(to_json(reported(piece, agent, self.scale, self.settings.device)))
+        names = ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged", "curves")
+        same = all(now[name] == before[name] for name in names)
+        print(f"{told(piece)}: {'the same' if same else 'DIFFERENT'}", flush=True)
+        return same
 
 
 if __name__ == "__main__":
-    sys.exit(command(main, Settings, __doc__))
+    sys.exit(command(Xu2019, Settings, __doc__))

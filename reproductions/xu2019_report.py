@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from flow import COLOURS, Claim, Lines, Report, markdown, panels
 from lrenv.benchmark.statistics import mean_std, paired_t, welch
-from lrenv.runtime.files import replace_file
-from plumbing import COLOURS, Lines, markdown, panels, save_figure
 from xu2019_tasks import Version
 
 Array = NDArray[np.float64]
@@ -150,8 +150,8 @@ def spread(values: Array) -> str:
     return f"{mean:.4f} ({std:.4f})"
 
 
-def claims(found: list[Cell], setting: str) -> Iterator[tuple[str, str, str, str, str]]:
-    """The paper's claims about controllers, for those of a setting: paper, claim, published, ours, holds."""
+def claims(found: list[Cell], setting: str) -> Iterator[Claim]:
+    """The paper's claims about controllers, for those of a setting."""
     for cell in found:
         if not cell.method.startswith(f"{setting}-"):
             continue
@@ -167,7 +167,7 @@ def claims(found: list[Cell], setting: str) -> Iterator[tuple[str, str, str, str
                 key = (NAMES.get(cell.data, ""), cell.network.partition("-")[0], metric)
                 told = table.get(key) if rival.method == "step" and cell.version == Version() else None
                 verdict, numbers = contest(cell, rival, metric)
-                yield (
+                yield Claim(
                     f"{place}, {cell.row}" if rival.method == "step" else "not in it",
                     f"{cell.row}: {cell.title}: {name} better than {rival.title}",
                     f"{told.baseline} → {told.controller}" if told else "",
@@ -186,7 +186,7 @@ def shape(rates: Array) -> str:
     }[bool(rises), bool(falls)]  # fmt: skip
 
 
-def courses(found: list[Cell], setting: str) -> Iterator[tuple[str, str, str, str, str]]:
+def courses(found: list[Cell], setting: str) -> Iterator[Claim]:
     """The paper's claims about the rates themselves (section 4.2)."""
     for cell in found:
         if not cell.method.startswith(f"{setting}-") or cell.source != cell.data:
@@ -199,7 +199,7 @@ def courses(found: list[Cell], setting: str) -> Iterator[tuple[str, str, str, st
         each = [shape(rates) for rates in whole]
         published = SHAPES.get((NAMES.get(cell.data, ""), cell.network.partition("-")[0]), "")
         happens = shape(mean)
-        yield (
+        yield Claim(
             f"figure 2, {cell.row}",
             f"{cell.title}: the rate {published or 'has a shape'}",
             published,
@@ -237,51 +237,52 @@ def costs(lines: Lines) -> Iterator[tuple[str, ...]]:
             yield f"{data} {network}", f"PPO ({method})", *numbers, told
 
 
-def report(lines: Lines, out: Path) -> None:
-    """Writes results.md, and draws figure1.png and figure2.png, of the runs that there are."""
+def report(lines: Lines) -> Report:
+    """Contests and courses in the paper's setting and in ours, levels, costs, figure1.png and figure2.png."""
     found = cells(lines)
-    text = "# Learning an adaptive learning rate schedule (Xu et al. 2019)\n\n"
-    text += "Mean (standard deviation) over runs, of the checkpoint with the lowest validation loss; baseline →"
+    text = "\nMean (standard deviation) over runs, of the checkpoint with the lowest validation loss; baseline →"
     text += " controller. Holds: yes or no where Welch's t-test has p < 0.05, as the paper's asterisks; else level."
     text += " Published numbers stand beside whole rows only; the others are reduced, as the last column of the levels"
     text += " says. Sizes of the paper's CNN are not given: `cnn` is LeNet-5, so levels differ.\n"
-    columns = ("paper", "claim", "published", "ours", "holds")
-    for setting, title in SETTINGS.items():
-        rows = [*claims(found, setting), *courses(found, setting)]
-        if rows:
-            text += f"\n## {title}\n\n{markdown(columns, rows)}"
     header = ("row", "method", "settings", *METRICS.values(), "validation loss", "runs", "diverged", "version")
     text += f"\n## Levels\n\n{markdown(header, levels(lines, found))}"
     text += "\n## Costs\n\nRuns of tuning, and of training with its evaluations.\n\n"
     text += markdown(("row", "method", "episodes", "runs", "seconds", "on"), costs(lines))
-    replace_file(out / "results.md", text)
-    draw(found, out)
+    rows = [row for setting in SETTINGS for row in (*claims(found, setting), *courses(found, setting))]
+    return Report(rows, text, figures(found))
 
 
-def draw(found: list[Cell], out: Path) -> None:
-    """Figure 1, validation losses, and figure 2, rates: a column per row of the tables, panels per setting."""
+def figures(found: list[Cell]) -> dict[str, Callable[[], Figure]]:
+    """Figure 1, validation losses, and figure 2, rates, if there are runs to show."""
+    if not any(cell.source == cell.data for cell in found):
+        return {}
+    return {
+        "figure1.png": partial(draw, found, "val_loss", "validation loss"),
+        "figure2.png": partial(draw, found, "lr", "learning rate"),
+    }
+
+
+def draw(found: list[Cell], curve: str, label: str) -> Figure:
+    """A curve of all methods: a column per row of the tables, panels per setting."""
     own = [cell for cell in found if cell.source == cell.data]
     rows = list(dict.fromkeys(cell.row for cell in own))
-    if not rows:
-        return
     # A method has the same colour in all panels of a setting, and a schedule in all panels.
     controllers = {s: sorted({cell.title for cell in own if cell.method.startswith(f"{s}-")}) for s in SETTINGS}
     titles = {setting: [*SCHEDULES.values(), *controllers[setting]] for setting in SETTINGS}
-    for name, curve, label in (("figure1", "val_loss", "validation loss"), ("figure2", "lr", "learning rate")):
-        figure, axes = panels(len(SETTINGS), len(rows))
-        for line, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
-            for ax, row in zip(line, rows, strict=True):
-                shown = [c for c in own if c.row == row and c.title in titles[setting]]
-                for cell in shown:
-                    colour = COLOURS[titles[setting].index(cell.title) % len(COLOURS)]
-                    # A schedule has no rate before its first interval.
-                    first = int(curve == "lr" and cell.method in SCHEDULES)
-                    values = np.log(cell.curves[curve])[:, first:]
-                    steps = cell.version.interval * (first + np.arange(values.shape[1]))
-                    low, middle, high = np.exp(np.nanpercentile(values, (10, 50, 90), axis=0))
-                    ax.plot(steps, middle, color=colour, label=cell.title, linewidth=1)
-                    ax.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-                ax.set(title=f"{row}\n{title}", yscale="log", xlabel="inner steps", ylabel=label)
-                if shown:
-                    ax.legend(fontsize=5)
-        save_figure(figure, out / f"{name}.png", dpi=80)
+    figure, axes = panels(len(SETTINGS), len(rows), dpi=80)
+    for line, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
+        for ax, row in zip(line, rows, strict=True):
+            shown = [c for c in own if c.row == row and c.title in titles[setting]]
+            for cell in shown:
+                colour = COLOURS[titles[setting].index(cell.title) % len(COLOURS)]
+                # A schedule has no rate before its first interval.
+                first = int(curve == "lr" and cell.method in SCHEDULES)
+                values = np.log(cell.curves[curve])[:, first:]
+                steps = cell.version.interval * (first + np.arange(values.shape[1]))
+                low, middle, high = np.exp(np.nanpercentile(values, (10, 50, 90), axis=0))
+                ax.plot(steps, middle, color=colour, label=cell.title, linewidth=1)
+                ax.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+            ax.set(title=f"{row}\n{title}", yscale="log", xlabel="inner steps", ylabel=label)
+            if shown:
+                ax.legend(fontsize=5)
+    return figure

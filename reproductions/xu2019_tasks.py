@@ -130,26 +130,39 @@ WHOLE = {"cnn": Version(), "resnet": Version()}
 SCALES = {
     "smoke": Scale(
         (("digits",), ("digits-turned",)), ("tiny",),
-        {"tiny": Version(None, 64, 50, 40, 10, 50)}, {"tiny": Version(None, 64, 20, 20, 5, 20)},
-        {"tiny": 8}, {"tiny": 24}, ("ours-mlp", "step", "linear", "paper-lstm"),
-        {"ours": 4, "paper": 2}, starts=(1e-3, 1e-2), seeds=3, evaluations=2, eval_seeds=2,
+        reported={"tiny": Version(batch_size=50, budget=40, val_examples=50)},
+        trained={"tiny": Version(batch_size=20, budget=20, interval=5, val_examples=20)},
+        episodes={"tiny": 8}, at_once={"tiny": 24}, methods=("ours-mlp", "step", "linear", "paper-lstm"),
+        envs={"ours": 4, "paper": 2}, starts=(1e-3, 1e-2), seeds=3, evaluations=2, eval_seeds=2,
     ),
     "cpu": Scale(
         IMAGES, ("cnn", "resnet"),
-        {"cnn": Version(), "resnet": Version(14, 8, 250, 300, 3, 2000)},
-        {"cnn": Version(20, 64, 250, 300, 3, 1000), "resnet": Version(10, 4, 100, 200, 2, 500)},
-        {"cnn": 1000, "resnet": 256}, {"cnn": 2, "resnet": 4},
-        ("ours-mlp", "step", "linear", "cosine", "paper-mlp"), starts=(1e-3,),
+        reported={
+            "cnn": Version(),
+            "resnet": Version(size=14, width=8, batch_size=250, budget=300, interval=3, val_examples=2000),
+        },
+        trained={
+            "cnn": Version(size=20, batch_size=250, budget=300, interval=3, val_examples=1000),
+            "resnet": Version(size=10, width=4, batch_size=100, budget=200, interval=2, val_examples=500),
+        },
+        episodes={"cnn": 1000, "resnet": 256}, at_once={"cnn": 2, "resnet": 4},
+        methods=("ours-mlp", "step", "linear", "cosine", "paper-mlp"), starts=(1e-3,),
     ),
     "gpu": Scale(
         IMAGES, ("cnn", "resnet"),
-        {"cnn": Version(), "resnet": Version(14, 16, 250, 1000, 10, 2000)},
-        {"cnn": Version(), "resnet": Version(14, 16, 100, 300, 3, 1000)},
-        {"cnn": 1000, "resnet": 256}, {"cnn": 64, "resnet": 16},
+        reported={
+            "cnn": Version(),
+            "resnet": Version(size=14, width=16, batch_size=250, val_examples=2000),
+        },
+        trained={
+            "cnn": Version(),
+            "resnet": Version(size=14, width=16, batch_size=100, budget=300, interval=3, val_examples=1000),
+        },
+        episodes={"cnn": 1000, "resnet": 256}, at_once={"cnn": 64, "resnet": 16},
     ),
     "paper": Scale(
-        IMAGES, ("cnn", "resnet"), WHOLE, WHOLE, {"cnn": 1000, "resnet": 1000}, {"cnn": 64, "resnet": 4},
-        envs={"ours": 16, "paper": 1},
+        IMAGES, ("cnn", "resnet"), reported=WHOLE, trained=WHOLE, episodes={"cnn": 1000, "resnet": 1000},
+        at_once={"cnn": 64, "resnet": 4}, envs={"ours": 16, "paper": 1},
     ),
 }  # fmt: skip
 """`smoke` is for seeing whether everything works, on 8x8 digits and the same images turned. `cpu` has whole CNN rows

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrenv import networks
-from lrenv.controllers import agent as agents_by_name
+from lrenv import networks, sources
 from lrenv.data import Data, from_arrays
 from lrenv.training.tasks import Task
 
@@ -61,14 +60,15 @@ def toy() -> Callable[..., Task]:
 
 
 @pytest.fixture
-def advertise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
-    """A function that advertises an agent as another package would: its name, and `module:factory`."""
-    points = list(entry_points(group="lrenv.agents"))
-    monkeypatch.setattr(agents_by_name, "entry_points", lambda group: points)
+def advertise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """A function that advertises an agent as another package would: its name, and `module:factory`; or what the entry
+    points of another group stand for."""
+    points = {group: list(entry_points(group=group)) for group in ("lrenv.agents", "lrenv.tasks", "lrenv.trainings")}
+    monkeypatch.setattr(sources, "entry_points", lambda group: points[group])
 
-    def add(name: str, factory: str) -> None:
-        points.append(EntryPoint(name, factory, "lrenv.agents"))
-        agents_by_name._entry_points.cache_clear()
+    def add(name: str, factory: str, group: str = "lrenv.agents") -> None:
+        points[group].append(EntryPoint(name, factory, group))
+        sources.advertised.cache_clear()
 
     yield add
-    agents_by_name._entry_points.cache_clear()
+    sources.advertised.cache_clear()

@@ -3,69 +3,236 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.evaluation import evaluate_policy
+from torch import nn
 
 from lrenv.agents import Agent, View, agents, make_agent
+from lrenv.agents.learned_optimizer.agent import Architecture as Perceptron
+from lrenv.agents.learned_optimizer.agent import LearnedOptimizer
+from lrenv.agents.noh.agent import NOH, DMopt, LSTMPolicy
+from lrenv.agents.noh.lstm import Architecture as LSTMArchitecture
+from lrenv.agents.noh.lstm import CoordinateLSTM
+from lrenv.agents.ppo.agent import Architecture as PPOArchitecture
+from lrenv.agents.ppo.agent import PPOController
 from lrenv.benchmark import evaluate
+from lrenv.controllers import controller_file
 from lrenv.controllers.agent import State, agent_factory
+from lrenv.controllers.controller_file import ControllerFileError
 from lrenv.envs.sb3_vec_env import LearningRateVecEnv
 from lrenv.envs.vector_env import LearningRateVectorEnv
-from lrenv.training.tasks import make_task
+from lrenv.training.tasks import Task, make_task
 
-NAMES = (
-    "constant", "cosine", "exponential", "inverse-sqrt", "linear", "one-cycle", "plateau", "ppo", "sgdr", "step",
-)  # fmt: skip
 TASK = make_task("noisy-quadratic", budget=20, interval=5)
+MINE = [point.name for point in entry_points(group="lrenv.agents") if point.value.startswith("lrenv.")]
+N = 3
 
 
-def first_settings(name: str) -> dict[str, float]:
+def by_grid(name: str) -> Agent:
+    """With the first hyperparameters of its grid."""
     grid: dict[str, tuple[float, ...]] = agent_factory(name).grid  # type: ignore[attr-defined]
-    return {key: values[0] for key, values in grid.items()}
+    return make_agent(name, **{key: values[0] for key, values in grid.items()})
 
 
-def test_our_agents_are_installed() -> None:
-    assert set(NAMES) <= set(agents())
+def stirred(module: nn.Module) -> nn.Module:
+    """Weights that nothing was made for, so that outputs depend on all that goes in."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    return module
+
+
+def ppo(lstm: bool, control: str = "scale") -> PPOController:
+    shape = PPOArchitecture(8, *((1,) if control == "scale" else (0, (3,))), hidden=4, lstm=lstm)
+    policy: Any = stirred(shape.build())
+    return PPOController(policy, np.linspace(-1, 1, 8), np.linspace(1, 2, 8), View(control, "dynamics", 2), shape)
+
+
+def lstm_policy(kind: type[LSTMPolicy], optimizer: str) -> LSTMPolicy:
+    shape = LSTMArchitecture(layers=2, hidden=4, scale=1e-3)
+    network: Any = stirred(CoordinateLSTM(shape))
+    return kind(shape, 2, optimizer, network)
+
+
+TABLE: dict[str, Callable[[], Agent]] = {
+    "constant": lambda: by_grid("constant"),
+    "step": lambda: make_agent("step", peak=0.1, discount_step=3, discount_factor=0.5),
+    "exponential": lambda: by_grid("exponential"),
+    "linear": lambda: by_grid("linear"),
+    "cosine": lambda: make_agent("cosine", peak=0.1, warmup=3),
+    "one-cycle": lambda: by_grid("one-cycle"),
+    "sgdr": lambda: make_agent("sgdr", peak=0.1, period=4),
+    "inverse-sqrt": lambda: make_agent("inverse-sqrt", peak=0.1, timescale=2),
+    "plateau": lambda: make_agent("plateau", peak=1.0, patience=0),
+    "sgd-hd": lambda: by_grid("sgd-hd"),
+    "sgd-hd, multiplicative": lambda: make_agent("sgd-hd", initial_lr=0.1, rule="multiplicative", granularity="layer"),
+    "nesterov-hd": lambda: by_grid("nesterov-hd"),
+    "adam-hd": lambda: by_grid("adam-hd"),
+    "adam-hd, in its loop": lambda: make_agent("adam-hd", beta=1e-3, in_loop=True),
+    "gala": lambda: by_grid("gala"),
+    "osgm": lambda: make_agent("osgm", adagrad_lr=0.1, granularity="parameter"),
+    "fds": lambda: make_agent("fds", lr=(0.1, 0.01, 0.001), momentum=(0.9, 0.5)),
+    "search": lambda: make_agent("search", lr=(0.1, 0.01)),
+    "noh": lambda: lstm_policy(NOH, "adam"),
+    "dmopt": lambda: lstm_policy(DMopt, "unit"),
+    "learned-optimizer": lambda: LearnedOptimizer(Perceptron(hidden=4).init(0), Perceptron(hidden=4)),
+    "metz2019-cpu": lambda: make_agent("metz2019-cpu"),
+    "ppo": lambda: ppo(lstm=False),
+    "ppo, discrete": lambda: ppo(lstm=False, control="discrete"),
+    "ppo-lstm": lambda: ppo(lstm=True),
+    "ppo-lstm, discrete": lambda: ppo(lstm=True, control="discrete"),
+}
+"""Every agent with settings that show what it does within a few decisions; those that are trained have random weights.
+Further cases of an agent have something behind its name."""
+WITH_MEMORY = ("plateau", "sgd-hd", "nesterov-hd", "adam-hd", "gala", "osgm", "noh", "dmopt", "ppo-lstm")
+
+
+def advertised(case: str) -> str:
+    """The name under which the agent of a case is installed."""
+    return case.split(",")[0].removesuffix("-lstm")
+
+
+def test_our_agents_are_installed_and_the_table_has_them_all() -> None:
+    assert {advertised(case) for case in TABLE} == set(MINE) <= set(agents())
     assert list(agents()) == sorted(agents())
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "ppo"])
-def test_every_agent_keeps_the_protocol(name: str) -> None:
-    agent = make_agent(name, **first_settings(name))
-    assert isinstance(agent, Agent)
-    envs = LearningRateVectorEnv(3, TASK, **agent.view.settings(), device="cpu")
-    together, _ = envs.reset(seed=0)
-    memory: State = None
-    alone: list[State] = [None] * 3
-    start = np.ones(3, dtype=bool)
-    for decision in range(7):
-        before = [np.copy(x) for x in memory or ()]
-        action, after = agent.predict(together, memory, start, deterministic=True)
-        assert envs.action_space.contains(action.astype(np.float32))
-        again, _ = agent.predict(together, memory, start, deterministic=True)
-        np.testing.assert_array_equal(again, action)
-        assert all(np.array_equal(x, y) for x, y in zip(before, memory or (), strict=True)), "memory is a value"
-        for i in range(3):
-            single, alone[i] = agent.predict(together[i : i + 1], alone[i], start[i : i + 1], deterministic=True)
-            np.testing.assert_array_equal(single[0], action[i], err_msg=f"decision {decision}")
-        together, _, terminated, *_ = envs.step(action)
-        memory, start = after, terminated
-    assert repr(agent).startswith(name)
+class Decision(NamedTuple):
+    """What an agent saw, held and did."""
+
+    observation: Any
+    state: State
+    action: NDArray[Any]
+    after: State
 
 
-def test_a_new_episode_clears_memory() -> None:
-    agent = make_agent("plateau", peak=0.1, patience=0)
-    clock = np.array([[50, 100, 5, 1.0, 9.0], [50, 100, 5, 1.0, 9.0]])
-    _, memory = agent.predict(clock, None, np.array([True, True]))
-    for _ in range(3):
-        lowered, memory = agent.predict(clock, memory, np.array([False, False]))
-    fresh, _ = agent.predict(clock, memory, np.array([True, False]))
-    assert fresh[0, 0] == 0.1
-    assert fresh[1, 0] < lowered[1, 0] < 0.1
+def rows(observation: Any, chosen: slice) -> Any:
+    """Those of some environments."""
+    if isinstance(observation, dict):
+        return {name: part[chosen] for name, part in observation.items()}
+    return observation[chosen]
+
+
+def decisions(agent: Agent, task: Task, number: int = 7) -> list[Decision]:
+    """The first decisions of an episode; the environments check every action."""
+    envs = LearningRateVectorEnv(N, task, **agent.view.settings(), device="cpu")
+    observation, _ = envs.reset(seed=0)
+    state: State = None
+    start, made = np.ones(N, dtype=bool), []
+    for _ in range(number):
+        action, after = agent.predict(observation, state, start, deterministic=True)
+        made.append(Decision(observation, state, action, after))
+        observation, _, start, *_ = envs.step(action)
+        state = after
+    assert not start.any(), "an episode that lasts longer"
+    return made
+
+
+@pytest.fixture
+def task(toy: Callable[..., Task]) -> Task:
+    return toy(budget=40, interval=2)
+
+
+def assert_acts_alike(case: str, one: Any, other: Any) -> None:
+    """To the bit where agents compute with NumPy; torch's products round otherwise in another batch."""
+    torchy = advertised(case) in ("noh", "dmopt", "ppo")
+    np.testing.assert_allclose(one, other, rtol=1e-4 if torchy else 0, atol=1e-6 if torchy else 0)
+
+
+@pytest.mark.parametrize("case", TABLE)
+class TestContract:
+    """What holds of every agent."""
+
+    def test_it_keeps_the_protocol_and_changes_nothing_that_it_is_given(self, case: str, task: Task) -> None:
+        agent = TABLE[case]()
+        assert isinstance(agent, Agent)
+        assert repr(agent).startswith(case.split(",")[0].replace("metz2019-cpu", "learned-optimizer"))
+        for made in decisions(agent, task):
+            held = [np.array(np.asarray(x)) for x in made.state or ()]
+            again, after = agent.predict(made.observation, made.state, np.zeros(N, dtype=bool), deterministic=True)
+            np.testing.assert_array_equal(again, made.action)
+            assert len(after or ()) == len(made.after or ())
+            for x, y in zip(held, made.state or (), strict=True):
+                np.testing.assert_array_equal(x, y, err_msg="a state is a value")
+
+    def test_an_environment_alone_is_the_same_run(self, case: str, task: Task) -> None:
+        agent, alone = TABLE[case](), [None] * N
+        for made in decisions(agent, task):
+            for i in range(N):
+                seen = rows(made.observation, slice(i, i + 1))
+                action, alone[i] = agent.predict(seen, alone[i], deterministic=True)  # type: ignore[call-overload]
+                assert_acts_alike(case, action[0], made.action[i])
+
+    def test_memory_is_cleared_where_an_episode_starts(self, case: str, task: Task) -> None:
+        agent = TABLE[case]()
+        remembers = case.split(",")[0] in WITH_MEMORY
+        last = decisions(agent, task)[-1]
+        assert (last.state is not None) == remembers
+        started = np.array([True, False, True])
+        action, after = agent.predict(last.observation, last.state, started, deterministic=True)
+        anew, anew_after = agent.predict(last.observation, None, np.ones(N, dtype=bool), deterministic=True)
+        kept = (~started).reshape(N, *(1,) * (action.ndim - 1))
+        np.testing.assert_array_equal(action, np.where(kept, last.action, anew))
+        for new, old, mixed in zip(anew_after or (), last.after or (), after or (), strict=True):
+            mask = (~started).reshape(N, *(1,) * (np.ndim(mixed) - 1))
+            np.testing.assert_array_equal(mixed, np.where(mask, old, new))
+        if remembers:
+            differ = zip(anew_after or (), last.after or (), strict=True)
+            assert any(not np.array_equal(x, y) for x, y in differ), "a memory that is always the same shows nothing"
+
+    def test_states_of_another_batch_are_refused(self, case: str, task: Task) -> None:
+        agent = TABLE[case]()
+        last = decisions(agent, task, 2)[-1]
+        if last.after is None:
+            return
+        with pytest.raises(ValueError, match=r"the state is that of .*pass None to restart"):
+            agent.predict(rows(last.observation, slice(0, 2)), last.after, np.zeros(2, dtype=bool))
+        with pytest.raises(ValueError, match=r"\(3,"):
+            agent.predict(last.observation, tuple(x[:2] for x in last.after))
+
+    def test_it_acts_alike_from_a_file(self, case: str, task: Task, tmp_path: Path) -> None:
+        agent: Any = TABLE[case]()
+        path = tmp_path / "x.safetensors"
+        if not hasattr(agent, "save"):
+            controller_file.write(path, {}, {"agent": advertised(case)})
+            with pytest.raises(ControllerFileError, match="has no files; take another file"):
+                make_agent(path)
+            return
+        agent.save(path, {"command": "made for a test"})
+        loaded = make_agent(path)
+        assert type(loaded) is type(agent)
+        assert repr(loaded) == repr(agent)
+        assert str(loaded.view) == str(agent.view)
+        for one, other in zip(decisions(agent, task), decisions(loaded, task), strict=True):
+            np.testing.assert_array_equal(one.action, other.action)
+
+    def test_it_refuses_files_that_it_cannot_use(self, case: str, tmp_path: Path) -> None:
+        agent: Any = TABLE[case]()
+        if not hasattr(agent, "save"):
+            return
+        load, path = type(agent).load, tmp_path / "x.safetensors"
+        with pytest.raises(FileNotFoundError, match=r"x\.safetensors"):
+            load(path)
+        agent.save(path, {})
+        tensors, metadata = controller_file.read(path)
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(ControllerFileError, match=r"x\.safetensors"):
+            load(path)
+        controller_file.write(path, tensors, metadata | {"agent": "cosine"})
+        with pytest.raises(ControllerFileError, match="cosine"):
+            load(path)
+        first = next(iter(tensors))
+        controller_file.write(path, {name: tensors[name] for name in tensors if name != first}, metadata)
+        with pytest.raises(ControllerFileError, match=first):
+            load(path)
 
 
 @pytest.mark.parametrize(("name", "near"), [("cosin", "cosine"), ("one_cycle", "one-cycle"), ("constants", "constant")])

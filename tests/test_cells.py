@@ -321,7 +321,7 @@ def test_a_controller_that_was_trained_again_is_another(tmp_path: Path) -> None:
     run(tmp_path / "out", task=task, agents=[path], seeds=1)
     tensors, metadata = controller_file.read(path)
     controller_file.write(path, {name: 2 * tensor for name, tensor in tensors.items()}, metadata)
-    with pytest.raises(FileExistsError, match="controllers's .*c.safetensors"):
+    with pytest.raises(FileExistsError, match="files's .*c.safetensors"):
         run(tmp_path / "out", task=task, agents=[path], seeds=1)
 
 

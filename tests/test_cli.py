@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
+import runpy
 import shutil
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,15 @@ import torch
 
 import lrenv
 import lrenv.agents
-from lrenv import cli
+from lrenv import cli, listing
 from lrenv.agents import View
-from lrenv.agents.outer.training import train
-from lrenv.agents.ppo.settings import PPOSettings
-from lrenv.agents.ppo.training import PPOTraining
+from lrenv.controllers.agent import agent_factory
+from lrenv.envs.actions import KINDS
+from lrenv.envs.observations import OBSERVATIONS
+from lrenv.envs.rewards import REWARDS
 from lrenv.runtime.process import SIGNALS
 from lrenv.runtime.progress import progress
+from lrenv.training.optimizers import OPTIMIZERS
 from lrenv.training.tasks import make_task
 from lrenv.training.trainee import Trainee
 
@@ -132,7 +134,7 @@ def test_memory_is_predicted_for_the_data_that_is_there(
     call: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(cli, "tasks", lambda: ("two-minima", "digits-mlp", "folder-lenet"))
+    monkeypatch.setattr(listing, "tasks", lambda: ("two-minima", "digits-mlp", "folder-lenet"))
     assert call("tasks", "--memory", "--envs", "1000") == 0
     text = capsys.readouterr().out
     assert "folder-lenet" not in text
@@ -155,7 +157,27 @@ def test_tasks_are_listed(call: Callable[..., int], capsys: pytest.CaptureFixtur
 
 def test_agents_are_listed(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert call("agents") == 0
-    assert tuple(capsys.readouterr().out.split()) == lrenv.agents.agents()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:-2:2]] == list(lrenv.agents.agents()), "two lines for each"
+    said = {name: second.strip() for name, second in zip(lrenv.agents.agents(), lines[1::2], strict=False)}
+    assert said["cosine"] == "settings: peak, floor=0.0, warmup=0; lrenv compare tunes peak, warmup if nothing is set"
+    assert said["ppo"] == "the path of a controller file of `lrenv train ppo` instead of the name"
+    assert said["fds"].startswith("settings: lr, momentum=(), weight_decay=(), optimizer='momentum'; the path of")
+    assert said["metz2019-cpu"] == "no settings"
+
+
+def test_agents_that_are_tuned_say_what_can_be_set() -> None:
+    lines = listing.agents_lines(())
+    for name, second in zip(lrenv.agents.agents(), lines[1::2], strict=False):
+        settings, _, rest = second.strip().removeprefix("settings: ").partition("; ")
+        grid = getattr(agent_factory(name), "grid", {})
+        assert set(grid) <= {setting.partition("=")[0] for setting in settings.split(", ")}, name
+        assert not grid or rest == f"lrenv compare tunes {', '.join(grid)} if nothing is set"
+
+
+def test_the_version(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"lrenv {version('lrenv')}\n"
 
 
 def test_compare_writes_a_report(call: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -258,7 +280,7 @@ def test_paths_and_tuples_are_named_in_commands(
         (("compare", "--device", "abacus", "--agents", "constant:peak=0.1"), "device='abacus' can't be used here"),
         (("compare", "--out", "/dev/null/x", "--agents", "constant:peak=0.1"), "can't write /dev/null/x/cells.jsonl ("),
         (("compare", "--agents", "constant:peak=(0.1"), "lacks a closing )"),
-        (("compare", "--agents", "runs/lr=0.1/controller"), "neither name:key=value:key=value nor the path of a"),
+        (("compare", "--agents", "runs/lr=0.1/controller"), "neither name:key=value:key=value, nor my_file.py:name"),
         (("compare", "--agents", "runs/lr=0.1,seed=0/controller.safetensors"), "'runs/lr=0.1' is neither"),
         (("compare", "--task", "a b"), "'a b' is neither name:key=value:key=value"),
         (("compare", "--task", "digits-mlp:bugdet=5"), "unknown setting of a task 'bugdet': did you mean 'budget'"),
@@ -299,25 +321,103 @@ def test_help_explains_every_setting(call: Callable[..., int], capsys: pytest.Ca
         call("compare", "--help")
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "What to train; a name from `lrenv tasks`, or name:setting=value." in text
-    assert "Runs of each agent." in text
+    assert "The task: a name from `lrenv tasks`, name:setting=value, or my_tasks.py:name" in text
+    assert "How many runs each agent makes." in text
 
 
-def test_the_training_script_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
-    module = importlib.import_module("train_controller")
-    assert module.run is cli.run
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [(("compare",), ("task", "agents")), (("train", "ppo"), ("task", "optimizer", "control", "observe", "reward"))],
+)
+def test_help_lists_the_choices(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], settings: tuple[str, ...]
+) -> None:
+    names = {
+        "task": lrenv.tasks(), "agents": lrenv.agents.agents(), "optimizer": tuple(OPTIMIZERS),
+        "control": tuple(KINDS), "observe": tuple(OBSERVATIONS), "reward": tuple(REWARDS),
+    }  # fmt: skip
+    with pytest.raises(SystemExit):
+        call(*arguments, "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for setting, known in names.items():
+        assert (f"--{setting}: {', '.join(known)}" in text) == (setting in settings), setting
+
+
+def test_the_script_of_the_checkout_is_the_command(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(__file__).parents[1] / "train_controller.py"
+    shown = []
+    for program in (("train_controller.py", "fds", "--help"), ("lrenv", "train", "fds", "--help")):
+        monkeypatch.setattr(sys, "argv", list(program))
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(path), run_name="__main__") if program[0].endswith(".py") else cli.main()
+        assert ended.value.code == 0
+        shown.append(capsys.readouterr().out.replace("train_controller.py fds", "lrenv train fds"))
+    assert shown[0] == shown[1]
+    assert "--outer-steps" in shown[0]
+
+
+def test_every_training_is_a_command(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        call("train", "--help")
+    text = capsys.readouterr().out
+    assert all(f" {name} " in text for name in ("ppo", "fds", "noh", "dmopt", "learned-optimizer"))
+    with pytest.raises(SystemExit) as ended:
+        call("train", "pop")
+    assert ended.value.code == 2
+    assert "ppo" in capsys.readouterr().err
+
+
+@dataclass(frozen=True)
+class ForeignSettings:
+    """Settings of a training of another package."""
+
+    rate: float = 0.1
+    """A rate."""
+
+
+TRAINED: list[ForeignSettings] = []
+
+
+def foreign_training(settings: ForeignSettings) -> None:
+    TRAINED.append(settings)
+
+
+def test_trainings_of_other_packages_are_commands(call: Callable[..., int], advertise: Callable[..., None]) -> None:
+    TRAINED.clear()
+    advertise("foreign", f"{__name__}:foreign_training", "lrenv.trainings")
+    assert call("train", "foreign", "--rate", "0.5") == 0
+    assert [settings.rate for settings in TRAINED] == [0.5]
+
+
+@pytest.mark.parametrize("command", [("compare",), ("train", "ppo"), ("train", "noh")])
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_path_is_refused(
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    empty: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in (("--out", empty), (f"--out={empty}",)):
+        with pytest.raises(SystemExit) as ended:
+            call(*command, *arguments)
+        assert ended.value.code == 2
+        assert "an empty path would be the current folder" in " ".join(
+            capsys.readouterr().err.replace("│", " ").split()
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_training_from_the_command_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def command(*arguments: str) -> int:
         small = ("--task", "noisy-quadratic", "--budget", "6", "--interval", "3", "--envs", "2", "--eval-seeds", "1")
-        argv = ["train_controller.py", "ppo", "--out", str(tmp_path), "--device", "cpu", *small, *arguments]
-        monkeypatch.setattr(sys, "argv", argv)
-        commands: Any = {"ppo": (PPOSettings, partial(train, PPOTraining)), "other": (Others, lambda _: None)}
-        return cli.run(commands, "Train an agent.")
+        return call("train", "ppo", "--out", str(tmp_path), "--device", "cpu", *small, *arguments)
 
     assert command("--episodes", "4") == 0
     assert (tmp_path / "controller.safetensors").exists()

@@ -285,6 +285,97 @@ def test_labels_are_distinct(tmp_path: Path) -> None:
     assert labels[:2] == specs[:2]
 
 
+def test_agents_are_given_as_objects_beside_specs(tmp_path: Path) -> None:
+    """With the numbers of their specs; a row from each start where they scale the rate."""
+    path = controller(tmp_path / "c.safetensors")
+    asked = compare(NOISY, ["constant:peak=0.1", path], 2, initial_lrs=(0.1, 0.01), device="cpu")
+    given = compare(
+        NOISY, [make_agent("constant", peak=0.1), make_agent(path), "linear:peak=0.1"], 2, initial_lrs=(0.1, 0.01),
+        device="cpu",
+    )  # fmt: skip
+    names = ["constant(peak=0.1, warmup=0)", "ppo from 0.1", "ppo from 0.01", "linear"]
+    assert [row.label for row in given.rows] == names
+    assert given.baseline == names[0]
+    for one, other in zip(asked.rows, given.rows, strict=False):
+        assert one.result is not None
+        assert other.result is not None
+        np.testing.assert_array_equal(one.result.test_loss, other.result.test_loss)
+
+
+def test_labels_that_are_given() -> None:
+    given = {
+        "slow": make_agent("constant", peak=0.01),
+        "also slow": make_agent("constant", peak=0.01),
+        "fast": "constant",
+    }
+    table = compare(NOISY, given, 2, baseline="fast", tuning_seeds=(1,), device="cpu")
+    assert [row.label for row in table.rows] == ["slow", "also slow", "fast"]
+    assert table.baseline == "fast"
+    assert [row.paired is None for row in table.rows] == [False, False, True]
+    assert table.rows[2].settings.startswith("peak="), "a bare name is tuned, whatever it is called"
+
+
+def test_agents_as_objects_are_checked_before_any_work() -> None:
+    agent = make_agent("constant", peak=0.1)
+    with pytest.raises(ValueError, match=r"named twice: constant\(.*\); give each a label, as in"):
+        compare(NOISY, [agent, agent], 1, device="cpu")
+    with pytest.raises(ValueError, match="agent '3' must have a `view`"):
+        compare(NOISY, ["constant:peak=0.1", 3], 1, device="cpu")  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="out is empty"):
+        compare(NOISY, [agent], 1, device="cpu", out="")
+
+
+def test_runs_of_objects_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing tells in another process that an object is the same; those of specs are."""
+    ran: list[str] = []
+
+    def counted(agent: Any, task: Any, seeds: Any, **settings: Any) -> Result:
+        ran.append(settings["name"])
+        return evaluate(agent, task, seeds, **settings)
+
+    monkeypatch.setattr(comparison, "evaluate", counted)
+    for peak, expected in ((0.1, ["mine", "linear"]), (0.2, ["mine"])):
+        ran.clear()
+        given = {"mine": make_agent("constant", peak=peak), "linear": "linear:peak=0.1"}
+        table = compare(NOISY, given, 2, device="cpu", out=tmp_path)
+        assert ran == expected
+        result = table.rows[0].result
+        assert result is not None
+        np.testing.assert_array_equal(result.curves["lr"][1:], np.float32(peak))
+    with pytest.raises(FileExistsError, match="labels's linear:peak=0.1 .*linear.*now .*other"):
+        compare(NOISY, {"mine": given["mine"], "other": "linear:peak=0.1"}, 2, device="cpu", out=tmp_path)
+
+
+def test_a_change_of_ones_own_files_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    agents, tasks = tmp_path / "my_agents.py", tmp_path / "my_tasks.py"
+    agents.write_text("from lrenv import make_agent\ndef Mine(peak=0.1): return make_agent('constant', peak=peak)\n")
+    tasks.write_text("from lrenv import make_task\nmine = make_task('noisy-quadratic', budget=20)\n")
+
+    def again() -> Comparison:
+        return compare("my_tasks.py:mine", "my_agents.py:Mine,linear:peak=0.1", 2, device="cpu", out=tmp_path / "out")
+
+    assert [row.label for row in again().rows] == ["Mine", "linear"]
+    again()
+    for path, name in ((agents, "my_agents.py:Mine"), (tasks, "task")):
+        before = path.read_text()
+        path.write_text(before + "# changed\n")
+        with pytest.raises(FileExistsError, match=f"files's {name} .*, now "):
+            again()
+        path.write_text(before)
+    again()
+
+
+def test_ones_own_agents_are_tuned(tmp_path: Path) -> None:
+    path = tmp_path / "my_agents.py"
+    path.write_text(
+        "from lrenv import make_agent\ndef Mine(peak): return make_agent('constant', peak=peak)\n"
+        "Mine.grid = {'peak': (1e38, 0.1)}\n"
+    )
+    row = compare(NOISY, f"{path}:Mine", 2, tuning_seeds=(1,), device="cpu").rows[0]
+    assert (row.label, row.settings, row.runs.tuning) == ("Mine", "peak=0.1", 2)
+
+
 def test_the_baseline() -> None:
     two = ["constant:peak=0.1", "linear:peak=0.1"]
     assert compare(NOISY, two, 2, device="cpu").baseline == "constant"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 
 from lrenv.agents import View, make_agent
 from lrenv.benchmark import Result, evaluate, tune
-from lrenv.benchmark.evaluation import to_json
 from lrenv.benchmark.tuning import TUNING_SEEDS
 from lrenv.controllers.agent import agent_factory
 from lrenv.envs.env import LearningRateEnv
+from lrenv.runtime.json_values import json_value, to_json
 from lrenv.training.tasks import Task, make_task
 
 NOISY = make_task("noisy-quadratic", budget=20, interval=5)
@@ -141,6 +142,8 @@ def test_lines_are_strict_json(toy: Callable[..., Task]) -> None:
     assert rows[0]["curves"]["val_loss"] == pytest.approx(result.curves["val_loss"][:, 0].tolist(), rel=1e-5)
     assert rows[1]["val_loss"] == pytest.approx(float(result.curves["val_loss"][0, 1]))
     assert rows[1]["curves"]["lr"][2:] == [None] * 3
+    assert json_value([np.inf, (-np.inf, 1.5)], exact=True) == ["inf", ["-inf", 1.5]]
+    assert math.isnan(float(json_value(float("nan"), exact=True)))
     assert to_json({"a": [float("inf"), 1.5], "b": (float("nan"), None)}) == '{"a": [null, 1.5], "b": [null, null]}'
 
 

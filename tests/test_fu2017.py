@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import fu2017
-from fu2017 import SCALES, Run, Settings, agent_of, main, task_of, trained, wanted
+from flow import Claim, Lines
+from fu2017 import SCALES, Fu2017, Run, Settings, agent_of, task_of, trained, wanted
 from fu2017_report import best, claims, compared, finals, policy, reported, table
 from lrenv.agents.hypergradient.descent import adam_hd
 from lrenv.agents.schedules.agent import constant
 from lrenv.data import DataMissing
-from plumbing import Lines
 
 SMOKE = SCALES["smoke"]
 KEY = list(Run.__annotations__)
@@ -82,12 +82,12 @@ def test_a_schedule_is_tuned_on_seeds_of_its_own_and_ends_with_the_run(tmp_path:
             lines.add(asdict(run) | {"loss": [0.1 if run.alpha0 == good else 0.2] * (run.budget // 50)})
         assert best(lines, "digits", "linear", tuning[0].budget) == (good, 0.0)
         assert reported(lines, "digits", "linear", tuning[0].budget) is None
-        agent = agent_of(report, lines, SMOKE, tmp_path)
+        agent = agent_of(report, lines)
         results = trained(report, agent, lambda _: None)
         steps = np.arange(40, report[0].budget, 50)  # a point of a curve ends with ten steps at one rate
-        for result in results:
+        for run, result in zip(report, results, strict=True):
             np.testing.assert_allclose(result["rate"], good * (1 - steps / report[0].budget), rtol=1e-4)
-            lines.add(result)
+            lines.add(asdict(run) | result)
         losses = reported(lines, "digits", "linear", report[0].budget)
         assert losses is not None
         np.testing.assert_allclose(losses, [np.mean(result["loss"][-2:]) for result in results], rtol=1e-5)
@@ -130,37 +130,39 @@ def test_finals_are_means_over_the_last_steps_up_to_a_horizon(tmp_path: Path) ->
 
 def test_claims_follow_the_means(tmp_path: Path) -> None:
     lines = made_up(tmp_path / "runs.jsonl")
-    rows = {claim: (verdict, numbers) for claim, verdict, numbers in claims(lines, ["a", "b"], 100, 2)}
-    assert [verdict for verdict, _ in rows.values()] == ["yes", "no", "yes", "yes", "yes", "yes"]
-    assert rows["a, 100 steps: NOH below Adam, best constant rate (3.1)"][1].startswith("1.1100 against 1.2100; lower")
-    own = "b, 200 steps: frozen NOH below Adam, best constant rate (not in the paper)"
-    assert rows[own] == ("yes", "2.0100 against 3.0100; lower on 2 of 2 seeds")
-    transfer = "b, 200 steps: frozen NOH below Adam at a's best rate, 0.03 (3.2)"
-    assert rows[transfer] == ("yes", "2.0100 against inf; lower on 2 of 2 seeds")
+    rows = {row.claim: row for row in claims(lines, ["a", "b"], 100, 2)}
+    assert [row.holds for row in rows.values()] == ["yes", "no", "yes", "yes", "yes", "yes"]
+    first = rows["a, 100 steps: NOH below Adam, best constant rate"]
+    assert first.paper == "section 3.1"
+    assert first.ours.startswith("1.1100 against 1.2100; lower")
+    own = rows["b, 200 steps: frozen NOH below Adam, best constant rate"]
+    assert (own.paper, own.ours) == ("not in it", "2.0100 against 3.0100; lower on 2 of 2 seeds")
+    transfer = rows["b, 200 steps: frozen NOH below Adam at a's best rate, 0.03"]
+    assert (transfer.paper, transfer.ours) == ("section 3.2", "2.0100 against inf; lower on 2 of 2 seeds")
     first, *others, last = table(lines, ["a"], [100])[0][2:]
     assert (first, last, {*others}) == ("1.2100 ± 0.0100 (0.03)", "1.1100 ± 0.0100", {""})
 
 
 def test_an_unfinished_comparison_counts_the_seeds_that_there_are() -> None:
-    assert compared("x", None, np.ones(2)) == ("x", "?", "")
-    row = compared("x", np.array([1.0, 4.0]), np.array([2.0, 2.0, 9.0]))
-    assert row == ("x", "level", "2.5000 against 4.3333; lower on 1 of 2 seeds")
+    assert compared("place", "x", None, np.ones(2)) == Claim("place", "x", "", "", "not run")
+    row = compared("place", "x", np.array([1.0, 4.0]), np.array([2.0, 2.0, 9.0]))
+    assert row == Claim("place", "x", "", "2.5000 against 4.3333; lower on 1 of 2 seeds", "level")
 
 
 def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between two results, and between a policy's training and its runs."""
     monkeypatch.setitem(SCALES, "smoke", SMOKE._replace(rates=(1e-2,), peaks=(1e-2,), longer=1))
-    whole, broken = Settings("smoke", out=tmp_path / "whole"), Settings("smoke", out=tmp_path / "broken")
-    main(whole)
+    whole, broken = (Settings(scale="smoke", out=tmp_path / name) for name in ("whole", "broken"))
+    Fu2017(whole).run()
     for name in ("curves.png", "results.md"):
         assert (whole.out / name).stat().st_size > 0
     text = (whole.out / "runs.jsonl").read_text()
     shutil.copytree(whole.out, broken.out)
     kept = text.splitlines(keepends=True)
-    (broken.out / "runs.jsonl").write_text("".join(kept[:3]) + kept[3][:30])
+    (broken.out / "runs.jsonl").write_text("".join(kept[:4]) + kept[4][:30])
     monkeypatch.setattr(fu2017.NOHTraining, "iterate", lambda self: pytest.fail("the policies are trained already"))
-    main(broken)
-    assert (broken.out / "runs.jsonl").read_text() == text
+    Fu2017(broken).run()
+    assert Lines(broken.out / "runs.jsonl", KEY).where() == Lines(whole.out / "runs.jsonl", KEY).where()
     assert (broken.out / "results.md").read_text() == (whole.out / "results.md").read_text()
 
 
@@ -169,6 +171,6 @@ def test_data_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert not fu2017.available("svhn")
     assert "leaving svhn out: svhn: 2 of 2 files are missing" in capsys.readouterr().out
     with pytest.raises(DataMissing, match="mnist"):
-        main(Settings("cpu", out=tmp_path / "out"))
+        Fu2017(Settings(scale="cpu", out=tmp_path / "out")).run()
     with pytest.raises(ValueError, match="this scale has digits"):
-        main(Settings("smoke", out=tmp_path / "out", data=("mnist",)))
+        Fu2017(Settings(scale="smoke", out=tmp_path / "other", data=("mnist",)))

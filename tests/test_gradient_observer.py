@@ -265,7 +265,9 @@ def test_the_best_checkpoint_is_one_that_was_measured(
         for decision in range(4):
             steps = np.array([2 * decision])
             rate = 0.5 if decision == 0 else 30.0
-            state, _ = e.step(state, torch.full((1, 1), rate, dtype=F64), e.due(steps, np.zeros(1, dtype=bool)))
+            state, _ = e.step(
+                state, torch.full((1, 1), rate, dtype=F64), e.measurement_due(steps, np.zeros(1, dtype=bool))
+            )
             weights[2 * decision + 2] = state.trainee.params
     found = [step for step, params in weights.items() if torch.equal(params, state.best.params)]
     assert found == [best]
@@ -288,7 +290,7 @@ def test_a_dead_trainee_causes_no_measurements(toy: Callable[..., Task], monkeyp
 
 def test_whom_to_measure_must_be_said(toy: Callable[..., Task]) -> None:
     e = Episode(toy(measure_interval=8), "set-raw", dtype=F64)
-    with pytest.raises(ValueError, match=r"Episode\.due"):
+    with pytest.raises(ValueError, match=r"Episode\.measurement_due"):
         e.step(e.reset([0])[0], torch.full((1, 1), 0.1, dtype=F64))
 
 

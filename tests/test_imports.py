@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,23 +13,25 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    "lookup", "specs",
-    "runtime", "runtime.files", "runtime.ambient", "runtime.process", "runtime.progress", "runtime.trees",
-    "runtime.memory", "runtime.compiling", "runtime.transfer",
+    "lookup", "specs", "sources",
+    "runtime", "runtime.files", "runtime.json_values", "runtime.ambient", "runtime.process", "runtime.progress",
+    "runtime.trees", "runtime.memory", "runtime.compiling", "runtime.transfer",
     "randomness", "randomness.draws", "randomness.mersenne", "randomness.seeds",
     "data.types", "data.store", "data.embedded", "data.packaged", "data.folder", "data.published", "data.registry",
     "data", "data.augment",
     "networks.architectures", "networks.sequences", "networks", "networks.pooling",
     "networks.convolution_kernels", "networks.convolutions",
     "networks.layers", "networks.initialisation", "networks.stacked",
-    "training", "training.optimizers", "training.analytic", "training.tasks", "training.trainee", "training.dynamics",
+    "training", "training.optimizers", "training.analytic", "training.power_law", "training.tasks",
+    "training.power_law_optimum", "training.trainee", "training.dynamics",
     "training.gradient_observer", "training.rollout", "training.hypergradients",
     "envs", "envs.observations", "envs.rewards", "envs.actions", "envs.episode", "envs.snapshots", "envs.rendering",
-    "", "envs.vector_env", "envs.env", "envs.sb3_vec_env",
+    "envs.vector_env", "envs.env", "envs.sb3_vec_env",
     "controllers", "controllers.schema", "controllers.controller_file", "controllers.state_file", "controllers.agent",
     "controllers.sb3_agent",
     "benchmark.statistics", "benchmark.selection", "benchmark.evaluation", "benchmark.tuning", "benchmark.cells",
-    "benchmark.rows", "benchmark.comparison", "benchmark.report", "benchmark", "cli", "__main__",
+    "benchmark.rows", "benchmark.contenders", "benchmark.comparison", "benchmark.report", "benchmark", "",
+    "listing", "cli", "__main__",
 )  # fmt: skip
 """Modules of lrenv from the bottom up; "" is the package itself."""
 
@@ -124,4 +128,27 @@ def test_agents_are_one_package() -> None:
     assert "from lrenv.agents import" in done.stderr
     import lrenv.agents
 
-    assert Path(lrenv.agents.__file__).resolve() == ROOT / "agents" / "__init__.py"
+    # A link in a checkout, and the folder itself in a source archive.
+    assert Path(lrenv.agents.__file__).samefile(ROOT / "lrenv" / "agents" / "__init__.py")
+
+
+def test_a_link_that_became_a_file_is_told(tmp_path: Path) -> None:
+    """Git writes the link's target into a file where it may make no links."""
+    shutil.copytree(ROOT / "lrenv", tmp_path / "lrenv", ignore=shutil.ignore_patterns("agents", "__pycache__"))
+    (tmp_path / "lrenv" / "agents").write_text("../agents")
+    code = [sys.executable, "-c", "import lrenv.agents"]
+    done = subprocess.run(code, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert "must be a symbolic link to the folder agents/" in last
+    assert "git config core.symlinks true" in last
+
+
+def test_what_is_used_first_of_all_is_imported_late() -> None:
+    import lrenv
+    from lrenv.benchmark import compare, evaluate, make_agent
+
+    assert (lrenv.compare, lrenv.evaluate, lrenv.make_agent) == (compare, evaluate, make_agent)
+    assert all(hasattr(lrenv, name) for name in lrenv.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'comprae'"):
+        _ = lrenv.comprae  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import metz2019
+from flow import Lines
 from lrenv import networks
 from lrenv.agents.learned_optimizer.problems import problems
 from lrenv.agents.schedules.agent import constant
@@ -20,7 +21,7 @@ from lrenv.data import Data
 from lrenv.training.hypergradients import rollout
 from lrenv.training.tasks import make_task
 from lrenv.training.trainee import Trainee
-from metz2019 import SCALES, Settings, ablations, held_out, main, measured, pieces, training_settings
+from metz2019 import SCALES, Metz2019, Settings, ablations, held_out, measured, training_settings
 from metz2019_report import (
     METHODS,
     OBJECTIVES,
@@ -35,7 +36,6 @@ from metz2019_report import (
     smoothed,
     trainings,
 )  # fmt: skip
-from plumbing import Lines
 
 SMOKE = SCALES["smoke"]
 KEY = ["part", "case", "method", "objective", "seed"]
@@ -130,16 +130,16 @@ def test_claims_follow_the_numbers(tmp_path: Path) -> None:
         ("trained", 10): {"es": 1.0, "reparameterisation": np.inf, "merged": 1.2},
     }
     rows = claims(found, ratios)
-    assert [(row[3].partition(")")[0], row[4]) for row in rows] == [
+    assert [(row.ours.partition(")")[0], row.holds) for row in rows] == [
         ("on 80 % of held-out problems (4 of 5", "yes"),
         ("on 60 % of held-out problems (3 of 5", ""),
         ("on 80 % of held-out problems (4 of 5", ""),
         ("on 60 % of held-out problems (3 of 5", ""),
         ("median 50 % (40 % to never", "yes"),
         ("median 100 % (80 % to never", ""),
-        ("0.50 to 1.20", "no"),
+        ("0.50 to 1.20 times", "no"),
     ]
-    assert [row[2] for row in rows if row[2]] == ["at least 80 %", "at most 50 %", "at most 1.1"]
+    assert [row.published for row in rows if row.published] == ["98 %", "below 20 %", "at most 1"]
 
 
 def test_a_learned_optimizer_that_diverges_never_wins(tmp_path: Path) -> None:
@@ -195,11 +195,11 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings("smoke", out=tmp_path)
-    main(settings)
+    settings = Settings(scale="smoke", out=tmp_path)
+    Metz2019(settings).run()
     path, text = tmp_path / "runs.jsonl", (tmp_path / "runs.jsonl").read_text()
-    runs = [run for piece in pieces(settings) for run in piece.runs]
-    assert len(text.splitlines()) == len(set(runs)) == len(runs)
+    runs = [run for batch in Metz2019(settings).runs() for run in batch]
+    assert len(Lines(path, KEY).where()) == len(set(runs)) == len(runs)
     for name in ("held-out", "variance", "generalise", "ablations"):
         assert matplotlib.image.imread(tmp_path / f"{name}.png").std() > 0
     page = (tmp_path / "results.md").read_text()
@@ -209,24 +209,23 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     with monkeypatch.context() as patched:
         patched.setattr(metz2019, "evaluation", None)
-        main(settings)
+        Metz2019(settings).run()
         assert (tmp_path / "results.md").read_text() == page
     assert path.read_text() == text, "a second run has nothing to do"
 
-    # Killed while it wrote Adam's last run; and the trained optimizers are no longer in memory.
-    metz2019.learned.cache_clear()
-    monkeypatch.setattr(metz2019, "report", lambda *_: None)
+    # Killed while it wrote Adam's last run.
+    monkeypatch.setattr(Metz2019, "draw", lambda self: None)
     lines = text.splitlines(keepends=True)
     kept = max(i for i, line in enumerate(lines) if '"adam"' in line)
     path.write_text("".join(lines[:kept]) + lines[kept][:50])
-    main(settings)
+    Metz2019(settings).run()
 
     def everything() -> list[dict[str, Any]]:
         results = Lines(path, KEY).where()
         return [{name: value for name, value in result.items() if name != "seconds"} for result in results]
 
-    assert len(path.read_text().splitlines()) == len(runs)
     again = everything()
+    assert len(again) == len(runs)
     path.write_text(text)
     assert again == everything()
 
@@ -239,8 +238,11 @@ def test_figures_of_runs_that_diverged(tmp_path: Path) -> None:
     lines.add(name | {"part": "variance", "method": "fresh", "es": 1.0, "reparameterisation": None, "merged": 1.0})
     lines.add(name | {"part": "ablations", "method": "whole", "loss": None, "curve": [2.0, None]})
     lines.add(name | {"part": "ablations", "method": "PES", "loss": 1.0, "curve": [2.0, 1.0]})
-    report(lines, 10, tmp_path)
-    page = (tmp_path / "results.md").read_text()
+    found = report(lines, 10, tmp_path)
+    assert list(found.figures) == ["held-out.png", "variance.png", "ablations.png"]
+    for draw in found.figures.values():
+        draw().savefig(tmp_path / "drawn.png")
+    page = found.text
     assert "| whole | 1 of 1 diverged |  |" in page
     assert "| 0 | 1 of 2 diverged | 3.0100 ± 0.0100 (0.1) | 0.5100 ± 0.0100 (0.1)* |" in page
-    assert "1.00 to 1.00 | yes |" in page
+    assert (found.claims[-1].ours, found.claims[-1].holds) == ("1.00 to 1.00 times", "yes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,9 @@ import numpy as np
 import pytest
 from numpy.polynomial import Polynomial
 
-from metz2019_hypergradients import HILL, OUTER_RATE, TOY_RATE, Settings, main
+from flow import Lines
+from metz2019_hypergradients import HILL, OUTER_RATE, TOY_RATE, Hypergradients, Settings
+from metz2019_hypergradients_report import claims
 
 LOSS = Polynomial.fromroots([4, 3, 0, 0])
 Results = dict[str, list[dict[str, Any]]]
@@ -24,9 +25,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(out: Path) -> Results:
-    main(Settings(out, "smoke"))
+    Hypergradients(Settings(scale="smoke", out=out)).run()
     parts: Results = {}
-    for result in map(json.loads, (out / "results.jsonl").read_text().splitlines()):
+    for result in Lines(out / "runs.jsonl", ("part", "setting")).where():
         parts.setdefault(result["part"], []).append(result)
     return parts
 
@@ -79,6 +80,20 @@ def test_figures_and_tables_are_there_and_nothing_is_computed_again(out: Path, r
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     table = (out / "results.md").read_text()
     assert len(results["learned"]) == sum(line.startswith(("| 3 |", "| 12 |")) for line in table.splitlines())
-    before = (out / "results.jsonl").read_bytes()
-    main(Settings(out, "smoke"))
-    assert (out / "results.jsonl").read_bytes() == before
+    before = (out / "runs.jsonl").read_bytes()
+    Hypergradients(Settings(scale="smoke", out=out)).run()
+    assert (out / "runs.jsonl").read_bytes() == before
+
+
+def test_claims_follow_the_numbers() -> None:
+    slopes = [{"setting": n, "slope": [0.0, None, x]} for n, x in ((5, 1.0), (10, -3.0), (20, 2.0))]
+    sizes = [{"setting": 0.5, "steps": [2, 8], "slopes": [[1.0, 1.0], [4.0, x]]} for x in (4.0, 5.0)]
+    windows = [{"slopes": [3.0, -1.0]}, {"slopes": [-0.5]}]
+    learned = [{"setting": n, "lr": [1e-3, lr], "loss": [1.0, x]} for n, lr, x in ((3, 2e-3, 0.8), (12, 5e-4, 0.7))]
+    pairs = list(zip(learned, windows, strict=True))
+    rows = list(claims(slopes, sizes, pairs))
+    assert [row.holds for row in rows] == ["no (1 of 2)", "yes", "no", "yes", "yes"]
+    assert rows[0].ours == "largest slope 1 after 5, 3 after 10, 2 after 20 steps"
+    assert rows[-1].ours == "+2 against -0.5"
+    assert [row.holds for row in claims([], sizes[:1], pairs[::-1])] == ["no", "yes", "no", "yes"]
+    assert not list(claims(slopes[:1], [], pairs[:1]))

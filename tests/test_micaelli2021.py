@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import micaelli2021
+from flow import Lines
 from lrenv.randomness.seeds import seeds_for
 from lrenv.training.hypergradients import rollout, validation_loss
 from lrenv.training.tasks import make_task
 from lrenv.training.trainee import Trainee
-from micaelli2021 import METHODS, Scale, Settings, claims, effort, found, main, measured, search_settings
-from plumbing import Lines
+from micaelli2021 import METHODS, Micaelli2021, Scale, Settings, claims, effort, found, measured, search_settings
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +31,8 @@ def settings(out: Path) -> Settings:
 
 
 def test_it_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    main(settings(tmp_path / "whole"))
-    train, calls = micaelli2021.controller_of, 0
+    Micaelli2021(settings(tmp_path / "whole")).run()
+    train, calls = Micaelli2021.controller_of, 0
 
     def killed(*arguments: Any) -> Path:
         nonlocal calls
@@ -42,11 +42,11 @@ def test_it_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.Monk
         return train(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(micaelli2021, "controller_of", killed)
+        patched.setattr(Micaelli2021, "controller_of", killed)
         with pytest.raises(KeyboardInterrupt):
-            main(settings(tmp_path / "broken"))
-    assert len((tmp_path / "broken" / "runs.jsonl").read_text().splitlines()) == 2
-    main(settings(tmp_path / "broken"))
+            Micaelli2021(settings(tmp_path / "broken")).run()
+    assert len(Lines(tmp_path / "broken" / "runs.jsonl", ("method", "seed")).where()) == 2
+    Micaelli2021(settings(tmp_path / "broken")).run()
     whole, broken = (Lines(tmp_path / name / "runs.jsonl", ("method", "seed")).where() for name in ("whole", "broken"))
     for result in (*whole, *broken):
         assert result.pop("seconds") > 0
@@ -60,7 +60,7 @@ def test_it_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_log_has_the_schedule_of_the_controller(tmp_path: Path) -> None:
     search = search_settings(settings(tmp_path), "fds", 1)
-    micaelli2021.controller_of(micaelli2021.schedule_training, search)
+    Micaelli2021(settings(tmp_path)).controller_of(micaelli2021.schedule_training, search)
     schedules, rows = found(search)
     assert [row["inner_steps"] for row in rows] == ["8.0", "16.0"]
     tensors = micaelli2021.schedule_training(search)
@@ -94,13 +94,12 @@ def searches(ends: dict[str, list[float]]) -> dict[str, list[dict[str, Any]]]:
 
 def test_claims_say_what_the_numbers_say() -> None:
     rows = claims(searches({"fds": [0.8, 0.9], "greedy": [0.7, 0.6], "random": [0.95, 0.91]}))
-    held = [(claim.split(" at ")[0], held, numbers) for claim, held, numbers in rows[:2]]
-    assert held == [
-        ("FDS ends above greedy", "yes", "+20.0 points; every search: True"),
-        ("FDS ends above random", "no", "-8.0 points; every search: False"),
+    assert [(row.claim.split(" at ")[0], row.holds, row.ours) for row in rows[:2]] == [
+        ("FDS ends above greedy", "yes", "+20.0 points; 2 of 2 searches above all of greedy"),
+        ("FDS ends above random", "no", "-8.0 points; 0 of 2 searches above all of random"),
     ]
-    assert rows[2][1] == "no"
-    assert claims(searches({"fds": [0.505]}))[0][1] == "yes"
+    assert rows[2].holds == "no"
+    assert claims(searches({"fds": [0.505]}))[0].holds == "yes"
     assert claims(searches({"random": [0.5]})) == []
 
 

@@ -92,7 +92,9 @@ def test_a_loaded_model_says_nothing_of_its_view(tmp_path: Path) -> None:
     model.save(tmp_path / "model")
     model.get_vec_normalize_env().save(tmp_path / "statistics.pkl")
     loaded = PPO.load(tmp_path / "model", device="cpu")
-    with pytest.raises(AgentError, match=r"what the PPO model sees and turns can't be known.*SB3Agent\(model, View"):
+    with pytest.raises(
+        AgentError, match=r"what the PPO model observes and controls can't be known.*SB3Agent\(model, View"
+    ):
         evaluate(loaded, TASK, [3, 4], device="cpu")
     envs = LearningRateVecEnv(1, TASK, control="set", observe="clock", device="cpu")
     agent = SB3Agent(

@@ -377,7 +377,7 @@ def test_a_batch_of_another_size_is_refused(name: str) -> None:
 def test_a_state_of_another_batch_is_refused() -> None:
     agent = plateau(peak=0.1)
     _, state = agent.predict(clock(3, 0))
-    with pytest.raises(ValueError, match="state is that of 3 envs"):
+    with pytest.raises(ValueError, match=r"state is that of another batch or agent: .*\(3,.*; pass None to restart"):
         agent.predict(clock(2, 1), state)
 
 

@@ -73,6 +73,10 @@ def test_a_path_is_taken_whole(folder: str) -> None:
         ("mine:text=it's", "mine", {"text": "it's"}),
         ("mine:table={'a': [1, 2]}:n=3", "mine", {"table": {"a": [1, 2]}, "n": 3}),
         ("mine:file='x.safetensors'", "mine", {"file": "x.safetensors"}),
+        ("my_tasks.py:mine", "my_tasks.py:mine", {}),
+        (r"C:\x y\my_agents.py:Mine:rate=0.1:n=2", r"C:\x y\my_agents.py:Mine", {"rate": 0.1, "n": 2}),
+        ("'a:b=c/x.py':Mine:k=1", "'a:b=c/x.py':Mine", {"k": 1}),
+        ("mine:file=x.py:foo", "mine", {"file": "x.py:foo"}),
         (r"C:\runs\x\controller.safetensors", r"C:\runs\x\controller.safetensors", {}),
         ("runs/2026-11-26T12:21:20/c.safetensors", "runs/2026-11-26T12:21:20/c.safetensors", {}),
         ("runs/lr=0.1,seed=0/c.safetensors", "runs/lr=0.1,seed=0/c.safetensors", {}),
@@ -90,7 +94,9 @@ def test_specs(spec: str, name: str, settings: dict[str, Any]) -> None:
         ("cosine:0.1", "neither name:key=value"),
         ("a b:x=1", "neither name:key=value"),
         ("", "neither name:key=value"),
-        ("runs/x", "neither name:key=value:key=value nor the path of a .safetensors file"),
+        ("runs/x", "neither name:key=value:key=value, nor my_file.py:name:key=value, nor the path of a .saf"),
+        ("my_tasks.py", "names a file, but nothing in it: write my_tasks.py:NAME"),
+        ("my_tasks.py:1x", "neither name:key=value"),
         ("cosine:peak=", "gives peak no value"),
         ("cosine:peak=1:peak=2", "gives peak twice"),
         ("fds:lr=(0.1,", r"lacks a closing \)"),
@@ -101,6 +107,22 @@ def test_specs(spec: str, name: str, settings: dict[str, Any]) -> None:
 def test_what_cannot_be_read(spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "own", "short_name"),
+    [
+        ("a/my_tasks.py:mine:budget=3", ("a/my_tasks.py", "mine"), "mine"),
+        (r"C:\x\my.py:Mine", (r"C:\x\my.py", "Mine"), "Mine"),
+        ("'a:b=c/x.py':Mine:k=1", ("a:b=c/x.py", "Mine"), "Mine"),
+        ('"it\'s/x.py":Mine', ("it's/x.py", "Mine"), "Mine"),
+        ("digits-mlp:budget=3", None, "digits-mlp"),
+        ("x.safetensors", None, "x.safetensors"),
+    ],
+)
+def test_ones_own(spec: str, own: tuple[str, str] | None, short_name: str) -> None:
+    found = parse(spec)
+    assert (found.own, found.short_name) == (own, short_name)
 
 
 def test_deep_nesting_is_text_or_a_value() -> None:

@@ -20,7 +20,7 @@ from lrenv.training.tasks import LogUniform, Task, initial_rates, make_task, reg
 # As an attribute of the package, `tasks` is the function.
 tasks_module = importlib.import_module("lrenv.training.tasks")
 
-EMBEDDED = ("noisy-quadratic", "two-minima", "digits-logreg", "digits-mlp")
+EMBEDDED = ("noisy-quadratic", "power-law-easy", "power-law-hard", "two-minima", "digits-logreg", "digits-mlp")
 
 
 @pytest.fixture

@@ -238,15 +238,15 @@ def test_reset_of_many_calls_a_data_function_once(toy: Callable[..., Task]) -> N
 
 def test_groups_share_the_envs_evenly(toy: Callable[..., Task]) -> None:
     trainee = Trainee(toy())
-    trainee.at_once = 4
-    assert [trainee.groups(n) for n in (1, 4, 5, 8, 11, 9)] == [[1], [4], [3, 2], [4, 4], [4, 4, 3], [3, 3, 3]]
+    trainee.chunk_size = 4
+    assert [trainee.chunks(n) for n in (1, 4, 5, 8, 11, 9)] == [[1], [4], [3, 2], [4, 4], [4, 4, 3], [3, 3, 3]]
 
 
 def test_trainees_with_convolutions_go_one_by_one_on_a_cpu(toy: Callable[..., Task], make_blobs: Any) -> None:
     small = Trainee(toy())
     images = Trainee(toy(make_blobs((1, 8, 8)), network=networks.conv3(4)))
-    assert small.groups(500) == [500]
-    assert images.groups(3) == [1, 1, 1]
+    assert small.chunks(500) == [500]
+    assert images.chunks(3) == [1, 1, 1]
 
 
 def test_memory_is_counted_by_hand(toy: Callable[..., Task]) -> None:
@@ -256,9 +256,9 @@ def test_memory_is_counted_by_hand(toy: Callable[..., Task]) -> None:
     assert memory.held == 4 * (53 * (2 + 2) + 3 * 10)  # weights, the best ones, two moments; predictions
     assert memory.training == 4 * (2 * 53 + 4 * (6 + 13 + 2 * 5))
     assert memory.measuring == 4 * 10 * (6 + 3 * 5)
-    for n, at_once, times in ((8, 2, 3), (2, 2, 2)):
+    for n, chunk_size, times in ((8, 2, 3), (2, 2, 2)):
         working = 2 * max(memory.training, memory.measuring)
-        assert memory.total(n, at_once) == memory.data + times * n * memory.held + working
+        assert memory.total(n, chunk_size) == memory.data + times * n * memory.held + working
 
 
 def test_a_fixed_part_of_the_validation_split_is_measured(toy: Callable[..., Task]) -> None:

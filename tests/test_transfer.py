@@ -46,6 +46,14 @@ def test_every_number_shape_and_dtype_arrives() -> None:
     assert np.signbit(got.rest["exact"][1])
 
 
+def test_a_single_number_arrives_whatever_its_stride() -> None:
+    one = torch.arange(6.0).reshape(2, 3)[1:, 2]
+    assert one.stride() == (3,)
+    (found,) = to_host([one])
+    assert found.tolist() == [5.0]
+    assert found.shape == (1,)
+
+
 def test_arrays_are_their_own() -> None:
     given = tree()
     got = to_host(given)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,17 +16,17 @@ from scipy.stats import t as student
 
 import xu2019
 import xu2019_training
+from flow import Lines
 from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.agents.ppo.training import PPOTraining
 from lrenv.agents.schedules.agent import linear
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.controllers.controller_file import read_metadata
 from lrenv.data import load
-from plumbing import Lines
-from xu2019 import Piece, Settings, grid, main, pieces, tuned
+from xu2019 import Piece, Settings, Xu2019, grid, pieces, tuned
 from xu2019_report import TABLE1, Cell, best, cells, claims, contest, courses, report, shape
 from xu2019_tasks import NETWORKS, SCALES, Version, available, base, resized, task_of
-from xu2019_training import SETTINGS, Carried, controller_of
+from xu2019_training import SETTINGS, Carried
 
 KEY = list(Piece.__annotations__)
 SMOKE = SCALES["smoke"]._replace(
@@ -41,7 +40,7 @@ def asked(out: Path, **others: Any) -> Settings:
 
 def results(out: Path) -> list[dict[str, Any]]:
     """The lines without what depends on time and place."""
-    found = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+    found = Lines(out / "runs.jsonl", KEY).where()
     return [{name: value for name, value in line.items() if name not in ("seconds", "sha256")} for line in found]
 
 
@@ -51,23 +50,23 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SCALES, "smoke", SMOKE)
-        main(asked(out))
+        Xu2019(asked(out)).run()
     return out
 
 
 def test_it_goes_on_where_it_was_killed(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in every piece: a training in its second update, others before they end, the last while it writes."""
     monkeypatch.setitem(SCALES, "smoke", SMOKE)
-    made, iterate, killed = xu2019.made, PPOTraining.iterate, set[object]()
+    compute, iterate, killed = Xu2019.compute, PPOTraining.iterate, set[object]()
 
     def once(name: object) -> None:
         if name not in killed:
             killed.add(name)
             raise KeyboardInterrupt
 
-    def made_but_killed(piece: Piece, *rest: Any) -> Any:
-        result = made(piece, *rest)
-        once(piece)
+    def computed_but_killed(self: Xu2019, batch: Any) -> Any:
+        result = compute(self, batch)
+        once(batch[0])
         return result
 
     def iterated_but_killed(self: PPOTraining) -> dict[str, float]:
@@ -75,18 +74,18 @@ def test_it_goes_on_where_it_was_killed(whole: Path, tmp_path: Path, monkeypatch
             once(self.settings.task)
         return iterate(self)
 
-    monkeypatch.setattr(xu2019, "made", made_but_killed)
+    monkeypatch.setattr(Xu2019, "compute", computed_but_killed)
     monkeypatch.setattr(PPOTraining, "iterate", iterated_but_killed)
     for _ in range(100):
         try:
-            main(asked(tmp_path))
+            Xu2019(asked(tmp_path)).run()
             break
         except KeyboardInterrupt:
             continue
     assert len(killed) == len(results(whole)) + 2
     text = (tmp_path / "runs.jsonl").read_text()
     (tmp_path / "runs.jsonl").write_text(text[: -len(text.splitlines()[-1]) // 2])
-    main(asked(tmp_path))
+    Xu2019(asked(tmp_path)).run()
     assert results(tmp_path) == results(whole)
     for name in ("figure1.png", "figure2.png"):
         assert (tmp_path / name).stat().st_size > 0
@@ -116,49 +115,28 @@ def test_the_papers_setting_is_the_papers() -> None:
     assert SCALES["paper"].episodes == {"cnn": 1000, "resnet": 1000}
 
 
-def test_time_that_is_up_stops_a_training_between_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what goes on from there ends as what was never stopped."""
-    task = task_of("digits", "tiny", SMOKE.trained["tiny"])
-    own = SETTINGS["ours"] | {"envs": 2, "episodes": 6, "eval_every": 2, "eval_seeds": 1, "device": "cpu"}
-    file = controller_of(task, tmp_path / "whole", own, math.inf)
-    now, iterate = [0.0], PPOTraining.iterate
-    monkeypatch.setattr(xu2019_training, "time", SimpleNamespace(monotonic=lambda: now[0]))
-
-    def slow(self: PPOTraining) -> dict[str, float]:
-        now[0] += 10
-        return iterate(self)
-
-    monkeypatch.setattr(PPOTraining, "iterate", slow)
-    parts = [controller_of(task, tmp_path / "parts", own, deadline) for deadline in (5, 15, 60)]
-    assert file is not None
-    assert parts == [None, None, tmp_path / "parts" / "controller.safetensors"]
-    assert now == [30], "no update was made twice"
-    runs = [evaluate(xu2019.PPOController.load(path), task, [0]) for path in (file, parts[2]) if path]
-    np.testing.assert_allclose(runs[0].test_loss, runs[1].test_loss, rtol=1e-4)
-
-
 def test_no_piece_begins_when_time_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setitem(SCALES, "smoke", SMOKE)
-    monkeypatch.setattr(xu2019, "made", lambda *_: pytest.fail("time is up"))
-    main(asked(tmp_path, seconds=-1))
-    assert "-1 seconds are over" in capsys.readouterr().out
+    monkeypatch.setattr(Xu2019, "compute", lambda *_: pytest.fail("time is up"))
+    Xu2019(asked(tmp_path, seconds=0)).run()
+    assert "0 of 18 runs are there" in capsys.readouterr().out
 
 
 def test_rows_repeat_to_the_last_digit(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SCALES, "smoke", SMOKE)
     out = tmp_path / "out"
     shutil.copytree(whole, out)
-    main(asked(out, again=True))
+    Xu2019(asked(out, again=True)).run()
     lines = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
-    changed = next(line for line in lines if line["stage"] == "report")
+    changed = next(line for line in lines if line.get("stage") == "report")
     changed["test_loss"][1] = np.nextafter(changed["test_loss"][1], 2)
     (out / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(SystemExit, match="1 pieces"):
-        main(asked(out, again=True))
+        Xu2019(asked(out, again=True)).run()
     one, other = sorted(out.glob("trainings/*/controller.safetensors"))
     shutil.copy(one, other)
     with pytest.raises(ValueError, match="is not the controller that was trained here"):
-        main(asked(out, again=True))
+        Xu2019(asked(out, again=True)).run()
 
 
 def test_what_can_not_be_meant(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,9 +146,9 @@ def test_what_can_not_be_meant(whole: Path, tmp_path: Path, monkeypatch: pytest.
         ({"data": ("mnist",)}, "--data mnist: this scale has digits"),
     ):
         with pytest.raises(ValueError, match=message):
-            main(asked(tmp_path, **wrong))
+            Xu2019(asked(tmp_path, **wrong)).run()
     with pytest.raises(ValueError, match="holds results of --scale smoke"):
-        main(asked(whole, scale="cpu"))
+        Xu2019(asked(whole, scale="cpu")).run()
 
 
 def test_pieces_come_after_what_they_need() -> None:
@@ -204,8 +182,8 @@ def test_a_missing_data_set_leaves_the_other_rows(tmp_path: Path, monkeypatch: p
     found = list(pieces(SCALES["cpu"], ["fashion-mnist", None], ["cnn"]))
     assert found
     assert {piece.data for piece in found} == {piece.source for piece in found} == {"fashion-mnist"}
-    main(Settings("gpu", out=tmp_path / "out"))
-    assert "0 of 0 pieces" in capsys.readouterr().out
+    Xu2019(Settings(scale="gpu", out=tmp_path / "out")).run()
+    assert not (tmp_path / "out" / "results.md").exists()
 
 
 def test_the_grids_and_settings_are_the_papers() -> None:
@@ -213,7 +191,7 @@ def test_the_grids_and_settings_are_the_papers() -> None:
     task = task_of("digits", "cnn", Version())
     assert (task.batch_size, task.budget, task.interval, task.optimizer) == (1000, 1000, 10, "adam")
     assert task.initial_lr == (1e-2, 1e-3, 1e-4)
-    small = task_of("digits", "tiny", Version(None, 64, 20, 21, 7, 5))
+    small = task_of("digits", "tiny", Version(batch_size=20, budget=21, interval=7, val_examples=5))
     assert (small.batch_size, small.budget, small.interval, small.val_examples) == (20, 21, 7, 5)
     for scale in SCALES.values():
         for network in scale.networks:
@@ -262,7 +240,7 @@ def test_a_run_that_died_is_not_chosen(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(xu2019, "evaluate", lambda agent, task, seeds, **_: seen.append(seeds) or outcome)
     piece = Piece("tune", "digits", "tiny", "linear", "digits")
     lines = Lines(tmp_path / "runs.jsonl", KEY)
-    lines.add(asdict(piece) | tuned(piece, SCALES["smoke"], asked(tmp_path)))
+    lines.add(asdict(piece) | tuned(piece, SCALES["smoke"], "cpu"))
     found = best(lines, "digits", "tiny", "linear")
     assert found is not None
     assert (found.settings, found.val_loss, found.tried) == (grid("linear")[3], 3.0, 14)
@@ -352,21 +330,22 @@ def test_tables_of_fixed_results(tmp_path: Path) -> None:
     found = {c.method: c for c in cells(lines)}
     assert found["linear"].seeds == [0, 1, 2, 3]
     assert found["linear"].numbers["test_loss"].tolist() == [0.2, 0.3, 0.4, 0.5]
-    report(lines, tmp_path)
-    text = (tmp_path / "results.md").read_text()
+    told = report(lines)
+    text = told.text
     level = " | ".join(["0.3500 (0.1291)"] * 3)
     assert f"| fashion-mnist cnn | linear decay, best of 14 | peak 0.01, warmup 0 | {level} | 4 | 0 | whole |" in text
     assert "| fashion-mnist cnn | linear decay, best of 14 |  | 3 | 2 | as reported |" in text
     on = "images of 20x20 pixels, batches of 100, 100 steps, an action every 1 steps, 50 validation images"
     assert f"| fashion-mnist cnn | PPO (ours-mlp) | 8 | 12 | 2 | {on} |" in text
-    assert "better than linear decay, best of 14 |  | 0.3500 (0.1291) → 0.1050 (0.0058); p = 0.0" in text
-    assert "## Our setting" in text
-    assert "## The paper's setting" not in text
+    (loss,) = (row for row in told.claims if row.claim.endswith("test loss better than linear decay, best of 14"))
+    assert loss.ours.startswith("0.3500 (0.1291) → 0.1050 (0.0058); p = 0.0")
+    assert all("PPO (ours)" in row.claim for row in told.claims)
 
 
 def test_every_network_trains(tmp_path: Path) -> None:
     for network in ("cnn-tensorflow", "resnet"):
-        task = task_of("digits", network, Version(None, 2, 20, 4, 2, 20))
+        version = Version(width=2, batch_size=20, budget=4, interval=2, val_examples=20)
+        task = task_of("digits", network, version)
         result = evaluate(linear(1e-3), task, [0, 1], device="cpu")
         assert np.isfinite(result.test_loss).all()
         assert not result.diverged.any()
@@ -386,9 +365,8 @@ def test_a_training_can_be_ended_sooner(tmp_path: Path, monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         patch.setattr(PPOTraining, "iterate", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            xu2019.trained(piece, SCALES["smoke"], asked(tmp_path), math.inf)
-    made = xu2019.trained(piece, SCALES["smoke"], asked(tmp_path, episodes=4), math.inf)
-    assert made is not None
+            Xu2019(asked(tmp_path)).trained(piece)
+    made = Xu2019(asked(tmp_path, episodes=4)).trained(piece)
     assert (made["episodes"], made["runs_spent"]) == (4, 4 + 2 * 2)
     assert made["version"] == [None, 64, 20, 20, 5, 20]
     assert made["seconds"] > 0

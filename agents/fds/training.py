@@ -96,7 +96,7 @@ class ScheduleTraining(Training[FDSSettings]):
 
     def groups(self) -> list[slice]:
         """Which trainees of an outer step go through it together."""
-        sizes = self.trainee.groups(self.settings.trainees)
+        sizes = self.trainee.chunks(self.settings.trainees)
         return [slice(last - n, last) for n, last in zip(sizes, accumulate(sizes), strict=True)]
 
     def status(self, row: dict[str, float]) -> str:

@@ -1,9 +1,13 @@
 """Hypergradient descent: a gradient step on the learning rate before every step on the weights.
 
-A rate's one-step hypergradient is h_t = -<g_t, d_(t-1)>: the gradient of the loss that the next step descends, against
-the direction of the step before (Baydin et al. 2018, "Online learning rate adaptation with hypergradient descent",
-equations 5 to 7, arXiv:1703.04782). Optimizers differ in d alone, so SGD-HD, Nesterov-HD and Adam-HD are one agent on
-three trainees:
+Baydin, Cornish, Martinez Rubio, Schmidt and Wood 2018, "Online learning rate adaptation with hypergradient descent"
+(arXiv:1703.04782). SGD-HD is
+
+    alpha_t = alpha_(t-1) + beta <g_t, g_(t-1)>,    w_(t+1) = w_t - alpha_t g_t,
+
+for -<g_t, g_(t-1)> is the derivative of the loss at w_t by alpha_(t-1). With the direction d of another optimizer the
+derivative is h_t = -<g_t, d_(t-1)> (equations 5 to 7). Optimizers differ in d alone, so SGD-HD, Nesterov-HD and Adam-HD
+are one agent, `HypergradientDescent`, on three kinds of trainees:
 
     >>> import numpy as np
     >>> agent = sgd_hd(initial_lr=[0.1, 0.0], beta=0.01)
@@ -20,46 +24,63 @@ Over an interval of several inner steps, h is the sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from lrenv.agents.hypergradient.recurrence import INITIAL_LRS, Parts, Recurrence, Values, control_of, rates_from
 from lrenv.agents.hyperparameters import Array, Hyperparameter, Hyperparameters, tuned
-from lrenv.agents.memory import Memory
 from lrenv.controllers.agent import View
 from lrenv.lookup import lookup
 
 
+class Rate(NamedTuple):
+    """What hypergradient descent carries from decision to decision."""
+
+    rate: Array  # (n, K), alpha of each of K pieces of n trainees
+
+
+class HypergradientDescent(Recurrence[Rate]):
+    """SGD-HD, Nesterov-HD and Adam-HD: alpha_t = alpha_(t-1) - beta h_t, gradient descent on the rate (equation 7)."""
+
+    def initial(self, rate: Array) -> Rate:
+        """Gives the carry at the first rates."""
+        return Rate(rate)
+
+    def update(self, carry: Rate, seen: Parts, values: Values) -> Rate:
+        """Gives alpha_t = alpha_(t-1) - beta h_t."""
+        alpha, h = carry.rate, seen["hypergradient"]  # h_t = -<g_t, d_(t-1)>
+        return Rate(alpha - values["beta"] * h)
+
+
+class MultiplicativeDescent(HypergradientDescent):
+    """The normalised rule of section 3: relative changes of at most beta, whatever the scale of gradients."""
+
+    def update(self, carry: Rate, seen: Parts, values: Values) -> Rate:
+        """Gives alpha_t = alpha_(t-1) (1 + beta cos(g_t, d_(t-1)))."""
+        norms = np.sqrt(seen["gradient_square"]) * np.sqrt(seen["direction_square"])
+        cosine: Array = -np.divide(seen["hypergradient"], norms, out=np.zeros_like(norms), where=norms > 0)
+        return Rate(carry.rate * (1 + values["beta"] * cosine))
+
+
+class InLoopDescent(HypergradientDescent):
+    """The paper's published code for Adam-HD: one rate, which is moved within the loop over the trainee's tensors."""
+
+    def update(self, carry: Rate, seen: Parts, values: Values) -> Rate:
+        """Gives each tensor the last tensor's alpha less beta times the sum of h up to its own."""
+        return Rate(carry.rate[:, -1:] - values["beta"] * np.cumsum(seen["hypergradient"], axis=1))
+
+
 class Rule(NamedTuple):
-    """How a hypergradient moves a rate."""
+    """How a hypergradient moves a rate, and what that is computed from."""
 
+    kind: type[HypergradientDescent]
     observe: tuple[str, ...]
-    update: Callable[[Parts, Memory, Values], Memory]
-
-
-def additive(parts: Parts, memory: Memory, values: Values) -> Memory:
-    """`rate - beta * h`: gradient descent on the rate (equation 7)."""
-    return (memory[0] - values["beta"] * parts["hypergradient"],)
-
-
-def multiplicative(parts: Parts, memory: Memory, values: Values) -> Memory:
-    """`rate * (1 + beta * cos(g_t, d_(t-1)))`: a relative change of at most `beta`, whatever the scale of gradients."""
-    norms = np.sqrt(parts["gradient_square"]) * np.sqrt(parts["direction_square"])
-    cosine: Array = -np.divide(parts["hypergradient"], norms, out=np.zeros_like(norms), where=norms > 0)
-    return (memory[0] * (1 + values["beta"] * cosine),)
-
-
-def moved_in_turn(parts: Parts, memory: Memory, values: Values) -> Memory:
-    """One additive rate for all, moved by each tensor in turn: tensor j has the sum up to its own, the last all."""
-    return (memory[0][:, -1:] - values["beta"] * np.cumsum(parts["hypergradient"], axis=1),)
 
 
 RULES = {
-    "additive": Rule(("hypergradient",), additive),
-    "multiplicative": Rule(("hypergradient", "gradient_square", "direction_square"), multiplicative),
+    "additive": Rule(HypergradientDescent, ("hypergradient",)),
+    "multiplicative": Rule(MultiplicativeDescent, ("hypergradient", "gradient_square", "direction_square")),
 }
 
 
@@ -71,8 +92,8 @@ def sgd_hd(
     granularity: str = "",
     low: Hyperparameter | None = None,
     high: Hyperparameter | None = None,
-) -> Recurrence:
-    """SGD-HD.
+) -> HypergradientDescent:
+    """SGD-HD, alpha_t = alpha_(t-1) + beta <g_t, g_(t-1)>: `HypergradientDescent` of trainees that descend by SGD.
 
     Args:
         initial_lr: the first rate; the additive rule may start at 0.
@@ -99,8 +120,8 @@ def nesterov_hd(
     granularity: str = "",
     low: Hyperparameter | None = None,
     high: Hyperparameter | None = None,
-) -> Recurrence:
-    """SGDN-HD: SGD with Nesterov momentum, the task's; arguments and errors are those of `sgd_hd`."""
+) -> HypergradientDescent:
+    """SGDN-HD, with the direction of SGD with the task's Nesterov momentum; arguments and errors as in `sgd_hd`."""
     hyperparameters = rates_from(initial_lr, beta=beta, low=low, high=high)
     return _descent("nesterov", rule, granularity, hyperparameters)
 
@@ -114,8 +135,8 @@ def adam_hd(
     low: Hyperparameter | None = None,
     high: Hyperparameter | None = None,
     in_loop: bool = False,
-) -> Recurrence:
-    """Adam-HD.
+) -> HypergradientDescent:
+    """Adam-HD, alpha_t = alpha_(t-1) + beta <g_t, d_(t-1)> with Adam's direction d.
 
     Args:
         initial_lr: as in `sgd_hd`.
@@ -125,8 +146,8 @@ def adam_hd(
         granularity: as in `sgd_hd`.
         low: as in `sgd_hd`.
         high: as in `sgd_hd`.
-        in_loop: do as the paper's published code does, which moves the rate inside its loop over tensors, so that each
-            tensor steps with a rate of its own; to compare numbers with that code's. The paper has one rate.
+        in_loop: whether to do as the paper's published code does, which moves the rate inside its loop over tensors, so
+            that each tensor steps with a rate of its own; to compare numbers with that code's. The paper has one rate.
 
     Raises:
         ValueError: as in `sgd_hd`, or `in_loop` with another rule or granularity than the default.
@@ -137,18 +158,12 @@ def adam_hd(
         beta = 1e-7 if rule == "additive" else 1e-3
     hyperparameters = rates_from(initial_lr, beta=beta, low=low, high=high)
     if in_loop:
-        return replace(
-            _descent("adam", "additive", "tensor", hyperparameters), update=moved_in_turn, options=(("in_loop", True),)
-        )
+        view = View(control_of("tensor"), RULES[rule].observe, interval=1, optimizer="adam")
+        return InLoopDescent("adam-hd", hyperparameters, view, (("in_loop", True),))
     return _descent("adam", rule, granularity, hyperparameters)
 
 
-def _descent(optimizer: str, rule: str, granularity: str, hyperparameters: Hyperparameters) -> Recurrence:
-    observe, update = lookup(RULES, rule, "rule")
-    return Recurrence(
-        f"{optimizer}-hd",
-        update,
-        hyperparameters,
-        View(control_of(granularity), observe, interval=1, optimizer=optimizer),
-        options=(("rule", rule), ("granularity", granularity)),
-    )
+def _descent(optimizer: str, rule: str, granularity: str, hyperparameters: Hyperparameters) -> HypergradientDescent:
+    kind, observe = lookup(RULES, rule, "rule")
+    view = View(control_of(granularity), observe, interval=1, optimizer=optimizer)
+    return kind(f"{optimizer}-hd", hyperparameters, view, (("rule", rule), ("granularity", granularity)))

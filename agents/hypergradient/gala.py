@@ -21,28 +21,45 @@ Theirs: the surrogate, the curvature and the leader. Ours:
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from lrenv.agents.hypergradient.recurrence import INITIAL_LRS, Parts, Recurrence, Values, rates_from
 from lrenv.agents.hyperparameters import Array, Hyperparameter, tuned
-from lrenv.agents.memory import Memory
 from lrenv.controllers.agent import View
 from lrenv.envs.actions import BOUNDS
 
 VIEW = View("set-raw", ("hypergradient", "direction_square", "gradient_change_square"), interval=1)
 
 
-def follow_the_leader(parts: Parts, memory: Memory, values: Values) -> Memory:
-    """The next rates, and the sums of alignments and curvatures that they follow from."""
-    rate, alignment, curvature = memory
-    # L |d|^2 = |change of g| |d|^2 / (rate |d|). Without a step there is no curvature to be seen.
-    lengths = np.sqrt(parts["gradient_change_square"]) * np.sqrt(parts["direction_square"])
-    alignment = alignment - parts["hypergradient"]
-    curvature = curvature + np.divide(lengths, np.abs(rate), out=np.zeros_like(lengths), where=rate != 0)
-    weight = values["delta"] + curvature
-    pulled = values["delta"] * values["initial_lr"] + alignment
-    leader: Array = np.divide(pulled, weight, out=np.array(rate), where=weight > 0)
-    return leader, alignment, curvature
+class Surrogates(NamedTuple):
+    """What GALA carries: the rate, and the sums that the next one follows from."""
+
+    rate: Array  # (n, 1)
+    alignment: Array  # (n, 1), sum of <g_(t+1), d_t>
+    curvature: Array  # (n, 1), sum of L_t |d_t|^2
+
+
+class GALA(Recurrence[Surrogates]):
+    """Follow the regularised leader: eta = (delta eta_0 + sum of alignments) / (delta + sum of curvatures)."""
+
+    def initial(self, rate: Array) -> Surrogates:
+        """Gives the carry at the first rates, with empty sums."""
+        return Surrogates(rate, np.zeros(rate.shape), np.zeros(rate.shape))
+
+    def update(self, carry: Surrogates, seen: Parts, values: Values) -> Surrogates:
+        """Adds the last step's surrogate, and gives the minimiser of all."""
+        # L |d|^2 = |change of g| |d|^2 / (rate |d|). Without a step there is no curvature to be seen.
+        lengths = np.sqrt(seen["gradient_change_square"]) * np.sqrt(seen["direction_square"])
+        alignment = carry.alignment - seen["hypergradient"]
+        curvature = carry.curvature + np.divide(
+            lengths, np.abs(carry.rate), out=np.zeros_like(lengths), where=carry.rate != 0
+        )
+        weight = values["delta"] + curvature
+        pulled = values["delta"] * values["initial_lr"] + alignment
+        leader: Array = np.divide(pulled, weight, out=np.array(carry.rate), where=weight > 0)
+        return Surrogates(leader, alignment, curvature)
 
 
 @tuned(initial_lr=INITIAL_LRS)
@@ -51,7 +68,7 @@ def gala(
     delta: Hyperparameter = 0.0,
     low: Hyperparameter = BOUNDS[0],
     high: Hyperparameter = BOUNDS[1],
-) -> Recurrence:
+) -> GALA:
     """GALA on the task's own optimizer.
 
     Args:
@@ -64,4 +81,4 @@ def gala(
     Raises:
         ValueError: a hyperparameter is wrong.
     """
-    return Recurrence("gala", follow_the_leader, rates_from(initial_lr, delta=delta, low=low, high=high), VIEW, slots=2)
+    return GALA("gala", rates_from(initial_lr, delta=delta, low=low, high=high), VIEW)

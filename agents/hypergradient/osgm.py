@@ -19,24 +19,38 @@ different batches u_t also measures how far they differ.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from lrenv.agents.hypergradient.recurrence import Parts, Recurrence, Values, control_of, rates_from
-from lrenv.agents.hyperparameters import Hyperparameter, tuned
-from lrenv.agents.memory import Memory
+from lrenv.agents.hyperparameters import Array, Hyperparameter, tuned
 from lrenv.controllers.agent import View
 
 TINY = 1e-20
 """Under AdaGrad's root; as in the authors' code."""
 
 
-def adagrad(parts: Parts, memory: Memory, values: Values) -> Memory:
-    """The next step sizes, and the sums of squares of their feedback."""
-    rate, squares = memory
-    norm = parts["direction_square"].sum(1, keepdims=True)
-    feedback = np.divide(parts["hypergradient"], norm, out=np.zeros_like(rate), where=norm > 0)
-    squares = squares + feedback**2
-    return rate - values["adagrad_lr"] * feedback / np.sqrt(squares + TINY), squares
+class StepSizes(NamedTuple):
+    """What OSGM carries: the step sizes, and AdaGrad's sums of squares of their feedback."""
+
+    rate: Array  # (n, K), p
+    squares: Array  # (n, K)
+
+
+class OSGM(Recurrence[StepSizes]):
+    """AdaGrad on the feedback u: p = p - eta u / sqrt(sum of u^2)."""
+
+    def initial(self, rate: Array) -> StepSizes:
+        """Gives the carry at the first step sizes, with an empty sum."""
+        return StepSizes(rate, np.zeros(rate.shape))
+
+    def update(self, carry: StepSizes, seen: Parts, values: Values) -> StepSizes:
+        """Takes AdaGrad's step on the step sizes."""
+        norm = seen["direction_square"].sum(1, keepdims=True)
+        feedback = np.divide(seen["hypergradient"], norm, out=np.zeros_like(carry.rate), where=norm > 0)
+        squares = carry.squares + feedback**2
+        return StepSizes(carry.rate - values["adagrad_lr"] * feedback / np.sqrt(squares + TINY), squares)
 
 
 @tuned(adagrad_lr=(1.0, 0.3, 0.1, 0.03, 0.01))
@@ -46,7 +60,7 @@ def osgm(
     granularity: str = "",
     low: Hyperparameter | None = 0.0,
     high: Hyperparameter | None = None,
-) -> Recurrence:
+) -> OSGM:
     """OSGM with hypergradient feedback, on SGD.
 
     Args:
@@ -60,11 +74,9 @@ def osgm(
     Raises:
         ValueError: a hyperparameter is wrong, or an unknown granularity.
     """
-    return Recurrence(
+    return OSGM(
         "osgm",
-        adagrad,
         rates_from(initial_lr, adagrad_lr=adagrad_lr, low=low, high=high),
         View(control_of(granularity), ("hypergradient", "direction_square"), interval=1, optimizer="sgd"),
-        slots=1,
         options=(("granularity", granularity),),
     )

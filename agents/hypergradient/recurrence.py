@@ -1,23 +1,24 @@
-"""What agents of gradients share: rates that follow a recurrence on white-box observations."""
+"""What hypergradient methods share: their rates follow a recurrence on white-box observations, within bounds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lrenv.agents.base import BaseAgent, C
 from lrenv.agents.hyperparameters import Array, Hyperparameter, Hyperparameters, checked, per_env, show
-from lrenv.agents.memory import Memory, recalled
-from lrenv.controllers.agent import State, View
+from lrenv.controllers.agent import View
 from lrenv.lookup import lookup
 
 Parts = Mapping[str, Array]
 """White-box part -> (n, K) float64, of K rates per trainee."""
 Values = Mapping[str, Array]
-"""Hyperparameter -> (n, 1), or (1,) where all envs have the same."""
+"""Hyperparameter -> (n, 1), or (1, 1) where all environments have the same."""
 
 INITIAL_LRS = (1e-1, 1e-2, 1e-3, 1e-4)
 """The first rates that are worth trying."""
@@ -26,62 +27,71 @@ GRANULARITIES = {"": "set-raw"} | {name: f"set-raw/{name}" for name in ("layer",
 
 
 @dataclass(frozen=True, repr=False)
-class Recurrence:
-    """An agent whose rates are a function of the last ones and of the training since.
+class Recurrence(BaseAgent[C]):
+    """An agent whose rates are a function of the last ones and of the training since; `update` is that function.
 
-    At the start of an episode all parts but `gradient_square` are 0, and an update must leave the rates alone then: the
-    first ones are `initial_lr`. An agent's state is what its update remembers, the rates first.
+    At the start of an episode all parts but `gradient_square` are 0, and `update` must leave the rates alone then: the
+    first ones are `initial_lr`.
 
-    Rates stay finite whatever the trainees do: those of one that has diverged stand still, and one that is about to
-    gets the largest number there is. Ended envs can so stand beside others.
+    Rates stay finite whatever the trainees do: those of a trainee that has diverged stay as they are, and where a rate
+    overflows it is the largest number there is. Environments whose episode has ended can so stay in the batch.
 
     Attributes:
         name: the agent's public name, e.g. `sgd-hd`.
-        update: (parts, memory, values) -> memory, a tuple of arrays (n, K).
         hyperparameters: (name, value) pairs, `initial_lr` among them; a value is a number or a tuple of n. Between
             `low` and `high`, where they are given, all rates are clamped.
-        view: what the agent sees, `hypergradient` among it, and turns.
-        slots: how many arrays are remembered beside the rates, all 0 at the start of an episode.
+        view: it observes `hypergradient` and other parts, and sets the rates.
         options: what else `repr` tells.
     """
 
     name: str
-    update: Callable[[Parts, Memory, Values], Memory]
     hyperparameters: Hyperparameters
     view: View
-    slots: int = 0
     options: tuple[tuple[str, object], ...] = ()
 
     def __repr__(self) -> str:
         return show(self.name, (*self.hyperparameters, *self.options))
 
-    def predict(
-        self,
-        observation: Mapping[str, NDArray[Any]],
-        state: State = None,
-        episode_start: NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[NDArray[Any], State]:
-        """The rates (n, K) of the intervals that now start, in the observation's dtype, and the new memory.
+    @abstractmethod
+    def initial(self, rate: Array) -> C:
+        """Gives the carry at the first rates (n, K): a NamedTuple of arrays (n, K) with a field `rate`."""
+
+    @abstractmethod
+    def update(self, carry: C, seen: Parts, values: Values) -> C:
+        """Gives the carry after the training that was seen, with its new rates.
+
+        Args:
+            carry: at the last decision.
+            seen: what was measured since.
+            values: of the hyperparameters.
+        """
+
+    def start(self, observation: Mapping[str, NDArray[Any]]) -> C:
+        """Gives the carry at `initial_lr`."""
+        shape = read_parts(self.name, observation, self.view.observe)["hypergradient"].shape
+        return self.initial(np.broadcast_to(self._values(shape[0])["initial_lr"], shape))
+
+    def act(self, observation: Mapping[str, NDArray[Any]], carry: C) -> tuple[Array, C]:
+        """Gives the rates (n, K) of the intervals that now start.
 
         Raises:
-            ValueError: a part is missing, or n is not that of the state or of array hyperparameters.
+            ValueError: a part is missing, or n is not the length of array hyperparameters.
         """
-        parts = read_parts(self.name, observation, self.view.observe)
-        rates = parts["hypergradient"]
-        values = {name: np.reshape(x, (-1, 1)) for name, x in per_env(self.hyperparameters, len(rates)).items()}
-        fresh = (np.broadcast_to(values["initial_lr"], rates.shape), *(np.zeros((self.slots, *rates.shape))))
-        memory = recalled(state, fresh, episode_start)
+        seen = read_parts(self.name, observation, self.view.observe)
+        values = self._values(len(seen["hypergradient"]))
         # Of a trainee that diverges, gradients overflow.
         with np.errstate(over="ignore", invalid="ignore"):
-            after, *slots = self.update(parts, memory, values)
-        dtype = observation["hypergradient"].dtype
-        largest = np.finfo(dtype).max
+            after: Any = self.update(carry, seen, values)
+        largest = np.finfo(observation["hypergradient"].dtype).max
         low, high = (
             np.clip(values.get(name, end), -largest, largest) for name, end in (("low", -largest), ("high", largest))
         )
-        after = np.where(np.isnan(after), memory[0], np.clip(after, low, high))
-        return after.astype(dtype), (after, *slots)
+        before: Any = carry
+        rate = np.where(np.isnan(after.rate), before.rate, np.clip(after.rate, low, high))
+        return rate, after._replace(rate=rate)
+
+    def _values(self, n: int) -> Values:
+        return {name: np.reshape(x, (-1, 1)) for name, x in per_env(self.hyperparameters, n).items()}
 
 
 def read_parts(agent: str, observation: Mapping[str, NDArray[Any]], names: str | tuple[str, ...]) -> Parts:
@@ -102,7 +112,7 @@ def read_parts(agent: str, observation: Mapping[str, NDArray[Any]], names: str |
 
 
 def control_of(granularity: str) -> str:
-    """The control that turns a rate for each piece.
+    """The control that sets a rate for each piece of a trainee.
 
     Raises:
         ValueError: an unknown granularity.

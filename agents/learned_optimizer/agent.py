@@ -30,7 +30,7 @@ from lrenv.controllers import controller_file, schema
 from lrenv.controllers.agent import State, View
 from lrenv.controllers.controller_file import Promise
 from lrenv.lookup import count
-from lrenv.runtime.ambient import detached
+from lrenv.runtime.ambient import without_gradients
 from lrenv.training.optimizers import Hyper, Optimizer, OptState
 
 DECAYS = (0.5, 0.9, 0.99, 0.999, 0.9999)
@@ -215,7 +215,7 @@ class LearnedOptimizer:
 
         return Optimizer(init, direction)
 
-    @detached
+    @without_gradients
     def _constants(self, device: torch.device, dtype: torch.dtype) -> Constants:
         decays, timescales = (torch.tensor(x, dtype=dtype).to(device) for x in (DECAYS, TIMESCALES))
         return Constants(decays.unsqueeze(1), timescales, self.theta.detach().to(device, dtype))

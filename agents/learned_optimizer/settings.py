@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from lrenv import specs
 from lrenv.agents.learned_optimizer.agent import Architecture
 from lrenv.agents.outer.settings import OuterSettings
 from lrenv.controllers import schema
@@ -109,7 +110,7 @@ class LearnedOptimizerSettings(OuterSettings):
 
     def each_task(self) -> list[Task]:
         """The tasks by name, before anything is drawn."""
-        names = [name.strip() for name in (self.tasks or self.task).split(",") if name.strip()]
+        names = specs.split(self.tasks or self.task)
         own = {name: getattr(self, name) for name in ("budget", "interval", "val_examples")}
         return [make_task(name, **{key: value for key, value in own.items() if value is not None}) for name in names]
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lrenv import sources, specs
 from lrenv.lookup import count
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.compiling import Compile
@@ -18,7 +19,8 @@ class OuterSettings:
     """How an agent is trained.
 
     Attributes:
-        task: what the trainees learn; a name from `lrenv tasks`.
+        task: what the trainees learn: a name from `lrenv tasks`, name:setting=value, or my_tasks.py:name for a task of
+            your own.
         out: folder for controller.safetensors, checkpoint.safetensors, progress.csv and TensorBoard's events.
         budget: inner steps of an episode; the task's own by default, as for the next three.
         interval: inner steps between two actions.
@@ -70,6 +72,19 @@ class OuterSettings:
         """The task with these settings, and others."""
         own = {name: getattr(self, name) for name in ("budget", "interval", "optimizer", "val_examples")}
         return make_task(self.task, **{name: value for name, value in own.items() if value is not None}, **others)
+
+    def own_specs(self) -> dict[str, list[str]]:
+        """Setting -> the specs in it that name something of one's own, in a Python file."""
+        named = {name: getattr(self, name, "") for name in ("task", "tasks", "observe", "reward")}
+        texts = {name: specs.split(value) for name, value in named.items() if isinstance(value, str)}
+        found = {name: [text for text in listed if specs.parse(text).own] for name, listed in texts.items()}
+        return {name: listed for name, listed in found.items() if listed}
+
+    def files(self) -> dict[str, str]:
+        """Spec of something of one's own -> what tells its file from another version."""
+        listed = [spec for each in self.own_specs().values() for spec in each]
+        owns = {spec: specs.parse(spec).own for spec in listed}
+        return {spec: sources.digest(sources.own_path(own)) for spec, own in owns.items() if own is not None}
 
     def as_json(self) -> dict[str, Any]:
         """The settings as JSON values, but those that say what to do about an earlier training."""

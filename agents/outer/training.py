@@ -6,6 +6,7 @@ What is special to a kind of agent is a `Training`; whatever learns from running
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from lrenv.controllers.state_file import restored, stored
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.ambient import own_settings
 from lrenv.runtime.files import alone
+from lrenv.runtime.json_values import json_value
 from lrenv.runtime.process import command_line
 from lrenv.runtime.progress import progress
 from lrenv.training.tasks import Task
@@ -58,6 +60,7 @@ class Training(ABC, Generic[S]):
         best_iteration: after which that controller was.
         selection_runs: trainees that were trained so far to choose it.
         command: that began the training.
+        files: spec of something of one's own that takes part -> what tells its file from another version.
         unit: what progress counts.
     """
 
@@ -71,6 +74,7 @@ class Training(ABC, Generic[S]):
         self.best_iteration: int | None = None
         self.selection_runs = 0
         self.command = command_line()
+        self.files = settings.files()
 
     @property
     @abstractmethod
@@ -156,7 +160,7 @@ class Training(ABC, Generic[S]):
             self.best_val_loss, self.best_iteration = loss, self.iteration
             trained = {
                 "episodes": self.episodes, "iteration": self.iteration, "runs": self.runs, "finished": False,
-                "val_loss": _finite(loss), "command": self.command,
+                "val_loss": json_value(loss), "command": self.command,
                 "settings": self.settings.as_json(),
             }  # fmt: skip
             Folder(self.settings.out).propose(self.iteration, lambda path: controller.save(path, trained))
@@ -169,8 +173,9 @@ class Training(ABC, Generic[S]):
         tensors, values = stored(self.state() if self.iteration else {})
         return tensors, {
             "iteration": self.iteration, "finished": self.iteration >= self.iterations, "values": values,
-            "best_iteration": self.best_iteration, "best_val_loss": _finite(self.best_val_loss),
+            "best_iteration": self.best_iteration, "best_val_loss": json_value(self.best_val_loss),
             "selection_runs": self.selection_runs, "command": self.command, "settings": settings.essence(),
+            "files": self.files,
             settings.LENGTH: getattr(settings, settings.LENGTH),
         }  # fmt: skip
 
@@ -287,7 +292,28 @@ def _resumed(settings: S, checkpoint: Path) -> S:
         pairs = ", ".join(f"{name}={given[name]!r} (was {before[name]!r})" for name in clash)
         raise ValueError(f"can't resume with other settings: {pairs}; leave them out, or start anew in another --out")
     asked = getattr(settings, length)
-    return replace(settings, **before, **{length: metadata[length] if asked == defaults[length] else asked})
+    resumed = replace(settings, **before, **{length: metadata[length] if asked == defaults[length] else asked})
+    _check_own(resumed, given, metadata.get("files", {}))
+    return resumed
+
+
+def _check_own(resumed: OuterSettings, given: dict[str, Any], files: dict[str, str]) -> None:
+    """Checks what is of one's own in a training that is to go on.
+
+    Raises:
+        ValueError: it is not asked for again, though no file of data makes code run, or its file has changed.
+    """
+    for name, listed in resumed.own_specs().items():
+        if given[name] != getattr(resumed, name):
+            wanted = f"--{name} {shlex.quote(','.join(listed))}"
+            raise ValueError(f"the training ran code of your own, which no checkpoint makes run: add {wanted}")
+    now = resumed.files()
+    changed = [spec for spec, before in files.items() if now.get(spec) != before]
+    if changed:
+        raise ValueError(
+            f"the file of {', '.join(changed)} has changed since the training began: put the old one back, or start "
+            "anew in another --out"
+        )
 
 
 def begin_adam(optimizer: torch.optim.Optimizer) -> None:
@@ -302,8 +328,3 @@ def on_host(values: dict[str, Tensor]) -> dict[str, float]:
     """Single numbers of a device, brought to the host in one transfer: what is logged waits for the device once."""
     found = torch.stack([value.double() for value in values.values()]).cpu().tolist()
     return dict(zip(values, found, strict=True))
-
-
-def _finite(loss: float | None) -> float | None:
-    """JSON knows no infinity."""
-    return None if loss is None or math.isinf(loss) else loss

@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from lrenv.agents.base import BaseAgent
 from lrenv.controllers import controller_file, schema
-from lrenv.controllers.agent import State, View
+from lrenv.controllers.agent import View
 from lrenv.controllers.controller_file import Promise
 
 Array = NDArray[Any]
+LSTMState = tuple[Array, ...]
+"""The hidden state and the cell state of an LSTM, (n, hidden) each; nothing where there is none."""
 
 _SIZE = schema.integer(1, schema.LARGEST_SIZE)
 METADATA = schema.record(
@@ -122,14 +125,14 @@ class Architecture:
             return kind(observations, actions, lambda _: 0.0, **self.policy_kwargs())
 
 
-class PPOController:
+class PPOController(BaseAgent[LSTMState]):
     """A trained controller: `PPOController.load(path)`, or `make_agent(path)`.
 
     Args:
-        policy: the actor; its critic is carried along, unused.
-        mean: (observation,) subtracted from observations.
-        std: (observation,) they are divided by.
-        view: what it was trained to see and turn.
+        policy: the actor and the critic, of which the actor alone is used.
+        mean: (observation,) what is subtracted from observations.
+        std: (observation,) what they are then divided by.
+        view: what it was trained to observe and control.
         architecture: of the policy.
     """
 
@@ -141,42 +144,49 @@ class PPOController:
     ) -> None:
         self.policy = policy
         self.mean, self.std = mean, std
-        self._view = view
+        self.view = view
         self.architecture = architecture
 
     def __repr__(self) -> str:
         return "ppo-lstm" if self.architecture.lstm else "ppo"
 
-    @property
-    def view(self) -> View:
-        """What it was trained to see and turn."""
-        return self._view
-
-    def predict(
-        self,
-        observation: Array,
-        state: State = None,
-        episode_start: NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Array, State]:
-        """One decision for each of n environments; see `lrenv.controllers.agent.Agent`.
+    def start(self, observation: Array) -> LSTMState:
+        """Gives the state of the LSTM at the start of an episode; none where the actor is a perceptron.
 
         Raises:
             ValueError: observations of another length than it was trained on.
         """
-        if observation.shape[-1] != self.architecture.observation:
+        length = self.architecture.observation
+        if np.ndim(observation) != 2 or observation.shape[1] != length:
             raise ValueError(
-                f"this controller was trained on observations of length {self.architecture.observation} "
-                f"(observe={self._view.observe!r}), not {observation.shape[-1]}"
+                f"this controller was trained on observations of length {length} (observe={self.view.observe!r}): it "
+                f"reads arrays (n, {length}), not {np.shape(observation)}"
             )
+        if not self.architecture.lstm:
+            return ()
+        zeros = np.zeros((len(observation), self.architecture.hidden), np.float32)
+        return zeros, zeros
+
+    def act(self, observation: Array, carry: LSTMState) -> tuple[Array, LSTMState]:
+        """Gives the mode of the policy for each of n environments, and the LSTM's next state."""
+        return self._decide(observation, carry, deterministic=True)
+
+    def sample(self, observation: Array, carry: LSTMState) -> tuple[Array, LSTMState]:
+        """Draws actions from the policy, with torch's global generator."""
+        return self._decide(observation, carry, deterministic=False)
+
+    def _decide(self, observation: Array, carry: LSTMState, deterministic: bool) -> tuple[Array, LSTMState]:
         normalised = np.clip((observation - self.mean) / self.std, -self.CLIP, self.CLIP).astype(np.float32)
-        return self.policy.predict(normalised, state, episode_start, deterministic)
+        # Stable-Baselines3 has an axis of LSTM layers, here one, before that of the environments.
+        state = tuple(x[None] for x in carry) or None
+        action, after = self.policy.predict(normalised, state, deterministic=deterministic)
+        return action, tuple(x[0] for x in after or ())
 
     def save(self, path: Path, metadata: dict[str, Any]) -> None:
         """Writes the controller to one file; `metadata` says how it was trained."""
         tensors = {f"policy.{name}": weight for name, weight in self.policy.state_dict().items()}
         tensors |= {"mean": torch.from_numpy(self.mean), "std": torch.from_numpy(self.std)}
-        shape = {"view": asdict(self._view), "architecture": asdict(self.architecture)}
+        shape = {"view": asdict(self.view), "architecture": asdict(self.architecture)}
         controller_file.write(path, tensors, {"agent": "ppo", **shape, **metadata})
 
     @classmethod

@@ -1,9 +1,7 @@
-"""The hand-made schedules: the learning rate as a plain function of the inner step and the budget.
+"""The agents that follow a schedule: `cosine(peak=1e-2)` makes one, as does `make_agent("cosine", peak=1e-2)`.
 
-A schedule is a pure function `rate(t, budget, *, peak, ...)` in NumPy, vectorised over envs, that gives what
-PyTorch's scheduler of that kind gives at step `t`. A factory (`cosine(peak=1e-2)`) checks the hyperparameters
-(a ValueError says which one is wrong) and makes an agent. Any hyperparameter may be an array of one value per
-env, so a whole tuning grid runs as one batch:
+A factory checks the hyperparameters (a ValueError says which one is wrong) and makes an agent. Any hyperparameter may
+be an array of one value per environment, so a whole tuning grid runs as one batch:
 
     >>> import numpy as np
     >>> agent = cosine(peak=[0.1, 0.2], warmup=5)
@@ -18,7 +16,7 @@ Hyperparameters of several schedules mean the same in all of them:
 - `peak`: the highest rate, where the schedule starts unless it says otherwise.
 - `floor`: the lowest rate, at most `peak`.
 - `warmup`: inner steps of linear warm-up. The rate is `peak * (t + 1) / warmup` for `t < warmup` (Goyal et al.
-  2017, section 2.2, arXiv:1706.02677), then the schedule runs on `t - warmup` over `budget - warmup`; only
+  2017, section 2.2, arXiv:1706.02677), then the schedule runs on `t - warmup` over `T - warmup`; only
   `inverse_sqrt` counts on.
 
 An interval of several inner steps is trained at the rate of its first one.
@@ -33,9 +31,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lrenv.agents.base import BaseAgent
 from lrenv.agents.hyperparameters import Array, Hyperparameter, Hyperparameters, checked, per_env, show, tuned
-from lrenv.controllers.agent import State, View
+from lrenv.agents.schedules import formulas
+from lrenv.controllers.agent import View
 from lrenv.envs.observations import CLOCK
+from lrenv.lookup import what_is
 
 VIEW = View(control="set-raw", observe="clock")
 
@@ -46,29 +47,26 @@ def read_clock(observation: NDArray[Any]) -> dict[str, Array]:
     Raises:
         ValueError: the observation is something else.
     """
-    if observation.ndim != 2 or observation.shape[1] != len(CLOCK) or observation.dtype.kind != "f":
+    dtype, shape = getattr(observation, "dtype", None), np.shape(observation)
+    if dtype is None or dtype.kind != "f" or len(shape) != 2 or shape[1] != len(CLOCK):
+        held = what_is(observation) if dtype is None else f"{dtype} {shape}"
         raise ValueError(
-            f"a schedule reads a floating-point array (n, {len(CLOCK)}) of {', '.join(CLOCK)}, not "
-            f"{observation.dtype} {observation.shape}: make the environment with observe='clock', and batched"
+            f"a schedule reads a floating-point array (n, {len(CLOCK)}) of {', '.join(CLOCK)}, not {held}: make the "
+            "environment with observe='clock', and batched"
         )
     return {name: observation[:, i].astype(np.float64) for i, name in enumerate(CLOCK)}
 
 
-def as_action(rate: Array, observation: NDArray[Any]) -> NDArray[Any]:
-    """The rates (n,) as an action (n, 1) of the observation's dtype."""
-    return np.broadcast_to(rate, len(observation)).astype(observation.dtype)[:, None]
-
-
 @dataclass(frozen=True, repr=False)
-class Scheduled:
-    """An agent that follows a schedule; it has no memory, so its state is always None.
+class Scheduled(BaseAgent[tuple[()]]):
+    """An agent that follows a schedule; it has no memory.
 
     Attributes:
         name: the agent's public name, e.g. `one-cycle`.
-        schedule: `(t, budget, **hyperparameters) -> rate`, arrays of shape (n,) or ().
+        schedule: one of `lrenv.agents.schedules.formulas`, or another `(t, budget, **hyperparameters) -> rate`.
         hyperparameters: (name, value) pairs with `peak` and `warmup`; a value is a number or a tuple of n.
-        after_warmup: the schedule's `t` and `budget` count from the end of the warm-up, not from its start.
-        view: what the agent sees and turns: the rate itself, by the clock.
+        after_warmup: whether the schedule's `t` and `budget` count from the end of the warm-up, or from its start.
+        view: it observes the clock and sets the rate.
     """
 
     name: str
@@ -80,14 +78,8 @@ class Scheduled:
     def __repr__(self) -> str:
         return show(self.name, self.hyperparameters)
 
-    def predict(
-        self,
-        observation: NDArray[Any],
-        state: State = None,
-        episode_start: NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[NDArray[Any], State]:
-        """The rates (n, 1) of the intervals that now start, and None.
+    def act(self, observation: NDArray[Any], carry: tuple[()]) -> tuple[Array, tuple[()]]:
+        """Gives the rates (n, 1) of the intervals that now start.
 
         Raises:
             ValueError: the observation is no clock, or n is not the length of the array hyperparameters.
@@ -97,72 +89,8 @@ class Scheduled:
         t, warmup = clock["inner_step"], values.pop("warmup")
         start = warmup if self.after_warmup else 0
         after = self.schedule(np.maximum(t - start, 0), np.maximum(clock["budget"] - start, 1), **values)
-        rate = np.where(t < warmup, values["peak"] * (t + 1) / np.maximum(warmup, 1), after)
-        return as_action(rate, observation), None
-
-
-def _share(part: Array, whole: Array) -> Array:
-    """`part / whole` within [0, 1]; an empty whole counts as 1."""
-    share: Array = np.clip(part / np.where(whole > 0, whole, 1), 0, 1)
-    return share
-
-
-def _anneal(start: Array, end: Array, progress: Array) -> Array:
-    """Half a cosine from `start` to `end` as `progress` goes from 0 to 1."""
-    wave: Array = np.cos(np.pi * progress)
-    return end + (start - end) * (1 + wave) / 2
-
-
-def constant_rate(t: Array, budget: Array, *, peak: Array) -> Array:
-    """`peak`, whatever the time."""
-    return peak + np.zeros_like(t)
-
-
-def step_rate(t: Array, budget: Array, *, peak: Array, discount_step: Array, discount_factor: Array) -> Array:
-    """`peak * discount_factor ** floor(t / discount_step)`."""
-    return peak * discount_factor ** np.floor(t / discount_step)
-
-
-def exponential_rate(t: Array, budget: Array, *, peak: Array, decay: Array) -> Array:
-    """`peak * decay ** (t / budget)`."""
-    return peak * decay ** (t / budget)
-
-
-def linear_rate(t: Array, budget: Array, *, peak: Array, floor: Array) -> Array:
-    """A straight line from `peak` at 0 to `floor` at the end of the budget."""
-    return peak + (floor - peak) * _share(t, budget)
-
-
-def cosine_rate(t: Array, budget: Array, *, peak: Array, floor: Array) -> Array:
-    """Half a cosine from `peak` at 0 to `floor` at the end of the budget."""
-    return _anneal(peak, floor, _share(t, budget))
-
-
-def one_cycle_rate(
-    t: Array, budget: Array, *, peak: Array, pct_start: Array, div_factor: Array, final_div_factor: Array
-) -> Array:
-    """Half a cosine up to `peak`, at step `pct_start * budget - 1`, and another down to the last step."""
-    start, top = peak / div_factor, pct_start * budget - 1
-    up = _anneal(start, peak, _share(t, top))
-    down = _anneal(peak, start / final_div_factor, _share(t - top, budget - 1 - top))
-    return np.where(t <= top, up, down)
-
-
-def sgdr_rate(t: Array, budget: Array, *, peak: Array, floor: Array, period: Array, multiplier: Array) -> Array:
-    """Cosines from `peak` to `floor`, the k-th (from 0) over `period * multiplier ** k` inner steps."""
-    equal = multiplier == 1
-    ratio = np.where(equal, 2.0, multiplier)
-
-    # The floor could miss a restart by rounding. The nearest k is right or one too high, and steps tell.
-    k = np.rint(np.log1p(t / period * (ratio - 1)) / np.log(ratio))
-    k = np.where(period * (ratio**k - 1) / (ratio - 1) > t, k - 1, k)
-    within = np.where(equal, t % period, t - period * (ratio**k - 1) / (ratio - 1))
-    return _anneal(peak, floor, within / (period * multiplier**k))
-
-
-def inverse_sqrt_rate(t: Array, budget: Array, *, peak: Array, timescale: Array) -> Array:
-    """`peak * sqrt(timescale / max(t + 1, timescale))`."""
-    return peak * np.sqrt(timescale / np.maximum(t + 1, timescale))
+        rate: Array = np.where(t < warmup, values["peak"] * (t + 1) / np.maximum(warmup, 1), after)
+        return rate[:, None], carry
 
 
 PEAKS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
@@ -172,7 +100,7 @@ WARMUPS = (0, 30)
 @tuned(peak=PEAKS)
 def constant(peak: Hyperparameter, warmup: Hyperparameter = 0) -> Scheduled:
     """The same rate throughout (PyTorch's `ConstantLR` with `factor=1`)."""
-    return Scheduled("constant", constant_rate, checked(peak=peak, warmup=warmup))
+    return Scheduled("constant", formulas.constant, checked(peak=peak, warmup=warmup))
 
 
 @tuned(peak=(0.1, 0.01, 0.001, 0.0001), discount_step=(10, 20, 50, 100), discount_factor=(0.99, 0.9, 0.88))
@@ -187,7 +115,7 @@ def step(
     Its grid is the 48 settings of Xu et al. 2019, section 3.2.
     """
     values = checked(peak=peak, discount_step=discount_step, discount_factor=discount_factor, warmup=warmup)
-    return Scheduled("step", step_rate, values)
+    return Scheduled("step", formulas.step, values)
 
 
 @tuned(peak=PEAKS, decay=(0.1, 0.01, 0.001))
@@ -196,19 +124,19 @@ def exponential(peak: Hyperparameter, decay: Hyperparameter, warmup: Hyperparame
 
     `decay` belongs to the whole budget, so that a value suits budgets of any length.
     """
-    return Scheduled("exponential", exponential_rate, checked(peak=peak, decay=decay, warmup=warmup))
+    return Scheduled("exponential", formulas.exponential, checked(peak=peak, decay=decay, warmup=warmup))
 
 
 @tuned(peak=PEAKS, warmup=WARMUPS)
 def linear(peak: Hyperparameter, floor: Hyperparameter = 0.0, warmup: Hyperparameter = 0) -> Scheduled:
     """Linear decay over the budget (PyTorch's `LinearLR`, and its `PolynomialLR` of power 1)."""
-    return Scheduled("linear", linear_rate, checked(peak=peak, floor=floor, warmup=warmup))
+    return Scheduled("linear", formulas.linear, checked(peak=peak, floor=floor, warmup=warmup))
 
 
 @tuned(peak=PEAKS, warmup=WARMUPS)
 def cosine(peak: Hyperparameter, floor: Hyperparameter = 0.0, warmup: Hyperparameter = 0) -> Scheduled:
     """Cosine decay over the budget (PyTorch's `CosineAnnealingLR` with `T_max` the budget)."""
-    return Scheduled("cosine", cosine_rate, checked(peak=peak, floor=floor, warmup=warmup))
+    return Scheduled("cosine", formulas.cosine, checked(peak=peak, floor=floor, warmup=warmup))
 
 
 @tuned(peak=PEAKS, pct_start=(0.1, 0.3))
@@ -227,7 +155,7 @@ def one_cycle(
     values = checked(
         peak=peak, pct_start=pct_start, div_factor=div_factor, final_div_factor=final_div_factor, warmup=warmup
     )
-    return Scheduled("one-cycle", one_cycle_rate, values)
+    return Scheduled("one-cycle", formulas.one_cycle, values)
 
 
 @tuned(peak=PEAKS, period=(50, 200), multiplier=(1, 2))
@@ -243,7 +171,7 @@ def sgdr(
     The first takes `period` inner steps, and each is `multiplier` times as long as the one before.
     """
     values = checked(peak=peak, period=period, floor=floor, multiplier=multiplier, warmup=warmup)
-    return Scheduled("sgdr", sgdr_rate, values)
+    return Scheduled("sgdr", formulas.sgdr, values)
 
 
 @tuned(peak=PEAKS, timescale=(10, 30, 100))
@@ -256,4 +184,4 @@ def inverse_sqrt(peak: Hyperparameter, timescale: Hyperparameter, warmup: Hyperp
     (Raffel et al. 2020, section 3.1.2, arXiv:1910.10683). Both count steps from 1.
     """
     values = checked(peak=peak, timescale=timescale, warmup=warmup)
-    return Scheduled("inverse-sqrt", inverse_sqrt_rate, values, after_warmup=False)
+    return Scheduled("inverse-sqrt", formulas.inverse_sqrt, values, after_warmup=False)

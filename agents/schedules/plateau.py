@@ -1,32 +1,43 @@
-"""The schedule that listens: the rate falls when the validation loss stops improving."""
+"""Reduction on a plateau: the rate is lowered when the validation loss stops improving.
+
+With the best loss so far l* and the decisions in a row that brought none, b,
+
+    l < l* (1 - threshold):  l* = l,  b = 0;     else:  b = b + 1;     b > patience:  rate = factor * rate,  b = 0.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrenv.agents.hyperparameters import Hyperparameter, Hyperparameters, checked, per_env, show, tuned
-from lrenv.agents.memory import recalled
-from lrenv.agents.schedules.agent import PEAKS, VIEW, as_action, read_clock
-from lrenv.controllers.agent import State, View
+from lrenv.agents.base import BaseAgent
+from lrenv.agents.hyperparameters import Array, Hyperparameter, Hyperparameters, checked, per_env, show, tuned
+from lrenv.agents.schedules.agent import PEAKS, VIEW, read_clock
+from lrenv.controllers.agent import View
 
 MIN_CHANGE = 1e-8
 """A decay by less is not made: the default `eps` of PyTorch's `ReduceLROnPlateau`."""
 
 
-@dataclass(frozen=True, repr=False)
-class Plateau:
-    """An agent that lowers the rate when the validation loss stops improving; see `plateau`.
+class Progress(NamedTuple):
+    """What `Plateau` carries from decision to decision."""
 
-    Its state holds four arrays of shape (n,): the rate before warm-up, the best validation loss, the bad
-    decisions in a row, and the decisions of cool-down left.
+    rate: Array  # (n,) before warm-up
+    best: Array  # (n,) lowest validation loss so far
+    bad: NDArray[np.int64]  # (n,) decisions in a row without a new best loss
+    cooling: NDArray[np.int64]  # (n,) decisions of cool-down that are left
+
+
+@dataclass(frozen=True, repr=False)
+class Plateau(BaseAgent[Progress]):
+    """An agent that lowers the rate when the validation loss stops improving; see `plateau`.
 
     Attributes:
         hyperparameters: (name, value) pairs; a value is a number or a tuple of n.
-        view: what the agent sees and turns: the rate itself, by the clock.
+        view: it observes the clock and sets the rate.
     """
 
     hyperparameters: Hyperparameters
@@ -35,38 +46,29 @@ class Plateau:
     def __repr__(self) -> str:
         return show("plateau", self.hyperparameters)
 
-    def predict(
-        self,
-        observation: NDArray[Any],
-        state: State = None,
-        episode_start: NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[NDArray[Any], State]:
-        """The rates (n, 1) of the intervals that now start, after a look at the validation losses; the new memory.
+    def start(self, observation: NDArray[Any]) -> Progress:
+        """Gives the peak as rate, and no losses seen."""
+        n = len(observation)
+        rate = np.broadcast_to(per_env(self.hyperparameters, n)["peak"], n)
+        return Progress(rate, np.full(n, np.inf), np.zeros(n, np.int64), np.zeros(n, np.int64))
+
+    def act(self, observation: NDArray[Any], carry: Progress) -> tuple[Array, Progress]:
+        """Gives the rates (n, 1) of the intervals that now start, lowered where the validation losses call for it.
 
         Raises:
-            ValueError: the observation is no clock, or n is not that of the state or array hyperparameters.
+            ValueError: the observation is no clock, or n is not the length of array hyperparameters.
         """
-        clock, n = read_clock(observation), len(observation)
-        values = per_env(self.hyperparameters, n)
-        fresh: tuple[NDArray[Any], ...] = (
-            np.broadcast_to(values["peak"], n),
-            np.full(n, np.inf),
-            np.zeros(n, np.int64),
-            np.zeros(n, np.int64),
-        )
-        rate, best, bad, cooling = recalled(state, fresh, episode_start)
-        better = clock["val_loss"] < best * (1 - values["threshold"])
-        best = np.where(better, clock["val_loss"], best)
-        bad = np.where(better | (cooling > 0), 0, bad + 1)
+        clock, values = read_clock(observation), per_env(self.hyperparameters, len(observation))
+        better = clock["val_loss"] < carry.best * (1 - values["threshold"])
+        best = np.where(better, clock["val_loss"], carry.best)
+        bad = np.where(better | (carry.cooling > 0), 0, carry.bad + 1)
         reduce = bad > values["patience"]
-        lower = np.maximum(rate * values["factor"], values["floor"])
-        rate = np.where(reduce & (rate - lower > MIN_CHANGE), lower, rate)
-        cooling = np.where(reduce, values["cooldown"].astype(np.int64), np.maximum(cooling - 1, 0))
-        bad = np.where(reduce, 0, bad)
+        lower = np.maximum(carry.rate * values["factor"], values["floor"])
+        rate = np.where(reduce & (carry.rate - lower > MIN_CHANGE), lower, carry.rate)
+        cooling = np.where(reduce, values["cooldown"].astype(np.int64), np.maximum(carry.cooling - 1, 0))
 
         warm = np.minimum((clock["inner_step"] + 1) / np.maximum(values["warmup"], 1), 1)
-        return as_action(rate * warm, observation), (rate, best, bad, cooling)
+        return (rate * warm)[:, None], Progress(rate, best, np.where(reduce, 0, bad), cooling)
 
 
 @tuned(peak=PEAKS, factor=(0.1, 0.5), patience=(2, 5, 10))

@@ -8,7 +8,6 @@ last line that is torn is cut off, and its cell runs again.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from lrenv.benchmark.evaluation import ARRAYS, Result
 from lrenv.runtime.files import append_line, json_lines, lock, writing
+from lrenv.runtime.json_values import json_value
 
 FORMAT, VERSION = "lrenv-comparison", 1
 
@@ -153,14 +153,7 @@ def decoded(values: dict[str, Any]) -> Result:
 
 
 def _encoded(array: NDArray[Any]) -> dict[str, Any]:
-    """JSON has no NaN and no infinities: they are written as text."""
-
-    def plain(x: Any) -> Any:
-        if isinstance(x, list):
-            return [plain(y) for y in x]
-        return str(x) if isinstance(x, float) and not math.isfinite(x) else x
-
-    return {"dtype": str(array.dtype), "values": plain(array.tolist())}
+    return {"dtype": str(array.dtype), "values": json_value(array.tolist(), exact=True)}
 
 
 def _decoded(values: dict[str, Any]) -> NDArray[Any]:

@@ -6,11 +6,9 @@ Given a folder it keeps them there as they end (`lrenv.benchmark.cells`), and th
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,16 +18,16 @@ import torch
 
 from lrenv import specs
 from lrenv.benchmark.cells import Cells
-from lrenv.benchmark.evaluation import error_line, evaluate, joined
+from lrenv.benchmark.contenders import Contender, baseline_of, contenders_of, digests
+from lrenv.benchmark.evaluation import evaluate, joined
 from lrenv.benchmark.rows import FILES, Comparison, Row, Runs
 from lrenv.benchmark.statistics import paired, welch
-from lrenv.benchmark.tuning import AT_ONCE, TUNING_SEEDS, Once, afresh, grid_of, tune
-from lrenv.controllers.agent import Agent, AgentError, agent_factory, called, make_agent, view_of
+from lrenv.benchmark.tuning import AT_ONCE, TUNING_SEEDS, Once, afresh, tune
+from lrenv.controllers.agent import Agent, AgentError, view_of
 from lrenv.controllers.controller_file import read_metadata
-from lrenv.controllers.sb3_agent import as_agent
 from lrenv.envs.actions import is_relative
 from lrenv.envs.snapshots import described
-from lrenv.lookup import count
+from lrenv.lookup import count, error_line
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.memory import choose_device
 from lrenv.runtime.process import command_line, machine
@@ -41,41 +39,16 @@ GROUP = 64
 interrupted has the same ones. Larger batches run faster, and lose more when they are cut off."""
 
 
-@dataclass(frozen=True)
-class _Contender:
-    """An agent that takes part.
-
-    Attributes:
-        spec: as it was asked for.
-        name: its name or path.
-        settings: given in the spec.
-        label: how it is called.
-        file: of the controller, if it was trained.
-        tuned: whether its settings are to be searched.
-    """
-
-    spec: str
-    name: str
-    settings: dict[str, Any]
-    label: str
-    file: Path | None
-    tuned: bool
-
-    def make(self, settings: dict[str, Any]) -> Agent:
-        """The agent with these settings."""
-        return as_agent(make_agent(self.name, **settings))
-
-
 def compare(
     task: Task | str,
-    agents: str | Sequence[str | Path],
+    agents: str | Sequence[str | Path | Agent] | Mapping[str, str | Path | Agent],
     seeds: int = 10,
     *,
     baseline: str | None = None,
     initial_lrs: Sequence[float] = (),
     tuning_seeds: Sequence[int] = TUNING_SEEDS,
     device: str | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     overwrite: bool = False,
 ) -> Comparison:
     """Runs each agent on the seeds for reports and holds them against a baseline.
@@ -83,48 +56,55 @@ def compare(
     An agent that fails has a row that says why, and the others go on.
 
     Args:
-        task: a task, or its name.
-        agents: specs (`lrenv.specs`), or a text with several: names, `name:setting=value:...`, or controller files. A
-            bare name whose factory has a grid is tuned.
-        seeds: how many runs of each agent, on as many of the seeds for reports (`lrenv.randomness.seeds`).
-        baseline: one of `agents`; `step` if it is among them, else the first.
-        initial_lrs: agents that scale the rate get a row from each of these; from each of the task's if empty. Where
-            the task draws them from a range, so does the row.
-        tuning_seeds: what grids are searched on.
+        task: a task, or the spec of one.
+        agents: specs (`lrenv.specs`), or a text with several: names, `name:setting=value:...`, `my_agents.py:Name`, or
+            controller files; or agents themselves, Stable-Baselines3's models included. With labels they are a mapping
+            label -> agent. A bare name whose factory has a grid is tuned.
+        seeds: how many runs each agent makes, on as many of the seeds for reports (`lrenv.randomness.seeds`).
+        baseline: one of `agents`, or its label; `step` if it is among them, else the first.
+        initial_lrs: agents that scale the rate get a row from each of these; from each of the task's if it is empty.
+            Where the task draws them from a range, so does the row.
+        tuning_seeds: the seeds that grids are searched on.
         device: where the trainees live.
         out: the folder that keeps what is finished; called again with the same settings, the comparison goes on from
-            there. Nothing is kept if None.
+            there. Nothing is kept if it is None. Of one's own files that specs name, a change is noticed, but not of
+            what they import. Runs of agents that are given as objects are not kept, since nothing tells in another
+            process that an object is the same: they run again.
         overwrite: discard a comparison that `out` holds.
 
     Raises:
         FileExistsError: `out` holds a comparison with other settings.
-        OSError: data that isn't there, or an `out` that can't be written.
-        ValueError: an unknown agent or task, unfit settings, more seeds than there are for reports, a baseline that
-            doesn't take part.
-        KeyboardInterrupt: it was interrupted; the message says what is kept.
+        OSError: data aren't there, or `out` can't be written.
+        ValueError: an agent or the task is unknown, settings are unfit, there are fewer seeds for reports, or the
+            baseline doesn't take part.
+        KeyboardInterrupt: the comparison was interrupted; the message says what is kept.
     """
+    if out is not None and not str(out).strip():
+        raise ValueError("out is empty, which would be the current folder; name a folder, or None to keep nothing")
+    own = specs.parse(task).own if isinstance(task, str) else None
     task = make_task(task)
     reported = seeds_for("report", count("seeds", seeds))
-    listed = specs.split(agents) if isinstance(agents, str) else agents
-    contenders = _contenders([str(agent) for agent in listed])  # every error before any work
+    labels = dict(agents) if isinstance(agents, Mapping) else {}
+    listed = specs.split(agents) if isinstance(agents, str) else list(labels.values() if labels else agents)
+    contenders = contenders_of(listed, tuple(labels))  # every error before any work
     names = [contender.spec for contender in contenders]
-    baseline = _spec(baseline) if baseline else "step" if "step" in names else names[0]
-    if baseline not in names:
-        raise ValueError(f"the baseline {baseline!r} is not among the agents {', '.join(names)}")
+    baseline = baseline_of(contenders, baseline)
     starts = _starts(initial_rates(tuple(initial_lrs)) if initial_lrs else task.initial_lr)
     where = choose_device(device)
     task.load()
     about = {"command": command_line(), "machine": machine()}
     settings = {
         "task": _described(task), "agents": names, "baseline": baseline,
-        "controllers": {c.spec: _digest(c.file) for c in contenders if c.file is not None},
+        "labels": {c.spec: label for c, label in zip(contenders, labels, strict=False)},
+        "files": digests(contenders, own),
         "seeds": seeds, "initial_lr": _described(starts), "tuning_seeds": list(tuning_seeds), "device": str(where),
         "group": GROUP, "at_once": AT_ONCE, "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("lrenv", "torch", "numpy")},
     }  # fmt: skip
     kept = None
     if out is not None:
-        kept = Cells(out / "cells.jsonl", settings, about, [out / name for name in FILES], overwrite)
+        folder = Path(out)
+        kept = Cells(folder / "cells.jsonl", settings, about, [folder / name for name in FILES], overwrite)
         about = kept.about
     rows: list[Row] = []
     with nullcontext() if kept is None else kept:
@@ -133,7 +113,8 @@ def compare(
             with progress(len(contenders), "agents") as report:
                 for number, contender in enumerate(contenders):
                     report(number, contender.spec)
-                    rows += _rows(contender, task, reported, starts, tuning_seeds, device, once)
+                    keeping = once if contender.given is None else afresh
+                    rows += _rows(contender, task, reported, starts, tuning_seeds, device, keeping)
                     report(number + 1, contender.spec)
         except KeyboardInterrupt:
             if kept is None:
@@ -142,38 +123,6 @@ def compare(
             raise KeyboardInterrupt(told) from None
     reference = next(row for row in rows if row.spec == baseline)
     return Comparison(task, seeds, reference.label, [_tested(row, reference) for row in rows], about)
-
-
-def _contenders(agents: Sequence[str]) -> list[_Contender]:
-    """Who takes part; whatever can't be made raises."""
-    if not agents:
-        raise ValueError("name at least one agent, as in --agents constant,step,cosine")
-    twice = [spec for spec, times in Counter(map(_spec, agents)).items() if times > 1]
-    if twice:
-        raise ValueError(f"an agent is named twice: {', '.join(twice)}")
-    found = []
-    for agent in agents:
-        spec = specs.parse(agent)
-        name, settings = spec
-        grid = {} if spec.is_path else grid_of(name)
-        several = [key for key in grid if isinstance(settings.get(key), tuple | list)]
-        if several:
-            raise ValueError(
-                f"agent {_spec(agent)!r}: {several[0]} must be one number, for a row is about one setting; name the "
-                "agent again for each other"
-            )
-        tuned = not settings and bool(grid)
-        made = None if tuned else make_agent(name, **settings)
-        file = Path(name) if spec.is_path else getattr(agent_factory(name), "file", None)
-        found.append(_Contender(_spec(agent), name, settings, called(made) if spec.is_path else name, file, tuned))
-    shared = Counter(contender.label for contender in found)
-    return [replace(c, label=c.spec) if shared[c.label] > 1 else c for c in found]
-
-
-def _spec(text: str) -> str:
-    """A spec as it is shown: of a quoted path, the path."""
-    spec = specs.parse(text)
-    return spec.name if spec.is_path else text.strip()
 
 
 def _starts(initial_lr: InitialLR) -> list[tuple[str, InitialLR]]:
@@ -188,7 +137,7 @@ def _starts(initial_lr: InitialLR) -> list[tuple[str, InitialLR]]:
 
 
 def _rows(
-    contender: _Contender,
+    contender: Contender,
     task: Task,
     seeds: list[int],
     starts: list[tuple[str, InitialLR]],
@@ -253,11 +202,6 @@ def _runs(file: Path | None) -> Runs:
 
 def _text(settings: dict[str, Any]) -> str:
     return ", ".join(f"{key}={f'{value:g}' if isinstance(value, float) else value}" for key, value in settings.items())
-
-
-def _digest(file: Path) -> str:
-    """What tells a controller file from another of the same name."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def _described(value: Any) -> Any:

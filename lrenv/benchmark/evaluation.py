@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,20 +16,12 @@ from numpy.typing import NDArray
 from lrenv.controllers.agent import Agent, AgentError, State, View, called, make_agent, view_of
 from lrenv.controllers.sb3_agent import as_agent
 from lrenv.envs.vector_env import LearningRateVectorEnv
-from lrenv.lookup import count, what_is
-from lrenv.runtime.ambient import settled
+from lrenv.lookup import count, error_line, what_is
+from lrenv.runtime.ambient import with_own_settings
 from lrenv.runtime.compiling import CaptureError, Compile
+from lrenv.runtime.json_values import to_json
 from lrenv.runtime.memory import choose_device
 from lrenv.training.tasks import InitialLR, Task, make_task
-
-
-def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON with null for numbers that are not finite: JSON knows neither NaN nor infinity, and strict readers fail.
-
-    What else JSON doesn't know, such as an optimizer, is written as it prints.
-    """
-    return json.dumps(_finite(value), indent=indent, allow_nan=False, default=repr)
-
 
 ARRAYS = ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged")
 """The attributes of a `Result` that have one entry per run."""
@@ -80,7 +69,7 @@ class Result:
         ]
 
 
-@settled
+@with_own_settings
 def evaluate(
     agent: Agent | Path | str,
     task: Task | str,
@@ -95,7 +84,7 @@ def evaluate(
 
     Args:
         agent: an agent, or the name, spec or file of one; a Stable-Baselines3 model is one as it stands, with the
-            normalisation of its environment and what that let it see and turn (`lrenv.benchmark.SB3Agent`).
+            normalisation of its environment and what that let it see and turn (`lrenv.agents.SB3Agent`).
         task: a task, or its name.
         seeds: of the initial weights and batches.
         initial_lr: the rate before the first action, for agents that scale it; the task's own if None.
@@ -252,13 +241,6 @@ class _Who:
         )
 
 
-def error_line(error: Exception) -> str:
-    """An error in a line: what it is, what it says, and where in the file of the agent's author it arose."""
-    where = traceback.extract_tb(error.__traceback__)
-    last = f" ({Path(where[-1].filename).name}:{where[-1].lineno})" if len(where) > 1 else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{last}"
-
-
 def joined(results: Sequence[Result]) -> Result:
     """The runs of several results of one agent on one task, side by side; curves are as long as the longest."""
     if len(results) == 1:
@@ -273,14 +255,6 @@ def joined(results: Sequence[Result]) -> Result:
     arrays: dict[str, Any] = {name: np.concatenate([getattr(result, name) for result in results]) for name in ARRAYS}
     curves = {name: beside([result.curves[name] for result in results]) for name in results[0].curves}
     return replace(results[0], **arrays, curves=curves, seconds=sum(result.seconds for result in results))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(x) for key, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(x) for x in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _names(value: object) -> bool:

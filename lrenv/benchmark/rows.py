@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lrenv.benchmark.evaluation import Result, to_json
+from lrenv.benchmark.evaluation import Result
 from lrenv.benchmark.statistics import mean_std, paired
 from lrenv.runtime.files import replace_file
+from lrenv.runtime.json_values import to_json
 from lrenv.training.tasks import Task
 
 LEVEL = 0.05

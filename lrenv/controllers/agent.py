@@ -1,30 +1,29 @@
 """What an agent is, and how one is found by name.
 
-An agent is anything with Stable-Baselines3's `predict` and a `view` that says what it needs to see and turn.
-Agents are advertised as entry points of the group `lrenv.agents`, ours as everybody's: a name and a factory.
+An agent is any object with Stable-Baselines3's `predict` and a `view`, which says what it observes and controls;
+`lrenv.agents.BaseAgent` is the easiest way to write one. Agents are advertised as entry points of the group
+`lrenv.agents`, a name and a factory each: those of this package, and those of others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrenv import specs
+from lrenv import sources, specs
 from lrenv.controllers.controller_file import ControllerFileError, agent_name
-from lrenv.lookup import lookup, what_is
-from lrenv.runtime.ambient import settled
+from lrenv.lookup import what_is
+from lrenv.runtime.ambient import with_own_settings
 from lrenv.training.optimizers import Optimizer, OptimizerFactory
 
 State = tuple[Any, ...] | None
-"""An agent's memory between decisions: arrays, or tensors on a device of the agent's own, with the env axis first; None
-before the first decision. It is handed back as it was given."""
+"""An agent's state between two decisions (`carry` in `lrenv.agents.BaseAgent`): arrays, or tensors on a device of the
+agent's own, with the env axis first; None before the first decision. Callers pass it back as it was given."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,10 @@ class View:
     """What an agent needs of an environment; None stands for whatever the task has.
 
     Attributes:
-        control: what its actions turn (`lrenv.envs.actions`).
-        observe: what it sees (`lrenv.envs.observations`).
+        control: what its actions set or scale (`lrenv.envs.actions`).
+        observe: what it observes (`lrenv.envs.observations`).
         interval: N, inner steps between two of its actions.
-        optimizer: the trainee's optimizer; an agent that is one itself names itself.
+        optimizer: the trainee's optimizer; an agent that is an optimizer itself gives itself.
     """
 
     control: str | tuple[str, ...] = "scale"
@@ -44,7 +43,7 @@ class View:
     optimizer: str | Optimizer | OptimizerFactory | None = None
 
     def settings(self) -> dict[str, Any]:
-        """The environment's keyword arguments that this view asks for."""
+        """Gives the environment's keyword arguments that this view asks for."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
@@ -52,13 +51,13 @@ class View:
 class Agent(Protocol):
     """Controls the learning rate of n trainees at once.
 
-    One that computes with tensors may have a method `on_device(device)`, too, that gives the agent on that device:
-    evaluations call it with the device where the trainees live. Others decide on the host.
+    An agent that computes with tensors may also have a method `on_device(device)` that gives the agent on that device:
+    evaluations call it with the device where the trainees live. Other agents decide on the host.
     """
 
     @property
     def view(self) -> View:
-        """What the agent needs to see and turn."""
+        """What the agent observes and controls."""
 
     def predict(
         self,
@@ -67,16 +66,16 @@ class Agent(Protocol):
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], State]:
-        """One decision for each of n environments.
+        """Makes one decision for each of n environments.
 
         Args:
             observation: (n, ...), or a dict of such where the view observes white-box parts.
             state: what the last call gave, None at the start.
-            episode_start: (n,), True where a new episode begins and memory must be cleared.
-            deterministic: the mode of the policy instead of a sample.
+            episode_start: (n,), True where a new episode begins and the state must be cleared.
+            deterministic: whether to take the mode of the policy instead of a sample.
 
         Returns:
-            Actions (n, ...) and the memory to hand in with the next observation.
+            Actions (n, ...) and the state to pass in with the next observation.
         """
 
 
@@ -85,7 +84,7 @@ class AgentError(ValueError):
 
 
 def view_of(agent: Agent) -> View:
-    """The agent's view.
+    """Gives the agent's view.
 
     Raises:
         AgentError: it has none, or something else under that name; the message says what to do.
@@ -95,60 +94,73 @@ def view_of(agent: Agent) -> View:
         return view
     held = "none" if view is None else what_is(view)
     raise AgentError(
-        f"agent {called(agent)!r} must have a `view` that says what it needs to see and turn, such as "
-        f'View(control="scale", observe="dynamics"), a lrenv.benchmark.View; it has {held}'
+        f"agent {called(agent)!r} must have a `view` that says what it observes and controls, such as "
+        f'View(control="scale", observe="dynamics"), a lrenv.agents.View; it has {held}'
     )
 
 
 def called(agent: object) -> str:
-    """How an agent is called in tables: its `repr`; of those that Python would tell by an address, the class."""
+    """Gives what an agent is called in tables: its `repr`, or its class if that would be an address in memory."""
     own = type(agent).__repr__ is not object.__repr__
     return repr(agent) if own else type(agent).__name__
 
 
 Factory = Callable[..., Agent]
-"""Makes an agent from keyword arguments. May carry `grid`: hyperparameter -> values worth trying, and `file`: the
-controller file behind it; must carry `load(path)` if controller files name it."""
+"""Makes an agent from keyword arguments. It may have an attribute `grid`, hyperparameter -> values worth trying, and an
+attribute `file`, the controller file that it loads; it must have `load(path)` if controller files name it."""
 
 
-@cache
-def _entry_points() -> Mapping[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group="lrenv.agents")}
+GROUP = "lrenv.agents"
+"""The entry points under which packages advertise agents."""
 
 
 def agents() -> tuple[str, ...]:
-    """The names of all agents that are installed."""
-    return tuple(sorted(_entry_points()))
+    """Gives the names of all agents that are installed."""
+    return tuple(sources.advertised(GROUP))
 
 
 def agent_factory(name: str) -> Factory:
-    """The factory registered under `name`.
+    """Gives the factory of an agent: that which a package advertises under the name, or one's own, `my_agents.py:Mine`.
 
     Raises:
-        ValueError: no installed agent has that name, and the message lists the near ones; or its package is broken.
+        FileNotFoundError: there is no such file.
+        ValueError: no installed agent has that name, and the message lists the near ones; its package, or the file, is
+            broken; or the file holds something else under that name.
     """
-    point = lookup(_entry_points(), name, "agent")
-    try:
-        factory: Factory = point.load()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"agent {name!r} is advertised as {point.value}, which can't be loaded ({error}); install its package again"
-        ) from error
+    own = specs.Spec(name, {}).own
+    if own is None:
+        return _installed(name)
+    found = sources.load_own(own)
+    if hasattr(found, "predict") and not isinstance(found, type):
+        agent: Agent = found
+
+        def as_it_stands() -> Agent:
+            return agent
+
+        return as_it_stands
+    if not callable(found):
+        raise ValueError(f"{name} must be an agent, its class or a function that gives one, not {what_is(found)}")
+    factory: Factory = found
     return factory
 
 
-@settled
+def _installed(name: str) -> Factory:
+    factory: Factory = sources.load_advertised(GROUP, name, "agent")
+    return factory
+
+
+@with_own_settings
 def make_agent(agent: str | Path, **settings: Any) -> Agent:
-    """An agent by name, `make_agent("cosine", peak=1e-2)`, or from its file, `make_agent("x/controller.safetensors")`.
+    """Makes an agent: by name, `make_agent("cosine", peak=1e-2)`, or from a file, `make_agent("x/best.safetensors")`.
 
     Args:
-        agent: a name in `agents()`, a spec such as `cosine:peak=0.01` (`lrenv.specs`), or the path of a controller
-            file.
-        **settings: keyword arguments of the agent's factory.
+        agent: a name in `agents()`, the path of a controller file, or a class or function of one's own in a Python
+            file, `my_agents.py:Mine`; a spec may hold settings, such as `cosine:peak=0.01` (`lrenv.specs`).
+        **settings: the keyword arguments of the agent's factory.
 
     Raises:
-        ValueError: an unknown name, unfit settings, or a file that is no controller.
-        FileNotFoundError: no such file.
+        ValueError: the name is unknown, the settings are unfit, a file is no controller, or one's own file raises.
+        FileNotFoundError: there is no such file.
     """
     spec = specs.Spec(str(agent), {}) if isinstance(agent, Path) else specs.parse(agent)
     settings = spec.settings | settings
@@ -159,17 +171,20 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
         return _loaded(path)
     factory = agent_factory(spec.name)
     try:
-        return factory(**settings)
+        made = factory(**settings)
     except TypeError as error:
         hint = "; it is trained, so give its controller file instead of its name" if hasattr(factory, "load") else ""
         raise ValueError(f"agent {spec.name!r}: {error}{hint}") from error
+    if not hasattr(made, "predict"):
+        raise ValueError(f"agent {spec.name!r} must have a method `predict`, but it is {what_is(made)}")
+    return made
 
 
 def _loaded(path: Path) -> Agent:
     """The agent in a controller file."""
     name = agent_name(path)
     try:
-        factory = agent_factory(name)
+        factory = _installed(name)  # a file of data makes no code run but that of packages
     except ValueError as error:
         raise ControllerFileError(f"{path} holds an agent that isn't installed: {error}") from error
     if not hasattr(factory, "load"):

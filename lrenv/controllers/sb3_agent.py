@@ -18,7 +18,7 @@ class SB3Agent:
     """A Stable-Baselines3 or sb3-contrib model, recurrent ones included, as an agent.
 
     `lrenv.benchmark.evaluate` makes one of a model that still holds its environment. A model that was loaded from a
-    file doesn't know what it was trained on, so one says it:
+    file doesn't know what it was trained on, so it must be said:
 
         model = PPO.load("model.zip")
         normalise = VecNormalize.load("statistics.pkl", LearningRateVecEnv(1, "digits-mlp"))  # if it was trained so
@@ -26,21 +26,15 @@ class SB3Agent:
 
     Args:
         model: the model.
-        view: what it was trained to see and turn.
+        view: what it was trained to observe and control.
         normalise: the `VecNormalize` that observations went through in training; None if there was none.
     """
 
     def __init__(self, model: Any, view: View, normalise: Any = None) -> None:
-        self.model, self.normalise = model, normalise
-        self._view = view
+        self.model, self.view, self.normalise = model, view, normalise
 
     def __repr__(self) -> str:
         return type(self.model).__name__
-
-    @property
-    def view(self) -> View:
-        """What it was trained to see and turn."""
-        return self._view
 
     def predict(
         self,
@@ -49,7 +43,7 @@ class SB3Agent:
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], State]:
-        """One decision for each of n environments; statistics of the normalisation stay as they are."""
+        """Makes one decision for each of n environments; the statistics of the normalisation stay as they are."""
         seen = observation if self.normalise is None else self.normalise.normalize_obs(observation)
         action: NDArray[Any]
         action, after = self.model.predict(seen, state, episode_start, deterministic)
@@ -57,7 +51,7 @@ class SB3Agent:
 
 
 def as_agent(agent: Any) -> Agent:
-    """A Stable-Baselines3 model as an agent; whatever has a view, or isn't a model, as it stands.
+    """Gives a Stable-Baselines3 model as an agent, and an object that has a view or is no model as it is.
 
     Raises:
         AgentError: the model holds no environment of ours, or one that changes observations or actions on the way.
@@ -69,7 +63,7 @@ def as_agent(agent: Any) -> Agent:
 
 
 def _view(model: Any) -> View:
-    """What the model's environment lets it see and turn."""
+    """Gives what the model's environment lets it observe and control."""
     from lrenv.envs.sb3_vec_env import LearningRateVecEnv  # Stable-Baselines3 takes a second, and a model has it
 
     env = model.get_env()
@@ -84,8 +78,9 @@ def _view(model: Any) -> View:
         why = "it holds no environment of lrenv's" if env is None else f"its environment is wrapped in {changed[0]}"
         name = type(model).__name__
         raise AgentError(
-            f"what the {name} model sees and turns can't be known: {why}. Say it: evaluate(lrenv.benchmark.SB3Agent("
-            'model, View(control="scale", observe="dynamics"), normalise=its VecNormalize or None), task)'
+            f"what the {name} model observes and controls can't be known: {why}. Say it: "
+            'evaluate(lrenv.agents.SB3Agent(model, View(control="scale", observe="dynamics"), '
+            "normalise=its VecNormalize or None), task)"
         )
     episode = (env.envs if isinstance(env, LearningRateVecEnv) else env._envs).episode
     return View(episode.control.name, episode.observer.name, env.task.interval, env.task.optimizer)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 from lrenv.controllers.controller_file import ControllerFileError
+from lrenv.runtime.json_values import json_value
 
 T = TypeVar("T")
 Scalar = bool | int | float | str | None
@@ -37,8 +38,7 @@ def stored(tree: Any) -> Stored:
         elif isinstance(leaf, np.ndarray):
             tensors[name] = torch.from_numpy(np.array(leaf))
         else:
-            # JSON knows no infinity.
-            values[name] = repr(leaf) if isinstance(leaf, float) and not np.isfinite(leaf) else leaf
+            values[name] = json_value(leaf, exact=True)
     return Stored(tensors, values)
 
 

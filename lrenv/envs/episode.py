@@ -23,7 +23,7 @@ from lrenv.envs.observations import Observe, Observer
 from lrenv.envs.rewards import BUILT_IN, Reward, make_reward
 from lrenv.networks.layers import Tensors
 from lrenv.randomness import draws
-from lrenv.runtime.ambient import detached, settled
+from lrenv.runtime.ambient import with_own_settings, without_gradients
 from lrenv.runtime.compiling import Captured, Compile, compiled, cuda_graph
 from lrenv.runtime.trees import cut, join, select
 from lrenv.training.dynamics import Dynamics, DynamicsMeter, Trained
@@ -78,13 +78,13 @@ class Episode:
         compile: True compiles the inner steps (`lrenv.training.trainee.Trainee`), the measurements and the signals. On
             CUDA, True and "graph" capture each decision as one CUDA graph, "graph" without compiling anything.
         precision: "bf16" runs networks in bfloat16 (`lrenv.training.trainee.Trainee`).
-        at_once: trainees that go through a decision together (`lrenv.training.trainee.Trainee`).
+        chunk_size: trainees that go through a decision together at most (`lrenv.training.trainee.Trainee`).
 
     Raises:
         ValueError: an unknown name, or settings that contradict each other.
     """
 
-    @detached
+    @without_gradients
     def __init__(
         self,
         task: Task,
@@ -95,13 +95,13 @@ class Episode:
         dtype: torch.dtype = torch.float32,
         compile: Compile = False,
         precision: str = "full",
-        at_once: int | None = None,
+        chunk_size: int | None = None,
     ) -> None:
         if task.interval > task.budget:  # one decision, whose end is measured in any case
             task = replace(task, interval=task.budget, measure_interval=None)
         self.task = task
         self.reward = make_reward(reward)
-        self.trainee = Trainee(task, device, dtype, compile, precision, at_once)
+        self.trainee = Trainee(task, device, dtype, compile, precision, chunk_size)
         network = self.trainee.network
         self.control = Control(control, self.trainee.rates, task.hyper, dtype)
         sizes = {"rates": self.control.rates, "parameters": network.size}
@@ -122,7 +122,7 @@ class Episode:
         """Decisions per episode; the last interval is shorter if the interval doesn't divide the budget."""
         return -(-self.task.budget // self.task.interval)
 
-    @settled
+    @with_own_settings
     def reset(self, seeds: Sequence[int], initial_lr: InitialLR | None = None) -> tuple[EpisodeState, TimeStep]:
         """Starts n episodes without training anything: the first observation is that of untrained networks.
 
@@ -132,8 +132,8 @@ class Episode:
         """
         initial_lr = self.task.initial_lr if initial_lr is None else initial_lr
         order = iter(seeds)
-        groups = self.trainee.groups(len(seeds))
-        return join([self._begin(list(itertools.islice(order, size)), initial_lr) for size in groups])
+        chunks = self.trainee.chunks(len(seeds))
+        return join([self._begin(list(itertools.islice(order, size)), initial_lr) for size in chunks])
 
     def _begin(self, seeds: Sequence[int], initial_lr: InitialLR) -> tuple[EpisodeState, TimeStep]:
         trainee, n = self.trainee.init(seeds), len(seeds)
@@ -160,14 +160,18 @@ class Episode:
         own: EpisodeState = tree_map(torch.clone, state)
         return own, self.time_step(own)
 
-    def due(self, inner_step: NDArray[np.int64], ended: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-        """Whose next decision ends with a measurement (n,); None where the task measures every one.
+    def measurement_due(self, inner_step: NDArray[np.int64], ended: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+        """Which environments are measured on the validation split at the end of their next decision (n,).
 
         The end of the budget is measured in any case.
 
         Args:
-            inner_step: (n,), steps that the trainees have taken.
-            ended: (n,), whose episodes are over: they follow the others, so that they cause no measurement.
+            inner_step: (n,), inner steps that the trainees have taken.
+            ended: (n,), which episodes are over. These are measured when all others are, so that they alone cause no
+                measurement.
+
+        Returns:
+            None where the task measures every decision.
         """
         if self.task.measure_interval is None:
             return None
@@ -176,7 +180,7 @@ class Episode:
         followed: NDArray[np.bool_] = np.where(ended, due[~ended].all(), due)
         return followed
 
-    @settled
+    @with_own_settings
     def step(
         self, state: EpisodeState, action: Tensor, due: NDArray[np.bool_] | None = None, donate: bool = False
     ) -> tuple[EpisodeState, TimeStep]:
@@ -188,7 +192,7 @@ class Episode:
         Args:
             state: n episodes.
             action: (n, A).
-            due: (n,), whom to measure on the validation split, as the method `due` says.
+            due: (n,), which environments to measure on the validation split, as `measurement_due` says.
             donate: the caller has no more use for `state`, which may be overwritten, and none for the state and the
                 time step that come out after the next step. It spares copies where decisions are captured.
 
@@ -199,21 +203,23 @@ class Episode:
             ValueError: the task is not measured at every decision, and `due` was left out.
         """
         if due is None and self.task.measure_interval is not None:
-            raise ValueError("this task has a measure_interval: say whom to measure, as `Episode.due` does")
-        groups = self.trainee.groups(len(action))
-        shares = [None] * len(groups) if due is None else np.split(due, np.cumsum(groups)[:-1])
+            raise ValueError(
+                "this task has a measure_interval: say which to measure, as `Episode.measurement_due` does"
+            )
+        chunks = self.trainee.chunks(len(action))
+        shares = [None] * len(chunks) if due is None else np.split(due, np.cumsum(chunks)[:-1])
         decide = self._decided
         if self._captured is not None and not torch.is_grad_enabled():
-            decide = partial(self._captured, donate=donate and len(groups) == 1)
-        parts = zip(cut(state, groups), cut(action, groups), shares, strict=True)
-        return join([decide(own, turns, _whom(asked, action.device)) for own, turns, asked in parts])
+            decide = partial(self._captured, donate=donate and len(chunks) == 1)
+        parts = zip(cut(state, chunks), cut(action, chunks), shares, strict=True)
+        return join([decide(own, acts, _all_or_some(asked, action.device)) for own, acts, asked in parts])
 
     def holds(self, tree: Any) -> bool:
         """Whether the next step with `donate` may overwrite a state, a time step, or a tree of them."""
         return self._captured is not None and self._captured.holds(tree)
 
     def _decided(self, state: EpisodeState, action: Tensor, due: Tensor | bool) -> tuple[EpisodeState, TimeStep]:
-        """A decision of one group; `due` (n,) is whom to measure, or all or none of them."""
+        """A decision of one chunk; `due` (n,) tells which environments to measure; True and False stand for all and none."""
         lr, hyper = self.control.apply(action, state.lr, state.hyper)
         trainee, observed, losses = self.trainee.inner_loop(
             state.trainee, lr, hyper, self.task.interval, self._until, self._gradients, state.observed
@@ -261,7 +267,7 @@ class Episode:
         )
         return after, self._time_step(after, sums)
 
-    @settled
+    @with_own_settings
     def time_step(self, state: EpisodeState) -> TimeStep:
         """The time step of a state, which `step` and `reset` give with it, computed from the state alone."""
         return self._time_step(state, _sums(state.observed))
@@ -281,10 +287,10 @@ class Episode:
         observation = self.observer.observe(state.dynamics, {"parameters": state.trainee.params} | sums)
         return TimeStep(observation, reward, state.diverged | ended, info)
 
-    @settled
+    @with_own_settings
     def test(self, state: EpisodeState, rows: Tensor) -> dict[str, Tensor]:
         """Test loss and accuracy, (m,) each, of the best checkpoints of the episodes `rows` (m,)."""
-        parts = cut(rows, self.trainee.groups(len(rows)))
+        parts = cut(rows, self.trainee.chunks(len(rows)))
         measured = join([self._tested(state.best, part) for part in parts])
         tested = {"test_loss": measured.loss, "test_accuracy": measured.accuracy}
         return tested if self.trainee.classes else {"test_loss": measured.loss}
@@ -301,8 +307,8 @@ class Episode:
         return rates[(chance * len(rates)).long()]
 
 
-def _whom(due: NDArray[np.bool_] | None, device: torch.device) -> Tensor | bool:
-    """Who is due (n,), or whether all or none are."""
+def _all_or_some(due: NDArray[np.bool_] | None, device: torch.device) -> Tensor | bool:
+    """Which environments are due (n,), or True where all are, and False where none is."""
     if due is None or due.all():
         return True
     return torch.from_numpy(due).to(device) if due.any() else False

@@ -22,7 +22,7 @@ from lrenv.envs.snapshots import Snapshot, differences, settings_of
 from lrenv.lookup import count, lookup, what_is
 from lrenv.randomness import draws
 from lrenv.randomness.seeds import seeds_given
-from lrenv.runtime.ambient import detached
+from lrenv.runtime.ambient import without_gradients
 from lrenv.runtime.compiling import Compile
 from lrenv.runtime.memory import check_fits, choose_device
 from lrenv.runtime.transfer import to_host
@@ -77,7 +77,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             "graph" replay each decision as one CUDA graph; "graph" compiles nothing.
         precision: "full" computes in `dtype`; "bf16" runs networks in bfloat16 by `torch.autocast`, for hardware that
             multiplies it faster. Weights, optimizer and losses stay in `dtype`.
-        at_once: trainees that go through a decision together at most; by default what a CPU's caches, or half of a
+        chunk_size: trainees that go through a decision together at most; by default what a CPU's caches, or half of a
             GPU's free memory, hold.
         autoreset_mode: Gymnasium's. In DISABLED mode an ended episode stands still, with reward 0, until it is
             reset with `options={"reset_mask": mask}`.
@@ -91,7 +91,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 10}
 
-    @detached
+    @without_gradients
     def __init__(
         self,
         num_envs: int = 1,
@@ -111,7 +111,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         measure_interval: int | None = None,
         compile: Compile = False,
         precision: str = "full",
-        at_once: int | None = None,
+        chunk_size: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
@@ -128,7 +128,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self.render_mode = render_mode
         self.episode = Episode(
             task, control, observe, reward, choose_device(device), lookup(DTYPES, dtype, "dtype"), compile, precision,
-            at_once,
+            chunk_size,
         )  # fmt: skip
         self._view = {"control": control, "observe": observe, "reward": reward, "precision": precision}
         _check_memory(self.episode, num_envs)
@@ -149,7 +149,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         """The task, with this environment's settings."""
         return self.episode.task
 
-    @detached
+    @without_gradients
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
@@ -184,7 +184,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self._record(host.info, mask)
         return host.observation, host.info
 
-    @detached
+    @without_gradients
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """One decision in every environment: act, train for an interval, measure.
 
@@ -205,7 +205,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         waiting, before = self._ended, self._now
         restarts = waiting & (self.autoreset_mode == AutoresetMode.NEXT_STEP)
         if not restarts.all():
-            due = self.episode.due(self._inner_step, waiting)
+            due = self.episode.measurement_due(self._inner_step, waiting)
             if waiting.any() and self.episode.holds(before):
                 before = tree_map(torch.clone, before)
             self._now = self.episode.step(before[0], torch.from_numpy(checked).to(self._device), due, donate=True)
@@ -222,7 +222,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             self._add_test(info, ending)
         self._ended = terminated.copy()
         if ending.any() and self.autoreset_mode == AutoresetMode.SAME_STEP:
-            observation, info = self._restart_at_once(observation, info, ending, before)
+            observation, info = self._restart_within_step(observation, info, ending, before)
         return observation, reward, terminated, np.zeros_like(terminated), info
 
     def snapshot(self) -> Snapshot:
@@ -315,7 +315,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         rows = torch.from_numpy(np.flatnonzero(mask)).to(self._device)
         return replace_rows(rows, self._prepared.begun, self._now, before)
 
-    def _restart_at_once(
+    def _restart_within_step(
         self, observation: Array, info: dict[str, Any], mask: NDArray[np.bool_], before: Now
     ) -> tuple[Array, dict[str, Any]]:
         """SAME_STEP: what ended goes to `final_obs` and `final_info`, new episodes take its place."""
@@ -364,7 +364,7 @@ def _check_memory(episode: Episode, n: int) -> None:
     task, trainee = episode.task, episode.trainee
 
     def needed(n: int) -> int:
-        together = min(n, trainee.at_once)
+        together = min(n, trainee.chunk_size)
         indices = 2 * 8 * together * task.interval * task.batch_size  # of an interval's examples, and as they are drawn
         return trainee.memory.total(n, together) + indices
 

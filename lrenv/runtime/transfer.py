@@ -34,4 +34,5 @@ def to_host(tree: Any) -> Any:
 
 
 def _bytes(x: Tensor) -> Tensor:
-    return x.contiguous().flatten().view(torch.uint8)
+    # A single number counts as contiguous whatever its stride, which a view of other elements does not bear.
+    return x.contiguous().as_strided((x.numel(),), (1,)).view(torch.uint8)

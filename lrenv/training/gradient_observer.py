@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lrenv.runtime.ambient import settled
+from lrenv.runtime.ambient import with_own_settings
 from lrenv.training.optimizers import Hyper
 from lrenv.training.trainee import Gradient, Observed, Trainee, TraineeState
 
@@ -72,7 +72,7 @@ class GradientObserver:
         self._mean = MEAN in parts
         self._granularity = granularity
 
-    @settled
+    @with_own_settings
     def start(self, state: TraineeState, hyper: Hyper) -> Observed:
         """What is carried before the first step: sums over no step, but for the gradient that is there already."""
         gradient = self._trainee.gradient(state, self._trainee.batch_indices(state, 1)[:, 0])

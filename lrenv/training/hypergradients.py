@@ -26,7 +26,7 @@ from torch.func import jvp, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lrenv.lookup import count, lookup
-from lrenv.runtime.ambient import settled
+from lrenv.runtime.ambient import with_own_settings
 from lrenv.training import rollout as loop
 from lrenv.training.optimizers import Hyper, OptState
 from lrenv.training.trainee import Trainee, TraineeState
@@ -70,7 +70,7 @@ def next_training_loss(trainee: Trainee, state: TraineeState) -> Tensor:
     return trainee.loss(state.params, state, trainee.batch_indices(state, 1)[:, 0])[0]
 
 
-@settled
+@with_own_settings
 def rollout(trainee: Trainee, start: TraineeState, schedule: Schedule, steps: int) -> TraineeState:
     """Trains for `steps` inner steps: detached under `torch.no_grad()`, differentiable by the schedule otherwise.
 
@@ -80,7 +80,7 @@ def rollout(trainee: Trainee, start: TraineeState, schedule: Schedule, steps: in
     return _Course.of(trainee, start, schedule, steps).train(start, range(steps))
 
 
-@settled
+@with_own_settings
 def reverse(
     trainee: Trainee,
     start: TraineeState,
@@ -136,7 +136,7 @@ def truncated(
     return _windows(course, _detached(start), count("window", window), objective, checkpoint)
 
 
-@settled
+@with_own_settings
 def forward(
     trainee: Trainee, start: TraineeState, schedule: Schedule, steps: int, objective: Objective = validation_loss
 ) -> Hypergradient:

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -15,12 +17,12 @@ import gymnasium as gym
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrenv import networks, specs
+from lrenv import networks, sources, specs
 from lrenv.data import Data, load
 from lrenv.data.augment import AUGMENTATIONS
 from lrenv.lookup import count, lookup, what_is
 from lrenv.networks.architectures import NetworkFactory
-from lrenv.training import analytic
+from lrenv.training import analytic, power_law
 from lrenv.training.optimizers import Optimizer, OptimizerFactory, make_optimizer
 
 
@@ -203,6 +205,10 @@ def initial_rates(initial_lr: InitialLR) -> tuple[float, ...]:
 
 
 _TASKS: dict[str, Task] = {}
+_SOURCES: dict[str, str] = {}
+"""Name -> where the task was registered, for errors."""
+GROUP = "lrenv.tasks"
+"""The entry points under which packages advertise tasks, or functions that give one."""
 
 
 def register_task(task: Task, replace_existing: bool = False) -> Task:
@@ -221,44 +227,87 @@ def register_task(task: Task, replace_existing: bool = False) -> Task:
         raise TypeError(f"register_task takes a lrenv.Task, not {what_is(task)}")
     if not isinstance(task.name, str) or not specs.NAME.fullmatch(task.name):
         raise ValueError(f"a task can't be named {task.name!r}: use letters, digits, '_', '.' and '-' of ASCII")
+    caller = sys._getframe(1)
+    source = f"{caller.f_code.co_filename}:{caller.f_lineno}"
     if task.name in _TASKS and not replace_existing:
-        raise ValueError(f"a task {task.name!r} exists; choose another name or pass replace_existing=True")
-    env_id = f"lrenv/{task.name}-v0"
+        raise ValueError(
+            f"a task {task.name!r} exists: {_SOURCES.get(task.name)} registers it, and {source} would again; choose "
+            "another name or pass replace_existing=True"
+        )
+    _register_id(task.name)
+    _TASKS[task.name], _SOURCES[task.name] = task, source
+    return task
+
+
+def _register_id(name: str) -> None:
+    """Makes the task of that name known to Gymnasium; what raises changes nothing."""
+    env_id = f"lrenv/{name}-v0"
     before = gym.registry.pop(env_id, None)  # of a task that this one replaces; Gymnasium would warn of it
     try:
         gym.register(
             env_id,
             entry_point="lrenv.envs.env:LearningRateEnv",
             vector_entry_point="lrenv.envs.vector_env:LearningRateVectorEnv",
-            kwargs={"task": task.name},
+            kwargs={"task": name},
         )
     except BaseException:
         if before is not None:
             gym.registry[env_id] = before
         raise
-    _TASKS[task.name] = task
-    return task
 
 
 def tasks() -> tuple[str, ...]:
-    """The names of all tasks."""
-    return tuple(_TASKS)
+    """The names of all tasks: those that are registered, and those that installed packages advertise."""
+    return tuple(dict.fromkeys((*_TASKS, *sources.advertised(GROUP))))
+
+
+def _found(spec: specs.Spec, settings: dict[str, Any]) -> Task:
+    """The task that a spec names, before its settings; those that make it are taken out of `settings`."""
+    if spec.own is not None:
+        found: object = sources.load_own(spec.own)
+    elif spec.name in sources.advertised(GROUP):
+        if spec.name in _TASKS:
+            point = sources.source(sources.advertised(GROUP)[spec.name][0])
+            raise ValueError(
+                f"there are two of task {spec.name!r}: {_SOURCES.get(spec.name)} registers one, and {point} is "
+                "another; give one another name, or uninstall the package"
+            )
+        found = sources.load_advertised(GROUP, spec.name, "task")
+    else:
+        known: dict[str, Any] = dict.fromkeys(tasks()) | _TASKS
+        task: Task = lookup(known, spec.name, "task")
+        return task
+    if inspect.isroutine(found):
+        signature = inspect.signature(found)
+        own = {name: settings.pop(name) for name in signature.parameters if name in settings}
+        try:
+            signature.bind(**own)
+        except TypeError as error:
+            raise ValueError(f"task {spec.name!r}: {error}, as in {spec.name}:key=value") from None
+        found = found(**own)
+    if not isinstance(found, Task):
+        raise ValueError(f"{spec.name} must be a lrenv.Task, or a function that gives one, not {what_is(found)}")
+    return found
 
 
 def make_task(task: str | Task, **settings: Any) -> Task:
     """The task of that name with some settings changed: `make_task("digits-mlp", budget=500)`.
 
     Args:
-        task: a name, a spec such as `digits-mlp:budget=500` (`lrenv.specs`), or a task to change.
+        task: a name, a task of one's own in a Python file, `my_tasks.py:mine`, or a task to change. A spec may hold
+            settings, such as `digits-mlp:budget=500` (`lrenv.specs`). Where the file holds a function that gives a
+            task, it is called with the settings that it takes.
         **settings: fields of `Task`. `path=`, and whatever else is no field, goes to `data_options`.
 
     Raises:
-        TypeError: neither a name nor a task.
-        ValueError: an unknown task, or a setting that cannot be meant.
+        FileNotFoundError: there is no such file.
+        TypeError: it is neither a name nor a task.
+        ValueError: the task is unknown, one's own file raises, or a setting cannot be meant.
     """
     if isinstance(task, str):
-        name, given = specs.parse(task)
-        base, settings = lookup(_TASKS, name, "task"), given | settings
+        spec = specs.parse(task)
+        settings = spec.settings | settings
+        base = _found(spec, settings)
     elif isinstance(task, Task):
         base = task
     else:
@@ -274,12 +323,20 @@ def make_task(task: str | Task, **settings: Any) -> Task:
 
 PAPER: dict[str, Any] = {"batch_size": 1000, "budget": 1000}
 """Xu et al. 2019, section 3.3."""
+POWER_LAW: dict[str, Any] = {
+    "optimizer": "sgd", "batch_size": 8, "budget": 1000, "initial_lr": (1.0, 1e-1, 1e-2), "replacement": True,
+}  # fmt: skip
+"""Batches so small that their noise decides what schedule is best; budgets that tell the two phases apart."""
 SIGMOID_20_20 = networks.mlp(20, 20, activation=nn.Sigmoid)
 """The base network of Andrychowicz et al. 2016 and Fu et al. 2017, here with two hidden layers."""
 
 for _task in (
     Task("noisy-quadratic", analytic.quadratic_noise, analytic.noisy_quadratic, "a quadratic in noise, solved exactly",
          loss="given", optimizer="sgd", batch_size=8, budget=100, initial_lr=(1.0, 1e-1, 1e-2), replacement=True),
+    Task("power-law-easy", power_law.easy_data, power_law.linear_regression, "regression that wants a long decay",
+         loss="given", **POWER_LAW),
+    Task("power-law-hard", power_law.hard_data, power_law.linear_regression, "regression that wants high rates",
+         loss="given", **POWER_LAW),
     Task("two-minima", analytic.nothing, analytic.two_minima, "(w - 4)(w - 3) w^2 from w = -1.2 (Metz et al. 2019)",
          loss="given", optimizer="momentum", batch_size=1, budget=100, initial_lr=(1e-2, 1e-3)),
     Task("digits-logreg", "digits", networks.logistic_regression, "logistic regression on 8x8 digits"),
@@ -313,3 +370,7 @@ for _task in (
     Task("folder-resnet18", "folder", networks.resnet18, "ResNet-18 on a folder of images: path=...", batch_size=128),
 ):  # fmt: skip
     register_task(_task)
+
+for _name in sources.advertised(GROUP):
+    if _name not in _TASKS and specs.NAME.fullmatch(_name):
+        _register_id(_name)

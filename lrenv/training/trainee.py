@@ -23,7 +23,7 @@ from lrenv.lookup import count, lookup
 from lrenv.networks.layers import Tensors
 from lrenv.networks.stacked import Network
 from lrenv.randomness import draws
-from lrenv.runtime.ambient import detached, settled
+from lrenv.runtime.ambient import with_own_settings, without_gradients
 from lrenv.runtime.compiling import Compile, checked, compiled
 from lrenv.runtime.memory import Memory, available
 from lrenv.runtime.trees import select
@@ -39,7 +39,7 @@ TENSORS_PER_GRAPH = 60
 """Inner steps are compiled several at a time, so that calling the graph weighs little: as many as update this many
 tensors, ten of a perceptron with three layers, one of a ResNet-18. More of them only compile longer."""
 CACHED = 2**24
-"""Bytes that a group of trainees works on, on a CPU: more of them push one another out of the caches, fewer leave the
+"""Bytes that a chunk of trainees works on, on a CPU: more of them push one another out of the caches, fewer leave the
 machine waiting for the next call (`benchmarks/groups.py`)."""
 PRECISIONS = {"full": None, "bf16": torch.bfloat16}
 """Name -> what networks are autocast to."""
@@ -109,13 +109,13 @@ class Trainee:
         dtype: of weights and losses; float64 for tests of gradients, float32 otherwise.
         compile: True compiles the draws of batches and detached inner steps with `torch.compile`.
         precision: "bf16" runs networks in bfloat16 by `torch.autocast`; weights and losses stay float32.
-        at_once: how many trainees go through a decision together at most. By default, on a CPU, what its caches hold,
+        chunk_size: how many trainees go through a decision together at most. By default, on a CPU, what its caches hold,
             and one where there are convolutions: there is more work in a batch of images than a call costs, and grouped
             convolutions are slower (`benchmarks/layers.py`). On a GPU, what half of its free memory holds.
 
     Attributes:
         memory: how many bytes trainees take.
-        at_once: how many of them go through a decision together at most.
+        chunk_size: how many of them go through a decision together at most.
         steps_per_graph: how many inner steps are compiled together.
         rates: granularity -> K, how many learning rates a trainee has where each such piece has its own.
 
@@ -125,7 +125,7 @@ class Trainee:
             or can't be trained as it is; the message says what to do.
     """
 
-    @detached
+    @without_gradients
     def __init__(
         self,
         task: Task,
@@ -133,7 +133,7 @@ class Trainee:
         dtype: torch.dtype = torch.float32,
         compile: Compile = False,
         precision: str = "full",
-        at_once: int | None = None,
+        chunk_size: int | None = None,
     ) -> None:
         self.task = task
         self.device = torch.device(device)
@@ -168,7 +168,7 @@ class Trainee:
             raise ValueError(f"the copies of this network run one after another ({self.network.apart}): compile=False")
         layers = self.network.activations(examples, dtype) or [1]
         self.memory = self._memory(sum(x.nbytes for split in data[:3] for x in split), layers)
-        self.at_once = self._at_once() if at_once is None else count("at_once", at_once)
+        self.chunk_size = self._default_chunk_size() if chunk_size is None else count("chunk_size", chunk_size)
         self._losses = LOSSES[task.loss]
         self._augment = AUGMENTATIONS[task.augment] if task.augment else None
         self._compile = checked(compile, self.device)
@@ -180,16 +180,16 @@ class Trainee:
             # Where decisions are captured, calls cost nothing.
             self.steps_per_graph = 1 if self.device.type == "cuda" else math.ceil(task.interval / graphs)
 
-    def groups(self, n: int) -> list[int]:
-        """The sizes of the groups, at most `at_once`, in which n trainees go through a decision one after another."""
-        if n <= self.at_once:
+    def chunks(self, n: int) -> list[int]:
+        """The sizes of the chunks, at most `chunk_size`, in which n trainees go through a decision one after another."""
+        if n <= self.chunk_size:
             return [n]
-        least = math.ceil(n / self.at_once)
-        # Groups of one size need one compiled graph: a few more of them may divide n.
+        least = math.ceil(n / self.chunk_size)
+        # Chunks of one size need one compiled graph: a few more of them may divide n.
         number = next((k for k in range(least, 2 * least) if n % k == 0), least)
         return [n // number + (i < n % number) for i in range(number)]
 
-    def _at_once(self) -> int:
+    def _default_chunk_size(self) -> int:
         if self.device.type != "cpu":
             free = available(self.device)
             return (
@@ -211,7 +211,7 @@ class Trainee:
         held = (2 + slots) * weights + predictions
         return Memory(data, *(self.dtype.itemsize * numbers for numbers in (held, training, measuring)))
 
-    @settled
+    @with_own_settings
     def init(self, seeds: Sequence[int]) -> TraineeState:
         """Untrained networks, one per seed."""
         params, buffers = self.network.init(seeds, self.device, self.dtype)
@@ -229,7 +229,7 @@ class Trainee:
             if value or name != "weight_decay" or name in controlled
         }
 
-    @settled
+    @with_own_settings
     def batch_indices(self, state: TraineeState, steps: int) -> Tensor:
         """Indices (n, steps, b) of the training examples of the next inner steps."""
         step = state.step[:, None] + torch.arange(steps, device=self.device)
@@ -238,7 +238,7 @@ class Trainee:
         draw = self._draw if steps == self.task.interval else draws.epoch_indices
         return draw(state.seed, step, self.task.batch_size, size, self.task.replacement)
 
-    @settled
+    @with_own_settings
     def loss(
         self, params: Tensor, state: TraineeState, indices: Tensor, first_order: bool = False
     ) -> tuple[Tensor, Tensors]:
@@ -258,7 +258,7 @@ class Trainee:
         outputs, buffers = self._run(params, state.buffers, inputs, True, key, first_order)
         return self._losses(outputs, targets).mean(1), buffers
 
-    @settled
+    @with_own_settings
     def gradient(self, state: TraineeState, indices: Tensor) -> Gradient:
         """The gradient on the examples `indices` (n, b), in training mode."""
         detached = not torch.is_grad_enabled()
@@ -302,7 +302,7 @@ class Trainee:
         after, _, losses = self.inner_loop(state, lr, hyper, steps, until)
         return after, losses
 
-    @settled
+    @with_own_settings
     def inner_loop(
         self,
         state: TraineeState,
@@ -407,7 +407,7 @@ class Trainee:
         per_piece = 1 < lr.shape[1] < self.network.size
         return lr[:, self._piece_of[lr.shape[1]]] if per_piece else lr
 
-    @settled
+    @with_own_settings
     def evaluate(self, params: Tensor, buffers: Tensors, split: Split) -> Measurement:
         """Loss and accuracy on a whole split, in evaluation mode.
 

@@ -1,0 +1,49 @@
+"""What `lrenv train NAME` does: a function per training, whose settings are the command's.
+
+They are advertised as entry points of the group `lrenv.trainings`; a package with an agent of its own that learns
+advertises its function there, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lrenv.agents.fds.random_search import schedule_training
+from lrenv.agents.fds.settings import FDSSettings
+from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
+from lrenv.agents.learned_optimizer.training import LearnedOptimizerTraining
+from lrenv.agents.noh.agent import NOH, DMopt
+from lrenv.agents.noh.settings import DMoptSettings, NOHSettings
+from lrenv.agents.noh.training import NOHTraining
+from lrenv.agents.outer.training import Training, train
+from lrenv.agents.ppo.settings import PPOSettings
+from lrenv.agents.ppo.training import PPOTraining
+
+
+def ppo(settings: PPOSettings) -> Path:
+    """Trains a controller by proximal policy optimisation (Xu et al. 2019)."""
+    return train(PPOTraining, settings)
+
+
+def fds(settings: FDSSettings) -> Path:
+    """Searches for a schedule by forward-mode differentiation (Micaelli and Storkey 2021), or at random."""
+    return train(schedule_training, settings)
+
+
+def learned_optimizer(settings: LearnedOptimizerSettings) -> Path:
+    """Trains an optimizer that is a network, by evolution strategies and reparameterisation (Metz et al. 2019)."""
+    return train(LearnedOptimizerTraining, settings)
+
+
+def noh(settings: NOHSettings) -> Path:
+    """Trains an LSTM that sets a learning rate per parameter (Fu et al. 2017)."""
+    return train(partial(NOHTraining, NOH), settings)
+
+
+def dmopt(settings: DMoptSettings) -> Path:
+    """Trains an LSTM that puts out the update of each parameter (Andrychowicz et al. 2016)."""
+    kind: Callable[[DMoptSettings], Training[Any]] = partial(NOHTraining, DMopt)
+    return train(kind, settings)

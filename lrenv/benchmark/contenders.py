@@ -1,0 +1,114 @@
+"""Who takes part in a comparison: agents by their specs, and agents that were given as objects."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lrenv import sources, specs
+from lrenv.benchmark.tuning import grid_of
+from lrenv.controllers.agent import Agent, agent_factory, called, make_agent, view_of
+from lrenv.controllers.sb3_agent import as_agent
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An agent that takes part.
+
+    Attributes:
+        spec: the agent as it was asked for; of an object, its label.
+        name: the agent's name, its path, or the file and the name in it; of an object, its label.
+        settings: the settings that the spec gives.
+        label: what the agent is called in tables.
+        file: the controller file, if the agent was trained.
+        tuned: whether the agent's settings are to be searched.
+        given: the agent itself, if it was given as an object.
+    """
+
+    spec: str
+    name: str
+    settings: dict[str, Any]
+    label: str
+    file: Path | None = None
+    tuned: bool = False
+    given: Agent | None = None
+
+    def make(self, settings: dict[str, Any]) -> Agent:
+        """The agent with these settings."""
+        return as_agent(make_agent(self.name, **settings)) if self.given is None else self.given
+
+
+def contenders_of(agents: Sequence[str | Path | Agent], labels: Sequence[str] = ()) -> list[Contender]:
+    """Who takes part; whatever can't be made raises.
+
+    Args:
+        agents: specs, and agents themselves.
+        labels: what they are to be called, in the same order; by default they are called by their names.
+    """
+    if not agents:
+        raise ValueError("name at least one agent, as in --agents constant,step,cosine")
+    found = []
+    for number, agent in enumerate(agents):
+        one = _contender(str(agent)) if isinstance(agent, str | Path) else _given(agent)
+        label = labels[number] if labels else one.label
+        one = replace(one, label=label)
+        found.append(one if one.given is None else replace(one, spec=label, name=label))
+    twice = [spec for spec, times in Counter(contender.spec for contender in found).items() if times > 1]
+    if twice:
+        hint = "; give each a label, as in {'a': first, 'b': second}" if any(one.given for one in found) else ""
+        raise ValueError(f"an agent is named twice: {', '.join(twice)}{hint}")
+    shared = Counter(contender.label for contender in found)
+    return [replace(c, label=c.spec) if shared[c.label] > 1 else c for c in found]
+
+
+def _contender(agent: str) -> Contender:
+    """The agent that a spec names."""
+    spec = specs.parse(agent)
+    name, settings = spec
+    grid = {} if spec.is_path else grid_of(name)
+    several = [key for key in grid if isinstance(settings.get(key), tuple | list)]
+    if several:
+        raise ValueError(
+            f"agent {_spec(agent)!r}: {several[0]} must be one number, for a row is about one setting; name the agent "
+            "again for each other"
+        )
+    tuned = not settings and bool(grid)
+    made = None if tuned else make_agent(name, **settings)
+    file = Path(name) if spec.is_path else getattr(agent_factory(name), "file", None)
+    return Contender(_spec(agent), name, settings, called(made) if spec.is_path else spec.short_name, file, tuned)
+
+
+def _given(agent: Agent) -> Contender:
+    """An agent that was given as an object."""
+    agent = as_agent(agent)
+    view_of(agent)
+    return Contender(called(agent), called(agent), {}, called(agent), given=agent)
+
+
+def baseline_of(contenders: Sequence[Contender], baseline: str | None) -> str:
+    """The spec of the agent that the others are held against."""
+    names = [contender.spec for contender in contenders]
+    if baseline is None or not baseline.strip():
+        return "step" if "step" in names else names[0]
+    of_labels = {contender.label: contender.spec for contender in contenders}
+    found = of_labels.get(baseline.strip()) or _spec(baseline)
+    if found not in names:
+        raise ValueError(f"the baseline {baseline!r} is not among the agents {', '.join(names)}")
+    return found
+
+
+def _spec(text: str) -> str:
+    """A spec as it is shown: of a quoted path, the path."""
+    spec = specs.parse(text)
+    return spec.name if spec.is_path else text.strip()
+
+
+def digests(contenders: Sequence[Contender], task: specs.Own | None) -> dict[str, str]:
+    """What tells the files that results depend on from others of the same name: controllers, and one's own code."""
+    paths = {contender.spec: contender.file for contender in contenders if contender.file is not None}
+    own = {c.spec: specs.Spec(c.name, {}).own for c in contenders if c.given is None} | {"task": task}
+    paths |= {spec: sources.own_path(found) for spec, found in own.items() if found is not None}
+    return {spec: sources.digest(path) for spec, path in paths.items()}
