@@ -119,7 +119,7 @@ def measured(
     values = {name: torch.from_numpy(own).repeat_interleave(seeds, 0) for name, own in schedules.items()}
     parts: dict[str, list[torch.Tensor]] = {}
     first = 0
-    for n in trainee.groups(len(runs)):
+    for n in trainee.chunks(len(runs)):
         group, first = slice(first, first + n), first + n
         schedule = {name: own[group] for name, own in values.items()}
         end = rollout(trainee, trainee.init(runs[group]), schedule, steps)
