@@ -110,8 +110,8 @@ class Trainee:
         compile: True compiles the draws of batches and detached inner steps with `torch.compile`.
         precision: "bf16" runs networks in bfloat16 by `torch.autocast`; weights and losses stay float32.
         chunk_size: how many trainees go through a decision together at most. By default, on a CPU, what its caches
-            hold, and one where there are convolutions: there is more work in a batch of images than a call costs, and grouped
-            convolutions are slower (`benchmarks/layers.py`). On a GPU, what half of its free memory holds.
+            hold, and one where there are convolutions: there is more work in a batch of images than a call costs, and
+            grouped convolutions are slower (`benchmarks/layers.py`). On a GPU, what half of its free memory holds.
 
     Attributes:
         memory: how many bytes trainees take.
@@ -181,7 +181,7 @@ class Trainee:
             self.steps_per_graph = 1 if self.device.type == "cuda" else math.ceil(task.interval / graphs)
 
     def chunks(self, n: int) -> list[int]:
-        """The sizes of the chunks of at most `chunk_size` in which n trainees go through a decision, one after another."""
+        """The sizes of the chunks, at most `chunk_size` each, in which n trainees go through a decision."""
         if n <= self.chunk_size:
             return [n]
         least = math.ceil(n / self.chunk_size)
