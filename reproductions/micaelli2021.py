@@ -105,7 +105,7 @@ def found(search: FDSSettings) -> tuple[dict[str, NDArray[np.float64]], list[dic
         rows = list(csv.DictReader(file))
     return {
         name: np.array([[float(row[f"schedule/{name}_{s}"]) for s in range(number)] for row in rows])
-        for name, number in search.stretches.items()
+        for name, number in search.numbers_of_segments.items()
     }, rows
 
 

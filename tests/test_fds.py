@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import LiveBytes, table
+from reference import fds as reference
 from torch import Tensor
 
 from lrenv.agents import agents, make_agent
@@ -67,6 +68,19 @@ def test_an_outer_step_by_hand() -> None:
     torch.testing.assert_close(after, expected)
 
 
+def test_outer_steps_are_the_papers() -> None:
+    rng = np.random.default_rng(0)
+    theirs = (np.full(6, 5.0), np.full(6, 0.2), np.zeros(6))
+    ours = Searched(*(torch.from_numpy(x) for x in theirs))
+    for _ in range(10):
+        gradient = rng.normal(size=6) * (rng.random(6) > 0.1)
+        theirs = reference.outer_step(*theirs, gradient)
+        ours = sign_step(ours, torch.from_numpy(gradient), highest=np.inf)
+        for found, expected in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12, atol=1e-12)
+    assert (theirs[1] < 0.2).all(), "every sign has flipped"
+
+
 @pytest.mark.parametrize("minimum", [0.03, 0.37, 0.9])
 def test_sign_steps_close_in_on_a_minimum(minimum: float) -> None:
     """After the first flip the step size halves every second step or so, and is about the distance to the minimum."""
@@ -77,7 +91,7 @@ def test_sign_steps_close_in_on_a_minimum(minimum: float) -> None:
 
 
 def test_the_first_outer_step_by_hand() -> None:
-    """At rate 0 the weights stand still: d loss / d lr_s = -<val gradient, sum of the stretch's gradients>, and those
+    """At rate 0 the weights stand still: d loss / d lr_s = -<val gradient, sum of the segment's gradients>, and those
     by momentum and weight decay, which act through the rate, are 0."""
     training = FDSTraining(settings(trainees=1))
     losses, found = training.hypergradient()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import LiveBytes, smooth_conv_net
 from numpy.typing import NDArray
+from reference import fds as reference
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -47,9 +48,9 @@ Schedule = dict[str, Tensor]
 def schedule_of(trainee: Trainee, n: int, steps: int) -> Schedule:
     """Values that all differ: up to three rates, two momenta, one weight decay."""
     schedule = {}
-    for name, centre, stretches in (("lr", 0.05, 3), ("momentum", 0.6, 2), ("weight_decay", 0.02, 1)):
+    for name, centre, segments in (("lr", 0.05, 3), ("momentum", 0.6, 2), ("weight_decay", 0.02, 1)):
         if name == "lr" or name in trainee.task.hyper:
-            size = (n, min(stretches, steps))
+            size = (n, min(segments, steps))
             schedule[name] = centre * torch.linspace(0.8, 1.2, size[0] * size[1], dtype=F64).view(size)
     return schedule
 
@@ -120,6 +121,24 @@ def test_reverse_equals_forward_equals_differences(
     assert expected["lr"].abs().min() > 1e-4, "a derivative of zero would agree with anything"
 
 
+def test_both_modes_are_the_recursion_of_tangents(toy: Callable[..., Task]) -> None:
+    """Softmax regression by SGD with momentum and weight decay, against Z_(t+1) = A_t Z_t + B_t in NumPy."""
+    steps, settings = 11, {"network": networks.logistic_regression, "optimizer": "momentum", "weight_decay": 0.1}
+    trainee = Trainee(toy(**settings), dtype=F64)
+    start, schedule = trainee.init([0, 1]), schedule_of(trainee, 2, steps)
+    inputs, targets = (rows.numpy() for rows in trainee.train)
+    validation = reference.SoftmaxRegression(*(rows.numpy() for rows in trainee.val), 3)
+    found = [method(trainee, start, schedule, steps) for method in METHODS.values()]
+    for i, rows in enumerate(trainee.batch_indices(start, steps).numpy()):
+        batches = [reference.SoftmaxRegression(inputs[batch], targets[batch], 3) for batch in rows]
+        own = {name: values[i].numpy() for name, values in schedule.items()}
+        loss, expected = reference.hypergradients(start.params[i].numpy(), own, batches, validation)
+        for result in found:
+            np.testing.assert_allclose(result.objective[i], loss, rtol=1e-10)
+            for name in reference.NAMES:
+                np.testing.assert_allclose(result.gradient[name][i], expected[name], rtol=1e-8, atol=1e-12)
+
+
 def quadratic(steps: int) -> tuple[Trainee, TraineeState, NDArray[np.float64]]:
     """The noisy quadratic in float64: trainee, two starts, and the mean noise (2, T, d) of their batches."""
     trainee = Trainee(make_task("noisy-quadratic", batch_size=4), dtype=F64)
@@ -147,13 +166,13 @@ def quadratic_slopes(noise: NDArray[np.float64], lr: NDArray[np.float64], window
     return slopes
 
 
-@pytest.mark.parametrize(("steps", "stretches"), [(1, 1), (20, 20), (20, 3), (7, 5)])
-def test_noisy_quadratic_by_hand(steps: int, stretches: int) -> None:
+@pytest.mark.parametrize(("steps", "segments"), [(1, 1), (20, 20), (20, 3), (7, 5)])
+def test_noisy_quadratic_by_hand(steps: int, segments: int) -> None:
     trainee, start, noise = quadratic(steps)
-    schedule = {"lr": torch.linspace(0.1, 1.2, 2 * stretches, dtype=F64).view(2, stretches)}
-    stretch = np.arange(steps) * stretches // steps
-    each = quadratic_slopes(noise, schedule["lr"].numpy()[:, stretch], [range(steps)])
-    expected = np.stack([each[:, stretch == s].sum(1) for s in range(stretches)], 1)
+    schedule = {"lr": torch.linspace(0.1, 1.2, 2 * segments, dtype=F64).view(2, segments)}
+    segment = np.arange(steps) * segments // steps
+    each = quadratic_slopes(noise, schedule["lr"].numpy()[:, segment], [range(steps)])
+    expected = np.stack([each[:, segment == s].sum(1) for s in range(segments)], 1)
     for method in METHODS.values():
         found = method(trainee, start, schedule, steps).gradient["lr"]
         np.testing.assert_allclose(found, expected, rtol=1e-9)
@@ -218,8 +237,8 @@ def test_what_the_schedule_leaves_out_is_the_task_s_own(toy: Callable[..., Task]
         assert_equal(found.gradient, {"lr": method(trainee, start, {"lr": lr, **own}, 6).gradient["lr"]})
 
 
-def test_stretches_begin_where_the_next_integer_is_reached(toy: Callable[..., Task]) -> None:
-    """Step t of 7 is in stretch floor(3 t / 7): 3 steps, then 2, then 2."""
+def test_segments_begin_where_the_next_integer_is_reached(toy: Callable[..., Task]) -> None:
+    """Step t of 7 is in segment floor(3 t / 7): 3 steps, then 2, then 2."""
     trainee = Trainee(toy(), dtype=F64)
     start, values = trainee.init([0]), torch.tensor([[0.1, 0.2, 0.3]], dtype=F64)
     apart = {"lr": values[:, [0, 0, 0, 1, 1, 2, 2]]}
@@ -300,9 +319,9 @@ def test_tangents_that_have_not_begun_are_not_computed(toy: Callable[..., Task])
     trainee = Trainee(toy())
     start, steps = trainee.init([0]), 16
 
-    def work(**stretches: int) -> int:
+    def work(**segments: int) -> int:
         with FlopCounterMode(display=False) as counter:
-            forward(trainee, start, {name: torch.full((1, s), 0.1) for name, s in stretches.items()}, steps)
+            forward(trainee, start, {name: torch.full((1, s), 0.1) for name, s in segments.items()}, steps)
         return counter.get_total_flops()
 
     tangent = (work(lr=2) - work(lr=1)) / (steps / 2)

@@ -24,7 +24,7 @@ LAYERS = (
     "networks.layers", "networks.initialisation", "networks.stacked",
     "training", "training.optimizers", "training.analytic", "training.power_law", "training.tasks",
     "training.power_law_optimum", "training.trainee", "training.dynamics",
-    "training.gradient_observer", "training.rollout", "training.hypergradients",
+    "training.gradient_observer", "training.rollout", "training.scheduled", "training.hypergradients",
     "envs", "envs.observations", "envs.rewards", "envs.actions", "envs.episode", "envs.snapshots", "envs.rendering",
     "envs.vector_env", "envs.env", "envs.sb3_vec_env",
     "controllers", "controllers.schema", "controllers.controller_file", "controllers.state_file", "controllers.agent",

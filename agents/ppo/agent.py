@@ -4,6 +4,8 @@ Xu et al. 2019, "Learning an adaptive learning rate schedule", sections 2.3 and 
 
 `PPOController` is the trained agent: an actor of Stable-Baselines3 (one hidden layer of 32, or an LSTM of 32) and
 the statistics that its observations are normalised with. `lrenv.agents.ppo.training` trains it.
+
+`tests/reference/ppo.py` has the forward pass in NumPy.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from lrenv.agents.base import BaseAgent
 from lrenv.controllers import controller_file, schema
 from lrenv.controllers.agent import View
-from lrenv.controllers.controller_file import Promise
+from lrenv.controllers.controller_file import TensorSpec
 
 Array = NDArray[Any]
 LSTMState = tuple[Array, ...]
@@ -90,7 +92,7 @@ class Architecture:
             return {"net_arch": arch, "lstm_hidden_size": self.hidden, "enable_critic_lstm": False}
         return {"net_arch": {"pi": [self.hidden], "vf": [self.hidden]}}
 
-    def promised(self) -> dict[str, Promise]:
+    def tensor_specs(self) -> dict[str, TensorSpec]:
         """The tensors of a controller: those of `build`'s policy, and the statistics of observations."""
         hidden, outputs = self.hidden, sum(self.choices) or self.action
         layers = {"action_net": (outputs, hidden), "value_net": (1, hidden)}
@@ -98,18 +100,19 @@ class Architecture:
             layers |= {"mlp_extractor.value_net.0": (hidden, hidden), "critic": (hidden, self.observation)}
         else:
             layers |= {f"mlp_extractor.{part}_net.0": (hidden, self.observation) for part in ("policy", "value")}
-        promises: dict[str, Promise] = {}
+        specs: dict[str, TensorSpec] = {}
         for name, shape in layers.items():
-            promises |= {f"policy.{name}.weight": Promise(shape), f"policy.{name}.bias": Promise(shape[:1])}
+            specs |= {f"policy.{name}.weight": TensorSpec(shape), f"policy.{name}.bias": TensorSpec(shape[:1])}
         if self.lstm:
             for part, columns in (("ih", self.observation), ("hh", hidden)):
-                promises[f"policy.lstm_actor.weight_{part}_l0"] = Promise((4 * hidden, columns))
-                promises[f"policy.lstm_actor.bias_{part}_l0"] = Promise((4 * hidden,))
+                specs[f"policy.lstm_actor.weight_{part}_l0"] = TensorSpec((4 * hidden, columns))
+                specs[f"policy.lstm_actor.bias_{part}_l0"] = TensorSpec((4 * hidden,))
         if not self.choices:
-            promises["policy.log_std"] = Promise((outputs,), low=-LOG_STD, high=LOG_STD)
-        return promises | {
-            "mean": Promise((self.observation,), ("F64",)), "std": Promise((self.observation,), ("F64",), LEAST_STD)
-        }  # fmt: skip
+            specs["policy.log_std"] = TensorSpec((outputs,), low=-LOG_STD, high=LOG_STD)
+        return specs | {
+            "mean": TensorSpec((self.observation,), ("F64",)),
+            "std": TensorSpec((self.observation,), ("F64",), LEAST_STD),
+        }
 
     def build(self) -> ActorCriticPolicy:
         """A policy with weights to be loaded."""
@@ -202,7 +205,7 @@ class PPOController(BaseAgent[LSTMState]):
             view, fields = schema.view_settings(file.metadata["view"]), file.metadata["architecture"]
             architecture = Architecture(**fields | {"choices": tuple(fields["choices"])})
             _check_spaces(view, architecture)
-            tensors = file.tensors(architecture.promised())
+            tensors = file.tensors(architecture.tensor_specs())
         mean, std = tensors.pop("mean").numpy(), tensors.pop("std").numpy()
         policy = architecture.build()
         # Assigned: they stay of the type that they are in the file, whatever torch's default is.
