@@ -23,7 +23,7 @@ LAYERS = (
     "networks.convolution_kernels", "networks.convolutions",
     "networks.layers", "networks.initialisation", "networks.stacked",
     "training", "training.optimizers", "training.analytic", "training.power_law", "training.tasks",
-    "training.power_law_optimum", "training.trainee", "training.dynamics",
+    "training.power_law_optimum", "training.objective", "training.trainee", "training.dynamics",
     "training.gradient_observer", "training.rollout", "training.scheduled", "training.hypergradients",
     "envs", "envs.observations", "envs.rewards", "envs.actions", "envs.episode", "envs.snapshots", "envs.rendering",
     "envs.vector_env", "envs.env", "envs.sb3_vec_env",
