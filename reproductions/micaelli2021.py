@@ -35,7 +35,7 @@ from lrenv.agents.fds.random_search import schedule_training
 from lrenv.agents.fds.settings import FDSSettings
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.memory import choose_device
-from lrenv.training.hypergradients import rollout
+from lrenv.training.hypergradients import train_by_schedule
 from lrenv.training.tasks import make_task
 from lrenv.training.trainee import Trainee
 
@@ -122,7 +122,7 @@ def measured(
     for n in trainee.chunks(len(runs)):
         group, first = slice(first, first + n), first + n
         schedule = {name: own[group] for name, own in values.items()}
-        end = rollout(trainee, trainee.init(runs[group]), schedule, steps)
+        end = train_by_schedule(trainee, trainee.init(runs[group]), schedule, steps)
         for split in ("val", "test"):
             measurement = trainee.evaluate(end.params, end.buffers, getattr(trainee, split))
             for name in ("loss", "accuracy"):

@@ -72,7 +72,7 @@ def next_training_loss(trainee: Trainee, state: TraineeState) -> Tensor:
 
 
 @with_own_settings
-def rollout(trainee: Trainee, start: TraineeState, schedule: Schedule, steps: int) -> TraineeState:
+def train_by_schedule(trainee: Trainee, start: TraineeState, schedule: Schedule, steps: int) -> TraineeState:
     """Trains for `steps` inner steps: detached under `torch.no_grad()`, differentiable by the schedule otherwise.
 
     Raises:
