@@ -189,7 +189,7 @@ def test_signals_against_a_second_rendering(name: str) -> None:
     expected = rendered(name, {key: value.numpy() for key, value in d._asdict().items()})
     assert set(expected) == set(observer.names)
     columns = [np.clip(expected[key], *bounds(name, key)) for key in observer.names]
-    torch.testing.assert_close(observer(d, {}), torch.from_numpy(np.stack(columns, -1)), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(observer.observe(d, {}), torch.from_numpy(np.stack(columns, -1)), rtol=1e-9, atol=1e-9)
 
 
 def bounds(name: str, key: str) -> tuple[float, float]:
@@ -221,7 +221,7 @@ def test_sets_stand_side_by_side() -> None:
     both = Observer(("paper", "scale-free"), F64, {})
     assert both.names == (*PAPER, *SCALE_FREE)
     apart: list[Any] = [Observer(name, F64, {}).observe(d, {}) for name in ("paper", "scale-free")]
-    assert torch.equal(both(d, {}), torch.cat(apart, 1))
+    assert torch.equal(both.observe(d, {}), torch.cat(apart, 1))
     assert both.space.shape == (len(PAPER) + len(SCALE_FREE),)
 
 
@@ -235,14 +235,14 @@ def everywhere(n: int, value: float) -> Dynamics:
 def test_observations_are_inside_the_space_whatever_happens(name: str, value: float, dtype: torch.dtype) -> None:
     observer = Observer(name, dtype, {})
     for d in (everywhere(2, value), dynamics(2, train_loss=value, val_loss=value), dynamics(2, lr=value)):
-        for row in observer(d, {}).numpy():
+        for row in observer.observe(d, {}).numpy():
             assert isinstance(observer.space, gym.spaces.Box)
             assert observer.space.contains(row)
 
 
 def test_nan_takes_the_upper_bound() -> None:
     observer = Observer("dynamics", F64, {})
-    assert observer(everywhere(1, math.nan), {})[0].tolist() == observer.space.high.tolist()
+    assert observer.observe(everywhere(1, math.nan), {})[0].tolist() == observer.space.high.tolist()
 
 
 def test_unknown_observations_are_refused() -> None:
@@ -252,9 +252,9 @@ def test_unknown_observations_are_refused() -> None:
 
 def test_scale_free_ignores_the_rate_and_the_weights() -> None:
     d = random_dynamics(50)
-    observe = Observer("scale-free", F64, {})
+    observer = Observer("scale-free", F64, {})
     other = d._replace(lr=d.lr * 7, weight_mean=d.weight_mean * 3, weight_variance=d.weight_variance * 9)
-    assert torch.equal(observe(d, {}), observe(other, {}))
+    assert torch.equal(observer.observe(d, {}), observer.observe(other, {}))
     doubled = {key: 2 * getattr(d, key) for key in ("train_loss", "previous_train_loss", "loss_spread")}
     spread = SCALE_FREE["loss_spread"].value
     torch.testing.assert_close(spread(d), spread(d._replace(**doubled)))

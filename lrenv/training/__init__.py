@@ -7,6 +7,6 @@ Read in this order:
 3. `objective`: the loss of n networks, and its gradient. `trainee`: the inner loop of gradient steps.
 4. `dynamics`: what is measured about training (Xu et al. 2019, section 2.2).
 5. `gradient_observer`: the one-step hypergradient h = -<g_(t+1), d_t> (Baydin et al. 2018, equation 5).
-6. `hypergradients`: derivatives through whole trainings, by forward mode's recursion Z_(t+1) = A_t Z_t + B_t (Micaelli &
+6. `hypergradients`: derivatives through whole trainings, in forward mode by Z_(t+1) = A_t Z_t + B_t (Micaelli &
    Storkey 2021) and in reverse mode. `scheduled`: trainings under a schedule. `rollout`: the loop that trains agents.
 """
