@@ -1,4 +1,4 @@
-"""The environment: networks in training as episodes, after Xu et al. 2019, "Learning an Adaptive Learning Rate Schedule".
+"""The environment: networks in training as episodes (Xu et al. 2019, "Learning an Adaptive Learning Rate Schedule").
 
 Read in this order:
 
