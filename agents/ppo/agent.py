@@ -46,16 +46,16 @@ METADATA = schema.record(
     },
     {},
 )
-"""What the metadata of a controller's file hold besides how it was trained."""
+"""The fields that the metadata of a controller's file have besides those about its training."""
 LOG_STD = 80.0
 """Logarithms of an actor's standard deviations are at most this in magnitude: float32 then holds their powers of e."""
 LEAST_STD = 1e-6
-"""Observations are divided by no less; training divides by the root of 1e-8 at least."""
+"""The least that observations may be divided by; training divides by the root of 1e-8 or more."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a policy is rebuilt from.
+    """The shape of a policy, from which it is rebuilt.
 
     Attributes:
         observation: length of an observation.
@@ -75,7 +75,7 @@ class Architecture:
     def of(
         cls, observation_space: gym.Space[Any], action_space: gym.Space[Any], hidden: int, lstm: bool
     ) -> Architecture:
-        """The architecture that fits an environment's spaces."""
+        """Gives the architecture that fits an environment's spaces."""
         assert observation_space.shape is not None
         choices: tuple[int, ...] = ()
         if isinstance(action_space, gym.spaces.Discrete):
@@ -86,14 +86,14 @@ class Architecture:
         return cls(observation_space.shape[0], action, choices, hidden, lstm)
 
     def policy_kwargs(self) -> dict[str, Any]:
-        """What Stable-Baselines3's policies take."""
+        """Gives the keyword arguments of Stable-Baselines3's policies."""
         if self.lstm:
             arch = {"pi": [], "vf": [self.hidden]}
             return {"net_arch": arch, "lstm_hidden_size": self.hidden, "enable_critic_lstm": False}
         return {"net_arch": {"pi": [self.hidden], "vf": [self.hidden]}}
 
     def tensor_specs(self) -> dict[str, TensorSpec]:
-        """The tensors of a controller: those of `build`'s policy, and the statistics of observations."""
+        """Gives the specs of a controller's tensors: those of `build`'s policy, and the statistics of observations."""
         hidden, outputs = self.hidden, sum(self.choices) or self.action
         layers = {"action_net": (outputs, hidden), "value_net": (1, hidden)}
         if self.lstm:
@@ -115,7 +115,7 @@ class Architecture:
         }
 
     def build(self) -> ActorCriticPolicy:
-        """A policy with weights to be loaded."""
+        """Makes a policy whose weights are to be loaded."""
         observations = gym.spaces.Box(-np.inf, np.inf, (self.observation,), np.float32)
         actions: gym.Space[Any] = gym.spaces.Box(-1, 1, (self.action,), np.float32)
         if self.choices:
@@ -216,8 +216,8 @@ class PPOController(BaseAgent[LSTMState]):
 
 def _check_spaces(view: dict[str, Any], architecture: Architecture) -> None:
     """Refuses a policy that doesn't fit the environments that it asks for."""
-    beside = [view["control"]] if isinstance(view["control"], str) else view["control"]
-    rates = len(architecture.choices) or architecture.action - (len(beside) - 1)
+    controls = [view["control"]] if isinstance(view["control"], str) else view["control"]
+    rates = len(architecture.choices) or architecture.action - (len(controls) - 1)
     observations, actions = schema.spaces(view, max(rates, 1))
     if not isinstance(observations, gym.spaces.Box):
         raise ValueError(f"a policy of a few numbers can't observe {view['observe']!r}")
