@@ -19,7 +19,7 @@ from harness import Race, Row, Settings, number, peak_mib, report
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.runtime.process import keep_memory
 from lrenv.training.tasks import make_task
-from lrenv.training.trainee import PRECISIONS
+from lrenv.training.objective import PRECISIONS
 
 
 @dataclass(frozen=True)
