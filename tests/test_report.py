@@ -189,7 +189,7 @@ def test_the_page_stands_alone(mixed: Comparison, tmp_path: Path) -> None:
     assert used
     assert {first or second for first, second in used} <= set(ids)
     assert len([tag for tag, _ in tags.found if tag == "figure"]) == 5
-    assert INK not in text.split("</style>")[1], "text of figures has the page's colour, in dark mode too"
+    assert INK not in text.split("</style>", 1)[1], "text of figures has the page's colour, in dark mode too"
 
 
 def test_the_page_holds_every_number(mixed: Comparison) -> None:
