@@ -31,8 +31,8 @@ LAYERS = (
     "controllers", "controllers.schema", "controllers.controller_file", "controllers.state_file", "controllers.agent",
     "controllers.sb3_agent",
     "benchmark.statistics", "benchmark.selection", "benchmark.evaluation", "benchmark.tuning", "benchmark.cells",
-    "benchmark.rows", "benchmark.contenders", "benchmark.comparison", "benchmark.report", "benchmark", "",
-    "listing", "cli", "__main__",
+    "benchmark.rows", "benchmark.contenders", "benchmark.comparison", "benchmark.figures", "benchmark.wording",
+    "benchmark.page", "benchmark.report", "benchmark", "", "listing", "cli", "__main__",
 )  # fmt: skip
 """Modules of lrenv from the bottom up; "" is the package itself."""
 
