@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lrenv.controllers.agent import agent_factory, agents
 from lrenv.data.folder import folder
-from lrenv.envs.actions import BESIDE, KINDS
+from lrenv.envs.actions import HYPERPARAMETERS, KINDS
 from lrenv.envs.observations import OBSERVATIONS, WHITE_BOX
 from lrenv.envs.rewards import REWARDS
 from lrenv.lookup import count
@@ -144,7 +144,7 @@ def choices() -> dict[str, str]:
         "task": f"{', '.join(tasks())}, or my_tasks.py:name",
         "agents": f"{', '.join(agents())}, my_agents.py:Name, or a controller file",
         "optimizer": ", ".join(OPTIMIZERS),
-        "control": f"{', '.join(KINDS)}, also with /layer, /tensor or /parameter; beside them {', '.join(BESIDE)}",
+        "control": f"{', '.join(KINDS)}, also with /layer, /tensor or /parameter; beside them {', '.join(HYPERPARAMETERS)}",
         "observe": f"{', '.join((*OBSERVATIONS, *WHITE_BOX))}, or my_observations.py:name",
         "reward": f"{', '.join(REWARDS)}, or my_rewards.py:name",
     }
