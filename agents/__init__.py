@@ -1,8 +1,17 @@
-"""Agents that control learning rates. `make_agent(name)` finds one, ours or another package's.
+"""Agents that control learning rates; `make_agent(name)` makes one, of this package or of another.
 
-There is a wing per method with the same rooms: `agent.py` is what acts, `settings.py` what a training can be told,
-`training.py` how it is trained. `schedules` and `hypergradient` have nothing to train. `outer` is the training loop of
-all others.
+| folder | what its agents do | source |
+|---|---|---|
+| `schedules` | follow a function of time | PyTorch's schedulers |
+| `hypergradient` | follow the gradient of the loss by the rate | Baydin et al. 2018 and two later methods |
+| `ppo` | act by a policy trained with reinforcement learning | Xu et al. 2019 |
+| `noh` | set a rate per parameter by an LSTM | Fu et al. 2017 |
+| `fds` | follow a schedule that was differentiated through training | Micaelli and Storkey 2021 |
+| `learned_optimizer` | are the trainee's optimizer, a trained perceptron | Metz et al. 2019 |
+
+Each folder's `__init__` gives the paper, its equation and the order to read in. The files have the same names in all of
+them: `agent.py` acts; where there is something to train, `settings.py` is what a training can be told and `training.py`
+trains, in the loop of `outer`. `base.py` is how an agent is written, and the place to start.
 """
 
 from __future__ import annotations

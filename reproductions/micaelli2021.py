@@ -35,7 +35,7 @@ from lrenv.agents.fds.random_search import schedule_training
 from lrenv.agents.fds.settings import FDSSettings
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.memory import choose_device
-from lrenv.training.hypergradients import rollout
+from lrenv.training.hypergradients import train_by_schedule
 from lrenv.training.tasks import make_task
 from lrenv.training.trainee import Trainee
 
@@ -105,7 +105,7 @@ def found(search: FDSSettings) -> tuple[dict[str, NDArray[np.float64]], list[dic
         rows = list(csv.DictReader(file))
     return {
         name: np.array([[float(row[f"schedule/{name}_{s}"]) for s in range(number)] for row in rows])
-        for name, number in search.stretches.items()
+        for name, number in search.numbers_of_segments.items()
     }, rows
 
 
@@ -119,10 +119,10 @@ def measured(
     values = {name: torch.from_numpy(own).repeat_interleave(seeds, 0) for name, own in schedules.items()}
     parts: dict[str, list[torch.Tensor]] = {}
     first = 0
-    for n in trainee.groups(len(runs)):
+    for n in trainee.chunks(len(runs)):
         group, first = slice(first, first + n), first + n
         schedule = {name: own[group] for name, own in values.items()}
-        end = rollout(trainee, trainee.init(runs[group]), schedule, steps)
+        end = train_by_schedule(trainee, trainee.init(runs[group]), schedule, steps)
         for split in ("val", "test"):
             measurement = trainee.evaluate(end.params, end.buffers, getattr(trainee, split))
             for name in ("loss", "accuracy"):

@@ -1,4 +1,4 @@
-"""What the metadata of controller files may say, and that files hold what their metadata promise."""
+"""What the metadata of controller files may say, and that files hold what their metadata describe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lrenv.agents.noh.agent import NOH, DMopt
 from lrenv.agents.noh.lstm import Architecture as Coordinatewise
 from lrenv.agents.noh.lstm import CoordinateLSTM
 from lrenv.agents.ppo.agent import Architecture, PPOController
-from lrenv.controllers.controller_file import ControllerFileError, Promise
+from lrenv.controllers.controller_file import ControllerFileError, TensorSpec
 
 LOADERS: dict[str, Any] = {
     "ppo": PPOController, "ppo-lstm": PPOController, "noh": NOH, "dmopt": DMopt, "fds": FDS, "search": Search,
@@ -147,7 +147,7 @@ def test_values_that_can_not_be_used(path: Path, kind: str, name: str, values: t
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-def test_tensors_that_are_not_those_promised(path: Path, kind: str) -> None:
+def test_tensors_that_are_not_those_described(path: Path, kind: str) -> None:
     sound = unpack(base_files()[kind])
     for name in sound.tensors:
         x = array(sound.tensors[name])
@@ -155,7 +155,7 @@ def test_tensors_that_are_not_those_promised(path: Path, kind: str) -> None:
         for change in changes:
             path.write_bytes(pack(Parts(sound.tensors | change, sound.metadata)))
             with pytest.raises(
-                ControllerFileError, match=r"doesn't hold the weights that its metadata promises.*again"
+                ControllerFileError, match=r"doesn't hold the weights that its metadata describe.*again"
             ):
                 make_agent(path)
         path.write_bytes(pack(Parts({k: v for k, v in sound.tensors.items() if k != name}, sound.metadata)))
@@ -187,17 +187,17 @@ def test_another_kind_is_refused(path: Path, kind: str) -> None:
         Architecture(8, 0, (3, 3)),
     ],
 )
-def test_promises_are_what_policies_have(architecture: Architecture) -> None:
-    held = {f"policy.{name}": Promise(tuple(x.shape)) for name, x in architecture.build().state_dict().items()}
-    promised = {name: x._replace(low=Promise.__new__.__defaults__[1], high=Promise.__new__.__defaults__[2])
-                for name, x in architecture.promised().items() if name not in ("mean", "std")}  # fmt: skip
-    assert promised == held
+def test_tensor_specs_are_what_policies_have(architecture: Architecture) -> None:
+    held = {f"policy.{name}": TensorSpec(tuple(x.shape)) for name, x in architecture.build().state_dict().items()}
+    specs = {name: x._replace(low=TensorSpec.__new__.__defaults__[1], high=TensorSpec.__new__.__defaults__[2])
+                for name, x in architecture.tensor_specs().items() if name not in ("mean", "std")}  # fmt: skip
+    assert specs == held
 
 
 @pytest.mark.parametrize("architecture", [Coordinatewise(), Coordinatewise(1, 5), Coordinatewise(4, 1)])
-def test_promises_are_what_coordinatewise_lstms_have(architecture: Coordinatewise) -> None:
+def test_tensor_specs_are_what_coordinatewise_lstms_have(architecture: Coordinatewise) -> None:
     state = CoordinateLSTM(architecture).state_dict()
-    assert architecture.promised() == {name: Promise(tuple(x.shape)) for name, x in state.items()}
+    assert architecture.tensor_specs() == {name: TensorSpec(tuple(x.shape)) for name, x in state.items()}
 
 
 @pytest.mark.parametrize("kind", LOADERS)

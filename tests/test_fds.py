@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import LiveBytes, table
+from reference import fds as reference
 from torch import Tensor
 
 from lrenv.agents import agents, make_agent
@@ -24,7 +25,7 @@ from lrenv.controllers import controller_file
 from lrenv.envs import actions as controls
 from lrenv.randomness.seeds import seeds_for
 from lrenv.training.analytic import expected_loss, optimal_schedule
-from lrenv.training.hypergradients import forward, rollout, validation_loss
+from lrenv.training.hypergradients import forward, train_by_schedule, validation_loss
 from lrenv.training.tasks import make_task
 from lrenv.training.trainee import Trainee
 
@@ -67,6 +68,19 @@ def test_an_outer_step_by_hand() -> None:
     torch.testing.assert_close(after, expected)
 
 
+def test_outer_steps_are_the_papers() -> None:
+    rng = np.random.default_rng(0)
+    theirs = (np.full(6, 5.0), np.full(6, 0.2), np.zeros(6))
+    ours = Searched(*(torch.from_numpy(x) for x in theirs))
+    for _ in range(10):
+        gradient = rng.normal(size=6) * (rng.random(6) > 0.1)
+        theirs = reference.outer_step(*theirs, gradient)
+        ours = sign_step(ours, torch.from_numpy(gradient), highest=np.inf)
+        for found, expected in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12, atol=1e-12)
+    assert (theirs[1] < 0.2).all(), "every sign has flipped"
+
+
 @pytest.mark.parametrize("minimum", [0.03, 0.37, 0.9])
 def test_sign_steps_close_in_on_a_minimum(minimum: float) -> None:
     """After the first flip the step size halves every second step or so, and is about the distance to the minimum."""
@@ -77,7 +91,7 @@ def test_sign_steps_close_in_on_a_minimum(minimum: float) -> None:
 
 
 def test_the_first_outer_step_by_hand() -> None:
-    """At rate 0 the weights stand still: d loss / d lr_s = -<val gradient, sum of the stretch's gradients>, and those
+    """At rate 0 the weights stand still: d loss / d lr_s = -<val gradient, sum of the segment's gradients>, and those
     by momentum and weight decay, which act through the rate, are 0."""
     training = FDSTraining(settings(trainees=1))
     losses, found = training.hypergradient()
@@ -161,7 +175,7 @@ def test_the_agent_trains_as_the_search_did() -> None:
     trainee = Trainee(make_task(task, optimizer="momentum"))
     values = {"lr": agent.lr, "momentum": agent.momentum, "weight_decay": agent.weight_decay}
     schedule = {name: torch.tensor([own, own]) for name, own in values.items()}
-    end = rollout(trainee, trainee.init([0, 1]), schedule, 36)
+    end = train_by_schedule(trainee, trainee.init([0, 1]), schedule, 36)
     np.testing.assert_allclose(result.curves["val_loss"][-1], validation_loss(trainee, end).detach(), rtol=1e-5)
     np.testing.assert_allclose(result.curves["lr"][1:, 0], np.repeat(agent.lr, 4), rtol=1e-6)
     for budget in (360, 2):
@@ -192,7 +206,7 @@ def test_random_search_keeps_the_best_of_its_draws() -> None:
             assert ((values >= low * (1 - 1e-9)) & (values <= high * (1 + 1e-9))).all()
         start = trainee.init(seeds_for("training", 1) * 5)
         with torch.no_grad():
-            losses = validation_loss(trainee, rollout(trainee, start, schedule, 12)).nan_to_num(torch.inf)
+            losses = validation_loss(trainee, train_by_schedule(trainee, start, schedule, 12)).nan_to_num(torch.inf)
         if losses.min() < best:
             best, expected = float(losses.min()), {name: own[losses.argmin()] for name, own in schedule.items()}
         training.iterate()

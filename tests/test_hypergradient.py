@@ -8,6 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from reference import hypergradient_descent, optimizers
+from reference.gala import Gala
+from reference.hypergradient_descent import Rule, additive, in_loop, multiplicative
+from reference.osgm import OSGM
 
 from lrenv.agents import Agent, make_agent
 from lrenv.agents.hypergradient.descent import adam_hd, nesterov_hd, sgd_hd
@@ -71,6 +75,7 @@ class Perceptron:
         self.rows = trainee.batch_indices(self.start, envs.task.budget)[0].numpy()
 
     def __call__(self, params: Array, step: int) -> tuple[float, Array]:
+        """Loss and gradient on the batch of a step."""
         x, y = self.inputs[self.rows[step]], self.targets[self.rows[step]]
         first, first_bias, second, second_bias = (params[p].reshape(s) for p, s in zip(PARTS, SHAPES, strict=True))
         hidden = np.tanh(x @ first.T + first_bias)
@@ -82,68 +87,21 @@ class Perceptron:
         return float(loss), np.concatenate([g.ravel() for g in grads]) + DECAY * params
 
 
-class Sgd:
-    def __call__(self, g: Array) -> Array:
-        return g
+DIRECTIONS = {"sgd": optimizers.SGD, "nesterov": optimizers.Nesterov, "adam": optimizers.Adam}
 
 
-class Nesterov:
-    velocity: Array | float = 0.0
-
-    def __call__(self, g: Array) -> Array:
-        self.velocity = 0.9 * self.velocity + g
-        return g + 0.9 * self.velocity
-
-
-class Adam:
-    mean: Array | float = 0.0
-    square: Array | float = 0.0
-    step = 0
-
-    def __call__(self, g: Array) -> Array:
-        self.step += 1
-        self.mean = 0.9 * self.mean + 0.1 * g
-        self.square = 0.999 * self.square + 0.001 * g**2
-        corrected = np.sqrt(self.square / (1 - 0.999**self.step))
-        direction: Array = self.mean / (1 - 0.9**self.step) / (corrected + 1e-8)
-        return direction
-
-
-DIRECTIONS: dict[str, Callable[[], Callable[[Array], Array]]] = {"sgd": Sgd, "nesterov": Nesterov, "adam": Adam}
-
-Move = Callable[[Array, Array, Array, Array], Array]
-"""(rates, g_t, the gradient at w_(t-1) on the same batch, d_(t-1)) -> rates (K,)."""
-
-
-def recurred(task: Task, agent: Agent, seed: int, move: Move, pieces: list[slice], initial_lr: float) -> Run:
-    """The paper's loop: gradient, then the rate, then the weights."""
+def recurred(task: Task, agent: Agent, seed: int, rule: Rule, pieces: list[slice], initial_lr: float) -> Run:
+    """The method's loop in NumPy."""
     model = Perceptron(environment(task, agent, 1), seed)
-    params = model.start.params[0].numpy()
-    direct = DIRECTIONS[str(task.optimizer)]()
-    rates = np.full(len(pieces), initial_lr)
-    earlier = direction = np.zeros_like(params)
-    history, losses = [], []
-    for step in range(task.budget):
-        loss, g = model(params, step)
-        if step:
-            rates = move(rates, g, model(earlier, step)[1], direction)
-        direction = direct(g)
-        earlier, params = params, params.copy()
-        for piece, rate in zip(pieces, rates, strict=True):
-            params[piece] -= rate * direction[piece]
-        history.append(rates)
-        losses.append(loss)
-    return Run(np.stack(history)[:, None], np.array(losses)[:, None])
+    direct, start = DIRECTIONS[str(task.optimizer)](), model.start.params[0].numpy()
+    run = hypergradient_descent.train(model, start, direct, rule, initial_lr, task.budget, pieces)
+    return Run(run.rates[:, None], run.losses[:, None])
 
 
 def assert_same(ours: Run, reference: Run) -> None:
     np.testing.assert_allclose(ours.rates, reference.rates, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(ours.losses, reference.losses, rtol=1e-9, atol=1e-12)
     assert np.ptp(reference.rates) > 1e-3, "a rate that stands still would agree with any rule"
-
-
-def products(pieces: list[slice], a: Array, b: Array) -> Array:
-    return np.array([a[piece] @ b[piece] for piece in pieces])
 
 
 @pytest.fixture
@@ -162,7 +120,7 @@ def test_additive_is_the_papers_recurrence(long: Callable[..., Task], optimizer:
     pieces, beta = GRANULARITIES[granularity], BETAS[optimizer]
     agent = FACTORIES[optimizer](initial_lr=0.01, beta=beta, granularity=granularity)
     task = long(optimizer=optimizer, budget=200)
-    reference = recurred(task, agent, 3, lambda a, g, _, d: a + beta * products(pieces, g, d), pieces, 0.01)
+    reference = recurred(task, agent, 3, additive(beta), pieces, 0.01)
     assert_same(trained(task, agent, [3]), reference)
     assert reference.losses[-20:].mean() < 0.8 * reference.losses[:20].mean()
 
@@ -173,28 +131,16 @@ def test_multiplicative_moves_by_the_cosine(long: Callable[..., Task], optimizer
     pieces = GRANULARITIES[granularity]
     agent = FACTORIES[optimizer](initial_lr=0.01, beta=0.1, rule="multiplicative", granularity=granularity)
 
-    def move(rates: Array, g: Array, before: Array, d: Array) -> Array:
-        norms = np.sqrt(products(pieces, g, g) * products(pieces, d, d))
-        moved: Array = rates * (1 + 0.1 * products(pieces, g, d) / norms)
-        return moved
-
     task = long(optimizer=optimizer)
-    assert_same(trained(task, agent, [3]), recurred(task, agent, 3, move, pieces, 0.01))
+    assert_same(trained(task, agent, [3]), recurred(task, agent, 3, multiplicative(0.1), pieces, 0.01))
 
 
 def test_in_loop_each_tensor_moves_the_rate_in_turn(long: Callable[..., Task]) -> None:
     agent = adam_hd(initial_lr=0.01, beta=1e-3, in_loop=True)
 
-    def move(rates: Array, g: Array, before: Array, d: Array) -> Array:
-        alpha, moved = rates[-1], []
-        for piece in PARTS:
-            alpha += 1e-3 * g[piece] @ d[piece]
-            moved.append(alpha)
-        return np.array(moved)
-
     task = long(optimizer="adam")
     ours = trained(task, agent, [3])
-    assert_same(ours, recurred(task, agent, 3, move, PARTS, 0.01))
+    assert_same(ours, recurred(task, agent, 3, in_loop(1e-3), PARTS, 0.01))
     plain = trained(task, adam_hd(initial_lr=0.01, beta=1e-3), [3])
     assert np.abs(plain.losses - ours.losses).max() > 1e-3, "the quirk changes training"
 
@@ -262,20 +208,9 @@ def test_a_rate_holds_where_the_hypergradient_is_no_number() -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("delta", [0.0, 0.5])
 def test_gala_follows_the_leader(long: Callable[..., Task], optimizer: str, delta: float) -> None:
-    agent, low, high = gala(initial_lr=0.05, delta=delta, low=1e-3, high=0.2), 1e-3, 0.2
-    surrogates: list[tuple[float, float]] = []
-
-    def move(rates: Array, g: Array, before: Array, d: Array) -> Array:
-        """The minimiser of all surrogates so far and the pull, on a grid refined by its neighbours' parabola."""
-        curvature = np.linalg.norm(g - before) / np.linalg.norm(rates[0] * d)
-        surrogates.append((g @ d, curvature * (d @ d)))
-        grid = np.array([0.0, 0.1, 0.2])
-        total = delta / 2 * (grid - 0.05) ** 2 + sum(-grid * a + grid**2 / 2 * c for a, c in surrogates)
-        second, first = np.polyfit(grid, total, 2)[:2]
-        return np.clip([-first / (2 * second)], low, high)
-
+    agent, rule = gala(initial_lr=0.05, delta=delta, low=1e-3, high=0.2), Gala(0.05, delta, 1e-3, 0.2)
     task = long(optimizer=optimizer)
-    ours, reference = trained(task, agent, [3]), recurred(task, agent, 3, move, WHOLE, 0.05)
+    ours, reference = trained(task, agent, [3]), recurred(task, agent, 3, rule, WHOLE, 0.05)
     np.testing.assert_allclose(ours.rates, reference.rates, rtol=1e-7)
     np.testing.assert_allclose(ours.losses, reference.losses, rtol=1e-7)
     assert np.ptp(reference.rates) > 1e-3
@@ -311,16 +246,9 @@ def test_gala_forgets_the_first_rate(long: Callable[..., Task], optimizer: str, 
 @pytest.mark.parametrize("granularity", ["", "tensor", "parameter"])
 def test_osgm_is_adagrad_on_normalised_hypergradients(long: Callable[..., Task], granularity: str) -> None:
     pieces = {**GRANULARITIES, "parameter": [slice(i, i + 1) for i in range(53)]}[granularity]
-    agent, squares = osgm(initial_lr=0.01, adagrad_lr=0.05, granularity=granularity, low=None), np.zeros(len(pieces))
-
-    def move(rates: Array, g: Array, before: Array, d: Array) -> Array:
-        feedback = -products(pieces, g, d) / (d @ d)
-        squares[:] += feedback**2
-        moved: Array = rates - 0.05 * feedback / np.sqrt(squares + 1e-20)
-        return moved
-
+    agent = osgm(initial_lr=0.01, adagrad_lr=0.05, granularity=granularity, low=None)
     task = long(batch_size=24)
-    assert_same(trained(task, agent, [3]), recurred(task, agent, 3, move, pieces, 0.01))
+    assert_same(trained(task, agent, [3]), recurred(task, agent, 3, OSGM(0.05), pieces, 0.01))
 
 
 @pytest.mark.parametrize("granularity", ["", "parameter"])
@@ -382,5 +310,5 @@ def test_batches_of_another_size_are_refused() -> None:
 def test_more_blobs_are_no_other_recurrence(long: Callable[..., Task], make_blobs: Callable[..., Data]) -> None:
     """Epochs of another length, so that batches of the last and the next one meet in a hypergradient."""
     task, agent = long(data=make_blobs(train=31)), sgd_hd(initial_lr=0.01, beta=0.02)
-    reference = recurred(task, agent, 5, lambda a, g, _, d: a + 0.02 * products(WHOLE, g, d), WHOLE, 0.01)
+    reference = recurred(task, agent, 5, additive(0.02), WHOLE, 0.01)
     assert_same(trained(task, agent, [5]), reference)

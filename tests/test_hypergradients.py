@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import LiveBytes, smooth_conv_net
 from numpy.typing import NDArray
+from reference import fds as reference
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,7 +28,7 @@ from lrenv.training.hypergradients import (
     forward,
     next_training_loss,
     reverse,
-    rollout,
+    train_by_schedule,
     truncated,
 )
 from lrenv.training.optimizers import adam
@@ -47,9 +48,9 @@ Schedule = dict[str, Tensor]
 def schedule_of(trainee: Trainee, n: int, steps: int) -> Schedule:
     """Values that all differ: up to three rates, two momenta, one weight decay."""
     schedule = {}
-    for name, centre, stretches in (("lr", 0.05, 3), ("momentum", 0.6, 2), ("weight_decay", 0.02, 1)):
+    for name, centre, segments in (("lr", 0.05, 3), ("momentum", 0.6, 2), ("weight_decay", 0.02, 1)):
         if name == "lr" or name in trainee.task.hyper:
-            size = (n, min(stretches, steps))
+            size = (n, min(segments, steps))
             schedule[name] = centre * torch.linspace(0.8, 1.2, size[0] * size[1], dtype=F64).view(size)
     return schedule
 
@@ -64,7 +65,7 @@ def central_differences(
     moved = {name: values.repeat(len(moves), 1) for name, values in schedule.items()}
     for i, (name, s, k) in enumerate(moves):
         moved[name][i * len(seeds) : (i + 1) * len(seeds), s] *= 1 + k * h
-    losses = objective(trainee, rollout(trainee, trainee.init(seeds * len(moves)), moved, steps))
+    losses = objective(trainee, train_by_schedule(trainee, trainee.init(seeds * len(moves)), moved, steps))
     slopes = (losses.view(-1, 4, len(seeds)).transpose(1, 2) @ weights / h).split(
         [v.shape[1] for v in schedule.values()]
     )
@@ -82,7 +83,7 @@ def test_running_statistics_are_constants(toy: Callable[..., Task], make_blobs: 
     trainee = Trainee(toy(make_blobs((2, 6, 6)), network=smooth_conv_net, optimizer="momentum"), dtype=F64)
     start, schedule = trainee.init([0, 1]), schedule_of(trainee, 2, 10)
     with torch.no_grad():
-        held = rollout(trainee, start, schedule, 10).buffers
+        held = train_by_schedule(trainee, start, schedule, 10).buffers
 
     def validation_loss(trainee: Trainee, state: TraineeState) -> Tensor:
         copies = len(state.params) // 2
@@ -120,6 +121,24 @@ def test_reverse_equals_forward_equals_differences(
     assert expected["lr"].abs().min() > 1e-4, "a derivative of zero would agree with anything"
 
 
+def test_both_modes_are_the_recursion_of_tangents(toy: Callable[..., Task]) -> None:
+    """Softmax regression by SGD with momentum and weight decay, against Z_(t+1) = A_t Z_t + B_t in NumPy."""
+    steps, settings = 11, {"network": networks.logistic_regression, "optimizer": "momentum", "weight_decay": 0.1}
+    trainee = Trainee(toy(**settings), dtype=F64)
+    start, schedule = trainee.init([0, 1]), schedule_of(trainee, 2, steps)
+    inputs, targets = (rows.numpy() for rows in trainee.train)
+    validation = reference.SoftmaxRegression(*(rows.numpy() for rows in trainee.val), 3)
+    found = [method(trainee, start, schedule, steps) for method in METHODS.values()]
+    for i, rows in enumerate(trainee.batch_indices(start, steps).numpy()):
+        batches = [reference.SoftmaxRegression(inputs[batch], targets[batch], 3) for batch in rows]
+        own = {name: values[i].numpy() for name, values in schedule.items()}
+        loss, expected = reference.hypergradients(start.params[i].numpy(), own, batches, validation)
+        for result in found:
+            np.testing.assert_allclose(result.objective[i], loss, rtol=1e-10)
+            for name in reference.NAMES:
+                np.testing.assert_allclose(result.gradient[name][i], expected[name], rtol=1e-8, atol=1e-12)
+
+
 def quadratic(steps: int) -> tuple[Trainee, TraineeState, NDArray[np.float64]]:
     """The noisy quadratic in float64: trainee, two starts, and the mean noise (2, T, d) of their batches."""
     trainee = Trainee(make_task("noisy-quadratic", batch_size=4), dtype=F64)
@@ -147,13 +166,13 @@ def quadratic_slopes(noise: NDArray[np.float64], lr: NDArray[np.float64], window
     return slopes
 
 
-@pytest.mark.parametrize(("steps", "stretches"), [(1, 1), (20, 20), (20, 3), (7, 5)])
-def test_noisy_quadratic_by_hand(steps: int, stretches: int) -> None:
+@pytest.mark.parametrize(("steps", "segments"), [(1, 1), (20, 20), (20, 3), (7, 5)])
+def test_noisy_quadratic_by_hand(steps: int, segments: int) -> None:
     trainee, start, noise = quadratic(steps)
-    schedule = {"lr": torch.linspace(0.1, 1.2, 2 * stretches, dtype=F64).view(2, stretches)}
-    stretch = np.arange(steps) * stretches // steps
-    each = quadratic_slopes(noise, schedule["lr"].numpy()[:, stretch], [range(steps)])
-    expected = np.stack([each[:, stretch == s].sum(1) for s in range(stretches)], 1)
+    schedule = {"lr": torch.linspace(0.1, 1.2, 2 * segments, dtype=F64).view(2, segments)}
+    segment = np.arange(steps) * segments // steps
+    each = quadratic_slopes(noise, schedule["lr"].numpy()[:, segment], [range(steps)])
+    expected = np.stack([each[:, segment == s].sum(1) for s in range(segments)], 1)
     for method in METHODS.values():
         found = method(trainee, start, schedule, steps).gradient["lr"]
         np.testing.assert_allclose(found, expected, rtol=1e-9)
@@ -175,7 +194,7 @@ def test_windows_of_the_noisy_quadratic_by_hand(window: int) -> None:
         np.testing.assert_allclose(found.gradient["lr"], own, rtol=1e-9)
     whole = reverse(trainee, start, schedule, steps, truncation=window)
     np.testing.assert_allclose(whole.gradient["lr"], expected, rtol=1e-9)
-    after = rollout(trainee, start, schedule, steps)
+    after = train_by_schedule(trainee, start, schedule, steps)
     torch.testing.assert_close((whole.state, whole.objective), (after, hypergradients.validation_loss(trainee, after)))
     full = reverse(trainee, start, schedule, steps)
     if window >= steps:
@@ -201,7 +220,7 @@ def test_one_step_is_minus_the_product_of_gradient_and_direction(toy: Callable[.
     """Baydin et al. 2018, equation 5: d L(w_(t+1)) / d lr = -<grad L(w_(t+1)), direction_t>."""
     trainee = Trainee(toy(optimizer=OPTIMIZERS[optimizer]), dtype=F64)
     lr = torch.full((2, 1), 0.05, dtype=F64)
-    start = rollout(trainee, trainee.init([0, 1]), {"lr": lr}, 3)
+    start = train_by_schedule(trainee, trainee.init([0, 1]), {"lr": lr}, 3)
     found = reverse(trainee, start, {"lr": lr}, 1, next_training_loss)
     direction = (start.params - found.state.params) / lr
     weights = found.state.params.requires_grad_()
@@ -218,13 +237,13 @@ def test_what_the_schedule_leaves_out_is_the_task_s_own(toy: Callable[..., Task]
         assert_equal(found.gradient, {"lr": method(trainee, start, {"lr": lr, **own}, 6).gradient["lr"]})
 
 
-def test_stretches_begin_where_the_next_integer_is_reached(toy: Callable[..., Task]) -> None:
-    """Step t of 7 is in stretch floor(3 t / 7): 3 steps, then 2, then 2."""
+def test_segments_begin_where_the_next_integer_is_reached(toy: Callable[..., Task]) -> None:
+    """Step t of 7 is in segment floor(3 t / 7): 3 steps, then 2, then 2."""
     trainee = Trainee(toy(), dtype=F64)
     start, values = trainee.init([0]), torch.tensor([[0.1, 0.2, 0.3]], dtype=F64)
     apart = {"lr": values[:, [0, 0, 0, 1, 1, 2, 2]]}
-    together = rollout(trainee, start, {"lr": values}, 7)
-    torch.testing.assert_close(together.params, rollout(trainee, start, apart, 7).params, rtol=0, atol=0)
+    together = train_by_schedule(trainee, start, {"lr": values}, 7)
+    torch.testing.assert_close(together.params, train_by_schedule(trainee, start, apart, 7).params, rtol=0, atol=0)
     each = reverse(trainee, start, apart, 7).gradient["lr"]
     shared = torch.stack([each[:, :3].sum(1), each[:, 3:5].sum(1), each[:, 5:].sum(1)], 1)
     assert_equal(forward(trainee, start, {"lr": values}, 7).gradient, {"lr": shared})
@@ -300,9 +319,9 @@ def test_tangents_that_have_not_begun_are_not_computed(toy: Callable[..., Task])
     trainee = Trainee(toy())
     start, steps = trainee.init([0]), 16
 
-    def work(**stretches: int) -> int:
+    def work(**segments: int) -> int:
         with FlopCounterMode(display=False) as counter:
-            forward(trainee, start, {name: torch.full((1, s), 0.1) for name, s in stretches.items()}, steps)
+            forward(trainee, start, {name: torch.full((1, s), 0.1) for name, s in segments.items()}, steps)
         return counter.get_total_flops()
 
     tangent = (work(lr=2) - work(lr=1)) / (steps / 2)
@@ -412,7 +431,7 @@ def test_reverse_needs_no_forward_derivative(toy: Callable[..., Task]) -> None:
         ({"lr": (2, 1)}, 0, "steps must be at least 1"),
     ],
 )
-@pytest.mark.parametrize("method", [rollout, reverse, forward, partial(truncated, window=2)])
+@pytest.mark.parametrize("method", [train_by_schedule, reverse, forward, partial(truncated, window=2)])
 def test_schedules_that_do_not_fit(
     toy: Callable[..., Task], method: Callable[..., Any], schedule: dict[str, Any], steps: int, message: str
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from reference import learned_optimizer as reference
 
 from lrenv.agents import make_agent
 from lrenv.agents.learned_optimizer.agent import Architecture, LearnedOptimizer
@@ -24,7 +24,6 @@ from lrenv.training.tasks import Task, make_task
 from lrenv.training.trainee import Trainee
 
 F64 = torch.float64
-Array = NDArray[np.float64]
 SIZES = (12, 1, 7)
 PAPER = Architecture()
 NAMES = (
@@ -32,28 +31,6 @@ NAMES = (
     *(f"time {eta}" for eta in range(9)),
 )  # fmt: skip
 GATES = {"m": "momentum", "rms": "rms", "r": "rms", "time": "time"}
-
-
-def rendered(gradients: Array, weights: Array) -> Array:
-    """Appendix C.1 word by word: the features (P, 31) at the last of the steps (T, P), for one trainee."""
-    columns = [gradients[-1], weights]
-    decays = (0.5, 0.9, 0.99, 0.999, 0.9999)
-    momenta, roots = [], []
-    for decay in decays:
-        m, v = np.zeros_like(weights), np.zeros_like(weights)
-        for g in gradients:
-            m = decay * m + (1 - decay) * g
-            v = decay * v + (1 - decay) * g**2
-        momenta.append(m)
-        roots.append(np.sqrt(v))
-    columns += [*momenta, *roots, *(1 / (root + 1e-8) for root in roots)]
-    columns += [m / (root + 1e-8) for m, root in zip(momenta, roots, strict=True)]
-    own = np.stack(columns, 1)
-    for part in np.split(np.arange(len(weights)), np.cumsum(SIZES)[:-1]):
-        own[part] /= np.sqrt((own[part] ** 2).mean(0))
-    t = len(gradients) - 1
-    times = [np.tanh(t / eta - 1) for eta in np.logspace(np.log10(3), np.log10(300_000), 9)]
-    return np.concatenate([own, np.tile(times, (len(weights), 1))], 1)
 
 
 def trained(optimizer: Optimizer, gradients: torch.Tensor, weights: torch.Tensor, **hyper: Any) -> torch.Tensor:
@@ -85,24 +62,37 @@ def course() -> tuple[torch.Tensor, torch.Tensor]:
 def test_each_feature_is_that_of_appendix_c(course: tuple[torch.Tensor, torch.Tensor], feature: int) -> None:
     gradients, weights = course
     found = 1e3 * trained(LearnedOptimizer(probe(feature))(SIZES), gradients, weights)
-    expected = [rendered(gradients[:, i].numpy(), weights[i].numpy())[:, feature] for i in range(2)]
+    expected = [reference.features(gradients[:, i].numpy(), weights[i].numpy(), SIZES)[:, feature] for i in range(2)]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
 
 
 def test_the_update_is_that_of_appendix_c(course: tuple[torch.Tensor, torch.Tensor]) -> None:
-    """One theta for both trainees, and one for each, against a perceptron in NumPy."""
+    """One theta for both trainees, and one for each."""
     gradients, weights = course
     thetas = torch.stack([PAPER.init(0), PAPER.init(1)]).double()
     thetas += 0.1 * torch.randn(thetas.shape, generator=torch.Generator().manual_seed(1), dtype=F64)
     thetas[:, -66:-33] *= 1000  # o_1 is scaled by 1e-3 inside an exponential; make it matter
     each = trained(LearnedOptimizer(thetas[0])(SIZES), gradients, weights, theta=thetas)
     for i, theta in enumerate(thetas.numpy()):
-        first, second = theta[: 32 * 32].reshape(32, 32), theta[32 * 32 :].reshape(2, 33)
-        x = rendered(gradients[:, i].numpy(), weights[i].numpy())
-        o = np.maximum(x @ first[:, :-1].T + first[:, -1], 0) @ second[:, :-1].T + second[:, -1]
-        np.testing.assert_allclose(each[i].numpy(), np.exp(1e-3 * o[:, 0]) * 1e-3 * o[:, 1], rtol=1e-5, atol=1e-9)
+        x = reference.features(gradients[:, i].numpy(), weights[i].numpy(), SIZES)
+        np.testing.assert_allclose(each[i].numpy(), reference.update(x, theta), rtol=1e-5, atol=1e-9)
     shared = trained(LearnedOptimizer(thetas[0])(SIZES), gradients, weights)
     torch.testing.assert_close(shared[0], each[0])
+
+
+def test_a_training_is_that_of_appendix_c(course: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Weights change on the way, and are features of later steps."""
+    gradients, weights = course
+    theta = PAPER.init(0).double() * 10
+    optimizer, w = LearnedOptimizer(theta)(SIZES), weights
+    state = optimizer.init(w)
+    for g in gradients:
+        direction, state = optimizer.direction(g, state, w, {})
+        w = w - direction
+    for i in range(2):
+        expected = reference.train(gradients[:, i].numpy(), weights[i].numpy(), theta.numpy(), SIZES)
+        np.testing.assert_allclose(w[i].numpy(), expected, rtol=0, atol=1e-5)
+    assert (w - weights).abs().max() > 1e-2
 
 
 def test_permuting_a_tensors_elements_permutes_the_update(course: tuple[torch.Tensor, torch.Tensor]) -> None:

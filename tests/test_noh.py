@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reference import noh as reference
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
@@ -25,6 +26,7 @@ from lrenv.controllers import controller_file
 from lrenv.controllers.controller_file import ControllerFileError
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.randomness.seeds import seeds_for
+from lrenv.training.gradient_observer import MEAN
 from lrenv.training.tasks import Task
 from lrenv.training.trainee import Trainee
 
@@ -54,12 +56,31 @@ def stirred(network: CoordinateLSTM, dtype: torch.dtype = torch.float32) -> Coor
 def test_preprocessing_is_the_papers() -> None:
     c = 10.0
     gradients = [3.0, -1e-3, math.exp(-c), -math.exp(-c) / 2, 1e-9, 0.0]
-    expected = [
-        (math.log(abs(g)) / c, math.copysign(1, g)) if abs(g) >= math.exp(-c) else (-1.0, math.exp(c) * g)
-        for g in gradients
-    ]
-    seen = preprocessed(torch.tensor([gradients], dtype=F64), c)
-    torch.testing.assert_close(seen, torch.tensor(expected, dtype=F64).T[None])
+    expected = np.stack([reference.preprocessed(g, c) for g in gradients], 1)
+    found = preprocessed(torch.tensor([gradients], dtype=F64), c)
+    np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_policy_is_the_papers(kind: str) -> None:
+    """Actions of an episode, and of one that starts beside it, against one LSTM per parameter in NumPy."""
+    torch.manual_seed(0)
+    policy = KINDS[kind][0](Architecture(layers=2, hidden=4, scale=0.3), 2, KINDS[kind][0].OPTIMIZERS[0])
+    stirred(policy.network)
+    weights = {name: x.double().numpy() for name, x in policy.network.state_dict().items()}
+    written = reference.Policy(
+        [weights["weights.0"], weights["weights.1"]], [weights["biases.0"][:, 0], weights["biases.1"][:, 0]],
+        weights["output"][0], float(weights["offset"][0, 0]), 0.3, policy.network.cut,
+    )  # fmt: skip
+    act = reference.rates if kind == "noh" else reference.updates
+    zeros = [(np.zeros(4), np.zeros(4))] * 2
+    carries, state = [[zeros] * 7, [zeros] * 7], None
+    for decision, gradients in enumerate(np.random.default_rng(0).normal(size=(4, 2, 7)) * 10.0 ** np.arange(-6, 1)):
+        start = np.array([False, decision == 2])
+        found, state = policy.predict({MEAN: gradients.astype(np.float32)}, state, start)
+        for i in range(2):
+            expected, carries[i] = act(written, gradients[i], [zeros] * 7 if start[i] else carries[i])
+            np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_network_is_an_lstm_on_every_coordinate() -> None:
@@ -73,9 +94,9 @@ def test_the_network_is_an_lstm_on_every_coordinate() -> None:
             getattr(theirs, f"{name}_l{i}").data.copy_(value)
         getattr(theirs, f"bias_hh_l{i}").data.zero_()
     gradients = 1e-3 * torch.randn(5, 2, 7, dtype=F64)
-    memory, outputs = network.fresh(gradients[0]), []
+    carry, outputs = network.start(2, 7), []
     for gradient in gradients:
-        output, memory = network(gradient, memory)
+        output, carry = network(gradient, carry)
         outputs.append(output)
     rows = torch.stack([preprocessed(g, network.cut).transpose(1, 2).flatten(0, 1) for g in gradients])
     expected = theirs(rows)[0] @ network.output[0] + network.offset[0]
@@ -120,7 +141,7 @@ def test_the_gradient_is_that_of_the_training_loss(kind: str, tmp_path: Path) ->
     network = copy.deepcopy(stirred(training.policy.network))
     trainee = Trainee(training.task)
     state, hyper = trainee.init(seeds_for("training", 2)), trainee.hyper(2)
-    memory, total = network.fresh(state.params), torch.zeros(())
+    carry, total = network.start(*state.params.shape), torch.zeros(())
 
     def gradient(params: Tensor) -> Tensor:
         with torch.no_grad():
@@ -129,7 +150,7 @@ def test_the_gradient_is_that_of_the_training_loss(kind: str, tmp_path: Path) ->
 
     params, seen = state.params, [gradient(state.params)]
     for _ in range(4):
-        output, memory = network(torch.stack(seen).mean(0), memory)
+        output, carry = network(torch.stack(seen).mean(0), carry)
         action, seen = 0.02 * (output.exp() if kind == "noh" else output), []
         for _ in range(training.task.interval):
             direction, opt = trainee.optimizer.direction(gradient(params), state.opt, params.detach(), hyper)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from reference import optimizers as reference
 
 from lrenv.training.optimizers import OPTIMIZERS, Optimizer, adam, descend, make_optimizer, rmsprop
 from lrenv.training.tasks import Task
@@ -61,6 +63,25 @@ def test_training_equals_torch_optim(toy: Callable[..., Task], name: str, settin
             optimizer.step()
         alone = torch.cat([p.detach().flatten() for p in module.parameters()])
         torch.testing.assert_close(state.params[i], alone, rtol=1e-10, atol=1e-10)
+
+
+WRITTEN: dict[str, Callable[..., Any]] = {
+    "sgd": reference.SGD, "momentum": reference.Momentum, "nesterov": reference.Nesterov, "rmsprop": reference.RMSprop,
+    "adam": reference.Adam, "adamw": reference.AdamW,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES, ids=lambda v: v if isinstance(v, str) else str(len(v)))
+def test_directions_are_those_of_the_papers(name: str, settings: dict[str, float]) -> None:
+    ours, theirs, rng = make_optimizer(name), WRITTEN[name](**settings), np.random.default_rng(0)
+    hyper = {key: torch.full((1, 1), value, dtype=F64) for key, value in (ours.hyper | settings).items()}
+    w = rng.normal(size=7)
+    state = ours.init(torch.from_numpy(w)[None])
+    for g in rng.normal(size=(30, 7)):
+        direction, state = ours.direction(torch.from_numpy(g)[None], state, torch.from_numpy(w)[None], hyper)
+        expected = theirs(g, w)
+        np.testing.assert_allclose(direction[0].numpy(), expected, rtol=1e-9, atol=1e-12)
+        w = w - 0.01 * expected
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "adam"])

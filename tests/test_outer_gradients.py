@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from reference import gradient_estimators as reference
 from torch import Tensor
 
 from lrenv.agents.learned_optimizer.agent import Architecture, LearnedOptimizer
@@ -100,6 +102,30 @@ def test_the_merged_estimator_varies_as_little_as_the_better_one(steps: int, bet
     both = torch.stack([merged(*parts) for parts in zip(*own.values(), strict=True)]).var()
     assert 10 * variances.pop(better) < min(variances.values())
     assert both <= 1.1 * torch.stack([x.mean(0) for x in own[better]]).var()
+
+
+def test_samples_and_their_merge_are_the_papers() -> None:
+    """A loss with a closed form, sum(theta^4) + theta_0 theta_1."""
+    theta, sigma = torch.tensor([0.3, -0.7, 1.1], dtype=F64), 0.2
+    noise = perturbations(5, theta, sigma, generator())
+
+    def rollout(thetas: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return (thetas**4).sum(1) + thetas[:, 0] * thetas[:, 1], state
+
+    def loss(t: NDArray[np.float64]) -> float:
+        return float((t**4).sum() + t[0] * t[1])
+
+    def gradient(t: NDArray[np.float64]) -> NDArray[np.float64]:
+        return 4 * t**3 + np.array([t[1], t[0], 0])
+
+    found = sampled(rollout, theta, noise, sigma, torch.zeros(10, dtype=F64))
+    es = np.stack([reference.evolution_strategies(loss, theta.numpy(), e, sigma) for e in noise.numpy()])
+    rp = np.stack([reference.reparameterisation(gradient, theta.numpy(), e) for e in noise.numpy()])
+    np.testing.assert_allclose(found.es.numpy(), es, rtol=1e-10)
+    np.testing.assert_allclose(found.reparameterisation.numpy(), rp, rtol=1e-10)
+    both = merged(found.reparameterisation, found.es).numpy()
+    np.testing.assert_allclose(both, reference.merged(rp, es), rtol=1e-12)
+    assert (np.abs(both - rp.mean(0)) > 1e-6).all(), "both estimators count"
 
 
 def test_merging_by_hand() -> None:

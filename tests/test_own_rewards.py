@@ -100,9 +100,7 @@ def test_training_and_comparing(
 
     REWARDS.pop("fall")
     OBSERVATIONS.pop("losses")
-    with pytest.raises(
-        controller_file.ControllerFileError, match="unknown observation .losses.: .*--observations"
-    ):
+    with pytest.raises(controller_file.ControllerFileError, match="unknown observation .losses.: .*--observations"):
         lrenv.make_agent(path)
     compare = ("compare", "--task", "noisy-quadratic:budget=6:interval=3", "--seeds", "1", "--agents", str(path))
     assert call(monkeypatch, *compare, "--initial-lr", "0.1") == 2

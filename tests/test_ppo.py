@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import table
+from reference import ppo as reference
 from stable_baselines3.common.logger import Logger
 
 from lrenv import make_task
@@ -119,6 +120,33 @@ def test_a_file_acts_as_the_controller_in_memory(tmp_path: Path) -> None:
     observation: Any = training.envs.reset()
     normalised: Any = training.normalised.normalize_obs(observation)
     np.testing.assert_allclose(normalised, (observation - loaded.mean) / loaded.std, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("control", "lstm"), [("scale", False), ("scale", True), ("discrete", False)])
+def test_the_forward_pass_is_the_papers(tmp_path: Path, control: str, lstm: bool) -> None:
+    """Three decisions of two trainees, of which one starts another episode before the last."""
+    training = begin(settings(tmp_path, control=control, lstm=lstm))
+    training.iterate()
+    agent = training.controller()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        agent.policy.action_net.weight.copy_(torch.randn(agent.policy.action_net.weight.shape, generator=generator))
+    weights = {name: x.double().numpy() for name, x in agent.policy.state_dict().items()}
+    rng, state, held = np.random.default_rng(0), None, [(np.zeros(agent.architecture.hidden),) * 2] * 2
+    for decision in range(3):
+        observation = rng.normal(size=(2, agent.architecture.observation)) * 3
+        start = np.array([False, decision == 2])
+        found, state = agent.predict(observation, state, start, deterministic=True)
+        for i in range(2):
+            x = reference.normalised(observation[i], agent.mean, agent.std)
+            if lstm:
+                h, c = (np.zeros_like(part) if start[i] else part for part in held[i])
+                outputs, *after = reference.lstm(x, h, c, weights)
+                held[i] = tuple(after)
+            else:
+                outputs = reference.perceptron(x, weights)
+            expected = reference.action(outputs, control == "discrete")
+            np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_best_controller_is_kept(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reference import schedules as reference
 from torch.optim import lr_scheduler
 
 from lrenv.agents.schedules import agent as schedules
@@ -119,6 +120,18 @@ def run(agent: Agent, n: int = 1, steps: int = T, budget: int = T) -> np.ndarray
 def test_equals_torch_step_for_step(name: str, setting: dict[str, Any]) -> None:
     expected = torch_rates(TORCH[name][1], setting, T)
     np.testing.assert_allclose(run(SCHEDULES[name](**setting))[:, 0], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "setting"), [*CASES, ("inverse-sqrt", {"peak": 0.1, "timescale": 17.5})])
+@pytest.mark.parametrize("warmup", [0, 11])
+def test_equals_the_formula(name: str, setting: dict[str, Any], warmup: int) -> None:
+    formula, start = getattr(reference, name.replace("-", "_")), 0 if name == "inverse-sqrt" else warmup
+    expected = [
+        reference.warmed_up(t, T, warmup, setting["peak"], formula(max(t - start, 0), T - start, **setting))
+        for t in range(T)
+    ]
+    found = run(SCHEDULES[name](**setting, warmup=warmup))[:, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_linear_equals_polynomial_of_power_one() -> None:
@@ -233,6 +246,15 @@ def test_plateau_equals_torch_with_other_settings_and_restarts_in_every_env(seed
     np.testing.assert_allclose(rates, expected, rtol=0, atol=1e-12)
     assert len(np.unique(expected[:, 0])) > 3, "decays happened"
     assert len(np.unique(expected[:, 3])) == 2, "eps stopped one"
+
+
+@pytest.mark.parametrize("setting", PLATEAUS)
+def test_plateau_equals_the_rule(setting: dict[str, Any]) -> None:
+    losses, agent, state, found = stalling_losses(4, T, 1)[:, 0], plateau(**setting), None, []
+    for t, loss in enumerate(losses):
+        action, state = agent.predict(clock(1, t, val_loss=loss), state)
+        found.append(action[0, 0])
+    np.testing.assert_allclose(found, reference.plateau(losses.tolist(), **setting), rtol=1e-12)
 
 
 def test_plateau_keeps_its_memory_in_the_state() -> None:

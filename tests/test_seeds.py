@@ -140,7 +140,7 @@ def test_the_end_of_the_budget_is_measured(toy: Callable[..., Task], budget: int
 
 def test_a_learned_optimizer_is_trained_on_all_of_its_problems(tmp_path: Path) -> None:
     training = LearnedOptimizerTraining(learned_settings(tmp_path, classes=4, problems=3))
-    workers = [training._begun() for _ in range(150)]
+    workers = [training._new_worker() for _ in range(150)]
     counts = Counter(worker.problem for worker in workers)
     assert sorted(counts) == [0, 1, 2]
     assert min(counts.values()) > 30

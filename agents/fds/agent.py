@@ -1,7 +1,7 @@
 """Schedules of learning rate, momentum and weight decay as agents; `lrenv.agents.fds.training` finds them.
 
-A schedule holds a few values of each hyperparameter, each for an equal share of the budget, so one that was found on a
-short budget stretches to a long one:
+A schedule has a few values of each hyperparameter, each for an equal segment of the budget, so that one found on a
+short budget can be followed over a long one:
 
     >>> import numpy as np
     >>> agent = FDS(lr=(0.5, 0.1), momentum=(0.9,))
@@ -24,29 +24,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lrenv.agents.base import BaseAgent
 from lrenv.agents.hyperparameters import show
 from lrenv.agents.schedules.agent import read_clock
 from lrenv.controllers import controller_file, schema
-from lrenv.controllers.agent import State, View
-from lrenv.controllers.controller_file import Promise
+from lrenv.controllers.agent import View
+from lrenv.controllers.controller_file import TensorSpec
 from lrenv.envs.actions import action_of
 from lrenv.training.optimizers import OPTIMIZERS
 
 HIGHEST = {"lr": np.inf, "momentum": 0.999, "weight_decay": 0.1}
-"""Hyperparameter -> what `lrenv.envs.actions` lets actions make it at most. The least is 0."""
+"""Hyperparameter -> the highest value that actions can set it to (`lrenv.envs.actions`). The lowest is 0."""
 
 
 @dataclass(frozen=True, repr=False)
-class FDS:
-    """An agent by the clock: of S values, value floor(t S / T) is in force at inner step t of T.
+class FDS(BaseAgent[tuple[()]]):
+    """An agent that follows a schedule: of S values, number floor(t S / T) holds at inner step t of T.
 
-    A decision sets values for its interval, so they change at the first decision after their share begins.
+    A decision sets values for its whole interval, so they change at the first decision within their segment.
 
     Attributes:
         lr: learning rates.
-        momentum: momenta, between 0 and 0.999; none leaves the task's own.
-        weight_decay: weight decays, between 0 and 0.1; none leaves the task's own.
-        optimizer: the trainees' that the schedule is for; None for whichever the task has.
+        momentum: momenta, between 0 and 0.999; empty to leave the task's own.
+        weight_decay: weight decays, between 0 and 0.1; empty to leave the task's own.
+        optimizer: the trainees' optimizer that the schedule is for; None for whichever the task has.
     """
 
     NAME: ClassVar[str] = "fds"
@@ -69,19 +70,13 @@ class FDS:
         return show(self.NAME, [(name, getattr(self, name)) for name in HIGHEST])
 
     @property
-    def view(self) -> View:
-        """It sees the clock, and sets the hyperparameters that it holds values of."""
+    def view(self) -> View:  # type: ignore[override]
+        """It observes the clock, and controls the hyperparameters that it has values of."""
         beside = [name for name in ("momentum", "weight_decay") if getattr(self, name)]
         return View(("set-raw", *beside), "clock", optimizer=self.optimizer)
 
-    def predict(
-        self,
-        observation: NDArray[Any],
-        state: State = None,
-        episode_start: NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[NDArray[Any], State]:
-        """Actions (n, hyperparameters) for the intervals that now start, and None: it has no memory.
+    def act(self, observation: NDArray[Any], carry: tuple[()]) -> tuple[NDArray[Any], tuple[()]]:
+        """Gives actions (n, hyperparameters).
 
         Raises:
             ValueError: the observation is no clock.
@@ -91,12 +86,12 @@ class FDS:
         for name in ("lr", *self.view.control[1:]):
             values = torch.tensor(getattr(self, name), dtype=torch.float64)
             actions = (values if name == "lr" else action_of(name, values)).numpy()
-            stretch = (clock["inner_step"] * len(actions) // clock["budget"]).astype(np.int64)
-            columns.append(actions[stretch.clip(max=len(actions) - 1)])
-        return np.stack(columns, 1).astype(observation.dtype), None
+            segment = (clock["inner_step"] * len(actions) // clock["budget"]).astype(np.int64)
+            columns.append(actions[segment.clip(max=len(actions) - 1)])
+        return np.stack(columns, 1), ()
 
     def save(self, path: Path, trained: dict[str, Any]) -> None:
-        """Writes the schedule to a controller file; `trained` says how it was found."""
+        """Writes the schedule to a controller file, with the metadata `trained` of its search."""
         tensors = {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in HIGHEST}
         controller_file.write(path, tensors, {"agent": self.NAME, "optimizer": self.optimizer, **trained})
 
@@ -110,7 +105,7 @@ class FDS:
         """
         with controller_file.opened_agent(path, cls.NAME) as file:
             schema.record({"optimizer": schema.optional(schema.one_of(OPTIMIZERS))}, {})("metadata", file.metadata)
-            tensors = file.tensors(dict.fromkeys(HIGHEST, Promise((None,), ("F64",), low=0)))
+            tensors = file.tensors(dict.fromkeys(HIGHEST, TensorSpec((None,), ("F64",), low=0)))
             schedule = cls(
                 **{name: tuple(x.tolist()) for name, x in tensors.items()}, optimizer=file.metadata["optimizer"]
             )

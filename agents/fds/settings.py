@@ -1,4 +1,4 @@
-"""How a schedule is searched for; the command line is made from this."""
+"""The settings of the search for a schedule, from which the command line is made."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ class FDSSettings(OuterSettings):
     """How to search for a schedule; the defaults are those of the paper's experiments on CIFAR-10 where it gives any.
 
     Attributes:
-        method: fds differentiates the whole training in forward mode, truncated looks `window` inner steps ahead in
-            reverse mode, greedy one; random draws schedules.
-        outer_steps: steps on the schedule. Each trains `trainees` networks for a budget.
-        trainees: networks in parallel. Hypergradients are averaged over them; random gives each a schedule of its own.
-        segments: learning rates, each for an equal share of the budget.
-        momentum_segments: momenta; 0 leaves the task's own.
-        weight_decay_segments: weight decays; 0 leaves the task's own.
-        lr_step: how far the first outer steps move a learning rate.
-        momentum_step: how far they move a momentum.
-        weight_decay_step: how far they move a weight decay.
-        window: of truncated.
+        method: fds differentiates the whole training in forward mode, truncated in reverse mode over windows of
+            `window` inner steps, greedy over windows of one; random draws schedules at random.
+        outer_steps: number of steps on the schedule, each of which trains `trainees` networks for a budget.
+        trainees: number of networks in parallel. Hypergradients are averaged over them; random gives each a schedule of
+            its own.
+        segments: number of learning rates, each for an equal segment of the budget.
+        momentum_segments: number of momenta; 0 leaves the task's own.
+        weight_decay_segments: number of weight decays; 0 leaves the task's own.
+        lr_step: size of the first steps on a learning rate.
+        momentum_step: size of the first steps on a momentum.
+        weight_decay_step: size of the first steps on a weight decay.
+        window: number of inner steps per window of the method truncated.
     """
 
     LENGTH: ClassVar[str] = "outer_steps"
@@ -60,8 +61,8 @@ class FDSSettings(OuterSettings):
                 raise ValueError(f"{name}_step must lie between 0 and 1, not {size}")
 
     @property
-    def stretches(self) -> dict[str, int]:
-        """Hyperparameter -> how many values the schedule has of it."""
+    def numbers_of_segments(self) -> dict[str, int]:
+        """Hyperparameter -> S, the number of its values in the schedule."""
         numbers = (self.segments, self.momentum_segments, self.weight_decay_segments)
         return {name: number for name, number in zip(self.first_steps, numbers, strict=True) if number}
 
@@ -82,7 +83,7 @@ class FDSSettings(OuterSettings):
                 f"no hypergradients through optimizer {task.optimizer!r}, whose root has no derivative at 0; "
                 f"choose one of {', '.join(DIFFERENTIABLE)}"
             )
-        for name, number in self.stretches.items():
+        for name, number in self.numbers_of_segments.items():
             flag = "segments" if name == "lr" else f"{name}_segments"
             if number > task.budget:
                 raise ValueError(

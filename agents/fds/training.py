@@ -1,20 +1,21 @@
 """FDS: schedules found by forward-mode differentiation with hyperparameter sharing, and what it is compared with.
 
 Micaelli and Storkey 2021, "Gradient-based hyperparameter optimization over long horizons" (NeurIPS), and their code.
-Learning rate, momentum and weight decay are piecewise constant over the training. Forward mode carries a tangent of the
-weights for each of their values through all inner steps, so memory does not grow with the horizon, and the derivative
-is that of the last validation loss, not of the next one. A value is shared by many steps, whose hypergradients are so
-averaged; of the average, an outer step takes the sign alone, with a step size that is halved when the sign flips.
+Learning rate, momentum and weight decay are piecewise constant over the training. Forward mode carries the tangents Z
+of the weights by each of their values through all inner steps (`lrenv.training.hypergradients.forward`), so memory does
+not grow with the horizon, and the derivative is that of the last validation loss, not of the next one. The steps of a
+segment share a value, which averages their hypergradients; an outer step, `sign_step`, takes the sign of the average
+alone, with a step size that is halved when the sign flips.
 
-With windows of reverse mode in place of forward mode, the same outer steps are those of a greedy method (one inner step
-a window) or of truncated backpropagation.
+With windows of reverse mode in place of forward mode, the same outer steps are those of a greedy method (windows of one
+inner step) or of truncated backpropagation.
 
 Left out are the published code's clamps of gradients and Hessian-vector products, which bias what they bound, and its
 shorter first outer step. New are the average over trainees and the bounds: no value leaves the range of agents' actions
 (`lrenv.envs.actions`), and no rate is negative.
 
 Signs need finite hypergradients: under a schedule with which all trainees diverge, a search stands still. Smaller first
-steps keep it from getting there.
+steps keep it from reaching such schedules. `tests/reference/fds.py` has the method in NumPy.
 """
 
 from __future__ import annotations
@@ -37,34 +38,40 @@ from lrenv.training.hypergradients import Hypergradient, forward, reverse
 from lrenv.training.trainee import Trainee
 
 SHRINK = 0.5
-"""A flip of the sign multiplies the step size by this."""
+"""The factor on a step size when the sign flips."""
 CONVERGED = 0.05
-"""A hyperparameter has converged when its step size is a smaller fraction of it."""
+"""A value has converged when its step size is a smaller fraction of it than this."""
 
 
 class Searched(NamedTuple):
     """The values of a hyperparameter between two outer steps."""
 
-    values: Tensor  # (S,)
-    sizes: Tensor  # (S,), of their steps
-    signs: Tensor  # (S,), of their last hypergradients
+    values: Tensor  # lambda, (S,)
+    sizes: Tensor  # gamma, (S,), the step sizes
+    signs: Tensor  # (S,), of the last hypergradients
 
 
 def sign_step(searched: Searched, gradient: Tensor, highest: float) -> Searched:
-    """A step against the signs of the hypergradients (S,), within [0, highest]; 0 and NaN have none."""
+    """The outer step lambda <- lambda - gamma sign(g) on the values of a hyperparameter.
+
+    Args:
+        searched: the values, their step sizes gamma, and the last signs.
+        gradient: g, (S,), hypergradients; 0 and NaN have no sign, and leave their value as it is.
+        highest: the bound of the values; the lower one is 0.
+    """
     signs = gradient.nan_to_num(0.0).sign()
     sizes = torch.where(signs * searched.signs < 0, SHRINK * searched.sizes, searched.sizes)
     return Searched((searched.values - signs * sizes).clamp(0, highest), sizes, signs)
 
 
 class ScheduleTraining(Training[FDSSettings]):
-    """What searches for schedules share.
+    """A search for a schedule.
 
     Args:
-        settings: how to search.
+        settings: of the search.
 
     Attributes:
-        agent: the kind of agent that comes out.
+        agent: the kind of agent that it makes.
     """
 
     unit = "outer steps"
@@ -77,16 +84,16 @@ class ScheduleTraining(Training[FDSSettings]):
     @property
     @abstractmethod
     def schedule(self) -> dict[str, Tensor]:
-        """The schedule as it is now, hyperparameter -> (S,) values, float64."""
+        """The schedule so far, hyperparameter -> (S,) values, float64."""
 
     @property
     def iterations(self) -> int:
-        """Outer steps of the whole search."""
+        """The number of outer steps of the whole search."""
         return self.settings.outer_steps
 
     @property
     def episodes(self) -> int:
-        """Trainees that were trained so far."""
+        """The number of trainees that were trained so far."""
         return self.iteration * self.settings.trainees
 
     def controller(self) -> FDS:
@@ -95,25 +102,25 @@ class ScheduleTraining(Training[FDSSettings]):
         return self.agent(**values, optimizer=self.settings.optimizer)
 
     def groups(self) -> list[slice]:
-        """Which trainees of an outer step go through it together."""
+        """The trainees of an outer step in groups that are trained together."""
         sizes = self.trainee.chunks(self.settings.trainees)
         return [slice(last - n, last) for n, last in zip(sizes, accumulate(sizes), strict=True)]
 
     def status(self, row: dict[str, float]) -> str:
-        """Validation loss, and the schedule."""
+        """The validation loss, and the schedule."""
         shown = "  ".join(f"{name} {' '.join(f'{x:.2g}' for x in values)}" for name, values in self.schedule.items())
         return f"val loss {row['episode/val_loss']:.4f}  {shown}"
 
     @abstractmethod
     def outer_step(self) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
-        """Moves the schedule.
+        """Trains the trainees of an outer step, and updates the schedule.
 
         Returns:
             The last validation losses (n,) of the trainees, and what to log: name -> hyperparameter -> (S,).
         """
 
     def iterate(self) -> dict[str, float]:
-        """An outer step; gives what to log of it, for each value of the schedule."""
+        """Takes an outer step; gives what to log of it, for each value of the schedule."""
         begin = time.perf_counter()
         losses, columns = self.outer_step()
         finite = losses[losses.isfinite()]
@@ -130,10 +137,10 @@ class ScheduleTraining(Training[FDSSettings]):
 
 
 class FDSTraining(ScheduleTraining):
-    """Sign steps along hypergradients, from a schedule of zeros.
+    """A search by sign steps against hypergradients, from a schedule of zeros.
 
-    At a rate of 0 the weights stand still, but their tangents do not: the first outer step moves the rates, and later
-    ones the other hyperparameters too.
+    At a rate of 0 the weights stay the same, but their tangents do not: the first outer step changes the rates, and
+    later ones the other hyperparameters, too.
 
     Attributes:
         searched: the schedule's values with the state of their search.
@@ -148,7 +155,7 @@ class FDSTraining(ScheduleTraining):
         }
         self._hypergradient = methods[settings.method]
         self.searched = {}
-        for name, s in settings.stretches.items():
+        for name, s in settings.numbers_of_segments.items():
             zeros = torch.zeros(s, dtype=torch.float64)
             self.searched[name] = Searched(zeros, zeros + settings.first_steps[name], zeros)
 
@@ -164,11 +171,11 @@ class FDSTraining(ScheduleTraining):
 
     @property
     def iterations(self) -> int:
-        """Outer steps of the whole search; converged, it ends."""
+        """The number of outer steps of the whole search, which ends when it has converged."""
         return self.iteration if self.converged else self.settings.outer_steps
 
     def outer_step(self) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
-        """Hypergradients, and a sign step along each."""
+        """Computes hypergradients, and takes a sign step on each hyperparameter."""
         losses, gradient = self.hypergradient()
         for name, searched in self.searched.items():
             self.searched[name] = sign_step(searched, gradient[name], HIGHEST[name])
@@ -190,9 +197,9 @@ class FDSTraining(ScheduleTraining):
         return objective[:, 0], {name: x.nanmean(0) for name, x in finite.items()}
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on."""
+        """The tensors that the next outer step depends on."""
         return self.searched
 
     def restore_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a state, exactly."""
+        """Restores a state, after which the search goes on exactly as it would have."""
         self.searched = state

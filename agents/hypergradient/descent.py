@@ -20,6 +20,8 @@ are one agent, `HypergradientDescent`, on three kinds of trainees:
 
 The paper's rule lets rates become negative, as one does in its authors' published runs; `low` and `high` clamp them.
 Over an interval of several inner steps, h is the sum.
+
+`tests/reference/hypergradient_descent.py` has it in NumPy.
 """
 
 from __future__ import annotations

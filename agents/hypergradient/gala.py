@@ -17,6 +17,8 @@ Theirs: the surrogate, the curvature and the leader. Ours:
 - d_t is the direction of the trainee's optimizer, as it stands in the step: SGD's or Adam's.
 - Without a pull, delta = 0, eta_0 is the rate of the first step alone.
 - Rates are clipped: a negative sum of alignments gives `low`.
+
+`tests/reference/gala.py` has it in NumPy.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ momentum is left out, too.
 
 The feedback is that of one function: give the task a batch of the whole training split (`batch_size`). Between
 different batches u_t also measures how far they differ.
+
+`tests/reference/osgm.py` has it in NumPy.
 """
 
 from __future__ import annotations

@@ -1,17 +1,13 @@
-"""A learned optimizer: a perceptron that turns what is known of a weight into its update.
+"""The learned optimizer: for each weight, a perceptron turns the features of `features.py` into an update.
 
 Metz et al. 2019, "Learned optimizers that outperform SGD on wall-clock and test loss", section 4.1 and appendix C.1.
-
-The perceptron runs for each of the trainee's weights by itself. It sees 31 features: at each of five decays a moving
-average of gradients m, their root mean square, its reciprocal r and r m (20 features), the gradient, the weight, and
-nine features of time. All but those of time are divided by their root mean square over the tensor, so an update does
-not depend on the scale of gradients, nor would it on Adam's bias corrections, which are left out. Two outputs o_1 and
-o_2 make the step of descent
+Two outputs o_1 and o_2 make the step of descent
 
     w <- w - exp(lambda_exp o_1) lambda_lin o_2.
 
-What this costs is passes over the weights, and there are few: features of time are the same for all weights and act as
-a bias, and the normalisation is folded into the first layer's weights instead of being applied to the features.
+Its time goes into passes over the weights, of which there are few: features of time are the same for all weights and
+enter as a bias, and the normalisation of features is folded into the first layer's weights instead of being applied to
+the features. `tests/reference/learned_optimizer.py` has the optimizer in NumPy, without either.
 """
 
 from __future__ import annotations
@@ -26,25 +22,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lrenv.agents.base import BaseAgent
+from lrenv.agents.learned_optimizer.features import (
+    DECAYS,
+    TIMESCALES,
+    features_of_time,
+    features_of_weights,
+    mean_square,
+    moving_averages,
+)
 from lrenv.controllers import controller_file, schema
-from lrenv.controllers.agent import State, View
-from lrenv.controllers.controller_file import Promise
+from lrenv.controllers.agent import View
+from lrenv.controllers.controller_file import TensorSpec
 from lrenv.lookup import count
 from lrenv.runtime.ambient import without_gradients
 from lrenv.training.optimizers import Hyper, Optimizer, OptState
 
-DECAYS = (0.5, 0.9, 0.99, 0.999, 0.9999)
-"""Of the moving averages."""
-TIMESCALES = tuple(float(eta) for eta in np.geomspace(3, 3e5, 9))
-"""eta: the features of time are tanh(t / eta - 1), t counting inner steps from 0."""
 LAMBDA_EXP = LAMBDA_LIN = 1e-3
-"""What the outputs are scaled by: without, the steps of a fresh optimizer are of size 1, far above any that is used."""
-EPS = 1e-8
-"""Added in quadrature to root mean squares of gradients. The paper has r = 1 / (rms + eps), which is the same where rms
-is far from eps, but has no derivative where a gradient was always 0, as behind dead ReLUs."""
-LEAST = 1e-24
-"""Added to second moments over a tensor: tensors of zeros stay zeros, and its power -3/2, which derivatives hold, is
-within the range of float32. Gradients of a root mean square above 1e-12 don't notice."""
+"""The factors on o_1 and o_2. Without them, an untrained optimizer takes steps of size 1, far above any in use."""
 METADATA = schema.record(
     {
         "architecture": schema.record(
@@ -54,21 +49,22 @@ METADATA = schema.record(
     },
     {},
 )
-"""What the metadata of its file hold besides how it was trained."""
+"""The check of the metadata of its file, without those of its training."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The perceptron's shape.
+    """The shape of the perceptron.
 
     Its parameters theta are one vector: the weights and the bias of each hidden unit, then those of each output.
 
     Attributes:
-        hidden: ReLU units.
-        momentum: whether it sees moving averages of gradients; False is the ablation "No Mom" of figure 7.
-        rms: whether it sees root mean squares and their reciprocals; False is "No RMS", and "Only Grads" with the one
-            above.
-        time: whether it sees the time; False is "No Time".
+        hidden: number of ReLU units.
+        momentum: whether moving averages of gradients are among the features; False is the ablation "No Mom" of
+            figure 7.
+        rms: whether root mean squares and their reciprocals are among them; False is "No RMS", and "Only Grads" if
+            momentum is False, too.
+        time: whether the time is among them; False is "No Time".
     """
 
     hidden: int = 32
@@ -81,14 +77,14 @@ class Architecture:
         count("hidden", self.hidden)
 
     @property
-    def features(self) -> int:
-        """F, how many features each weight has of its own."""
+    def features_per_weight(self) -> int:
+        """F, the number of features without those of time, which are the same for all weights."""
         return 2 + len(DECAYS) * (self.momentum + 2 * self.rms + (self.momentum and self.rms))
 
     @property
     def inputs(self) -> int:
-        """Of the perceptron: 31 in the paper."""
-        return self.features + len(TIMESCALES) * self.time
+        """The number of inputs of the perceptron: 31 in the paper."""
+        return self.features_per_weight + len(TIMESCALES) * self.time
 
     @property
     def size(self) -> int:
@@ -96,7 +92,7 @@ class Architecture:
         return self.hidden * (self.inputs + 1) + 2 * (self.hidden + 1)
 
     def init(self, seed: int) -> Tensor:
-        """A fresh theta (D,): normal weights of variance 1 / inputs, biases of 0."""
+        """An untrained theta (D,): normal weights of variance 1 / inputs, biases of 0."""
         generator = torch.Generator().manual_seed(seed)
         layers = []
         for outputs, inputs in ((self.hidden, self.inputs), (2, self.hidden)):
@@ -105,7 +101,7 @@ class Architecture:
         return torch.cat(layers)
 
     def layers(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """The layers (n, hidden, inputs + 1) and (n, 2, hidden + 1) of thetas (n, D).
+        """The hidden layer (n, hidden, inputs + 1) and the output layer (n, 2, hidden + 1) of thetas (n, D).
 
         Raises:
             ValueError: D is another length than this architecture's.
@@ -115,32 +111,9 @@ class Architecture:
         first, second = theta.split([self.size - 2 * (self.hidden + 1), 2 * (self.hidden + 1)], 1)
         return first.unflatten(1, (self.hidden, -1)), second.unflatten(1, (2, -1))
 
-    def stacked(self, grads: Tensor, params: Tensor, mean: Tensor, square: Tensor) -> Tensor:
-        """The features, not normalised, and a row of ones for the bias.
-
-        Args:
-            grads: (n, P).
-            params: (n, P).
-            mean: (n, 5, P), moving averages of gradients.
-            square: (n, 5, P), moving averages of their squares.
-
-        Returns:
-            (n, F + 1, P). The second moment of ones is 1, so normalisation leaves them as they are.
-        """
-        parts = [grads.unsqueeze(1), params.unsqueeze(1)]
-        if self.momentum:
-            parts.append(mean)
-        if self.rms:
-            rms = (square + EPS**2).sqrt()
-            reciprocal = rms.reciprocal()
-            parts += [rms, reciprocal]
-            if self.momentum:
-                parts.append(reciprocal * mean)
-        return torch.cat([*parts, torch.ones_like(parts[0])], 1)
-
 
 class Constants(NamedTuple):
-    """What every step reads, on one device and of one dtype."""
+    """The constants of every step, on one device and of one dtype."""
 
     decays: Tensor  # (5, 1)
     timescales: Tensor  # (9,)
@@ -148,16 +121,16 @@ class Constants(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class LearnedOptimizer:
-    """An optimizer that theta defines, `opt_fn(theta)`, and the agent that stands for it.
+class LearnedOptimizer(BaseAgent[tuple[()]]):
+    """An optimizer with parameters theta, and the agent that trains with it.
 
-    As an `lrenv.training.optimizers.OptimizerFactory` it is what a task's `optimizer` may be. Its directions are
-    updates, which a rate of 1 leaves as they are; as an agent it asks for them in its view, and keeps the rate at 1.
-    Where the hyperparameters hold a `theta`, one row a trainee, that is used instead: so a population of perturbed
-    optimizers is one batch, and `lrenv.training.trainee.Trainee.unroll` can be differentiated by it.
+    It is an `lrenv.training.optimizers.OptimizerFactory`, which a task's `optimizer` may be. Its directions are
+    updates, which a rate of 1 leaves as they are; as an agent it names itself as the optimizer of its view, and keeps
+    the rate at 1. Where the hyperparameters hold a `theta`, one row per trainee, that is used instead: so a population
+    of perturbed optimizers is one batch, and `lrenv.training.trainee.Trainee.unroll` can be differentiated by it.
 
     Args:
-        theta: (D,), given: derivatives are by a `theta` among the hyperparameters.
+        theta: (D,), a constant: derivatives are by a `theta` among the hyperparameters.
         architecture: of the perceptron.
 
     Raises:
@@ -168,7 +141,7 @@ class LearnedOptimizer:
     architecture: Architecture = Architecture()
 
     def __post_init__(self) -> None:
-        """Refuses what doesn't fit."""
+        """Raises ValueError for a theta that doesn't fit the architecture."""
         if self.theta.shape != (self.architecture.size,):
             raise ValueError(
                 f"theta has shape {tuple(self.theta.shape)}, but {self.architecture} has {self.architecture.size} "
@@ -179,12 +152,12 @@ class LearnedOptimizer:
         return "learned-optimizer"
 
     def __call__(self, sizes: Sequence[int]) -> Optimizer:
-        """The optimizer for a network whose tensors have that many columns."""
+        """Gives the optimizer of networks whose tensors have that many columns."""
         shape = self.architecture
         held: dict[tuple[torch.device, torch.dtype], Constants] = {}
 
         def constants(like: Tensor) -> Constants:
-            """Brought to the trainees' device once: a copy in each step would wait, and fit in no CUDA graph."""
+            """Copies them to the trainees' device once: a copy in each step would wait, and fits in no CUDA graph."""
             key = (like.device, like.dtype)
             if key not in held:
                 held[key] = self._constants(*key)
@@ -197,20 +170,21 @@ class LearnedOptimizer:
 
         def direction(grads: Tensor, state: OptState, params: Tensor, hyper: Hyper) -> tuple[Tensor, OptState]:
             decays, timescales, own = constants(grads)
-            latest = grads.unsqueeze(1)
-            mean = torch.lerp(latest, state["mean"], decays)
-            square = torch.lerp(latest.square(), state["square"], decays)
-            first, second = shape.layers(hyper.get("theta", own).to(grads).expand(len(grads), -1))
-            time = torch.tanh(state["step"] / timescales - 1)[:, : len(TIMESCALES) * shape.time]
+            mean, square = moving_averages(grads, state["mean"], state["square"], decays)
+            hidden_layer, output_layer = shape.layers(hyper.get("theta", own).to(grads).expand(len(grads), -1))
+            # The hidden layer's weights of features of time and its bias make one bias per trainee and unit.
+            time = features_of_time(state["step"], timescales)[:, : len(TIMESCALES) * shape.time]
             same = torch.cat([time, torch.ones_like(state["step"])], 1).unsqueeze(2)
-            bias = first[..., shape.features :] @ same
-            weight = torch.cat([first[..., : shape.features], bias], 2)
+            bias = hidden_layer[..., shape.features_per_weight :] @ same
+            weight = torch.cat([hidden_layer[..., : shape.features_per_weight], bias], 2)
+            features = features_of_weights(grads, params, mean, square, shape.momentum, shape.rms)
             updates = []
-            for x in shape.stacked(grads, params, mean, square).split(list(sizes), 2):
-                moment = torch.linalg.vector_norm(x, dim=2).square() / x.shape[2]
-                hidden = torch.bmm(weight * (moment + LEAST).rsqrt().unsqueeze(1), x).relu_()
-                out = torch.baddbmm(second[..., -1:], second[..., :-1], hidden)
-                updates.append((LAMBDA_EXP * out[:, 0]).exp() * (LAMBDA_LIN * out[:, 1]))
+            for x in features.split(list(sizes), 2):
+                # W (x / rms(x)) as (W / rms(x)) x: there are fewer weights W than features of a tensor's weights.
+                normalising = weight * mean_square(x).rsqrt().unsqueeze(1)
+                hidden = torch.bmm(normalising, x).relu_()
+                o1, o2 = torch.baddbmm(output_layer[..., -1:], output_layer[..., :-1], hidden).unbind(1)
+                updates.append((LAMBDA_EXP * o1).exp() * (LAMBDA_LIN * o2))
             return torch.cat(updates, 1), {"mean": mean, "square": square, "step": state["step"] + 1}
 
         return Optimizer(init, direction)
@@ -221,22 +195,16 @@ class LearnedOptimizer:
         return Constants(decays.unsqueeze(1), timescales, self.theta.detach().to(device, dtype))
 
     @property
-    def view(self) -> View:
-        """It turns nothing that changes, and is the trainee's optimizer."""
+    def view(self) -> View:  # type: ignore[override]
+        """It is the trainee's optimizer itself, and controls nothing that changes."""
         return View(control="set-raw", observe="clock", optimizer=self)
 
-    def predict(
-        self,
-        observation: NDArray[Any],
-        state: State = None,
-        episode_start: NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[NDArray[Any], State]:
-        """A rate of 1 for each of n environments."""
-        return np.ones((len(observation), 1), observation.dtype), None
+    def act(self, observation: NDArray[Any], carry: tuple[()]) -> tuple[NDArray[Any], tuple[()]]:
+        """Gives a rate of 1 for each of n environments, (n, 1)."""
+        return np.ones((len(observation), 1), observation.dtype), ()
 
     def save(self, path: Path, metadata: dict[str, Any]) -> None:
-        """Writes the optimizer to one file; `metadata` says how it was trained."""
+        """Writes the optimizer to one file, with the metadata of its training."""
         own = {"agent": "learned-optimizer", "architecture": asdict(self.architecture)}
         controller_file.write(path, {"theta": self.theta}, own | metadata)
 
@@ -251,7 +219,7 @@ class LearnedOptimizer:
         with controller_file.opened_agent(path, "learned-optimizer") as file:
             METADATA("metadata", file.metadata)
             architecture = Architecture(**file.metadata["architecture"])
-            tensors = file.tensors({"theta": Promise((architecture.size,), ("F32", "F64"))})
+            tensors = file.tensors({"theta": TensorSpec((architecture.size,), ("F32", "F64"))})
         return cls(tensors["theta"], architecture)
 
 

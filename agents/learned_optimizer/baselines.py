@@ -1,4 +1,4 @@
-"""The optimizers that learned ones are held against: momentum, RMSprop and Adam at their best constant rates."""
+"""The optimizers that learned ones are compared with: momentum, RMSprop and Adam at their best constant rates."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lrenv.training.tasks import Task, make_task
 
 BASELINES = ("momentum", "rmsprop", "adam")
 RATES = tuple(float(rate) for rate in np.geomspace(1e-4, 10, 11))
-"""Metz et al. 2019, section 4.4."""
+"""Learning rates to choose from (Metz et al. 2019, section 4.4)."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How an optimizer does at each rate.
+    """The losses of an optimizer at each rate.
 
     Attributes:
         train_loss: (rates,) training loss of the last interval, mean over the seeds; infinite if a run diverges.
-        val_loss: (rates,) of each run's best checkpoint, likewise.
-        rates: (rates,).
+        val_loss: (rates,) validation loss of each run's best checkpoint, likewise.
+        rates: (rates,), the learning rates.
     """
 
     train_loss: NDArray[np.float64]
@@ -52,14 +52,14 @@ def tune_optimizers(
     optimizers: Sequence[str] = BASELINES,
     device: str | None = None,
 ) -> dict[str, Tuning]:
-    """Tries every rate on every seed, all as one batch.
+    """Runs every rate on every seed, all as one batch.
 
     Args:
-        task: what to tune on.
+        task: that the optimizers are tuned on.
         seeds: of initial weights and batches.
         rates: constant learning rates.
-        optimizers: by name.
-        device: where the trainees live.
+        optimizers: their names.
+        device: of the trainees.
     """
     agent = constant(peak=np.repeat(rates, len(seeds)))
     found = {}

@@ -1,4 +1,4 @@
-"""How a learned optimizer is trained; the command line is made from this."""
+"""The settings of the training of a learned optimizer, from which the command line is made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lrenv.lookup import count
 from lrenv.training.tasks import Task, make_task
 
 OUTER_LR = {"train": 3e-3, "valid": 3e-4}
-"""Adam's rate for each objective (Metz et al. 2019, appendix C.3)."""
+"""Objective -> learning rate of Adam for theta (Metz et al. 2019, appendix C.3)."""
 
 
 @dataclass(frozen=True)
@@ -23,31 +23,34 @@ class LearnedOptimizerSettings(OuterSettings):
     """How to train a learned optimizer; the defaults are the paper's where it gives any and two cores can follow.
 
     Attributes:
-        tasks: what the trainees learn, names separated by commas; `task` alone by default.
-        classes: each problem has that many of its data's classes, drawn at random; all by default. Where there are
+        tasks: names of the tasks that the trainees learn, separated by commas; `task` alone by default.
+        classes: number of classes per problem, drawn at random from those of its data; all by default. Where there are
             enough of them, held-out problems have classes of their own (section 4.2), else selections of their own.
-        network: the trainees', in each of the `widths`; the tasks' own by default.
-        widths: units of each hidden layer, separated by commas.
-        problems: drawn for each task and width where classes are selected; in memory as soon as they are trained on.
-        held_out: drawn likewise, to validate on; where classes aren't selected, the same problems with other seeds.
-        objective: train on fresh batches, at every inner step, or valid on the validation split, after each interval.
-        estimator: of the outer gradient; `lrenv.agents.learned_optimizer.gradient_estimators`. es over unrolls as long
-            as the budget is full ES; pes counts truncations alike, so it is unbiased for the mean over a budget where
-            they are equally long.
-        updates: of the optimizer.
-        workers: problems in training at a time, each at another stage.
-        pairs: antithetic pairs of each worker; together with the workers the paper has 128.
+        network: kind of the trainees' network, in each of the `widths`; the tasks' own by default.
+        widths: numbers of units of each hidden layer, separated by commas.
+        problems: number of problems drawn for each task and width where classes are selected; each stays in memory once
+            it has been trained on.
+        held_out: number of problems drawn likewise, to validate on; where classes aren't selected, these are the same
+            problems with other seeds.
+        objective: loss that theta is trained for: train is the loss on new batches at every inner step, valid that on
+            the validation split after each interval.
+        estimator: estimator of the outer gradient (`lrenv.agents.learned_optimizer.gradient_estimators`). es over
+            unrolls as long as the budget is full ES; pes gives every truncation the same weight, so it is unbiased for
+            the mean over a budget if they are equally long.
+        updates: number of updates of theta.
+        workers: number of problems in training at a time, each at another stage.
+        pairs: number of antithetic pairs per worker; together with the workers the paper has 128.
         sigma: standard deviation of the perturbations (section 3).
-        first_unroll: inner steps of a truncation at first (section 4.3).
-        last_unroll: and in the end, at most the budget, which it is by default.
-        curriculum: updates over which it grows.
-        jitter: truncations are longer or shorter by up to this share.
-        outer_lr: Adam's rate; 3e-3 for train and 3e-4 for valid by default.
-        clip: gradients that are longer are cut to this length.
-        hidden: units of the optimizer.
-        momentum: whether it sees moving averages of gradients (figure 7, as the next two).
-        rms: whether it sees root mean squares of gradients.
-        time: whether it sees the time.
+        first_unroll: number of inner steps of a truncation at first (section 4.3).
+        last_unroll: number of inner steps of a truncation in the end, at most the budget, which is the default.
+        curriculum: number of updates over which truncations grow from first_unroll to last_unroll.
+        jitter: largest share by which a truncation is made longer or shorter at random.
+        outer_lr: learning rate of Adam for theta; 3e-3 for the objective train and 3e-4 for valid by default.
+        clip: largest length of an outer gradient; longer ones are scaled down to it.
+        hidden: number of hidden units of the learned optimizer.
+        momentum: whether its features hold moving averages of gradients (figure 7, as the next two).
+        rms: whether its features hold root mean squares of gradients.
+        time: whether its features hold the time.
     """
 
     LENGTH: ClassVar[str] = "updates"
@@ -109,23 +112,23 @@ class LearnedOptimizerSettings(OuterSettings):
                 )
 
     def each_task(self) -> list[Task]:
-        """The tasks by name, before anything is drawn."""
+        """The tasks of `tasks`, before classes and networks are drawn."""
         names = specs.split(self.tasks or self.task)
         own = {name: getattr(self, name) for name in ("budget", "interval", "val_examples")}
         return [make_task(name, **{key: value for key, value in own.items() if value is not None}) for name in names]
 
     @property
     def rate(self) -> float:
-        """Adam's rate for theta."""
+        """The learning rate of Adam for theta."""
         return OUTER_LR[self.objective] if self.outer_lr is None else self.outer_lr
 
     @property
     def architecture(self) -> Architecture:
-        """The optimizer's."""
+        """The architecture of the learned optimizer."""
         return Architecture(self.hidden, self.momentum, self.rms, self.time)
 
     def unroll(self, update: int, chance: float, budget: int) -> int:
-        """Inner steps of a truncation: the curriculum's number at this update, jittered by a chance in [0, 1)."""
+        """The inner steps of a truncation at an update, jittered by a uniform random number `chance` in [0, 1)."""
         last = budget if self.last_unroll is None else self.last_unroll
         steps = self.first_unroll + (last - self.first_unroll) * min(1.0, update / self.curriculum)
         return max(1, round(steps * (1 + self.jitter * (2 * chance - 1))))

@@ -39,29 +39,29 @@ from lrenv.training.rollout import rollout
 from lrenv.training.trainee import Trainee, TraineeState
 
 VALIDATED = 256
-"""Validation examples that the objective measures at a time, the next ones each time."""
+"""The number of validation examples that the objective `valid` measures at a time; each time the next ones."""
 BETAS = (0.5, 0.999)
-"""Adam's, for outer gradients that are not stationary (appendix C.3)."""
+"""beta_1 and beta_2 of Adam, for outer gradients that are not stationary (appendix C.3)."""
 
 
 class Worker(NamedTuple):
-    """A population in training."""
+    """A worker: a population in training on a problem."""
 
     problem: int
-    left: int  # inner steps before it starts another problem
+    left: int  # inner steps until it starts another problem
     taken: int  # inner steps that its longest trained networks have taken
     trainees: TraineeState  # of 2m, those at theta + e before those at theta - e
     accumulated: Tensor  # (m, D), perturbations since the start
 
 
 class Truncation(NamedTuple):
-    """What a worker has done in an update, before it is known which pairs have diverged."""
+    """A truncation of a worker in an update, before it is known which pairs have diverged."""
 
     worker: Worker  # before it
     steps: int  # inner steps
     accumulated: Tensor  # (m, D)
     samples: Samples[TraineeState]  # of all m pairs
-    first: Tensor  # (m,) bool, of which pairs the first goes on
+    first: Tensor  # (m,) bool, the pairs that go on from their trainee at theta + e
 
 
 def unrolled(trainee: Trainee, steps: int, objective: str, taken: int = 0) -> Rollout[TraineeState]:
@@ -76,17 +76,17 @@ def unrolled(trainee: Trainee, steps: int, objective: str, taken: int = 0) -> Ro
         taken: inner steps that the trainees have taken; `valid` measures other examples after each interval.
     """
     interval = trainee.task.interval
-    pieces = [range(start, min(start + interval, steps)) for start in range(0, steps, interval)]
+    intervals = [range(start, min(start + interval, steps)) for start in range(0, steps, interval)]
 
-    def train(theta: Tensor, state: TraineeState, piece: range) -> tuple[Tensor, TraineeState]:
+    def train(theta: Tensor, state: TraineeState, own: range) -> tuple[Tensor, TraineeState]:
         rates = torch.ones_like(theta[:, :1])
-        state, losses = trainee.unroll(state, rates, trainee.hyper(len(theta)) | {"theta": theta}, len(piece))
-        return (losses if objective == "train" else _validated(trainee, state, taken + piece.stop)), state
+        state, losses = trainee.unroll(state, rates, trainee.hyper(len(theta)) | {"theta": theta}, len(own))
+        return (losses if objective == "train" else _validated(trainee, state, taken + own.stop)), state
 
     def truncation(theta: Tensor, state: TraineeState) -> tuple[Tensor, TraineeState]:
-        losses, state = rollout(train, theta, state, pieces, recompute=True)
+        losses, state = rollout(train, theta, state, intervals, recompute=True)
         if objective == "train":
-            # The loss before the first step is not theta's doing, the one after the last step is.
+            # The loss before the first step doesn't depend on theta, the one after the last step does.
             last, _ = trainee.loss(state.params, state, trainee.batch_indices(state, 1)[:, 0])
             losses = [losses[0][:, 1:], *losses[1:], last.unsqueeze(1)]
         return torch.cat(losses, 1).mean(1), state
@@ -95,7 +95,7 @@ def unrolled(trainee: Trainee, steps: int, objective: str, taken: int = 0) -> Ro
 
 
 def _validated(trainee: Trainee, state: TraineeState, taken: int) -> Tensor:
-    """The loss (n, 1) on validation examples that move on from interval to interval."""
+    """The loss (n, 1) on validation examples, which are other ones after each interval."""
     rows = min(VALIDATED, len(trainee.val.targets))
     turn = taken // trainee.task.interval
     start = turn * rows % (len(trainee.val.targets) - rows + 1)
@@ -104,9 +104,9 @@ def _validated(trainee: Trainee, state: TraineeState, taken: int) -> Tensor:
 
 
 def _fetched(samples: list[Samples[TraineeState]]) -> tuple[NDArray[np.bool_], list[int]]:
-    """Which pairs are left (workers, m), and how many inner steps the longest trained of them have taken.
+    """The pairs that are left (workers, m), and the number of inner steps of the longest trained of each worker.
 
-    Whether pairs begin anew depends on it, so this is the one wait of an update before its log.
+    Whether pairs begin anew depends on it, so this waits for the device, once per update before its log.
     """
     kept = torch.stack([own.kept for own in samples])
     taken = torch.stack([own.state.step.where(own.kept.repeat(2), 0).max() for own in samples])
@@ -118,7 +118,7 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
     """A training of a learned optimizer.
 
     Args:
-        settings: how to train.
+        settings: of the training.
     """
 
     unit = "updates"
@@ -132,25 +132,25 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         begin_adam(self.optimizer)
         self.started = self.trained = 0
         self._trainees: dict[int, Trainee] = {}
-        self.workers = [self._begun(share=(i + 1) / settings.workers) for i in range(settings.workers)]
+        self.workers = [self._new_worker(share=(i + 1) / settings.workers) for i in range(settings.workers)]
 
     @property
     def iterations(self) -> int:
-        """Of the whole training."""
+        """The number of updates of the whole training."""
         return self.settings.updates
 
     @property
     def episodes(self) -> int:
-        """Trainees that were trained so far, in budgets."""
+        """The number of trainees that were trained so far, in budgets."""
         return self.trained // self.task.budget
 
     def iterate(self) -> dict[str, float]:
-        """A truncation of every worker and an update; gives what to log."""
+        """Runs a truncation of every worker and updates theta; gives what to log."""
         settings = self.settings
         truncations = [self._truncation(i) for i in range(settings.workers)]
         kept, taken = _fetched([truncation.samples for truncation in truncations])
         for i, truncation in enumerate(truncations):
-            self.workers[i] = self._moved_on(truncation, kept[i], taken[i])
+            self.workers[i] = self._next(truncation, kept[i], taken[i])
         left = [survivors(truncation.samples, own)[:3] for truncation, own in zip(truncations, kept, strict=True)]
         loss, es, reparameterisation = (torch.cat(parts) for parts in zip(*left, strict=True))
         row = {
@@ -159,7 +159,7 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         }
         nothing = torch.full((), torch.nan, device=loss.device)
         seen = {"outer/loss": loss.mean()}
-        if len(loss) < 2:  # then there is nothing to go by
+        if len(loss) < 2:  # too few for variances, so theta stays as it is
             return row | on_host(seen | {"outer/gradient_norm": nothing})
         samples = Samples(loss, es, reparameterisation, torch.from_numpy(kept.flatten()), None)
         gradient = ESTIMATORS[settings.estimator](samples)
@@ -170,7 +170,7 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         return row | on_host(seen | {"outer/gradient_norm": gradient.norm()})
 
     def _truncation(self, i: int) -> Truncation:
-        """The next truncation of worker i."""
+        """Runs the next truncation of worker i."""
         settings, worker = self.settings, self.workers[i]
         trainee, pes = self._trainee(worker.problem), settings.estimator == "pes"
         key = draws.fold(draws.fold(torch.tensor(settings.seed), self.iteration), i)
@@ -188,27 +188,27 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         first = torch.rand(settings.pairs, generator=generator) < 0.5
         return Truncation(worker, steps, accumulated, samples, first.to(self.device))
 
-    def _moved_on(self, truncation: Truncation, kept: NDArray[np.bool_], taken: int) -> Worker:
-        """The worker after its truncation, of which the pairs `kept` (m,) are left."""
+    def _next(self, truncation: Truncation, kept: NDArray[np.bool_], taken: int) -> Worker:
+        """The worker after its truncation, with the pairs `kept` (m,) and new ones in place of the others."""
         worker, steps, accumulated, samples, first = truncation
         if worker.left == steps:
-            return self._begun()
+            return self._new_worker()
         trainees = samples.state if self.settings.estimator == "pes" else paired(one_of_each(samples.state, first))
         if not kept.all():
-            trainees = select(samples.kept.repeat(2), trainees, self._fresh(worker.problem))
+            trainees = select(samples.kept.repeat(2), trainees, self._untrained(worker.problem))
             accumulated = accumulated.where(samples.kept.unsqueeze(1), 0)
         return worker._replace(left=worker.left - steps, taken=taken, trainees=trainees, accumulated=accumulated)
 
-    def _begun(self, share: float = 1.0) -> Worker:
-        """A worker on a problem drawn anew, which it leaves after this share of the budget."""
+    def _new_worker(self, share: float = 1.0) -> Worker:
+        """A worker on another problem, drawn at random, which it leaves after this share of the budget."""
         key = draws.fold(torch.tensor(self.settings.seed), self.started)
         problem = int(key % len(self.problems))
         task = self.problems[problem]
         left = min(task.budget, max(1, round(share * task.budget / task.interval)) * task.interval)
         nothing = torch.zeros(self.settings.pairs, len(self.theta), device=self.device)
-        return Worker(problem, left, 0, self._fresh(problem), nothing)
+        return Worker(problem, left, 0, self._untrained(problem), nothing)
 
-    def _fresh(self, problem: int) -> TraineeState:
+    def _untrained(self, problem: int) -> TraineeState:
         """Pairs of untrained networks, with seeds that were not used before."""
         seeds = self.training_seeds(self.settings.pairs, self.started * self.settings.pairs)
         self.started += 1
@@ -221,12 +221,12 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         return self._trainees[problem]
 
     def status(self, row: dict[str, float]) -> str:
-        """The objective, the unroll and what diverged."""
+        """The length of truncations, the objective, and the number of pairs that diverged."""
         return f"unroll {row['outer/unroll']:.0f}  loss {row['outer/loss']:.4f}  diverged {row['outer/diverged']:.0f}"
 
     @property
     def runs_per_validation(self) -> int:
-        """Trainees that `held_out_loss` trains."""
+        """The number of trainees that `held_out_loss` trains."""
         return len(self.held_out) * self.settings.eval_seeds
 
     def held_out_loss(self, controller: Controller) -> float:
@@ -239,11 +239,11 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         return float(np.mean(losses))
 
     def controller(self) -> LearnedOptimizer:
-        """The optimizer as it is now."""
+        """The optimizer with theta so far."""
         return LearnedOptimizer(self.theta.detach().cpu().clone(), self.settings.architecture)
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on."""
+        """Everything that the next update depends on."""
         own = {"theta": self.theta.detach(), "adam": self.optimizer.state[self.theta], "workers": self.workers}
         return own | {"started": self.started, "trained": self.trained}
 
@@ -251,11 +251,11 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         """A state whose workers are on the problems of the one to restore, whose networks may have other sizes."""
         problems = [values.get(f"workers.{i}.problem", 0) for i in range(self.settings.workers)]
         return self.state() | {
-            "workers": [w._replace(trainees=self._fresh(p)) for w, p in zip(self.workers, problems, strict=True)]
+            "workers": [w._replace(trainees=self._untrained(p)) for w, p in zip(self.workers, problems, strict=True)]
         }
 
     def restore_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a state, exactly."""
+        """Restores a state, after which the training goes on exactly as it would have."""
         self.theta.data.copy_(state["theta"])
         self.optimizer.state[self.theta] = state["adam"]
         self.workers, self.started, self.trained = (state[name] for name in ("workers", "started", "trained"))

@@ -1,15 +1,17 @@
-"""Optimizers learned by coordinatewise LSTMs: NOH, which puts out learning rates, and DMopt, which puts out updates.
+"""The policies: a coordinatewise LSTM whose outputs are learning rates (NOH) or updates (DMopt).
 
-Fu et al. 2017, "Neural optimizers with hypergradients for tuning parameter-wise learning rates", and their baseline,
-Andrychowicz et al. 2016. `lrenv.agents.noh.training` trains both:
+Fu et al. 2017, "Neural optimizers with hypergradients for tuning parameter-wise learning rates", section 2.2, and their
+baseline, Andrychowicz et al. 2016. `lrenv.agents.noh.training` trains both:
 
     python train_controller.py noh --task mnist-mlp20 --out runs/noh
     lrenv compare --task mnist-mlp20 --agents constant,runs/noh/controller.safetensors
+
+`tests/reference/noh.py` has both in NumPy.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,36 +19,35 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from lrenv.agents.memory import check_batch
+from lrenv.agents.base import BaseAgent
 from lrenv.agents.noh.lstm import ARCHITECTURE, Architecture, CoordinateLSTM
 from lrenv.controllers import controller_file, schema
-from lrenv.controllers.agent import State, View
-from lrenv.runtime.trees import select
+from lrenv.controllers.agent import View
 from lrenv.training.gradient_observer import MEAN
 from lrenv.training.optimizers import OPTIMIZERS
 
 METADATA = schema.record({"view": schema.check_view, "architecture": ARCHITECTURE}, {})
-"""What the metadata of a policy's file hold besides how it was trained."""
+"""The check of the metadata of a policy's file, without those of its training."""
 
 
-class LSTMPolicy(ABC):
-    """A coordinatewise LSTM that sees mean gradients and sets something for each parameter of the trainee.
+class LSTMPolicy(BaseAgent[tuple[Tensor, ...]]):
+    """A coordinatewise LSTM that sees the mean gradient of each parameter of the trainee, and acts on it.
 
-    It acts on trainees of any size. A file is read by `load(path)`, or `make_agent(path)`.
+    It acts on trainees of any size, and computes on the device of its weights. A file is read by `load(path)`, or
+    `make_agent(path)`.
 
     Args:
         architecture: of the LSTM.
         interval: S, inner steps between two actions.
-        optimizer: of the trainees.
-        network: with trained weights; fresh ones if None.
+        optimizer: the trainees' optimizer.
+        network: the LSTM with trained weights; None for untrained ones.
     """
 
     NAME: ClassVar[str]
     OPTIMIZERS: ClassVar[tuple[str, ...]]
-    """Those of trainees that it can act on."""
+    """The optimizers of trainees that it can act on."""
 
     def __init__(
         self, architecture: Architecture, interval: int, optimizer: str, network: CoordinateLSTM | None = None
@@ -54,86 +55,63 @@ class LSTMPolicy(ABC):
         self.architecture = architecture
         self.network = CoordinateLSTM(architecture) if network is None else network
         self.interval, self.optimizer = interval, optimizer
-        self._view = _view(interval, optimizer)
+        self.view = _view(interval, optimizer)
 
     def __repr__(self) -> str:
         return self.NAME
 
-    @property
-    def view(self) -> View:
-        """What it was trained to see and turn."""
-        return self._view
-
     @abstractmethod
     def action(self, output: Tensor) -> Tensor:
-        """What the outputs (n, P) of the LSTM do."""
+        """The actions (n, P) of the LSTM's outputs (n, P)."""
 
     @staticmethod
     @abstractmethod
-    def credit(hypergradients: Tensor) -> Tensor:
-        """The derivatives of the training loss by the actions of a window, both (decisions, n, P).
+    def action_gradients(hypergradients: Tensor) -> Tensor:
+        """The derivatives of a window's training loss by its actions, both (decisions, n, P).
 
         Args:
-            hypergradients: of each decision, those of the losses that its own steps led to.
+            hypergradients: for each decision, the derivatives of the losses that its own steps led to.
         """
 
-    def predict(
-        self,
-        observation: Mapping[str, NDArray[Any]],
-        state: State = None,
-        episode_start: NDArray[np.bool_] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[NDArray[Any], State]:
-        """The actions (n, P) for the intervals that now start, and the LSTM's memory, (n, hidden, P) each.
-
-        The memory stays on the policy's device, as tensors: they are handed back as they are, or as arrays. Observation
-        and actions are arrays, as Stable-Baselines3 has them, and cross to the device and back.
+    def start(self, observation: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """Gives the LSTM's carry, (n, hidden, P) for each layer's hidden state and cell, all 0.
 
         Raises:
-            ValueError: the observation is another one, or n or P are not those of the state.
+            ValueError: the observation has no mean gradients of a batch of trainees.
         """
         if not isinstance(observation, Mapping) or MEAN not in observation:
             raise ValueError(
                 f"{self} reads {MEAN}, which the observation lacks: make the environment with **agent.view.settings()"
             )
-        gradient = torch.as_tensor(observation[MEAN], dtype=torch.float32, device=self.device)
-        if gradient.ndim != 2:
-            raise ValueError(f"{self} reads {MEAN} of a batch, (n, P), not {tuple(gradient.shape)}")
-        with torch.no_grad():
-            output, after = self.network(gradient, self._recalled(state, gradient, episode_start))
-            action: NDArray[Any] = self.action(output).cpu().numpy()
-        return action.astype(observation[MEAN].dtype, copy=False), after
+        shape = tuple(np.shape(observation[MEAN]))
+        if len(shape) != 2:
+            raise ValueError(f"{self} reads {MEAN} of a batch, (n, P), not {shape}")
+        return self.network.start(*shape)
 
-    def _recalled(self, state: State, gradient: Tensor, episode_start: NDArray[np.bool_] | None) -> tuple[Tensor, ...]:
-        """The memory with which trainees of gradients (n, P) go into a decision, as `lrenv.agents.memory.recalled`."""
-        fresh = self.network.fresh(gradient)
-        if state is None:
-            return fresh
-        check_batch(state, fresh)
-        held = tuple(torch.as_tensor(x, device=self.device) for x in state)
-        # Most decisions start no episode: memories are then spared a copy.
-        if episode_start is None or not episode_start.any():
-            return held
-        return select(torch.from_numpy(np.asarray(episode_start)).to(self.device), fresh, held)
+    def act(self, observation: Mapping[str, Any], carry: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Gives the actions (n, P), on the device of the LSTM and differentiable by its weights, and its next carry."""
+        gradient = torch.as_tensor(observation[MEAN], dtype=torch.float32, device=self.device)
+        output, carry = self.network(gradient, carry)
+        return self.action(output), carry
 
     @property
     def device(self) -> torch.device:
-        """Where the LSTM runs."""
+        """The device that the LSTM runs on."""
         return self.network.offset.device
 
     def on_device(self, device: torch.device) -> Self:
-        """This policy if it is on that device, else a copy there: evaluations ask for it where the trainees live."""
+        """Gives this policy if it is on that device, else a copy there; evaluations pass the trainees' device."""
         if device.type == self.device.type and device.index in (None, self.device.index):
             return self
         weights = {name: x.detach().to(device, copy=True) for name, x in self.network.state_dict().items()}
-        with torch.random.fork_rng(devices=[]):  # fresh weights are replaced, as in `load`
+        with torch.random.fork_rng(devices=[]):  # initial weights are replaced, as in `load`
             policy = type(self)(self.architecture, self.interval, self.optimizer)
         policy.network.load_state_dict(weights, assign=True)
         return policy
 
     def save(self, path: Path, trained: dict[str, Any]) -> None:
         """Writes the policy to one file, with how it was trained."""
-        shape = {"view": asdict(self._view), "architecture": asdict(self.architecture)}
+        shape = {"view": asdict(self.view), "architecture": asdict(self.architecture)}
         controller_file.write(path, self.network.state_dict(), {"agent": self.NAME, **shape, **trained})
 
     @classmethod
@@ -154,8 +132,8 @@ class LSTMPolicy(ABC):
             if View(**schema.view_settings(view)) != own:
                 raise ValueError(f"{cls.NAME} has the {own}, not {view}")
             architecture = Architecture(**file.metadata["architecture"])
-            tensors = file.tensors(architecture.promised())
-            # Fresh weights will be replaced; drawing them must not shift anyone's random numbers.
+            tensors = file.tensors(architecture.tensor_specs())
+            # The initial weights are replaced; drawing them must not shift anyone's random numbers.
             with torch.random.fork_rng(devices=[]):
                 policy = cls(architecture, view["interval"], view["optimizer"])
             # Assigned: they stay of the type that they are in the file, whatever torch's default is.
@@ -172,27 +150,28 @@ def _view(interval: int, optimizer: str) -> View:
 
 
 class NOH(LSTMPolicy):
-    """Neural optimizer with hypergradients: a positive learning rate a parameter, scale * e^output.
+    """The neural optimizer with hypergradients: a positive learning rate per parameter, alpha = scale * e^output.
 
-    An untrained one is the constant rate `scale`. It is trained by the one-step hypergradients of its rates (Fu et al.
-    2017, figure 2): no gradient passes through the trainee, so a decision answers for the losses of its interval.
+    An untrained policy is the constant rate `scale`. It is trained by the one-step hypergradients of its rates (Fu et
+    al. 2017, figure 2): no gradient passes through the trainee, so a decision is trained on the losses of its interval
+    alone.
     """
 
     NAME = "noh"
     OPTIMIZERS = tuple(name for name in OPTIMIZERS if name != "unit")
 
     def action(self, output: Tensor) -> Tensor:
-        """Rates."""
+        """The rates (n, P)."""
         return self.architecture.scale * output.exp()
 
     @staticmethod
-    def credit(hypergradients: Tensor) -> Tensor:
-        """The hypergradients."""
+    def action_gradients(hypergradients: Tensor) -> Tensor:
+        """The hypergradients themselves."""
         return hypergradients
 
 
 class DMopt(LSTMPolicy):
-    """An LSTM that puts out the update itself: w - scale * output (Andrychowicz et al. 2016).
+    """An LSTM whose output is the update itself: w - scale * output (Andrychowicz et al. 2016).
 
     The trainee's optimizer is `unit`, whose direction is 1, so that an update is a rate. It is trained on the sum of
     all losses of a window (equation 3 there, with w_t = 1), and the gradients of the trainee count as constants: an
@@ -204,10 +183,10 @@ class DMopt(LSTMPolicy):
     OPTIMIZERS = ("unit",)
 
     def action(self, output: Tensor) -> Tensor:
-        """Updates."""
+        """The updates (n, P)."""
         return self.architecture.scale * output
 
     @staticmethod
-    def credit(hypergradients: Tensor) -> Tensor:
-        """Each decision's hypergradient and all later ones."""
+    def action_gradients(hypergradients: Tensor) -> Tensor:
+        """For each decision the sum of its hypergradient and all later ones."""
         return hypergradients.flip(0).cumsum(0).flip(0)

@@ -1,7 +1,8 @@
-"""An LSTM that runs on every parameter of a network by itself, with the same weights and a memory for each.
+"""A coordinatewise LSTM: each parameter of a network has an LSTM of its own, and all of them share their weights.
 
 Andrychowicz et al. 2016, "Learning to learn by gradient descent by gradient descent", section 2.1 and appendix A
-(arXiv:1606.04474). A trainee of any size is a batch of coordinates.
+(arXiv:1606.04474), as Fu et al. 2017 use it (section 2.2). A trainee of any size is a batch of coordinates.
+`tests/reference/noh.py` has it in NumPy, one parameter at a time.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from lrenv.controllers import schema
-from lrenv.controllers.controller_file import Promise
+from lrenv.controllers.controller_file import TensorSpec
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a coordinatewise LSTM is rebuilt from.
+    """The shape of a coordinatewise LSTM, and the constants of its input and output.
 
     Attributes:
-        layers: of the LSTM.
-        hidden: units of a layer.
-        cut: c, gradients below e^-c are told apart linearly and those above logarithmically.
-        scale: of the output.
+        layers: number of layers of the LSTM.
+        hidden: number of units of each layer.
+        cut: c of the preprocessing: gradients above e^-c enter by their logarithm, those below as they are.
+        scale: multiplies the output.
     """
 
     layers: int = 3
@@ -33,14 +34,14 @@ class Architecture:
     cut: float = 10.0
     scale: float = 1e-2
 
-    def promised(self) -> dict[str, Promise]:
-        """The parameters of a `CoordinateLSTM`."""
+    def tensor_specs(self) -> dict[str, TensorSpec]:
+        """The tensors that the file of a `CoordinateLSTM` must hold, by name."""
         hidden = self.hidden
-        promises = {"output": Promise((1, hidden)), "offset": Promise((1, 1))}
+        specs = {"output": TensorSpec((1, hidden)), "offset": TensorSpec((1, 1))}
         for i in range(self.layers):
-            promises[f"weights.{i}"] = Promise((4 * hidden, (hidden if i else 2) + hidden))
-            promises[f"biases.{i}"] = Promise((4 * hidden, 1))
-        return promises
+            specs[f"weights.{i}"] = TensorSpec((4 * hidden, (hidden if i else 2) + hidden))
+            specs[f"biases.{i}"] = TensorSpec((4 * hidden, 1))
+        return specs
 
 
 ARCHITECTURE = schema.record(
@@ -51,32 +52,32 @@ ARCHITECTURE = schema.record(
         "scale": schema.number(0, 1e6),
     }
 )
-"""What `Architecture` is in a file; float32 holds e^80, by which small gradients are multiplied."""
+"""The check of an `Architecture` in a file; float32 holds e^80, by which small gradients are multiplied."""
 
 
 def preprocessed(gradient: Tensor, cut: float) -> Tensor:
-    """Gradients (n, P) of any magnitude as two numbers of magnitude 1 each, (n, 2, P).
+    """The LSTM's two inputs (n, 2, P) for gradients (n, P), of magnitude 1 whatever theirs is.
 
-    (log|g| / c, sgn g) where |g| >= e^-c, else (-1, e^c g): Fu et al. 2017, section 2.2, after Andrychowicz et al.
+    h = (log|g| / c, sgn g) where |g| >= e^-c, else (-1, e^c g): Fu et al. 2017, section 2.2, after Andrychowicz et al.
     2016, appendix A.
     """
-    size = gradient.abs().clamp(min=math.exp(-cut)).log() / cut
-    sign = (math.exp(cut) * gradient).clamp(-1, 1)
-    return torch.stack((size, sign), 1)
+    magnitude = gradient.abs().clamp(min=math.exp(-cut)).log() / cut  # -1 where |g| <= e^-c
+    sign = (math.exp(cut) * gradient).clamp(-1, 1)  # sgn g where |g| >= e^-c
+    return torch.stack((magnitude, sign), 1)
 
 
 class CoordinateLSTM(nn.Module):
-    """`torch.nn.LSTM` and a linear output, on features that lie ahead of the coordinates.
+    """`torch.nn.LSTM` and a linear output, for tensors whose coordinates are the last axis.
 
-    Products with few features and many coordinates then run along memory, which takes half the time of `nn.LSTM`, and
-    the env axis stays in front, as agents' memories have it. The output layer starts at zero: what is untrained puts
-    out 0.
+    Products with few features and many coordinates then run along contiguous memory, which takes half the time of
+    `nn.LSTM`, and the env axis stays in front, as agents' carries have it. The output layer starts at zero, so that an
+    untrained network gives 0.
 
     Args:
         architecture: of the network.
         gain: multiplies the initial weights of `nn.LSTM`.
-        memory: steps, at least 2, that units remember at most before any training; as `nn.LSTM` by default, whose
-            units forget within a few.
+        memory: number of steps, at least 2, over which units keep their cells before any training; None for the
+            initial biases of `nn.LSTM`, whose units forget within a few steps.
     """
 
     def __init__(self, architecture: Architecture, gain: float = 1.0, memory: float | None = None) -> None:
@@ -91,35 +92,40 @@ class CoordinateLSTM(nn.Module):
             (getattr(like, f"bias_ih_l{i}") + getattr(like, f"bias_hh_l{i}"))[:, None] for i in layers
         )
         if memory is not None:
-            self._remember(memory)
+            self._initialise_chrono(memory)
         self.output = nn.Parameter(torch.zeros(1, architecture.hidden))
         self.offset = nn.Parameter(torch.zeros(1, 1))
 
     @torch.no_grad()
-    def _remember(self, longest: float) -> None:
-        """Gates that keep what units hold for 2 to `longest` steps, drawn at random.
+    def _initialise_chrono(self, longest: float) -> None:
+        """Draws biases with which units keep their cells for 2 to `longest` steps.
 
         The chrono initialisation of Tallec and Ollivier 2018 (arXiv:1804.11188, section 2): a forget gate of 1 - 1/T,
-        the sigmoid of log(T - 1), makes a unit forget in T steps, and the input gate 1/T lets in as little.
+        the sigmoid of log(T - 1), makes a unit forget within T steps, and the input gate is 1/T.
         """
         for bias in self.biases:
-            entry, forget, *_ = bias.chunk(4)
-            forget.copy_((1 + (longest - 2) * torch.rand_like(forget)).log())
-            entry.copy_(-forget)
+            input_gate, forget_gate, *_ = bias.chunk(4)
+            forget_gate.copy_((1 + (longest - 2) * torch.rand_like(forget_gate)).log())
+            input_gate.copy_(-forget_gate)
 
-    def fresh(self, gradient: Tensor) -> tuple[Tensor, ...]:
-        """The memory before the first of the gradients (n, P): output and cell of each layer, (n, hidden, P)."""
-        nothing = gradient.new_zeros(len(gradient), self.hidden, gradient.shape[1])
-        return (nothing,) * (2 * len(self.weights))
+    def start(self, trainees: int, parameters: int) -> tuple[Tensor, ...]:
+        """The carry before the first gradient: hidden state h and cell c of each layer, (n, hidden, P), all 0.
 
-    def forward(self, gradient: Tensor, memory: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Outputs (n, P) for gradients (n, P), and the memory after them."""
+        Args:
+            trainees: n.
+            parameters: P, of each trainee.
+        """
+        zeros = self.offset.new_zeros(trainees, self.hidden, parameters)
+        return (zeros,) * (2 * len(self.weights))
+
+    def forward(self, gradient: Tensor, carry: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Gives the outputs (n, P) for gradients (n, P), and the next carry."""
         x, after = preprocessed(gradient, self.cut), []
-        for weight, bias, h, c in zip(self.weights, self.biases, memory[::2], memory[1::2], strict=True):
+        for weight, bias, h, c in zip(self.weights, self.biases, carry[::2], carry[1::2], strict=True):
             each = (len(gradient), -1, -1)
             gates = torch.baddbmm(bias.expand(each), weight.expand(each), torch.cat((x, h), 1))
             i, f, g, o = gates.chunk(4, 1)
             c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-            x = o.sigmoid() * c.tanh()
-            after += [x, c]
+            x = h = o.sigmoid() * c.tanh()
+            after += [h, c]
         return (self.output @ x + self.offset)[:, 0], tuple(after)

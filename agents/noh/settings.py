@@ -1,4 +1,4 @@
-"""How coordinatewise LSTMs are trained; the command lines are made from this."""
+"""The settings of the training of coordinatewise LSTMs, from which the command lines are made."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ class NOHSettings(OuterSettings):
     """How to train an LSTM that sets learning rates; the defaults are the paper's where it gives any.
 
     Attributes:
-        envs: trainees in parallel; each meta-iteration has new ones.
-        meta_iterations: training runs of `budget` inner steps (section 3).
-        unroll: decisions in a window, through which the LSTM is differentiated (section 3). Each ends in an update.
-        layers: of the LSTM (section 3).
-        hidden: units of a layer (section 3).
+        envs: number of trainees in parallel; each meta-iteration has new ones.
+        meta_iterations: number of training runs, each of `budget` inner steps (section 3).
+        unroll: number of decisions per window, through which the LSTM is differentiated (section 3). Each window ends
+            in an update.
+        layers: number of layers of the LSTM (section 3).
+        hidden: number of units of each layer (section 3).
         cut: c of the gradients' preprocessing (section 2.2; 10 in Andrychowicz et al. 2016, appendix A).
-        scale: the rate of an untrained policy, by which its output is multiplied; between the two best of the constant
-            rates of Adam in `reproductions/fu2017.py`.
-        gain: multiplies the LSTM's initial weights, those of `torch.nn.LSTM`, which hand on little of what tells
-            gradients apart through three layers.
-        memory: decisions that units of an untrained LSTM remember at most; None for those of `torch.nn.LSTM`, which
-            forget within a few and can't tell the beginning of a run from its end. By default more than the 400 of a
-            run of 2000 inner steps, so that its end is told from its middle.
-        meta_lr: Adam's rate for the LSTM. The paper's 1e-7 moves a weight by 4e-6 at most in the 40 updates that five
-            runs have.
+        scale: rate of an untrained policy, by which the exponential of its output is multiplied. The default lies
+            between the two best of the constant rates of Adam in `reproductions/fu2017.py`.
+        gain: factor on the initial weights of the LSTM, those of `torch.nn.LSTM`, with which three layers hardly
+            distinguish one gradient from another.
+        memory: number of decisions over which units of an untrained LSTM keep their cells at most; None for the biases
+            of `torch.nn.LSTM`, which forget within a few decisions and can't distinguish the beginning of a run from
+            its end. The default is more than the 400 decisions of a run of 2000 inner steps.
+        meta_lr: learning rate of Adam for the LSTM's weights. The paper's 1e-7 moves a weight by 4e-6 at most in the 40
+            updates that five runs have.
     """
 
     LENGTH: ClassVar[str] = "meta_iterations"
     COUNTS: ClassVar[tuple[str, ...]] = (*OuterSettings.COUNTS, "envs", "unroll", "layers", "hidden")
     UNIT: ClassVar[bool] = False
-    """Whether the policy puts out updates, which the optimizer `unit` makes."""
+    """Whether the policy gives updates, which need the optimizer `unit`."""
 
     task: str = "mnist-mlp20"
     out: Path = Path("runs/noh")
@@ -67,20 +68,20 @@ class NOHSettings(OuterSettings):
             raise ValueError("memory=1 would let units keep nothing; give 2 decisions or more, or None")
         if (self.optimizer == "unit") != self.UNIT:
             raise ValueError(
-                "dmopt puts out updates, which the optimizer 'unit' makes; leave optimizer out"
+                "dmopt gives updates, which need the optimizer 'unit'; leave optimizer out"
                 if self.UNIT
-                else "noh turns the rates of an optimizer with a direction of its own; choose another than 'unit'"
+                else "noh sets the rates of an optimizer with a direction of its own; choose another than 'unit'"
             )
 
     @property
     def architecture(self) -> Architecture:
-        """The LSTM's."""
+        """The architecture of the LSTM."""
         return Architecture(self.layers, self.hidden, self.cut, self.scale)
 
 
 @dataclass(frozen=True)
 class DMoptSettings(NOHSettings):
-    """How to train an LSTM that puts out updates: the same, with the settings of Andrychowicz et al. 2016."""
+    """How to train an LSTM that gives updates: the same, with the settings of Andrychowicz et al. 2016."""
 
     UNIT: ClassVar[bool] = True
 

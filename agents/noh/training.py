@@ -1,10 +1,13 @@
 """Trains coordinatewise LSTMs on running trainees: `NOHTraining` for both kinds of `lrenv.agents.noh.agent`.
 
-An iteration is a window of decisions. The LSTM is differentiated through all of them, the trainee through none: for
-decision k with the actions a_k and the derivatives h_k of the training loss by them, the loss of the LSTM's weights is
-sum_k <h_k, a_k>, whose gradient is that of the trainee's loss by the chain rule (Fu et al. 2017, figure 2). Adam takes
-one step, and the memory goes on into the next window as a constant. Runs follow one another: a meta-iteration is
-one run of `budget` inner steps.
+An iteration is a window of decisions. The LSTM is differentiated through all of them, the trainee through none: with
+the actions a_k of decision k and the derivatives dl/da_k of the trainee's loss by them, theta descends
+
+    sum_k <dl/da_k, a_k(theta)>,
+
+whose gradient is that of the trainee's loss by the chain rule (Fu et al. 2017, figure 2). Adam takes one step, and the
+carry goes on into the next window as a constant. Runs follow one another: a meta-iteration is one run of `budget` inner
+steps.
 """
 
 from __future__ import annotations
@@ -31,15 +34,15 @@ from lrenv.training.optimizers import adam, descend
 from lrenv.training.rollout import rollout
 
 Between = tuple[EpisodeState, tuple[Tensor, ...]]
-"""The trainees, and the LSTM's memory of them, between two decisions."""
+"""The trainees and the LSTM's carry between two decisions."""
 
 
 class NOHTraining(Training[NOHSettings]):
-    """A training by hypergradients.
+    """A training of a coordinatewise LSTM by hypergradients.
 
     Args:
-        kind: the policy.
-        settings: how to train it.
+        kind: of the policy.
+        settings: of the training.
     """
 
     unit = "windows"
@@ -62,17 +65,17 @@ class NOHTraining(Training[NOHSettings]):
 
     @property
     def windows(self) -> int:
-        """Of a run; the last one may be shorter."""
+        """The number of windows of a run; the last one may be shorter."""
         return -(-self._episode.decisions // self.settings.unroll)
 
     @property
     def iterations(self) -> int:
-        """Windows of the whole training."""
+        """The number of windows of the whole training."""
         return self.settings.meta_iterations * self.windows
 
     @property
     def episodes(self) -> int:
-        """Trainees that were trained so far."""
+        """The number of trainees that were trained so far."""
         return self.iteration * self.settings.envs // self.windows
 
     @property
@@ -80,24 +83,24 @@ class NOHTraining(Training[NOHSettings]):
         return parameters_to_vector(self._network.parameters()).detach()[None]
 
     def _begin(self, run: int) -> None:
-        """Starts the trainees of a run, and the LSTM's memory with them."""
+        """Starts the trainees of a run, and the LSTM's carry with them."""
         envs = self.settings.envs
         with torch.no_grad():
             self._state, _ = self._episode.reset(self.training_seeds(envs, run * envs))
-        self._memory = self._network.fresh(self._state.trainee.params)
+        self._carry = self._network.start(*self._state.trainee.params.shape)
 
     def iterate(self) -> dict[str, float]:
-        """A window, and an update of the LSTM; gives what to log."""
+        """Runs a window and updates the LSTM; gives what to log."""
         run, window = divmod(self.iteration, self.windows)
         if self.iteration and window == 0:
             self._begin(run)
         decisions = min(self.settings.unroll, self._episode.decisions - window * self.settings.unroll)
-        outputs, (self._state, memory) = rollout(
-            self._decision, self._network, (self._state, self._memory), range(decisions)
+        outputs, (self._state, carry) = rollout(
+            self._decision, self._network, (self._state, self._carry), range(decisions)
         )
         action, hypergradients, losses = (torch.stack(parts) for parts in zip(*outputs, strict=True))
-        self._memory = tuple(x.detach() for x in memory)
-        self._learn((self.policy.credit(hypergradients) * action).sum())
+        self._carry = tuple(x.detach() for x in carry)
+        self._learn((self.policy.action_gradients(hypergradients) * action).sum())
         rates = action.detach().abs().clamp(min=1e-12).log().mean(2).exp()
         row = on_host({
             "train/loss": losses.mean(), "train/loss_last": losses[-1].mean(), "train/rate_first": rates[0].mean(),
@@ -106,17 +109,19 @@ class NOHTraining(Training[NOHSettings]):
         return row | {"train/diverged": int(row["train/diverged"])}
 
     def _decision(self, network: CoordinateLSTM, state: Between, number: int) -> tuple[tuple[Tensor, ...], Between]:
-        """Actions (n, P), the hypergradients (n, P) by them, training losses (n,); only actions have a graph."""
-        episode, memory = state
-        output, memory = network(_seen(episode, MEAN), memory)
-        action = self.policy.action(output)
+        """Gives the actions (n, P), the loss's derivatives (n, P) by them, and the training losses (n,).
+
+        The actions alone have a graph.
+        """
+        episode, carry = state
+        action, carry = self.policy.act({MEAN: _finite(episode, MEAN)}, carry)
         with torch.no_grad():
             nobody = np.zeros(self.settings.envs, dtype=bool)
             episode, _ = self._episode.step(episode, action.detach(), due=nobody)
-        return (action, _seen(episode, "hypergradient"), episode.dynamics.train_loss), (episode, memory)
+        return (action, _finite(episode, "hypergradient"), episode.dynamics.train_loss), (episode, carry)
 
     def _learn(self, loss: Tensor) -> None:
-        """A step of Adam on the LSTM's weights; one of size 0 where the gradient overflows."""
+        """Takes a step of Adam on the LSTM's weights; one along 0 where the gradient overflows."""
         parameters, weights = list(self._network.parameters()), self._weights
         grads = parameters_to_vector(torch.autograd.grad(loss, parameters))[None]
         grads = grads.where(grads.isfinite().all(), 0)
@@ -125,7 +130,7 @@ class NOHTraining(Training[NOHSettings]):
         vector_to_parameters(descend(weights, direction, rate)[0], parameters)
 
     def held_out_loss(self, controller: Controller) -> float:
-        """The training loss, which it learns from, in the last tenth of held-out runs; infinite if one diverges."""
+        """The mean training loss over the last tenth of held-out runs; infinite if one diverges."""
         decisions = self._episode.decisions
         # Nothing is chosen by validation losses, so they are not measured on the way.
         task = replace(self.task, measure_interval=decisions * self.task.interval)
@@ -134,30 +139,30 @@ class NOHTraining(Training[NOHSettings]):
         return float(selection_losses(last, result.diverged).mean())
 
     def status(self, row: dict[str, float]) -> str:
-        """Losses and rates."""
+        """The training loss, and the first and the last rate of the window."""
         rates = " ".join(f"{row[f'train/rate_{at}']:.1e}" for at in ("first", "last"))
         return f"train loss {row['train/loss']:.4f}  lr {rates}"
 
     def controller(self) -> LSTMPolicy:
-        """The policy as it is now."""
+        """The policy with its weights so far."""
         return self.policy
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next window depends on."""
+        """The tensors that the next window depends on."""
         network = dict(self._network.state_dict())
-        return {"network": network, "moments": self._moments, "memory": self._memory, "env": self._state}
+        return {"network": network, "moments": self._moments, "carry": self._carry, "env": self._state}
 
     def restore_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a state, exactly."""
+        """Restores a state, after which the training goes on exactly as it would have."""
         self._network.load_state_dict(state["network"])
-        self._moments, self._memory, self._state = (state[name] for name in ("moments", "memory", "env"))
+        self._moments, self._carry, self._state = (state[name] for name in ("moments", "carry", "env"))
 
 
-def _seen(state: EpisodeState, part: str) -> Tensor:
-    """A white-box part (n, P) of the observation; 0 of trainees that have diverged: nothing is learned from them.
+def _finite(state: EpisodeState, part: str) -> Tensor:
+    """A white-box part (n, P) of the observation; 0 for trainees that have diverged, so that they add no gradient.
 
-    A decision before they do, products of what is still finite may overflow.
+    One decision before a trainee diverges, products of finite gradients may overflow; these are 0, too.
     """
     assert state.observed
-    seen = state.observed.sums[part]
-    return seen.where(~state.diverged[:, None] & seen.isfinite().all(1, keepdim=True), 0)
+    sums = state.observed.sums[part]
+    return sums.where(~state.diverged[:, None] & sums.isfinite().all(1, keepdim=True), 0)

@@ -1,9 +1,9 @@
-"""The folder of a training: its checkpoint, its best controller and its log, which a kill at any moment leaves in step.
+"""The folder of a training: its checkpoint, its best controller and its log, which agree wherever a kill comes.
 
-The checkpoint decides. A controller that is better than the last one lies beside it under a name of its own until the
-checkpoint that knows of it is written, and then takes its place; so there is a checkpoint before there is a controller,
-and no controller that the checkpoint does not know. Rows of the log beyond the checkpoint are cut off when the training
-goes on: their iterations are done once more.
+The checkpoint decides. A better controller is written first, under a name with its iteration; then comes the checkpoint
+that names this iteration; then the controller is renamed to controller.safetensors. So there is a checkpoint before
+there is a controller, and no controller that the checkpoint does not name. Rows of the log beyond the checkpoint are
+removed when the training goes on: their iterations are done once more.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lrenv.runtime.process import uninterrupted
 
 
 class Folder:
-    """Where a training keeps what it has.
+    """The files of a training.
 
     Args:
         out: the folder; it need not exist.
@@ -36,7 +36,7 @@ class Folder:
 
     @property
     def begun(self) -> bool:
-        """Whether anything has been done here that starting anew would lose."""
+        """Whether the folder holds anything that starting anew would lose."""
         if self.controller.exists() or self.log.exists():
             return True
         return self.checkpoint.exists() and bool(controller_file.read_metadata(self.checkpoint).get("iteration"))
@@ -47,7 +47,7 @@ class Folder:
             old.unlink(missing_ok=True)
 
     def save(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        """Writes a checkpoint, and puts the controller that it knows in its place; signals wait for both.
+        """Writes a checkpoint, and renames the controller that it names; signals wait for both.
 
         Raises:
             OSError: the folder can't be written, or is full; what was there before is still there.
@@ -57,12 +57,12 @@ class Folder:
             self._settle(metadata["best_iteration"])
 
     def propose(self, iteration: int, save: Callable[[Path], None]) -> None:
-        """Writes the best controller so far, for the checkpoint of this iteration to put in its place."""
+        """Writes the best controller so far, under the name that it has until the checkpoint is written."""
         path = self._proposed(iteration)
         save(path)
 
     def settle(self, best_iteration: int | None) -> None:
-        """Puts the controller of a checkpoint in its place, where a kill kept that from happening.
+        """Renames the controller of a checkpoint, where a kill kept that from happening.
 
         Raises:
             FileNotFoundError: the controller is not there, or is another one.
@@ -78,7 +78,7 @@ class Folder:
             )
 
     def finish(self, runs: dict[str, int]) -> None:
-        """Marks the controller as the outcome of a training that has ended, and says what that cost."""
+        """Marks the controller as that of a finished training, with the number of trainees that it took."""
         tensors, metadata = controller_file.read(self.controller)
         marks = {"finished": True, "runs": runs}
         if any(metadata.get(name) != mark for name, mark in marks.items()):
@@ -86,14 +86,14 @@ class Folder:
                 controller_file.write(self.controller, tensors, metadata | marks)
 
     def logger(self, iteration: int) -> Logger:
-        """CSV and TensorBoard logs that go on after `iteration`."""
+        """Opens the CSV and TensorBoard logs, which go on after `iteration`."""
         return Logger(str(self.out), [CSVLog(self.log, iteration), EventLog(self.out, iteration)])
 
     def _proposed(self, iteration: int) -> Path:
         return self.out / f"controller-after-{iteration}.safetensors"
 
     def _settle(self, best_iteration: int | None) -> None:
-        """Of the controllers that wait, that of the checkpoint takes its place; it does not know the others."""
+        """Renames the controller that the checkpoint names, and removes others that were not renamed."""
         if best_iteration is None:
             self.controller.unlink(missing_ok=True)
         elif (waiting := self._proposed(best_iteration)).exists():

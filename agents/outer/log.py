@@ -42,7 +42,7 @@ class CSVLog(KVWriter):
             self._replace(kept)
 
     def _iteration(self, row: list[str]) -> float:
-        """Of a row; infinite of one that somebody has cut or changed, which is not kept."""
+        """Gives the iteration of a row; infinity for one that was cut or changed, so that it is not kept."""
         place = self._columns.index("iteration")
         return int(row[place]) if len(row) == len(self._columns) and row[place].isdecimal() else math.inf
 
@@ -62,7 +62,7 @@ class CSVLog(KVWriter):
         self._replace([*rows, row])
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Does nothing: no file is held open."""
 
     def _replace(self, rows: list[list[str]]) -> None:
         width = len(self._columns)
@@ -77,7 +77,7 @@ def _line(row: list[str]) -> str:
 
 
 class EventLog(KVWriter):
-    """What TensorBoard shows, written where it is logged: TensorBoard's own writer fails in a thread, without a word.
+    """TensorBoard's events, written in this thread: TensorBoard's own writer has a thread, whose failures are silent.
 
     Args:
         out: the folder; each session of a training writes a file of its own there.

@@ -1,8 +1,9 @@
-"""What every training of an agent asks; the command lines are made from these and what each kind adds."""
+"""The settings that all trainings share; the command lines are made from these and what each kind of training adds."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,26 +22,26 @@ class OuterSettings:
     Attributes:
         task: what the trainees learn: a name from `lrenv tasks`, name:setting=value, or my_tasks.py:name for a task of
             your own.
-        out: folder for controller.safetensors, checkpoint.safetensors, progress.csv and TensorBoard's events.
-        budget: inner steps of an episode; the task's own by default, as for the next three.
-        interval: inner steps between two actions.
-        optimizer: the trainees'.
-        val_examples: validation examples that a decision measures.
-        eval_every: iterations between two evaluations of the controller on held-out seeds.
-        eval_seeds: how many of them.
-        compile: True compiles the trainees' decisions, which pays in long trainings; on CUDA, True and graph replay
+        out: the folder for controller.safetensors, checkpoint.safetensors, progress.csv and TensorBoard's events.
+        budget: T, the inner steps of an episode; None takes the task's own, as it does in the next three settings.
+        interval: N, the inner steps between two actions.
+        optimizer: the optimizer of the trainees.
+        val_examples: the number of validation examples on which each decision measures the loss.
+        eval_every: the number of iterations between two evaluations of the controller on held-out seeds.
+        eval_seeds: the number of held-out seeds.
+        compile: whether decisions are compiled, which makes long trainings faster; on CUDA, both True and graph replay
             each decision of an environment as one CUDA graph.
-        seed: of initial weights, exploration and episodes.
-        device: where the trainees live; CUDA where there is any by default.
-        resume: go on from the checkpoint in `out`, with its settings; one given here that is not the default must
-            agree with them, but the length of the training may be another.
-        overwrite: start anew although `out` holds a training.
+        seed: the seed of initial weights, exploration and episodes.
+        device: the device of the trainees; None takes CUDA where there is any.
+        resume: whether to go on from the checkpoint in `out`, with its settings. A setting given here that is not the
+            default must agree with them; only the length of the training may be another.
+        overwrite: whether to start anew although `out` holds a training, which is lost.
     """
 
     LENGTH: ClassVar[str]
-    """The setting that says how long the training is."""
+    """The name of the setting that says how long the training is."""
     COUNTS: ClassVar[tuple[str, ...]] = ("eval_every", "eval_seeds")
-    """The settings that count something."""
+    """The names of settings that are whole numbers, 1 or more."""
 
     task: str = "digits-mlp"
     out: Path = Path("runs/training")
@@ -69,25 +70,18 @@ class OuterSettings:
             raise ValueError("--resume goes on with a training and --overwrite discards it: choose one")
 
     def make_task(self, **others: Any) -> Task:
-        """The task with these settings, and others."""
+        """Makes the task with these settings, and others."""
         own = {name: getattr(self, name) for name in ("budget", "interval", "optimizer", "val_examples")}
         return make_task(self.task, **{name: value for name, value in own.items() if value is not None}, **others)
 
-    def own_specs(self) -> dict[str, list[str]]:
-        """Setting -> the specs in it that name something of one's own, in a Python file."""
-        named = {name: getattr(self, name, "") for name in ("task", "tasks", "observe", "reward")}
-        texts = {name: specs.split(value) for name, value in named.items() if isinstance(value, str)}
-        found = {name: [text for text in listed if specs.parse(text).own] for name, listed in texts.items()}
-        return {name: listed for name, listed in found.items() if listed}
-
     def files(self) -> dict[str, str]:
         """Spec of something of one's own -> what tells its file from another version."""
-        listed = [spec for each in self.own_specs().values() for spec in each]
+        listed = [spec for each in own_specs(vars(self)).values() for spec in each]
         owns = {spec: specs.parse(spec).own for spec in listed}
         return {spec: sources.digest(sources.own_path(own)) for spec, own in owns.items() if own is not None}
 
     def as_json(self) -> dict[str, Any]:
-        """The settings as JSON values, but those that say what to do about an earlier training."""
+        """Gives the settings as JSON values, without those that say what to do about an earlier training."""
         return {
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
@@ -95,6 +89,14 @@ class OuterSettings:
         }
 
     def essence(self) -> dict[str, Any]:
-        """The settings that a resumed training must share with its beginning, as JSON values."""
+        """Gives the settings that a resumed training must share with its beginning, as JSON values."""
         free = ("out", "device", self.LENGTH)
         return {name: value for name, value in self.as_json().items() if name not in free}
+
+
+def own_specs(settings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Name of a setting -> the specs in it that name something of one's own, in a Python file."""
+    texts = {name: settings.get(name) for name in ("task", "tasks", "observe", "reward")}
+    listed = {name: specs.split(text) for name, text in texts.items() if isinstance(text, str)}
+    found = {name: [spec for spec in each if specs.parse(spec).own] for name, each in listed.items()}
+    return {name: each for name, each in found.items() if each}

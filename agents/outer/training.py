@@ -1,6 +1,7 @@
 """Training an agent from beginning to end: iterations, progress, logs, validation, checkpoints, resuming.
 
-What is special to a kind of agent is a `Training`; whatever learns from running trainees goes through `train`.
+`train` is the loop, and the same for all. A `Training` holds what differs between kinds of agents: an iteration, the
+controller that comes of it, and the state between two iterations.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from lrenv.agents.outer.folder import Folder
-from lrenv.agents.outer.settings import OuterSettings
+from lrenv.agents.outer.settings import OuterSettings, own_specs
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import improves, selection_losses
 from lrenv.controllers import controller_file
@@ -34,8 +35,8 @@ from lrenv.runtime.progress import progress
 from lrenv.training.tasks import Task
 
 CHECKPOINT_SECONDS = 30.0
-"""The most time between two checkpoints, give or take an iteration; a better controller and an interruption save one
-more."""
+"""The most time between two checkpoints, to within an iteration; a better controller and an interruption save one,
+too."""
 
 S = TypeVar("S", bound=OuterSettings)
 
@@ -48,20 +49,20 @@ class Controller(Agent, Protocol):
 
 
 class Training(ABC, Generic[S]):
-    """A training between two iterations: `iterate`, look, `checkpoint`, and the same again.
+    """A training that stands between two iterations; `train` calls `iterate`, `validate` and `checkpoint` in turn.
 
     Args:
         settings: how to train.
         task: what the trainees learn.
 
     Attributes:
-        iteration: how many are done.
+        iteration: the number of iterations that are done.
         best_val_loss: what `held_out_loss` gave for the best controller so far; None before the first.
-        best_iteration: after which that controller was.
-        selection_runs: trainees that were trained so far to choose it.
-        command: that began the training.
+        best_iteration: the number of iterations after which that controller was made.
+        selection_runs: the number of trainees that were trained so far to choose it.
+        command: the command that began the training.
         files: spec of something of one's own that takes part -> what tells its file from another version.
-        unit: what progress counts.
+        unit: what the progress bar counts.
     """
 
     unit = "iterations"
@@ -79,36 +80,36 @@ class Training(ABC, Generic[S]):
     @property
     @abstractmethod
     def iterations(self) -> int:
-        """Of the whole training."""
+        """The number of iterations in the whole training."""
 
     @property
     def units(self) -> int:
-        """How many units an iteration has."""
+        """The number of units in an iteration."""
         return 1
 
     @property
     def episodes(self) -> int:
-        """Trainees that were trained so far, each for a budget."""
+        """The number of trainees that were trained so far, each for a budget."""
         return self.iteration
 
     @abstractmethod
     def iterate(self) -> dict[str, float]:
-        """One iteration; gives what to log."""
+        """Makes one iteration, and gives what to log."""
 
     @abstractmethod
     def controller(self) -> Controller:
-        """The controller as it is now; made without a draw from a global generator."""
+        """Gives the controller as it is now, without a draw from a global generator."""
 
     @abstractmethod
     def status(self, row: dict[str, float]) -> str:
-        """What to show of an iteration, in a line."""
+        """Gives what to show of an iteration, in a line."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on: a tree of tensors, arrays and JSON values."""
+        """Gives everything that the next iteration depends on: a tree of tensors, arrays and JSON values."""
 
     def template(self, values: dict[str, Any]) -> dict[str, Any]:
-        """A state with the structure and the shapes of that which has the JSON values `values`, path -> value."""
+        """Gives a state with the structure and the shapes of that which has the JSON values `values`, path -> value."""
         return self.state()
 
     @abstractmethod
@@ -116,25 +117,25 @@ class Training(ABC, Generic[S]):
         """Goes on from a state, exactly."""
 
     def attach(self, logger: Logger) -> None:
-        """Hands over a logger; for those who log more than `iterate` gives."""
+        """Takes the logger, for trainings that log more than `iterate` gives."""
 
     def training_seeds(self, number: int, first: int = 0) -> list[int]:
-        """Seeds that are this training's alone."""
+        """Gives seeds that no other training has."""
         return seeds_for("training", number, first, self.settings.seed)
 
     @property
     def held_out_seeds(self) -> list[int]:
-        """Of the episodes that controllers are compared on."""
+        """The seeds of the episodes on which controllers are compared."""
         return seeds_for("validation", self.settings.eval_seeds)
 
     @property
     def runs_per_validation(self) -> int:
-        """Trainees that `held_out_loss` trains."""
+        """The number of trainees that `held_out_loss` trains."""
         return self.settings.eval_seeds
 
     @property
     def runs(self) -> dict[str, int]:
-        """Trainees that were trained so far, each for a budget: to learn from, and to choose the best controller."""
+        """The numbers of trainees that were trained so far: to learn from, and to choose the best controller."""
         return {"training": self.episodes, "selection": self.selection_runs}
 
     @property
@@ -143,7 +144,7 @@ class Training(ABC, Generic[S]):
         return "-" if self.best_val_loss is None else f"{self.best_val_loss:.4f}"
 
     def held_out_loss(self, controller: Controller) -> float:
-        """What the best controller is chosen by: its mean best validation loss on held-out seeds."""
+        """Gives the loss by which controllers are chosen: the mean over held-out seeds of best validation losses."""
         settings = self.settings
         result = evaluate(
             controller, self.task, self.held_out_seeds, device=settings.device, capture=settings.compile is not False
@@ -151,7 +152,7 @@ class Training(ABC, Generic[S]):
         return float(selection_losses(result.val_loss, result.diverged).mean())
 
     def validate(self) -> dict[str, float]:
-        """The controller's held-out loss; the best controller so far is kept for the next checkpoint."""
+        """Gives the controller's held-out loss, and keeps the best controller so far for the next checkpoint."""
         controller = self.controller()
         loss = self.held_out_loss(controller)
         loss = math.inf if math.isnan(loss) else loss
@@ -168,7 +169,7 @@ class Training(ABC, Generic[S]):
         return {"eval/val_loss": loss, "eval/best_val_loss": self.best_val_loss}
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The state, how far the training is, and what it was asked; before it begins, it depends on settings alone."""
+        """Gives the tensors and metadata of a checkpoint; before the first iteration they depend on settings alone."""
         settings = self.settings
         tensors, values = stored(self.state() if self.iteration else {})
         return tensors, {
@@ -230,7 +231,7 @@ def train(kind: Callable[[S], Training[S]], settings: S, deadline: float = math.
 
 
 def _trained(training: Training[S], settings: S, folder: Folder, deadline: float) -> Path:
-    """The training, from where it begins or goes on to its end."""
+    """Runs the training from its beginning, or from the checkpoint, to its end."""
     if settings.resume:
         training.restore(folder.checkpoint)
         folder.settle(training.best_iteration)
@@ -276,7 +277,7 @@ def _trained(training: Training[S], settings: S, folder: Folder, deadline: float
 
 
 def _resumed(settings: S, checkpoint: Path) -> S:
-    """The settings of the training to resume; what is not the default must agree, but the length may be another."""
+    """Gives the settings of the training to resume; those that are not the default must agree, except the length."""
     if not checkpoint.exists():
         raise FileNotFoundError(f"nothing to resume: there is no {checkpoint}; leave --resume out to start")
     metadata = controller_file.read_metadata(checkpoint)
@@ -291,29 +292,19 @@ def _resumed(settings: S, checkpoint: Path) -> S:
     if clash:
         pairs = ", ".join(f"{name}={given[name]!r} (was {before[name]!r})" for name in clash)
         raise ValueError(f"can't resume with other settings: {pairs}; leave them out, or start anew in another --out")
-    asked = getattr(settings, length)
-    resumed = replace(settings, **before, **{length: metadata[length] if asked == defaults[length] else asked})
-    _check_own(resumed, given, metadata.get("files", {}))
-    return resumed
-
-
-def _check_own(resumed: OuterSettings, given: dict[str, Any], files: dict[str, str]) -> None:
-    """Checks what is of one's own in a training that is to go on.
-
-    Raises:
-        ValueError: it is not asked for again, though no file of data makes code run, or its file has changed.
-    """
-    for name, listed in resumed.own_specs().items():
-        if given[name] != getattr(resumed, name):
+    for name, listed in own_specs(before).items():
+        if given[name] != before[name]:
             wanted = f"--{name} {shlex.quote(','.join(listed))}"
             raise ValueError(f"the training ran code of your own, which no checkpoint makes run: add {wanted}")
-    now = resumed.files()
-    changed = [spec for spec, before in files.items() if now.get(spec) != before]
+    now = settings.files()
+    changed = [spec for spec, digest in metadata.get("files", {}).items() if now.get(spec) != digest]
     if changed:
         raise ValueError(
             f"the file of {', '.join(changed)} has changed since the training began: put the old one back, or start "
             "anew in another --out"
         )
+    asked = getattr(settings, length)
+    return replace(settings, **before, **{length: metadata[length] if asked == defaults[length] else asked})
 
 
 def begin_adam(optimizer: torch.optim.Optimizer) -> None:
@@ -325,6 +316,6 @@ def begin_adam(optimizer: torch.optim.Optimizer) -> None:
 
 
 def on_host(values: dict[str, Tensor]) -> dict[str, float]:
-    """Single numbers of a device, brought to the host in one transfer: what is logged waits for the device once."""
+    """Brings single numbers of a device to the host in one transfer, so that logging waits for the device once."""
     found = torch.stack([value.double() for value in values.values()]).cpu().tolist()
     return dict(zip(values, found, strict=True))

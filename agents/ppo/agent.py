@@ -4,6 +4,8 @@ Xu et al. 2019, "Learning an adaptive learning rate schedule", sections 2.3 and 
 
 `PPOController` is the trained agent: an actor of Stable-Baselines3 (one hidden layer of 32, or an LSTM of 32) and
 the statistics that its observations are normalised with. `lrenv.agents.ppo.training` trains it.
+
+`tests/reference/ppo.py` has the forward pass in NumPy.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from lrenv.agents.base import BaseAgent
 from lrenv.controllers import controller_file, schema
 from lrenv.controllers.agent import View
-from lrenv.controllers.controller_file import Promise
+from lrenv.controllers.controller_file import TensorSpec
 
 Array = NDArray[Any]
 LSTMState = tuple[Array, ...]
@@ -44,16 +46,16 @@ METADATA = schema.record(
     },
     {},
 )
-"""What the metadata of a controller's file hold besides how it was trained."""
+"""The fields that the metadata of a controller's file have besides those about its training."""
 LOG_STD = 80.0
 """Logarithms of an actor's standard deviations are at most this in magnitude: float32 then holds their powers of e."""
 LEAST_STD = 1e-6
-"""Observations are divided by no less; training divides by the root of 1e-8 at least."""
+"""The least that observations may be divided by; training divides by the root of 1e-8 or more."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a policy is rebuilt from.
+    """The shape of a policy, from which it is rebuilt.
 
     Attributes:
         observation: length of an observation.
@@ -73,7 +75,7 @@ class Architecture:
     def of(
         cls, observation_space: gym.Space[Any], action_space: gym.Space[Any], hidden: int, lstm: bool
     ) -> Architecture:
-        """The architecture that fits an environment's spaces."""
+        """Gives the architecture that fits an environment's spaces."""
         assert observation_space.shape is not None
         choices: tuple[int, ...] = ()
         if isinstance(action_space, gym.spaces.Discrete):
@@ -84,35 +86,36 @@ class Architecture:
         return cls(observation_space.shape[0], action, choices, hidden, lstm)
 
     def policy_kwargs(self) -> dict[str, Any]:
-        """What Stable-Baselines3's policies take."""
+        """Gives the keyword arguments of Stable-Baselines3's policies."""
         if self.lstm:
             arch = {"pi": [], "vf": [self.hidden]}
             return {"net_arch": arch, "lstm_hidden_size": self.hidden, "enable_critic_lstm": False}
         return {"net_arch": {"pi": [self.hidden], "vf": [self.hidden]}}
 
-    def promised(self) -> dict[str, Promise]:
-        """The tensors of a controller: those of `build`'s policy, and the statistics of observations."""
+    def tensor_specs(self) -> dict[str, TensorSpec]:
+        """Gives the specs of a controller's tensors: those of `build`'s policy, and the statistics of observations."""
         hidden, outputs = self.hidden, sum(self.choices) or self.action
         layers = {"action_net": (outputs, hidden), "value_net": (1, hidden)}
         if self.lstm:
             layers |= {"mlp_extractor.value_net.0": (hidden, hidden), "critic": (hidden, self.observation)}
         else:
             layers |= {f"mlp_extractor.{part}_net.0": (hidden, self.observation) for part in ("policy", "value")}
-        promises: dict[str, Promise] = {}
+        specs: dict[str, TensorSpec] = {}
         for name, shape in layers.items():
-            promises |= {f"policy.{name}.weight": Promise(shape), f"policy.{name}.bias": Promise(shape[:1])}
+            specs |= {f"policy.{name}.weight": TensorSpec(shape), f"policy.{name}.bias": TensorSpec(shape[:1])}
         if self.lstm:
             for part, columns in (("ih", self.observation), ("hh", hidden)):
-                promises[f"policy.lstm_actor.weight_{part}_l0"] = Promise((4 * hidden, columns))
-                promises[f"policy.lstm_actor.bias_{part}_l0"] = Promise((4 * hidden,))
+                specs[f"policy.lstm_actor.weight_{part}_l0"] = TensorSpec((4 * hidden, columns))
+                specs[f"policy.lstm_actor.bias_{part}_l0"] = TensorSpec((4 * hidden,))
         if not self.choices:
-            promises["policy.log_std"] = Promise((outputs,), low=-LOG_STD, high=LOG_STD)
-        return promises | {
-            "mean": Promise((self.observation,), ("F64",)), "std": Promise((self.observation,), ("F64",), LEAST_STD)
-        }  # fmt: skip
+            specs["policy.log_std"] = TensorSpec((outputs,), low=-LOG_STD, high=LOG_STD)
+        return specs | {
+            "mean": TensorSpec((self.observation,), ("F64",)),
+            "std": TensorSpec((self.observation,), ("F64",), LEAST_STD),
+        }
 
     def build(self) -> ActorCriticPolicy:
-        """A policy with weights to be loaded."""
+        """Makes a policy whose weights are to be loaded."""
         observations = gym.spaces.Box(-np.inf, np.inf, (self.observation,), np.float32)
         actions: gym.Space[Any] = gym.spaces.Box(-1, 1, (self.action,), np.float32)
         if self.choices:
@@ -202,7 +205,7 @@ class PPOController(BaseAgent[LSTMState]):
             view, fields = schema.view_settings(file.metadata["view"]), file.metadata["architecture"]
             architecture = Architecture(**fields | {"choices": tuple(fields["choices"])})
             _check_spaces(view, architecture)
-            tensors = file.tensors(architecture.promised())
+            tensors = file.tensors(architecture.tensor_specs())
         mean, std = tensors.pop("mean").numpy(), tensors.pop("std").numpy()
         policy = architecture.build()
         # Assigned: they stay of the type that they are in the file, whatever torch's default is.
@@ -213,8 +216,8 @@ class PPOController(BaseAgent[LSTMState]):
 
 def _check_spaces(view: dict[str, Any], architecture: Architecture) -> None:
     """Refuses a policy that doesn't fit the environments that it asks for."""
-    beside = [view["control"]] if isinstance(view["control"], str) else view["control"]
-    rates = len(architecture.choices) or architecture.action - (len(beside) - 1)
+    controls = [view["control"]] if isinstance(view["control"], str) else view["control"]
+    rates = len(architecture.choices) or architecture.action - (len(controls) - 1)
     observations, actions = schema.spaces(view, max(rates, 1))
     if not isinstance(observations, gym.spaces.Box):
         raise ValueError(f"a policy of a few numbers can't observe {view['observe']!r}")

@@ -13,24 +13,24 @@ from lrenv.envs.observations import WHITE_BOX
 
 @dataclass(frozen=True)
 class PPOSettings(OuterSettings):
-    """How to train a controller; the defaults are the paper's where it gives any.
+    """How to train a controller with PPO; the defaults are those of Xu et al. 2019 where the paper gives any.
 
     Attributes:
-        envs: trainees in parallel.
-        episodes: trainees in all; rounded up to whole iterations of `envs`.
-        control: what actions turn.
-        observe: what the controller sees.
-        reward: what it is to maximise (`lrenv.envs.rewards`).
-        hidden: units of the hidden layer of actor and critic (section 3.3), or of the LSTM.
-        lstm: an LSTM as actor.
-        actor_lr: Adam's rate for the actor (section 3.3).
-        critic_lr: Adam's rate for the critic (section 3.3).
-        gamma: discount per decision.
-        gae_lambda: of generalised advantage estimation.
-        epochs: passes over an iteration's decisions.
-        minibatch: decisions in a minibatch, about; one that divides an iteration is used.
-        clip: of the probability ratio (equation 1).
-        entropy: weight of the entropy bonus.
+        envs: the number of trainees that train in parallel.
+        episodes: the number of trainees in all, rounded up to whole iterations of `envs`.
+        control: what the actions set or scale (`lrenv.envs.actions`).
+        observe: what the controller observes (`lrenv.envs.observations`).
+        reward: what the controller maximises the discounted sum of (`lrenv.envs.rewards`).
+        hidden: the number of units in the hidden layer of actor and critic (section 3.3), or in the LSTM.
+        lstm: whether the actor is an LSTM.
+        actor_lr: Adam's learning rate for the actor (section 3.3).
+        critic_lr: Adam's learning rate for the critic (section 3.3).
+        gamma: the discount of rewards per decision.
+        gae_lambda: lambda of generalised advantage estimation, between 0 (one step of reward) and 1 (all of them).
+        epochs: the number of passes over an iteration's decisions.
+        minibatch: the number of decisions in a minibatch; the nearest that divides an iteration's is used.
+        clip: epsilon, by which the ratio of probabilities may differ from 1 (equation 1).
+        entropy: the weight of the bonus for the policy's entropy.
     """
 
     LENGTH: ClassVar[str] = "episodes"

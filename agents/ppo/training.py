@@ -30,9 +30,9 @@ from lrenv.envs.sb3_vec_env import LearningRateVecEnv
 CRITIC = ("value_net", "mlp_extractor.value_net", "critic")
 """Beginnings of the names of the critic's parameters in Stable-Baselines3's policies."""
 COUNTS = ("num_timesteps", "_n_updates")
-"""What a model of Stable-Baselines3 counts."""
+"""The attributes in which a model of Stable-Baselines3 counts."""
 LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
-"""What it knows of the decision before."""
+"""Its attributes that hold the decision before."""
 
 
 def two_rates(policy: ActorCriticPolicy, actor_lr: float, critic_lr: float) -> torch.optim.Optimizer:
@@ -97,7 +97,7 @@ class _Watch(BaseCallback):
         return True
 
     def summary(self) -> dict[str, float]:
-        """Means over the iteration's episodes, and the typical rate at its start, middle and end."""
+        """Gives means over the iteration's episodes, and the typical rate at its start, middle and end."""
         first, middle, last = (self.rates[int(at * (len(self.rates) - 1))] for at in (0, 0.5, 1))
         return {
             "episode/return": float(np.mean(self.returns or [np.nan])),
@@ -158,7 +158,7 @@ class PPOTraining(Training[PPOSettings]):
 
     @property
     def iterations(self) -> int:
-        """Of the whole training."""
+        """The number of iterations in the whole training."""
         return -(-self.settings.episodes // self.settings.envs)
 
     @property
@@ -168,7 +168,7 @@ class PPOTraining(Training[PPOSettings]):
 
     @property
     def episodes(self) -> int:
-        """Trainees that were trained so far."""
+        """The number of trainees that were trained so far."""
         return self.iteration * self.settings.envs
 
     def attach(self, logger: Logger) -> None:
@@ -176,18 +176,18 @@ class PPOTraining(Training[PPOSettings]):
         self.model.set_logger(logger)
 
     def iterate(self) -> dict[str, float]:
-        """An episode's decisions in every environment, and the policy's updates from them; gives what to log."""
+        """Makes an episode's decisions in every environment, updates the policy from them, and gives what to log."""
         steps = self.model.n_steps * self.settings.envs
         self.model.learn(steps, callback=self.watch, log_interval=None, reset_num_timesteps=self.iteration == 0)
         return self.watch.summary()
 
     def status(self, row: dict[str, float]) -> str:
-        """Return, validation loss and rates."""
+        """Gives return, rates and validation loss in a line."""
         rates = " ".join(f"{row[f'episode/lr_{at}']:.1e}" for at in ("first", "middle", "last"))
         return f"return {row['episode/return']:.3f}  lr {rates}  val loss {row['episode/val_loss']:.4f}"
 
     def controller(self) -> PPOController:
-        """The controller as it is now."""
+        """Gives the controller as it is now."""
         rms = self.normalised.obs_rms
         assert isinstance(rms, RunningMeanStd)
         policy = self.architecture.build()
@@ -197,7 +197,7 @@ class PPOTraining(Training[PPOSettings]):
         return PPOController(policy, rms.mean.copy(), std, self.view, self.architecture)
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on."""
+        """Gives everything that the next iteration depends on."""
         model, normalised = self.model, self.normalised
         _, keys, position, *_ = np.random.get_state(legacy=True)  # noqa: NPY002 - Stable-Baselines3 shuffles with it
         return {
@@ -218,7 +218,7 @@ class PPOTraining(Training[PPOSettings]):
         }
 
     def template(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The state at the first decision."""
+        """Gives the state at the first decision."""
         self.model._last_obs = self.normalised.reset()
         self.model._last_original_obs = self.normalised.get_original_obs()
         self.model._last_episode_starts = np.ones(self.settings.envs, dtype=bool)

@@ -20,6 +20,8 @@ Hyperparameters of several schedules mean the same in all of them:
   `inverse_sqrt` counts on.
 
 An interval of several inner steps is trained at the rate of its first one.
+
+`tests/reference/schedules.py` has the schedules in NumPy.
 """
 
 from __future__ import annotations

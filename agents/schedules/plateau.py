@@ -3,6 +3,8 @@
 With the best loss so far l* and the decisions in a row that brought none, b,
 
     l < l* (1 - threshold):  l* = l,  b = 0;     else:  b = b + 1;     b > patience:  rate = factor * rate,  b = 0.
+
+`tests/reference/schedules.py` has it in NumPy.
 """
 
 from __future__ import annotations

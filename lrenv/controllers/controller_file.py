@@ -1,8 +1,8 @@
 """Files of trained controllers: tensors and JSON in one safetensors file, written whole or not at all, no pickle.
 
-A file is believed piece by piece, each before the next is touched: it is a regular file with a header of bounded size;
-its metadata have the checksum that stands beside them and fit the schema; its tensors have the shapes that the metadata
-promise; their bytes have the checksum in the metadata, and their values are finite. Nothing is built from a number in
+A file is checked part by part, each before the next is read: it is a regular file with a header of bounded size; its
+metadata have the checksum that is written beside them and fit the schema; its tensors have the shapes that the metadata
+describe; their bytes have the checksum in the metadata, and their values are finite. Nothing is built from a number in
 the file before that.
 """
 
@@ -41,14 +41,14 @@ class ControllerFileError(ValueError):
     """A file that can't be used as a controller."""
 
 
-class Promise(NamedTuple):
-    """What a tensor must be.
+class TensorSpec(NamedTuple):
+    """The spec of a tensor in a file.
 
     Attributes:
         shape: None stands for any length.
-        dtypes: one of these, as safetensors calls them.
-        low: the least that its values may be.
-        high: the most.
+        dtypes: the dtypes that it may have, by their names in safetensors.
+        low: the lowest value that it may hold.
+        high: the highest value.
     """
 
     shape: tuple[int | None, ...]
@@ -72,51 +72,51 @@ class ControllerFile:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         self.table = {name: (str(x.get_dtype()), tuple(x.get_shape())) for name, x in slices.items()}
 
-    def tensors(self, promised: Mapping[str, Promise] | None = None) -> dict[str, Tensor]:
+    def tensors(self, wanted: Mapping[str, TensorSpec] | None = None) -> dict[str, Tensor]:
         """All tensors, aligned to 64 bytes.
 
         In the file they lie wherever the header ends, and matrix products round differently at addresses that are not
         aligned: a run that goes on from a file would then end elsewhere than one that was never interrupted.
 
         Args:
-            promised: name -> what must be there, and nothing else; whatever the file holds if None.
+            wanted: name -> spec of the tensors that the file must hold, and no others; any tensors if None.
 
         Raises:
-            ControllerFileError: they are others than promised, or not those that were written.
+            ControllerFileError: they are not as wanted, or not as they were written.
         """
-        if promised is not None:
-            self._compare(promised)
+        if wanted is not None:
+            self._compare(wanted)
         tensors = {name: self._file.get_tensor(name).clone() for name in sorted(self.table)}
         if _digest(tensors) != self.metadata["sha256"]:
             raise ControllerFileError(f"{self.path} is damaged: its checksum is another; train or copy it again")
-        for name, promise in (promised or {}).items():
+        for name, spec in (wanted or {}).items():
             x = tensors[name]
-            if not bool(((x >= promise.low) & (x <= promise.high)).all()):
-                bounds = f"finite numbers from {promise.low:g} to {promise.high:g}"
+            if not bool(((x >= spec.low) & (x <= spec.high)).all()):
+                bounds = f"finite numbers from {spec.low:g} to {spec.high:g}"
                 raise ControllerFileError(
                     f"{self.path}: the values of {name} must be {bounds}; the training that wrote it has broken down, "
                     "so train again with smaller rates"
                 )
         return tensors
 
-    def _compare(self, promised: Mapping[str, Promise]) -> None:
-        for name, promise in promised.items():
+    def _compare(self, wanted: Mapping[str, TensorSpec]) -> None:
+        for name, spec in wanted.items():
             if name not in self.table:
                 self._refuse(f"{name} is missing")
             dtype, shape = self.table[name]
-            fits = len(shape) == len(promise.shape) and all(
-                wanted in (None, found) for wanted, found in zip(promise.shape, shape, strict=True)
+            fits = len(shape) == len(spec.shape) and all(
+                asked in (None, found) for asked, found in zip(spec.shape, shape, strict=True)
             )
             if not fits:
-                self._refuse(f"{name} has shape {shape}, not {promise.shape}")
-            if dtype not in promise.dtypes:
-                self._refuse(f"{name} has dtype {dtype}, not {' or '.join(promise.dtypes)}")
-        if others := self.table.keys() - promised.keys():
+                self._refuse(f"{name} has shape {shape}, not {spec.shape}")
+            if dtype not in spec.dtypes:
+                self._refuse(f"{name} has dtype {dtype}, not {' or '.join(spec.dtypes)}")
+        if others := self.table.keys() - wanted.keys():
             self._refuse(f"{_short(min(others))} is one too many")
 
     def _refuse(self, why: str) -> None:
         raise ControllerFileError(
-            f"{self.path} doesn't hold the weights that its metadata promises: {why}; train or copy it again"
+            f"{self.path} doesn't hold the weights that its metadata describe: {why}; train or copy it again"
         )
 
 

@@ -11,6 +11,8 @@ A control is named `kind` or `kind/granularity`:
 
 There is one rate per trainee, or one per `layer` (a module that holds parameters), `tensor`, or `parameter`.
 `momentum` and `weight_decay` (Box[-1, 1]) can be controlled together with a Box control: `("scale", "momentum")`.
+
+`tests/reference/xu2019.py` has the control `scale` in NumPy.
 """
 
 from __future__ import annotations

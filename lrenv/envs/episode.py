@@ -203,9 +203,7 @@ class Episode:
             ValueError: the task is not measured at every decision, and `due` was left out.
         """
         if due is None and self.task.measure_interval is not None:
-            raise ValueError(
-                "this task has a measure_interval: say which to measure, as `Episode.measurement_due` does"
-            )
+            raise ValueError("this task has a measure_interval: say which are due, by `Episode.measurement_due`")
         chunks = self.trainee.chunks(len(action))
         shares = [None] * len(chunks) if due is None else np.split(due, np.cumsum(chunks)[:-1])
         decide = self._decided
@@ -219,7 +217,7 @@ class Episode:
         return self._captured is not None and self._captured.holds(tree)
 
     def _decided(self, state: EpisodeState, action: Tensor, due: Tensor | bool) -> tuple[EpisodeState, TimeStep]:
-        """A decision of one chunk; `due` (n,) tells which environments to measure; True and False stand for all and none."""
+        """A decision of one chunk; `due` (n,) tells which environments to measure, True means all, False none."""
         lr, hyper = self.control.apply(action, state.lr, state.hyper)
         trainee, observed, losses = self.trainee.inner_loop(
             state.trainee, lr, hyper, self.task.interval, self._until, self._gradients, state.observed

@@ -19,6 +19,8 @@ White-box parts are gradients and parameters themselves. They make the observati
 
 d_t is the optimizer's direction, w_(t+1) = w_t - lr d_t, and g_(t+1) the gradient on the batch of the next step, which
 that step will use (`lrenv.training.gradient_observer`). K rates per trainee are those of the control's granularity.
+
+`tests/reference/xu2019.py` has the set `paper` in NumPy.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ environments also take the function itself:
         return torch.where(diverged, -10.0, (dynamics.previous_val_loss - dynamics.val_loss).clamp(min=-1))
 
     gym.make("lrenv/digits-mlp-v0", reward=fall)
+
+`tests/reference/xu2019.py` has the reward `val_loss` in NumPy.
 """
 
 from __future__ import annotations

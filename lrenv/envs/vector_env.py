@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from torch.utils._pytree import tree_map
 
 from lrenv.envs.episode import Episode, EpisodeState, TimeStep
+from lrenv.envs.episode_seeds import EpisodeSeeds
 from lrenv.envs.observations import Observe
 from lrenv.envs.rendering import History
 from lrenv.envs.rewards import Reward
 from lrenv.envs.snapshots import Snapshot, differences, settings_of
 from lrenv.lookup import count, lookup, what_is
-from lrenv.randomness import draws
-from lrenv.randomness.seeds import seeds_given
 from lrenv.runtime.ambient import without_gradients
 from lrenv.runtime.compiling import Compile
 from lrenv.runtime.memory import check_fits, choose_device
@@ -44,7 +43,7 @@ class Prepared(NamedTuple):
 
 
 class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
-    """n networks in training, whose learning rates the actions turn.
+    """n networks in training, whose learning rates the actions set.
 
     Env i started with `reset(seed=s)` has the seed s + i, a list of seeds is taken as it stands, and the seeds of
     later episodes are a function of the env's seed and the episode's number: env i of a batch is the same run as
@@ -139,8 +138,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self._now: Now | None = None
         self._prepared: Prepared | None = None
         self._inner_step = np.zeros(num_envs, dtype=np.int64)
-        self._env_seeds = np.zeros(num_envs, dtype=np.int64)
-        self._episodes = np.zeros(num_envs, dtype=np.int64)
+        self._seeds = EpisodeSeeds(num_envs)
         self._ended = np.zeros(num_envs, dtype=bool)
         self._history = History(min(num_envs, 16), task) if render_mode else None
 
@@ -178,7 +176,9 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             raise ValueError("the first reset must start every environment: leave reset_mask out")
         if initial_lr is not None:
             initial_rates(initial_lr)  # before anything has changed
-        self._seed(seed, mask)
+        first = self._seeds.give(seed, mask)
+        if first is not None:
+            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(first)
         self._now = self._begin(mask, initial_lr)
         host = self._fetch()
         self._record(host.info, mask)
@@ -235,7 +235,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             raise gym.error.ResetNeeded("call reset() before snapshot()")
         state = self._now[0]
         state = tree_map(torch.clone, state) if self.episode.holds(state) else state
-        return Snapshot(state, self._env_seeds.copy(), self._episodes.copy(), self._ended.copy(), self._settings.copy())
+        return Snapshot(state, *self._seeds.copied(), self._ended.copy(), self._settings.copy())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continues from a snapshot of an environment with the same settings, of this device or another.
@@ -250,7 +250,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             raise ValueError(f"the snapshot is of an environment with {', '.join(differ)}; restore it to one like it")
         state = tree_map(lambda x: x.to(self._device), snapshot.state)
         self._now = state, self.episode.time_step(state)
-        self._env_seeds, self._episodes = snapshot.env_seeds.copy(), snapshot.episodes.copy()
+        self._seeds.restore(snapshot.env_seeds, snapshot.episodes)
         self._ended = snapshot.ended.copy()
         info = self._fetch().info
         if self._history is not None:
@@ -272,25 +272,9 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
     def _device(self) -> torch.device:
         return self.episode.trainee.device
 
-    def _seed(self, seed: int | Sequence[int | None] | None, mask: NDArray[np.bool_]) -> None:
-        """Gives the masked envs the seeds of the episodes that they are about to begin."""
-        if seed is None and self._now is not None:
-            self._episodes[mask] += 1
-            return
-        seeds, first = seeds_given(seed, self.num_envs)
-        if first is not None:
-            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(first)
-        for i in np.flatnonzero(mask):
-            given = seeds[i]
-            if given is None:
-                self._episodes[i] += 1
-            else:
-                self._env_seeds[i], self._episodes[i] = given, 0
-
     def _begin(self, mask: NDArray[np.bool_], initial_lr: InitialLR | None = None) -> Now:
         """All environments, with new episodes where the mask holds."""
-        seeds = draws.episode_seeds(self._env_seeds, self._episodes)
-        fresh = self.episode.reset(seeds[mask].tolist(), initial_lr)
+        fresh = self.episode.reset(self._seeds.present()[mask].tolist(), initial_lr)
         self._ended = self._ended & ~mask
         if self._now is None or mask.all():
             return fresh
@@ -302,11 +286,11 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         Beginning a few episodes takes nearly as long as beginning all. So where episodes end at different times, the
         next ones of all envs are prepared together, and again when half of them are used.
         """
-        self._episodes[mask] += 1
+        self._seeds.advance(mask)
         if mask.all():
             return self._begin(mask)
         assert self._now is not None
-        following = draws.episode_seeds(self._env_seeds, self._episodes + ~mask)
+        following = self._seeds.upcoming(mask)
         if self._prepared is None or (self._prepared.seeds == following).sum() <= self.num_envs // 2:
             self._prepared = Prepared(following, self.episode.reset(following.tolist()))
         if not (self._prepared.seeds == following)[mask].all():

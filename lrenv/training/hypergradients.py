@@ -1,9 +1,14 @@
 """Hypergradients as values: derivatives of what n trainees achieve by the hyperparameters that they were trained with.
 
-`reverse` goes back through the training: its cost does not depend on how many hyperparameters there are, its memory
-grows with the number of steps. `forward` carries a tangent for each hyperparameter along with the training, as FDS does
-(Micaelli & Storkey 2021): its memory does not depend on the number of steps, its cost grows with the hyperparameters.
-Both are exact and agree to rounding.
+`forward` is forward-mode differentiation (Franceschi et al. 2017, arXiv:1703.01785, section 3.2), as FDS uses it
+(Micaelli & Storkey 2021, arXiv:2007.07869): it advances Z_t = ds_t / dlambda, the tangents of weights and optimizer
+state s_t by each value of the schedule lambda,
+
+    Z_(t+1) = A_t Z_t + B_t,    A_t = ds_(t+1) / ds_t,    B_t = ds_(t+1) / dlambda at fixed s_t.
+
+Its memory does not depend on the number of steps, its cost grows with the number of values. `reverse` is reverse mode:
+its cost does not depend on the number of values, its memory grows with the number of steps. Both are exact and agree to
+rounding. `tests/reference/fds.py` has the recursion in NumPy.
 
 Derivatives pass through weights and optimizer state. Buffers are constants: `lrenv.networks.layers` cuts off the
 running statistics of batch normalisation, so the derivative of an objective that reads them, as evaluation mode does,
@@ -14,10 +19,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -25,27 +29,24 @@ from torch import Tensor
 from torch.func import jvp, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lrenv.lookup import count, lookup
+from lrenv.lookup import count
 from lrenv.runtime.ambient import with_own_settings
-from lrenv.training import rollout as loop
 from lrenv.training.optimizers import Hyper, OptState
+from lrenv.training.scheduled import Schedule, ScheduledTraining
 from lrenv.training.trainee import Trainee, TraineeState
 
 T = TypeVar("T")
-Schedule = Mapping[str, Tensor]
-"""Hyperparameter -> (n, S) values, each held for a stretch of the training: of T inner steps, step t belongs to stretch
-floor(t S / T). S may differ from one hyperparameter to the next; those left out are the task's own. Hypergradients of
-long horizons are noisy, and sharing a value among contiguous steps averages them (Micaelli & Storkey 2021)."""
 Objective = Callable[[Trainee, TraineeState], Tensor]
 """What training is to make small: (trainee, state of n) -> (n,)."""
-Moving = tuple[Tensor, OptState]
-"""What derivatives pass through in a state: weights and optimizer state."""
-Tangents = tuple[Moving, Hyper]
-"""Of what moves and of the values in force; of K directions at once, each leaf is (K, ...)."""
-Push = Callable[[Tangents], tuple[Moving, TraineeState]]
-"""Tangents of one direction -> the tangent of what moves, and the state, after some inner steps."""
-Way = Callable[[Push, Tangents], tuple[Moving, TraineeState]]
-"""How to push K tangents at once."""
+InnerState = tuple[Tensor, OptState]
+"""s_t, what derivatives pass through: weights and optimizer state."""
+Tangents = tuple[InnerState, Hyper]
+"""Tangents of s_t and of the hyperparameters, in one direction; or in K directions, where each leaf is (K, ...)."""
+Jvp = Callable[[Tangents], tuple[InnerState, TraineeState]]
+"""A Jacobian-vector product of some inner steps: tangents in one direction before them -> the tangent of the inner
+state, and the state, after them."""
+BatchedJvp = Callable[[Jvp, Tangents], tuple[InnerState, TraineeState]]
+"""A way to take a Jacobian-vector product in K directions."""
 
 
 class Hypergradient(NamedTuple):
@@ -71,13 +72,51 @@ def next_training_loss(trainee: Trainee, state: TraineeState) -> Tensor:
 
 
 @with_own_settings
-def rollout(trainee: Trainee, start: TraineeState, schedule: Schedule, steps: int) -> TraineeState:
+def train_by_schedule(trainee: Trainee, start: TraineeState, schedule: Schedule, steps: int) -> TraineeState:
     """Trains for `steps` inner steps: detached under `torch.no_grad()`, differentiable by the schedule otherwise.
 
     Raises:
         ValueError: the schedule does not fit the trainee, the number of trainees or that of steps.
     """
-    return _Course.of(trainee, start, schedule, steps).train(start, range(steps))
+    return ScheduledTraining.of(trainee, start, schedule, steps).train(start, range(steps))
+
+
+@with_own_settings
+def forward(
+    trainee: Trainee, start: TraineeState, schedule: Schedule, steps: int, objective: Objective = validation_loss
+) -> Hypergradient:
+    """The hypergradient in forward mode, dL/ds_T Z_T, by the recursion Z_(t+1) = A_t Z_t + B_t.
+
+    Z has a column for each value of the schedule, which is 0 until the segment of that value begins, and is left out of
+    computations until then. The others advance together under `vmap`, or one after the other where an operation does
+    not support it. For the arguments see `reverse`.
+
+    Raises:
+        ValueError: as `reverse`, or an operation of the network has no derivative in forward mode.
+    """
+    training = ScheduledTraining.of(trainee, start, _detached(dict(schedule)), steps)
+    state = _detached(start)
+    columns: list[tuple[str, int]] = []  # the values, by name and segment, that Z has columns for
+    z: InnerState = tree_map(lambda x: x.new_zeros(0, *x.shape), _inner(state))  # Z_t: each leaf (columns, n, ...)
+    methods: list[BatchedJvp] = [_vmapped, _one_by_one]
+    for constant in training.constant_ranges(range(steps)):
+        values = training.values(constant.start)
+        current = {name: (name, training.segment(name, constant.start)) for name in values}
+        begun = [value for value in current.values() if value not in columns]
+        columns += begun
+        z = tree_map(lambda x: torch.cat([x, x.new_zeros(len(begun), *x.shape[1:])]), z)  # noqa: B023
+        # The JVP of the inner steps in the direction (Z_t e_k, e_k) is A_t Z_t e_k + B_t e_k, column k of Z_(t+1).
+        unit = {name: _unit(len(columns), columns.index(current[name]), value) for name, value in values.items()}
+        product = partial(_jvp, training, state, values, len(constant))
+        z, state = _advanced(product, (z, unit), methods)
+    value, slope = _objective_gradient(trainee, state, objective)
+    products = sum((own * x).flatten(2).sum(2) for own, x in zip(slope, tree_leaves(z), strict=True))
+    each = dict(zip(columns, products, strict=True))
+    gradient = {
+        name: torch.stack([each[name, s] for s in range(values.shape[1])], 1)
+        for name, values in training.schedule.items()
+    }
+    return Hypergradient(value, gradient, state)
 
 
 @with_own_settings
@@ -98,10 +137,11 @@ def reverse(
         schedule: what to differentiate by.
         steps: T, inner steps.
         objective: what to differentiate.
-        truncation: steps in a window that no derivative leaves. The objective then counts at the end of every window,
-            and the derivatives of the windows are added (Metz et al. 2019, section 2.4): short windows are cheap, do
-            not explode, and are biased towards what helps soon. The objective given back is that after the last step.
-        checkpoint: keep the states between pieces of sqrt(T) steps only, and train each piece again on the way back:
+        truncation: number of steps of a window that no derivative leaves. The objective then counts at the end of every
+            window, and the derivatives of the windows are added (Metz et al. 2019, section 2.4): short windows are
+            cheap, do not explode, and are biased towards what helps soon. The objective given back is that after the
+            last step.
+        checkpoint: keep the states after every sqrt(T) steps only, and train from each of them again on the way back:
             memory grows with sqrt(T) instead of T, for one more pass over the steps.
 
     Raises:
@@ -126,172 +166,47 @@ def truncated(
 ) -> Iterator[Hypergradient]:
     """The hypergradients of successive windows of the training, which `reverse(truncation=window)` adds.
 
-    Each is that of the objective at its window's end, by the whole schedule: 0 for stretches that don't meet the
+    Each is that of the objective at its window's end, by the whole schedule: 0 for segments that don't meet the
     window. The last window is shorter where `window` does not divide `steps`. For the arguments see `reverse`.
 
     Raises:
         ValueError: as `reverse`.
     """
-    course = _Course.of(trainee, start, _detached(dict(schedule)), steps)
-    return _windows(course, _detached(start), count("window", window), objective, checkpoint)
-
-
-@with_own_settings
-def forward(
-    trainee: Trainee, start: TraineeState, schedule: Schedule, steps: int, objective: Objective = validation_loss
-) -> Hypergradient:
-    """The hypergradient in forward mode: a tangent of weights and optimizer state for each value of the schedule.
-
-    Tangents are 0 until their stretch begins, and not computed until then. Those alive go through a step together under
-    `vmap`, or one after the other where an operation does not support it. For the arguments see `reverse`.
-
-    Raises:
-        ValueError: as `reverse`, or an operation of the network has no derivative in forward mode.
-    """
-    course = _Course.of(trainee, start, _detached(dict(schedule)), steps)
-    state = _detached(start)
-    tangents: Moving = tree_map(lambda x: x.new_zeros(0, *x.shape), _moving(state))
-    live: list[tuple[str, int]] = []
-    ways: list[Way] = [_together, _one_by_one]
-    for piece in course.pieces(range(steps)):
-        values = course.values(piece.start)
-        now = {name: (name, course.stretch(name, piece.start)) for name in values}
-        begun = [value for value in now.values() if value not in live]
-        live += begun
-        tangents = tree_map(lambda x: torch.cat([x, x.new_zeros(len(begun), *x.shape[1:])]), tangents)  # noqa: B023
-        along = {name: _unit(len(live), live.index(now[name]), value) for name, value in values.items()}
-        push = partial(course.push, state, values, len(piece))
-        tangents, state = _pushed(push, (tangents, along), ways)
-    value, slope = _slope(trainee, state, objective)
-    products = sum((own * x).flatten(2).sum(2) for own, x in zip(slope, tree_leaves(tangents), strict=True))
-    each = dict(zip(live, products, strict=True))
-    gradient = {
-        name: torch.stack([each[name, s] for s in range(values.shape[1])], 1)
-        for name, values in course.schedule.items()
-    }
-    return Hypergradient(value, gradient, state)
-
-
-def _unit(directions: int, own: int, value: Tensor) -> Tensor:
-    """Tangents (K, *shape) of a value in force, which moves by 1 along its own and along no other."""
-    along = value.new_zeros(directions, 1, 1)
-    along[own] = 1
-    return along.expand(-1, *value.shape)
-
-
-@dataclass(frozen=True)
-class _Course:
-    """T inner steps of a trainee under a schedule."""
-
-    trainee: Trainee
-    schedule: dict[str, Tensor]
-    steps: int
-
-    @classmethod
-    def of(cls, trainee: Trainee, start: TraineeState, schedule: Schedule, steps: int) -> _Course:
-        """Checks that the parts fit."""
-        count("steps", steps)
-        if "lr" not in schedule:
-            raise ValueError("the schedule has no 'lr', which the task does not set either; add values of it")
-        n = len(start.params)
-        for name, values in schedule.items():
-            lookup({"lr": None, **trainee.task.hyper}, name, "hyperparameter")
-            if values.ndim != 2 or len(values) != n or not values.shape[1]:
-                raise ValueError(
-                    f"values of {name!r} must have shape ({n}, S), one per trainee and "
-                    f"stretch, not {tuple(values.shape)}"
-                )
-            if values.shape[1] > steps:
-                raise ValueError(f"{name!r} has {values.shape[1]} values for {steps} steps; give at most one per step")
-        # Copies, for no gradient can be asked for tensors from `torch.inference_mode`.
-        own = {name: values.to(start.params, copy=True) for name, values in schedule.items()}
-        return cls(trainee, own, steps)
-
-    def stretch(self, name: str, step: int) -> int:
-        """Which value of a hyperparameter is in force."""
-        return step * self.schedule[name].shape[1] // self.steps
-
-    def values(self, step: int) -> Hyper:
-        """The values in force, name -> (n, 1)."""
-        return {name: values[:, self.stretch(name, step), None] for name, values in self.schedule.items()}
-
-    def pieces(self, span: range) -> list[range]:
-        """`span`, cut wherever a stretch begins and after each interval of the task, which bounds what is drawn."""
-        cuts = {span.start, span.stop, *range(0, self.steps, self.trainee.task.interval)}
-        for values in self.schedule.values():
-            cuts |= {-(-s * self.steps // values.shape[1]) for s in range(values.shape[1])}
-        return [range(*pair) for pair in pairwise(sorted(cut for cut in cuts if span.start <= cut <= span.stop))]
-
-    def unroll(self, state: TraineeState, values: Hyper, steps: int) -> TraineeState:
-        """Inner steps under constant values (n, 1)."""
-        hyper = self.trainee.hyper(len(state.params)) | values
-        return self.trainee.unroll(state, hyper.pop("lr"), hyper, steps)[0]
-
-    def train(self, state: TraineeState, span: range) -> TraineeState:
-        """The inner steps `span`."""
-
-        def step(course: _Course, state: TraineeState, piece: range) -> tuple[tuple[()], TraineeState]:
-            return (), course.unroll(state, course.values(piece.start), len(piece))
-
-        return loop.rollout(step, self, state, self.pieces(span))[1]
-
-    def push(self, state: TraineeState, values: Hyper, steps: int, tangents: Tangents) -> tuple[Moving, TraineeState]:
-        """The tangent of what moves, and the state, after inner steps under constant values (n, 1)."""
-
-        def train(moving: Moving, values: Hyper) -> tuple[Moving, TraineeState]:
-            end = self.unroll(_with(state, moving), values, steps)
-            return _moving(end), end
-
-        _, tangent, end = jvp(train, (_moving(state), values), tangents, has_aux=True)  # type: ignore[misc]
-        return tangent, end
-
-
-def _detached(tree: T) -> T:
-    detached: T = tree_map(Tensor.detach, tree)
-    return detached
-
-
-def _moving(state: TraineeState) -> Moving:
-    return state.params, state.opt
-
-
-def _with(state: TraineeState, moving: Moving) -> TraineeState:
-    return state._replace(params=moving[0], opt=moving[1])
-
-
-def _cut(span: range, size: int) -> list[range]:
-    return [span[i : i + size] for i in range(0, len(span), size)]
+    training = ScheduledTraining.of(trainee, start, _detached(dict(schedule)), steps)
+    return _windows(training, _detached(start), count("window", window), objective, checkpoint)
 
 
 def _windows(
-    course: _Course, state: TraineeState, window: int, objective: Objective, checkpoint: bool
+    training: ScheduledTraining, state: TraineeState, window: int, objective: Objective, checkpoint: bool
 ) -> Iterator[Hypergradient]:
-    for span in _cut(range(course.steps), window):
-        result = _back(course, state, span, objective, checkpoint)
+    for steps in _split(range(training.steps), window):
+        result = _backward(training, state, steps, objective, checkpoint)
         yield result
         state = result.state
 
 
-def _back(course: _Course, start: TraineeState, span: range, objective: Objective, checkpoint: bool) -> Hypergradient:
-    """The hypergradient of the steps `span`, by vector-Jacobian products of one piece after the other."""
-    pieces = _cut(span, math.isqrt(len(span) - 1) + 1 if checkpoint else len(span))
-    starts = [start]
+def _backward(
+    training: ScheduledTraining, start: TraineeState, window: range, objective: Objective, checkpoint: bool
+) -> Hypergradient:
+    """The hypergradient of a window, by vector-Jacobian products from one checkpoint back to the one before."""
+    parts = _split(window, math.isqrt(len(window) - 1) + 1 if checkpoint else len(window))
+    checkpoints = [start]
     with torch.no_grad():
-        for piece in pieces[:-1]:
-            starts.append(course.train(starts[-1], piece))
-    schedule = {name: values.detach().requires_grad_() for name, values in course.schedule.items()}
-    gradient = {name: torch.zeros_like(values) for name, values in course.schedule.items()}
-    for begin, piece in zip(reversed(starts), reversed(pieces), strict=True):
+        for steps in parts[:-1]:
+            checkpoints.append(training.train(checkpoints[-1], steps))
+    schedule = {name: values.detach().requires_grad_() for name, values in training.schedule.items()}
+    gradient = {name: torch.zeros_like(values) for name, values in training.schedule.items()}
+    for begin, steps in zip(reversed(checkpoints), reversed(parts), strict=True):
         inputs = list(schedule.values())
-        if piece.start > span.start:  # else it is given: derivatives by it would cost as much as those by the schedule
+        if steps.start > window.start:  # else it is given: derivatives by it would cost as much as by the schedule
             begin = _tracked(begin)
-            inputs += tree_leaves(_moving(begin))
+            inputs += tree_leaves(_inner(begin))
         with torch.enable_grad():
-            end = replace(course, schedule=schedule).train(begin, piece)
-            if piece.stop == span.stop:
+            end = replace(training, schedule=schedule).train(begin, steps)
+            if steps.stop == window.stop:
                 state = _detached(end)
-                value, slope = _slope(course.trainee, state, objective)
-            product = sum((x * own).sum() for x, own in zip(tree_leaves(_moving(end)), slope, strict=True))
+                value, slope = _objective_gradient(training.trainee, state, objective)
+            product = sum((x * own).sum() for x, own in zip(tree_leaves(_inner(end)), slope, strict=True))
         slopes = torch.autograd.grad(product, inputs, materialize_grads=True)
         for own, more in zip(gradient.values(), slopes, strict=False):
             own += more
@@ -300,43 +215,82 @@ def _back(course: _Course, start: TraineeState, span: range, objective: Objectiv
     return Hypergradient(value, gradient, state)
 
 
-def _slope(trainee: Trainee, state: TraineeState, objective: Objective) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The objective (n,) and its derivatives by what moves in a detached state, leaf by leaf."""
+def _objective_gradient(
+    trainee: Trainee, state: TraineeState, objective: Objective
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The objective (n,) and its derivatives by the inner state of a detached state, leaf by leaf."""
     state = _tracked(state)
     with torch.enable_grad():
         value = objective(trainee, state)
         total = value.sum()
-    return value.detach(), torch.autograd.grad(total, tree_leaves(_moving(state)), materialize_grads=True)
+    return value.detach(), torch.autograd.grad(total, tree_leaves(_inner(state)), materialize_grads=True)
 
 
-def _tracked(state: TraineeState) -> TraineeState:
-    return _with(state, tree_map(lambda x: x.detach().requires_grad_(), _moving(state)))
+def _jvp(
+    training: ScheduledTraining, state: TraineeState, values: Hyper, steps: int, tangents: Tangents
+) -> tuple[InnerState, TraineeState]:
+    """The tangent of the inner state, and the state, after inner steps under constant values (n, 1)."""
+
+    def train(inner: InnerState, values: Hyper) -> tuple[InnerState, TraineeState]:
+        end = training.unroll(_with_inner(state, inner), values, steps)
+        return _inner(end), end
+
+    _, tangent, end = jvp(train, (_inner(state), values), tangents, has_aux=True)  # type: ignore[misc]
+    return tangent, end
 
 
-def _together(push: Push, tangents: Tangents) -> tuple[Moving, TraineeState]:
-    pushed: tuple[Moving, TraineeState] = vmap(push, out_dims=(0, None))(tangents)  # type: ignore[arg-type]
-    return pushed
+def _unit(directions: int, own: int, value: Tensor) -> Tensor:
+    """Tangents (K, *shape) of a hyperparameter: 1 in the direction of its own value, 0 in all others."""
+    along = value.new_zeros(directions, 1, 1)
+    along[own] = 1
+    return along.expand(-1, *value.shape)
 
 
-def _one_by_one(push: Push, tangents: Tangents) -> tuple[Moving, TraineeState]:
-    number = len(tree_leaves(tangents)[0])
-    pushed = [push(tree_map(lambda x: x[k], tangents)) for k in range(number)]  # noqa: B023
-    after: Moving = tree_map(lambda *parts: torch.stack(parts), *(own for own, _ in pushed))
-    return after, pushed[0][1]
+def _vmapped(product: Jvp, tangents: Tangents) -> tuple[InnerState, TraineeState]:
+    advanced: tuple[InnerState, TraineeState] = vmap(product, out_dims=(0, None))(tangents)  # type: ignore[arg-type]
+    return advanced
 
 
-def _pushed(push: Push, tangents: Tangents, ways: list[Way]) -> tuple[Moving, TraineeState]:
-    """The tangents (K, ...) after some steps, and the state; drops the ways that fail, all but the last."""
+def _one_by_one(product: Jvp, tangents: Tangents) -> tuple[InnerState, TraineeState]:
+    directions = len(tree_leaves(tangents)[0])
+    advanced = [product(tree_map(lambda x: x[k], tangents)) for k in range(directions)]  # noqa: B023
+    after: InnerState = tree_map(lambda *parts: torch.stack(parts), *(own for own, _ in advanced))
+    return after, advanced[0][1]
+
+
+def _advanced(product: Jvp, tangents: Tangents, methods: list[BatchedJvp]) -> tuple[InnerState, TraineeState]:
+    """The tangents (K, ...) and the state after some steps, by the first method that works; drops those before."""
     while True:
         try:
             with torch.enable_grad():  # without it, inner steps detach
-                return ways[0](push, tangents)
+                return methods[0](product, tangents)
         except RuntimeError as error:
             reason = str(error).split("\n")[0]
             if re.search("forward (mode )?AD", reason):
                 raise ValueError(
                     f"no forward mode for this network: {reason} Take `reverse`, or another layer"
                 ) from error
-            if len(ways) == 1:
+            if len(methods) == 1:
                 raise
-            del ways[0]
+            del methods[0]
+
+
+def _inner(state: TraineeState) -> InnerState:
+    return state.params, state.opt
+
+
+def _with_inner(state: TraineeState, inner: InnerState) -> TraineeState:
+    return state._replace(params=inner[0], opt=inner[1])
+
+
+def _tracked(state: TraineeState) -> TraineeState:
+    return _with_inner(state, tree_map(lambda x: x.detach().requires_grad_(), _inner(state)))
+
+
+def _detached(tree: T) -> T:
+    detached: T = tree_map(Tensor.detach, tree)
+    return detached
+
+
+def _split(steps: range, size: int) -> list[range]:
+    return [steps[i : i + size] for i in range(0, len(steps), size)]

@@ -6,6 +6,8 @@ with any agent, and the one-step hypergradient of all of them is -<g_t, directio
 
 The parameters of n trainees are one tensor (n, P), each row a trainee's parameters laid end to end, so that an
 update is a handful of passes however many tensors the network has.
+
+`tests/reference/optimizers.py` has the directions in NumPy.
 """
 
 from __future__ import annotations

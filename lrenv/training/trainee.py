@@ -1,8 +1,7 @@
-"""The trainee: n networks in training as one value, and the pure functions that train and measure them.
+"""The trainee: n networks in training as one value, and the pure functions that train them.
 
-Everything here is detached when called under `torch.no_grad()`, as the adapters do, and differentiable
-otherwise: call `unroll` with rates that require a gradient for reverse mode, or inside `torch.func.jvp` for
-forward mode. Trainees do not interact, so the sum of their losses has all their gradients at once.
+Everything here is detached when called under `torch.no_grad()`, as the adapters do, and differentiable otherwise: call
+`unroll` with rates that require a gradient for reverse mode, or inside `torch.func.jvp` for forward mode.
 """
 
 from __future__ import annotations
@@ -15,52 +14,25 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.func import grad
 
-from lrenv.data import Split
-from lrenv.data.augment import AUGMENTATIONS
-from lrenv.lookup import count, lookup
-from lrenv.networks.layers import Tensors
-from lrenv.networks.stacked import Network
+from lrenv.lookup import count
 from lrenv.randomness import draws
 from lrenv.runtime.ambient import with_own_settings, without_gradients
 from lrenv.runtime.compiling import Compile, checked, compiled
 from lrenv.runtime.memory import Memory, available
 from lrenv.runtime.trees import select
-from lrenv.training.optimizers import Hyper, OptState, descend, make_optimizer
-from lrenv.training.tasks import LOSSES, Task
+from lrenv.training.objective import PROBE, Gradient, Measurement, Objective, TraineeState
+from lrenv.training.optimizers import Hyper, descend, make_optimizer
+from lrenv.training.tasks import Task
 
-PROBE = 1000
-"""Predictions are compared from decision to decision on at most this many validation examples: their variance
-needs no more, and the memory of it stays a small part of a trainee's."""
-NORMALISED_IN_ADVANCE = 2**26
-"""Numbers in a data set up to which it is kept in normalised form (256 MiB of float32)."""
+__all__ = ["Gradient", "Measurement", "Observed", "StepObserver", "Trainee", "TraineeState"]
+
 TENSORS_PER_GRAPH = 60
 """Inner steps are compiled several at a time, so that calling the graph weighs little: as many as update this many
 tensors, ten of a perceptron with three layers, one of a ResNet-18. More of them only compile longer."""
 CACHED = 2**24
 """Bytes that a chunk of trainees works on, on a CPU: more of them push one another out of the caches, fewer leave the
 machine waiting for the next call (`benchmarks/groups.py`)."""
-PRECISIONS = {"full": None, "bf16": torch.bfloat16}
-"""Name -> what networks are autocast to."""
-
-
-class TraineeState(NamedTuple):
-    """n trainees between two inner steps; every leaf has the env axis first."""
-
-    params: Tensor  # (n, P)
-    buffers: Tensors  # name -> (n, *shape): running statistics
-    opt: OptState  # slot -> (n, P), (n, k, P) or (n, 1)
-    step: Tensor  # (n,) int64, inner steps taken
-    seed: Tensor  # (n,) int64, of the episode
-
-
-class Gradient(NamedTuple):
-    """What a batch says about n trainees; every leaf has the env axis first."""
-
-    loss: Tensor  # (n,)
-    grads: Tensor  # (n, P), of the loss, without weight decay
-    buffers: Tensors  # name -> (n, *shape), after the pass
 
 
 class Observed(NamedTuple):
@@ -92,16 +64,8 @@ class StepObserver(Protocol):
         """What is carried out of an interval in which trainees have taken so many steps (n,)."""
 
 
-class Measurement(NamedTuple):
-    """What n trainees achieve on one split."""
-
-    loss: Tensor  # (n,)
-    accuracy: Tensor  # (n,), NaN where the task has no classes
-    predictions: Tensor  # (n, k, p) class probabilities (or plain outputs) of the first p <= PROBE examples
-
-
-class Trainee:
-    """One task on one device: the parts of its training that never change.
+class Trainee(Objective):
+    """One task on one device: the parts of its training that never change (`lrenv.training.objective.Objective`).
 
     Args:
         task: what to train.
@@ -109,9 +73,9 @@ class Trainee:
         dtype: of weights and losses; float64 for tests of gradients, float32 otherwise.
         compile: True compiles the draws of batches and detached inner steps with `torch.compile`.
         precision: "bf16" runs networks in bfloat16 by `torch.autocast`; weights and losses stay float32.
-        chunk_size: how many trainees go through a decision together at most. By default, on a CPU, what its caches hold,
-            and one where there are convolutions: there is more work in a batch of images than a call costs, and grouped
-            convolutions are slower (`benchmarks/layers.py`). On a GPU, what half of its free memory holds.
+        chunk_size: how many trainees go through a decision together at most. By default, on a CPU, what its caches
+            hold, and one where there are convolutions: there is more work in a batch of images than a call costs, and
+            grouped convolutions are slower (`benchmarks/layers.py`). On a GPU, what half of its free memory holds.
 
     Attributes:
         memory: how many bytes trainees take.
@@ -135,15 +99,7 @@ class Trainee:
         precision: str = "full",
         chunk_size: int | None = None,
     ) -> None:
-        self.task = task
-        self.device = torch.device(device)
-        self.dtype = dtype
-        data = task.load().to(self.device)
-        self.classes = data.classes
-        self.network = Network(partial(task.network, data.train.inputs.shape[1:], data.classes))
-        self._autocast = lookup(PRECISIONS, precision, "precision")
-        if self._autocast is not None and dtype != torch.float32:
-            raise ValueError(f"precision={precision!r} rounds float32 networks; leave dtype at float32, not {dtype}")
+        super().__init__(task, torch.device(device), dtype, precision)
         pieces = self.network.pieces
         self.rates = {name: len(sizes) for name, sizes in pieces.items()} | {"parameter": self.network.size}
         self._piece_of = {
@@ -153,24 +109,10 @@ class Trainee:
             for sizes in pieces.values()
         }
         self.optimizer = make_optimizer(task.optimizer, pieces["tensor"])
-        self._mean, self._std = data.mean.to(dtype), data.std.to(dtype)
-        # Small data sets are normalised once; large ones stay as they are stored, often a quarter of the memory.
-        self._in_advance = sum(split.inputs.numel() for split in data[:3]) <= NORMALISED_IN_ADVANCE
-        self.train, self.val, self.test = (
-            Split((self._normalised(split.inputs) if self._in_advance else split.inputs).contiguous(), split.targets)
-            for split in (data.train, _first(data.val, task.val_examples), data.test)
-        )
-        self._rows = max(task.batch_size, 512)
-        examples = self.train.inputs[: min(4, task.batch_size)]
-        examples = examples if self._in_advance else self._normalised(examples)
-        task.check_outputs(self.network.rehearse(examples, dtype), data.classes)
         if compile is True and self.network.apart:
             raise ValueError(f"the copies of this network run one after another ({self.network.apart}): compile=False")
-        layers = self.network.activations(examples, dtype) or [1]
-        self.memory = self._memory(sum(x.nbytes for split in data[:3] for x in split), layers)
+        self.memory = self._memory()
         self.chunk_size = self._default_chunk_size() if chunk_size is None else count("chunk_size", chunk_size)
-        self._losses = LOSSES[task.loss]
-        self._augment = AUGMENTATIONS[task.augment] if task.augment else None
         self._compile = checked(compile, self.device)
         self._draw = compiled(draws.epoch_indices, compile, **draws.COMPILER_OPTIONS)
         self._takers: dict[StepObserver | None, Callable[..., Any]] = {}
@@ -181,7 +123,7 @@ class Trainee:
             self.steps_per_graph = 1 if self.device.type == "cuda" else math.ceil(task.interval / graphs)
 
     def chunks(self, n: int) -> list[int]:
-        """The sizes of the chunks, at most `chunk_size`, in which n trainees go through a decision one after another."""
+        """The sizes of the chunks, at most `chunk_size` each, in which n trainees go through a decision."""
         if n <= self.chunk_size:
             return [n]
         least = math.ceil(n / self.chunk_size)
@@ -197,7 +139,8 @@ class Trainee:
             )
         return 1 if self.network.has_convolutions else max(1, CACHED // self.memory.training)
 
-    def _memory(self, data: int, layers: list[int]) -> Memory:
+    def _memory(self) -> Memory:
+        layers = self.layers
         shape = self.train.inputs.shape[1:]
         weights, inputs = self.network.size, shape.numel()
         # On their device, so that an optimizer brings its constants there before anything is compiled or captured.
@@ -207,9 +150,9 @@ class Trainee:
         predictions = max(self.classes, 1) * min(PROBE, len(self.val.targets))
         # A layer's output waits for the backward pass, which holds two gradients at a time.
         training = 2 * weights + self.task.batch_size * (inputs + sum(layers) + 2 * max(layers))
-        measuring = min(self._rows, len(self.val.targets)) * (inputs + 3 * max(layers))
+        measuring = min(self.piece, len(self.val.targets)) * (inputs + 3 * max(layers))
         held = (2 + slots) * weights + predictions
-        return Memory(data, *(self.dtype.itemsize * numbers for numbers in (held, training, measuring)))
+        return Memory(self.data_bytes, *(self.dtype.itemsize * numbers for numbers in (held, training, measuring)))
 
     @with_own_settings
     def init(self, seeds: Sequence[int]) -> TraineeState:
@@ -237,45 +180,6 @@ class Trainee:
         # Other numbers of steps would each be compiled anew.
         draw = self._draw if steps == self.task.interval else draws.epoch_indices
         return draw(state.seed, step, self.task.batch_size, size, self.task.replacement)
-
-    @with_own_settings
-    def loss(
-        self, params: Tensor, state: TraineeState, indices: Tensor, first_order: bool = False
-    ) -> tuple[Tensor, Tensors]:
-        """Training loss (n,) of the given examples (n, b), and the buffers after the pass.
-
-        Args:
-            params: (n, P).
-            state: buffers, seeds and steps of n trainees.
-            indices: rows of the training split.
-            first_order: whether first derivatives in reverse mode are all that will be asked for.
-        """
-        inputs, targets = (rows.index_select(0, indices.flatten()).unflatten(0, indices.shape) for rows in self.train)
-        inputs = inputs if self._in_advance else self._normalised(inputs)
-        if self._augment is not None:
-            inputs = self._augment(self._key(state, draws.AUGMENT), inputs)
-        key = self._key(state, draws.DROPOUT) if self.network.stochastic else None
-        outputs, buffers = self._run(params, state.buffers, inputs, True, key, first_order)
-        return self._losses(outputs, targets).mean(1), buffers
-
-    @with_own_settings
-    def gradient(self, state: TraineeState, indices: Tensor) -> Gradient:
-        """The gradient on the examples `indices` (n, b), in training mode."""
-        detached = not torch.is_grad_enabled()
-        if not detached or torch.compiler.is_compiling():
-
-            def total(params: Tensor) -> tuple[Tensor, tuple[Tensor, Tensors]]:
-                loss, buffers = self.loss(params, state, indices, detached)
-                return loss.sum(), (loss, buffers)
-
-            grads, (loss, buffers) = grad(total, has_aux=True)(state.params)
-            return Gradient(loss, grads, buffers)
-        # The same numbers from autograd itself, which has less overhead where nothing is compiled.
-        with torch.enable_grad():
-            leaf = state.params.detach().requires_grad_()
-            loss, buffers = self.loss(leaf, state, indices, detached)
-            (grads,) = torch.autograd.grad(loss.sum(), leaf)
-        return Gradient(loss.detach(), grads, {name: buffer.detach() for name, buffer in buffers.items()})
 
     def inner_step(
         self, state: TraineeState, rates: Tensor, hyper: Hyper, gradient: Gradient
@@ -406,53 +310,3 @@ class Trainee:
         """
         per_piece = 1 < lr.shape[1] < self.network.size
         return lr[:, self._piece_of[lr.shape[1]]] if per_piece else lr
-
-    @with_own_settings
-    def evaluate(self, params: Tensor, buffers: Tensors, split: Split) -> Measurement:
-        """Loss and accuracy on a whole split, in evaluation mode.
-
-        The examples go through in pieces of a batch, or of 512 examples, which bounds memory: nothing is kept for a
-        backward pass, so a piece takes about what training takes.
-        """
-        n = params.shape[0]
-        pieces = []
-        for inputs in split.inputs.split(self._rows):
-            x = (inputs if self._in_advance else self._normalised(inputs)).expand(n, *inputs.shape)
-            pieces.append(self._run(params, buffers, x, False, first_order=not torch.is_grad_enabled())[0])
-        outputs = torch.cat(pieces, 1)
-        targets = split.targets.expand(n, -1)
-        hits = outputs.contiguous().argmax(-1) == targets  # argmax over a strided axis is slow on a CPU
-        accuracy = hits.to(self.dtype).mean(1)
-        probe = outputs[:, :PROBE].transpose(1, 2).contiguous()
-        return Measurement(
-            self._losses(outputs, targets).mean(1),
-            accuracy if self.classes else torch.full_like(accuracy, torch.nan),
-            probe.softmax(1) if self.classes else probe,
-        )
-
-    def _run(
-        self,
-        params: Tensor,
-        buffers: Tensors,
-        inputs: Tensor,
-        training: bool,
-        key: Tensor | None = None,
-        first_order: bool = False,
-    ) -> tuple[Tensor, Tensors]:
-        if self._autocast is None:
-            return self.network(params, buffers, inputs, training, key, first_order)
-        # Weights change with every step: casts of them are not worth keeping.
-        with torch.autocast(self.device.type, self._autocast, cache_enabled=False):
-            outputs, buffers = self.network(params, buffers, inputs, training, key)
-        return outputs.to(self.dtype), buffers
-
-    def _normalised(self, inputs: Tensor) -> Tensor:
-        return (inputs.to(self.dtype) - self._mean) / self._std
-
-    def _key(self, state: TraineeState, stream: int) -> Tensor:
-        return draws.fold(draws.fold(state.seed, stream), state.step)
-
-
-def _first(split: Split, examples: int | None) -> Split:
-    """The first examples of a split; splits are shuffled once for all, so these are a fair sample."""
-    return Split(split.inputs[:examples], split.targets[:examples])
