@@ -125,8 +125,8 @@ def measured(
         end = train_by_schedule(trainee, trainee.init(runs[group]), schedule, steps)
         for split in ("val", "test"):
             measurement = trainee.evaluate(end.params, end.buffers, getattr(trainee, split))
-            for name in ("loss", "accuracy"):
-                parts.setdefault(f"{split}_{name}", []).append(getattr(measurement, name))
+            for name, value in (("loss", measurement.loss), ("accuracy", measurement.metric)):
+                parts.setdefault(f"{split}_{name}", []).append(value)
     return {name: torch.cat(own).view(number, seeds).cpu().double().numpy() for name, own in parts.items()}
 
 

@@ -27,7 +27,11 @@ from lrenv.training.tasks import Task
 Array = NDArray[Any]
 SEEDS, EPISODES = (11, 12, 13), 3
 SETTINGS: dict[str, Any] = {"dtype": "float64", "device": "cpu"}
-EMBEDDED = ("noisy-quadratic", "power-law-hard", "two-minima", "digits-logreg", "digits-mlp", "mnist1d-mlp")
+EMBEDDED = (
+    "noisy-quadratic", "power-law-hard", "two-minima", "digits-logreg", "digits-mlp", "mnist1d-mlp", "digits-conv",
+    "mnist1d-residual",
+    "text-mlp", "text-transformer", "shuttle-mlp", "doctor-visits-mlp", "co2-mlp", "photo-mlp",
+)  # fmt: skip
 INFO = ("train_loss", "val_loss", "val_accuracy", "lr", "inner_step", "diverged")
 
 Trajectory = list[list[dict[str, Array]]]

@@ -59,7 +59,7 @@ def test_reset_trains_nothing(toy: Callable[..., Task]) -> None:
     assert torch.equal(time_step.info["train_loss"], first)
     measured = e.trainee.evaluate(untrained.params, untrained.buffers, e.trainee.val)
     assert torch.equal(time_step.info["val_loss"], measured.loss)
-    assert torch.equal(time_step.info["val_accuracy"], measured.accuracy)
+    assert torch.equal(time_step.info["val_accuracy"], measured.metric)
     assert time_step.info["lr"].tolist() == [0.1, 0.1]
     assert not time_step.terminated.any()
 
@@ -245,7 +245,7 @@ def test_the_best_checkpoint_is_tested(toy: Callable[..., Task], make_blobs: Cal
         assert all(torch.equal(final.best.buffers[name][i], best.buffers[name][i]) for name in best.buffers)
         expected = e.trainee.evaluate(best.params, best.buffers, e.trainee.test)
         torch.testing.assert_close(tested["test_loss"][row], expected.loss[i])
-        torch.testing.assert_close(tested["test_accuracy"][row], expected.accuracy[i])
+        torch.testing.assert_close(tested["test_accuracy"][row], expected.metric[i])
 
 
 def test_initial_rates_are_drawn_from_the_seed(toy: Callable[..., Task]) -> None:

@@ -81,7 +81,7 @@ def test_schedules_are_measured_side_by_side_as_alone(monkeypatch: pytest.Monkey
             alone = {name: torch.tensor(values[k : k + 1]) for name, values in schedules.items()}
             end = train_by_schedule(trainee, trainee.init(seeds_for("schedules", 1, i)), alone, 12)
             assert together["val_loss"][k, i] == pytest.approx(validation_loss(trainee, end).item(), rel=1e-5)
-            accuracy = trainee.evaluate(end.params, end.buffers, trainee.test).accuracy.item()
+            accuracy = trainee.evaluate(end.params, end.buffers, trainee.test).metric.item()
             assert together["test_accuracy"][k, i] == pytest.approx(accuracy)
 
 

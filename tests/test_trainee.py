@@ -128,7 +128,7 @@ def test_evaluation_is_plain_computation(toy: Callable[..., Task], make_blobs: C
         with torch.no_grad():
             outputs = module(x)
         torch.testing.assert_close(measured.loss[i], F.cross_entropy(outputs, data.val.targets))
-        torch.testing.assert_close(measured.accuracy[i], (outputs.argmax(1) == data.val.targets).double().mean())
+        torch.testing.assert_close(measured.metric[i], (outputs.argmax(1) == data.val.targets).double().mean())
         torch.testing.assert_close(measured.predictions[i], outputs.softmax(1).T)
 
 

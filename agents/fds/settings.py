@@ -19,8 +19,9 @@ class FDSSettings(OuterSettings):
     """How to search for a schedule; the defaults are those of the paper's experiments on CIFAR-10 where it gives any.
 
     Attributes:
-        method: fds differentiates the whole training in forward mode, truncated in reverse mode over windows of
-            `window` inner steps, greedy over windows of one; random draws schedules at random.
+        method: way to search: fds differentiates the whole training in forward mode, truncated differentiates windows
+            of so many inner steps as the setting window says in reverse mode, greedy windows of one inner step; random
+            draws schedules at random.
         outer_steps: number of steps on the schedule, each of which trains `trainees` networks for a budget.
         trainees: number of networks in parallel. Hypergradients are averaged over them; random gives each a schedule of
             its own.

@@ -1,7 +1,7 @@
 """A learned optimizer: a perceptron that turns what is known of a weight into its update.
 
 Metz, Maheswaranathan, Nixon, Freeman and Sohl-Dickstein 2019, "Learned optimizers that outperform SGD on wall-clock and
-test loss" (arXiv:1810.10180; first version: "Understanding and correcting pathologies in the training of learned
+test loss" (arXiv:1810.10180, whose last version is "Understanding and correcting pathologies in the training of learned
 optimizers", ICML 2019).
 
 The perceptron has 32 ReLU units, weights theta, and runs for each weight of the trainee by itself (section 4.1 and

@@ -10,9 +10,10 @@ gives the rate of the next S steps (sections 2.2 and 2.3):
     alpha^k = g(h^k; theta) = scale * exp(output of the LSTM of parameter k)
     w^k <- w^k - alpha^k d^k               d: the direction of the trainee's optimizer, Adam's in the paper
 
-All parameters share theta, and each has its own hidden state. The loss l of the trainee has the derivative
-dl/dalpha = -<grad of the next step, d> by a rate, and theta follows sum_k dl/dalpha^k dalpha^k/dtheta (figure 2). The
-exponential and the scale are lrenv's: the paper doesn't say how an output becomes a positive rate.
+All parameters share theta, and each has its own hidden state. The derivative of the trainee's loss l by the rate of
+parameter k is the sum of -(gradient of the next step)^k d^k over the S steps, and theta descends along
+sum_k dl/dalpha^k dalpha^k/dtheta (figure 2). The exponential and the scale are lrenv's: the paper doesn't say how an
+output becomes a positive rate.
 
 DMopt, the paper's baseline, has the same LSTM give the update itself, w <- w - scale * output (Andrychowicz et al.
 2016, "Learning to learn by gradient descent by gradient descent", arXiv:1606.04474, equation 1).

@@ -48,7 +48,7 @@ class EpisodeState(NamedTuple):
     lr: Tensor  # (n, K)
     hyper: Hyper  # name -> (n, 1)
     dynamics: Dynamics
-    accuracy: Tensor  # (n,), on the validation split
+    metric: Tensor  # (n,), on the validation split; NaN where nothing is measured beside the loss
     predictions: Tensor  # (n, k, p), on validation examples
     displacement: tuple[Tensor, ...]  # of the watched weights over the last interval, (n, size)
     best: Checkpoint
@@ -149,7 +149,7 @@ class Episode:
             lr[:, None].repeat(1, self.control.rates),
             hyper,
             dynamics,
-            measured.accuracy,
+            measured.metric,
             measured.predictions,
             displacements,
             Checkpoint(measured.loss, trainee.params, trainee.buffers),
@@ -247,7 +247,7 @@ class Episode:
             due: (n,); the others keep what was last measured on the validation split.
         """
         # A tensor of its own: the loss before stays in the state, too.
-        last = Measurement(state.dynamics.val_loss.clone(), state.accuracy, state.predictions)
+        last = Measurement(state.dynamics.val_loss.clone(), state.metric, state.predictions)
         measured = last if due is False else self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
         if isinstance(due, Tensor):
             measured = select(due, measured, last)
@@ -261,7 +261,7 @@ class Episode:
             present = Checkpoint(measured.loss, trainee.params, trainee.buffers)
             best = select((measured.loss < state.best.val_loss) & ~diverged, present, state.best)
         after = EpisodeState(
-            trainee, lr, hyper, dynamics, measured.accuracy, measured.predictions, displacements, best, diverged, ()
+            trainee, lr, hyper, dynamics, measured.metric, measured.predictions, displacements, best, diverged, ()
         )
         return after, self._time_step(after, sums)
 
@@ -279,19 +279,19 @@ class Episode:
             "inner_step": state.trainee.step,
             "diverged": state.diverged,
         }
-        if self.trainee.classes:
-            info["val_accuracy"] = state.accuracy
+        if self.trainee.metric:
+            info[f"val_{self.trainee.metric}"] = state.metric
         reward = self.reward(state.dynamics, state.diverged)
         observation = self.observer.observe(state.dynamics, {"parameters": state.trainee.params} | sums)
         return TimeStep(observation, reward, state.diverged | ended, info)
 
     @with_own_settings
     def test(self, state: EpisodeState, rows: Tensor) -> dict[str, Tensor]:
-        """Test loss and accuracy, (m,) each, of the best checkpoints of the episodes `rows` (m,)."""
+        """Test loss and metric, (m,) each, of the best checkpoints of the episodes `rows` (m,)."""
         parts = cut(rows, self.trainee.chunks(len(rows)))
         measured = join([self._tested(state.best, part) for part in parts])
-        tested = {"test_loss": measured.loss, "test_accuracy": measured.accuracy}
-        return tested if self.trainee.classes else {"test_loss": measured.loss}
+        metric = self.trainee.metric
+        return {"test_loss": measured.loss} | ({f"test_{metric}": measured.metric} if metric else {})
 
     def _tested(self, best: Checkpoint, rows: Tensor) -> Measurement:
         buffers = {name: buffer[rows] for name, buffer in best.buffers.items()}

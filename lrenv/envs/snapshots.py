@@ -92,7 +92,7 @@ def _data(task: Task, trainee: Trainee) -> str:
 
 
 def _network(task: Task, trainee: Trainee) -> str:
-    module = build(partial(task.network, trainee.train.inputs.shape[1:], trainee.classes), 0)
+    module = build(partial(task.network, trainee.train.inputs.shape[1:], trainee.outputs), 0)
     code = [getattr(type(part).forward, "__code__", None) for part in module.modules()]
     structure = f"{module}{trainee.network.shapes}{[_code(c) for c in code if c is not None]}"
     return f"{type(module).__name__} of {trainee.network.size} parameters [{_checksum(structure)}]"

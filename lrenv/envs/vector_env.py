@@ -52,7 +52,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
 
     `info` holds batched arrays `train_loss`, `val_loss`, `val_accuracy`, `lr`, `inner_step`, `diverged`; at the end
     of an episode also `test_loss` and `test_accuracy` of the checkpoint with the best validation loss, NaN and
-    masked by `_test_loss`, `_test_accuracy` elsewhere. Tasks without classes have no accuracies.
+    masked by `_test_loss`, `_test_accuracy` elsewhere. Tasks of other losses have another metric, such as
+    `val_r2`, or none (`lrenv.training.losses`).
 
     Args:
         num_envs: n.

@@ -5,6 +5,7 @@ Trainees do not interact, so the sum of their losses has all their gradients at 
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -19,8 +20,9 @@ from lrenv.networks.layers import Tensors
 from lrenv.networks.stacked import Network
 from lrenv.randomness import draws
 from lrenv.runtime.ambient import with_own_settings
+from lrenv.training.losses import check_outputs, make_loss
 from lrenv.training.optimizers import OptState
-from lrenv.training.tasks import LOSSES, Task
+from lrenv.training.tasks import Task
 
 PROBE = 1000
 """Predictions are compared from decision to decision on at most this many validation examples: their variance
@@ -53,8 +55,8 @@ class Measurement(NamedTuple):
     """What n trainees achieve on one split."""
 
     loss: Tensor  # (n,)
-    accuracy: Tensor  # (n,), NaN where the task has no classes
-    predictions: Tensor  # (n, k, p) class probabilities (or plain outputs) of the first p <= PROBE examples
+    metric: Tensor  # (n,), what is measured besides the loss (`lrenv.training.losses`); NaN where nothing is
+    predictions: Tensor  # (n, k, p) of the first p <= PROBE examples, or places of sequences
 
 
 class Objective:
@@ -68,7 +70,8 @@ class Objective:
 
     Attributes:
         network: the task's, for n trainees at once.
-        classes: of the data; 0 where there are none.
+        outputs: numbers that the network is asked for, per example or place of a sequence.
+        metric: the name of what is measured besides the loss; None if nothing is.
         train, val, test: the splits. Of the validation split these are the task's `val_examples`.
         data_bytes: of the splits as they are stored.
         layers: the number of outputs of each layer for an example, by which memory is predicted.
@@ -76,15 +79,18 @@ class Objective:
 
     Raises:
         TypeError: the task's data or network give something else than they should.
-        ValueError: an unknown precision, bf16 together with another dtype than float32, or a network that has too few
-            outputs or can't be trained as it is; the message says what to do.
+        ValueError: an unknown precision, bf16 together with another dtype than float32, targets or outputs that don't
+            fit the loss, or a network that can't be trained as it is; the message says what to do.
     """
 
     def __init__(self, task: Task, device: torch.device, dtype: torch.dtype, precision: str) -> None:
         self.task, self.device, self.dtype = task, device, dtype
         data = task.load().to(device)
-        self.classes = data.classes
-        self.network = Network(partial(task.network, data.train.inputs.shape[1:], data.classes))
+        self.outputs = data.outputs
+        self._loss = make_loss(task.loss, data)
+        self.metric = self._loss.metric
+        self._tokens, self._target_std = data.tokens, data.target_std.to(dtype)
+        self.network = Network(partial(task.network, data.train.inputs.shape[1:], data.outputs))
         self._autocast = lookup(PRECISIONS, precision, "precision")
         if self._autocast is not None and dtype != torch.float32:
             raise ValueError(f"precision={precision!r} rounds float32 networks; leave dtype at float32, not {dtype}")
@@ -92,16 +98,18 @@ class Objective:
         # Small data sets are normalised once; large ones stay as they are stored, often a quarter of the memory.
         self._in_advance = sum(split.inputs.numel() for split in data[:3]) <= NORMALISED_IN_ADVANCE
         self.train, self.val, self.test = (
-            Split((self._normalised(split.inputs) if self._in_advance else split.inputs).contiguous(), split.targets)
+            Split(
+                (self._normalised(split.inputs) if self._in_advance else split.inputs).contiguous(),
+                split.targets.to(dtype) if split.targets.is_floating_point() else split.targets,
+            )
             for split in (data.train, _first(data.val, task.val_examples), data.test)
         )
         self.data_bytes = sum(x.nbytes for split in data[:3] for x in split)
         self.piece = max(task.batch_size, 512)
         examples = self.train.inputs[: min(4, task.batch_size)]
         examples = examples if self._in_advance else self._normalised(examples)
-        task.check_outputs(self.network.rehearse(examples, dtype), data.classes)
+        check_outputs(task.name, self._loss, self.network.rehearse(examples, dtype), data)
         self.layers = self.network.activations(examples, dtype) or [1]
-        self._losses = LOSSES[task.loss]
         self._augment = AUGMENTATIONS[task.augment] if task.augment else None
 
     @with_own_settings
@@ -122,7 +130,7 @@ class Objective:
             inputs = self._augment(self._key(state, draws.AUGMENT), inputs)
         key = self._key(state, draws.DROPOUT) if self.network.stochastic else None
         outputs, buffers = self._run(params, state.buffers, inputs, True, key, first_order)
-        return self._losses(outputs, targets).mean(1), buffers
+        return self._loss.per_example(outputs, targets).mean(1), buffers
 
     @with_own_settings
     def gradient(self, state: TraineeState, indices: Tensor) -> Gradient:
@@ -145,7 +153,7 @@ class Objective:
 
     @with_own_settings
     def evaluate(self, params: Tensor, buffers: Tensors, split: Split) -> Measurement:
-        """Loss and accuracy on a whole split, in evaluation mode.
+        """Measures the loss, the metric and predictions on a whole split, in evaluation mode.
 
         The examples go through in pieces of a batch, or of 512 examples, which bounds memory: nothing is kept for a
         backward pass, so a piece takes about what training takes.
@@ -156,15 +164,13 @@ class Objective:
             x = (inputs if self._in_advance else self._normalised(inputs)).expand(n, *inputs.shape)
             pieces.append(self._run(params, buffers, x, False, first_order=not torch.is_grad_enabled())[0])
         outputs = torch.cat(pieces, 1)
-        targets = split.targets.expand(n, -1)
-        hits = outputs.contiguous().argmax(-1) == targets  # argmax over a strided axis is slow on a CPU
-        accuracy = hits.to(self.dtype).mean(1)
-        probe = outputs[:, :PROBE].transpose(1, 2).contiguous()
-        return Measurement(
-            self._losses(outputs, targets).mean(1),
-            accuracy if self.classes else torch.full_like(accuracy, torch.nan),
-            probe.softmax(1) if self.classes else probe,
-        )
+        targets = split.targets.expand(n, *split.targets.shape)
+        losses = self._loss.per_example(outputs, targets)
+        loss = losses.mean(1)
+        measure = self._loss.measure
+        metric = torch.full_like(loss, torch.nan) if measure is None else measure(outputs, targets, losses)
+        probed = max(1, PROBE // math.prod(outputs.shape[2:-1]))
+        return Measurement(loss, metric, self._loss.predictions(outputs[:, :probed], self._target_std))
 
     def _run(
         self,
@@ -183,7 +189,7 @@ class Objective:
         return outputs.to(self.dtype), buffers
 
     def _normalised(self, inputs: Tensor) -> Tensor:
-        return (inputs.to(self.dtype) - self._mean) / self._std
+        return inputs if self._tokens else (inputs.to(self.dtype) - self._mean) / self._std
 
     def _key(self, state: TraineeState, stream: int) -> Tensor:
         return draws.fold(draws.fold(state.seed, stream), state.step)

@@ -149,7 +149,7 @@ def _solve(problem: PowerLaw, budget: int, batch_size: int, interval: int, start
         gradient = [by_lr * slopes[0]] + [(own + by_lr * slopes[2]) * slopes[1] for own in by_momentum]
         return float(np.log(excess)), np.concatenate(gradient)
 
-    return minimize(log_excess, start.ravel(), jac=True, method="BFGS", options={"gtol": 1e-7, "maxiter": 3000})
+    return minimize(log_excess, start.ravel(), jac=True, method="BFGS", options={"gtol": 1e-6, "maxiter": 3000})
 
 
 def final_excess(

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import gymnasium as gym
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from lrenv import networks, sources, specs
 from lrenv.data import Data, load
@@ -23,6 +22,7 @@ from lrenv.data.augment import AUGMENTATIONS
 from lrenv.lookup import count, lookup, what_is
 from lrenv.networks.architectures import NetworkFactory
 from lrenv.training import analytic, power_law
+from lrenv.training.losses import LOSSES, PerExample
 from lrenv.training.optimizers import Optimizer, OptimizerFactory, make_optimizer
 
 
@@ -38,20 +38,6 @@ InitialLR = float | tuple[float, ...] | LogUniform
 """One rate, several to draw from with equal chance, or a range."""
 
 
-def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    # With the classes ahead of the examples the CPU kernels vectorise.
-    return F.cross_entropy(outputs.transpose(1, 2).contiguous(), targets, reduction="none")
-
-
-def _given(outputs: Tensor, targets: Tensor) -> Tensor:
-    del targets
-    return outputs.squeeze(-1)
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": _cross_entropy, "given": _given}
-"""Name -> (outputs (n, b, k), targets (n, b)) -> one loss per example, (n, b). `given`: the network's output is it."""
-
-
 @dataclass(frozen=True)
 class Task:
     """Everything that defines a trainee's training, except the learning rate.
@@ -59,10 +45,12 @@ class Task:
     Attributes:
         name: how the task is called.
         data: name of a data set (`lrenv.data.datasets()`), or a function that gives a `Data`.
-        network: (shape of an example, classes) -> module.
+        network: (shape of an example, outputs) -> module; outputs are as many as there are classes, or numbers in a
+            target.
         summary: one line for `lrenv tasks`.
         data_options: what `lrenv.data.load` gets besides the name.
-        loss: a name in `LOSSES`.
+        loss: a name in `lrenv.training.losses.LOSSES`, or a function (outputs (b, ...), targets (b, ...)) -> a loss
+            per example (b,), of one network; what it is must be clear to `torch.func.vmap`.
         optimizer: a name in `lrenv.training.optimizers.OPTIMIZERS`, an `Optimizer`, or an `OptimizerFactory`.
         momentum: mu, or beta_1 for the Adam family; None is the optimizer's own.
         weight_decay: None is the optimizer's own.
@@ -84,7 +72,7 @@ class Task:
     network: NetworkFactory
     summary: str = ""
     data_options: Mapping[str, Any] = field(default_factory=dict)
-    loss: str = "cross_entropy"
+    loss: str | PerExample = "cross_entropy"
     optimizer: str | Optimizer | OptimizerFactory = "adam"
     momentum: float | None = None
     weight_decay: float | None = None
@@ -124,7 +112,10 @@ class Task:
                 f"measure_interval={self.measure_interval} must be a multiple of interval={self.interval}: "
                 "measurements end decisions"
             )
-        lookup(LOSSES, self.loss, "loss")
+        if isinstance(self.loss, str):
+            lookup(LOSSES, self.loss, "loss")
+        elif not callable(self.loss):
+            raise TypeError(f"loss must be a name or a function (outputs, targets) -> losses, not {what_is(self.loss)}")
         known = make_optimizer(self.optimizer).hyper
         if self.augment is not None:
             lookup(AUGMENTATIONS, self.augment, "augmentation")
@@ -159,16 +150,7 @@ class Task:
     def module(self) -> nn.Module:
         """A freshly initialised network for this task's data, drawn from torch's global generator."""
         data = self.load()
-        return self.network(data.train.inputs.shape[1:], data.classes)
-
-    def check_outputs(self, shape: tuple[int, ...], classes: int) -> None:
-        """Raises ValueError if outputs (b, ...) of the network have too few numbers for the loss."""
-        needed = classes if self.loss == "cross_entropy" else 1
-        if len(shape) != 2 or shape[1] < needed:
-            raise ValueError(
-                f"task {self.name!r}: for {shape[0]} examples its network gives {tuple(shape)}, but loss {self.loss!r} "
-                f"needs ({shape[0]}, {needed}){f': a number for each of {classes} classes' * (needed > 1)}"
-            )
+        return self.network(data.train.inputs.shape[1:], data.outputs)
 
     @property
     def hyper(self) -> dict[str, float]:
@@ -342,6 +324,22 @@ for _task in (
     Task("digits-logreg", "digits", networks.logistic_regression, "logistic regression on 8x8 digits"),
     Task("digits-mlp", "digits", networks.mlp(32, 32), "64-32-32-10 perceptron on 8x8 digits"),
     Task("mnist1d-mlp", "mnist1d", networks.mlp(256), "40-256-10 perceptron on MNIST-1D", interval=5),
+    Task("digits-conv", "digits", networks.conv3(16), "three conv layers of 16 on 8x8 digits", batch_size=32),
+    Task("digits-noisy-mlp", "digits", networks.mlp(128), "perceptron on digits, 30 % of the labels drawn anew",
+         data_options={"label_noise": 0.3}, budget=600),
+    Task("mnist1d-residual", "mnist1d", networks.residual_mlp(64, 2), "residual perceptron, layer norm, MNIST-1D"),
+    Task("text-mlp", "text", networks.context_mlp(), "next character of Python's reference, from the last 16",
+         data_options={"context": 16, "every": False}, budget=600, val_examples=2000),
+    Task("text-transformer", "text", networks.transformer(), "one layer of attention, characters of Python's reference",
+         batch_size=16, val_examples=100),
+    Task("shuttle-mlp", "shuttle", networks.batch_norm_mlp(32, 32), "7 % anomalies, by a perceptron with batch norm",
+         val_examples=3000),
+    Task("doctor-visits-mlp", "doctor-visits", networks.mlp(32), "counts of visits to a doctor, Poisson regression",
+         loss="poisson"),
+    Task("co2-mlp", "co2", networks.mlp(32, activation=nn.Tanh), "forecast of atmospheric CO2 eight weeks ahead",
+         loss="mse", batch_size=32),
+    Task("photo-mlp", "photo", networks.mlp(64, 64), "a photograph's colours by their place", loss="mse",
+         batch_size=128, budget=600),
     Task("mnist-logreg", "mnist", networks.logistic_regression, "logistic regression on MNIST", batch_size=128),
     Task("mnist-mlp", "mnist", networks.mlp(1000, 1000), "784-1000-1000-10 perceptron on MNIST", batch_size=128,
          budget=1000),

@@ -85,8 +85,8 @@ class Trainee(Objective):
 
     Raises:
         TypeError: the task's data or network give something else than they should.
-        ValueError: an unknown precision, bf16 beside another dtype than float32, or a network that has too few outputs
-            or can't be trained as it is; the message says what to do.
+        ValueError: an unknown precision, bf16 beside another dtype than float32, targets or outputs that don't fit the
+            loss, or a network that can't be trained as it is; the message says what to do.
     """
 
     @without_gradients
@@ -147,7 +147,7 @@ class Trainee(Objective):
         fresh = [self.optimizer.init(torch.zeros(1, p, dtype=self.dtype, device=self.device)) for p in (1, 2)]
         one, two = (sum(x.numel() for x in slots.values()) for slots in fresh)
         slots = two - one  # numbers per weight: counters don't grow with the weights
-        predictions = max(self.classes, 1) * min(PROBE, len(self.val.targets))
+        predictions = max(self.outputs, 1) * min(PROBE, self.val.targets.numel())
         # A layer's output waits for the backward pass, which holds two gradients at a time.
         training = 2 * weights + self.task.batch_size * (inputs + sum(layers) + 2 * max(layers))
         measuring = min(self.piece, len(self.val.targets)) * (inputs + 3 * max(layers))
