@@ -6,7 +6,7 @@ DEMO_TASK = mnist1d-mlp
 # A process per core with a thread each: threads that wait for one another cost more than they bring in small tests.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
-.PHONY: help demo test test-slow soak check format bench wheel clean
+.PHONY: help demo test test-slow soak check format bench wheel figure clean
 
 help:  ## lists these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ wheel: $(INSTALLED)  ## builds the source archive and from it the wheel, and tri
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python tests/try_wheel.py dist/*.whl
+
+figure: $(INSTALLED)  ## draws the figure of README.md from what `make demo` left
+	$(BIN)/python docs/figures/controller_rates.py runs/demo/compare
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lrenv needs Python 3.11 or newer: make PYTHON=python3.11")'

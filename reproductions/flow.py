@@ -74,7 +74,8 @@ class Claim(NamedTuple):
     published: str
     ours: str
     holds: str
-    """yes, no, level where chance explains the difference, "not run", or empty where nothing is decided."""
+    """yes, no, level where chance explains the difference, "not run", ? where there is nothing to test, or empty where
+    nothing is asked."""
 
 
 class Report(NamedTuple):
@@ -256,10 +257,11 @@ class Reproduction(ABC, Generic[Chosen, Name]):
         if not self.lines.complete:
             rows.insert(0, (*committed(self.lines.path), "not recorded"))
         origin = markdown(("commit", "date", "machine"), dict.fromkeys(rows))
-        note = "" if self.lines.complete else "\nWhere no machine is recorded, they are the file's, by git.\n"
+        if not self.lines.complete:
+            origin += "\nWhere no machine is recorded, commit and date are those of `runs.jsonl`, by git.\n"
         command = f"`python reproductions/{Path(inspect.getfile(type(self))).name} --scale {self.settings.scale}`"
         return (
-            f"# {self.title} ({self.paper})\n\nMade by {command}, `runs.jsonl` holds the runs.\n\n{origin}{note}\n"
+            f"# {self.title} ({self.paper})\n\nMade by {command}, `runs.jsonl` holds the runs.\n\n{origin}\n"
             f"## Claims\n\n{markdown(COLUMNS, found.claims)}{found.text}"
         )
 

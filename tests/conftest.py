@@ -11,27 +11,16 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from helpers import blobs
 
 from lrenv import networks, sources
-from lrenv.data import Data, from_arrays
+from lrenv.data import Data
 from lrenv.training.tasks import Task
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nothing has asked for a card yet: importing torch does not
 torch.set_num_threads(1)
-
-
-def blobs(shape: tuple[int, ...] = (6,), classes: int = 3, train: int = 24, held_out: int = 10) -> Data:
-    """Classes that are Gaussian blobs: learnable examples of any shape."""
-    rng = np.random.default_rng(0)
-    centres = rng.standard_normal((classes, *shape))
-    arrays: list[Any] = []
-    for count in (train, held_out, held_out):
-        labels = np.arange(count) % classes
-        arrays += [centres[labels] + rng.standard_normal((count, *shape)), labels]
-    return from_arrays(*arrays)
 
 
 @pytest.fixture

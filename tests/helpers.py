@@ -1,4 +1,4 @@
-"""What several test files use: small networks and settings, and what they leave behind or hold in memory."""
+"""What several test files use: small data, networks and settings, and what they leave behind or hold in memory."""
 
 from __future__ import annotations
 
@@ -7,12 +7,25 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lrenv import networks
 from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
+from lrenv.data import Data, from_arrays
+
+
+def blobs(shape: tuple[int, ...] = (6,), classes: int = 3, train: int = 24, held_out: int = 10) -> Data:
+    """Classes that are Gaussian blobs: learnable examples of any shape."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((classes, *shape))
+    arrays: list[Any] = []
+    for count in (train, held_out, held_out):
+        labels = np.arange(count) % classes
+        arrays += [centres[labels] + rng.standard_normal((count, *shape)), labels]
+    return from_arrays(*arrays)
 
 
 def smooth_conv_net(shape: networks.Shape, classes: int) -> nn.Module:

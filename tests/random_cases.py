@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from conftest import blobs
+from helpers import blobs
 from numpy.typing import NDArray
 from torch import nn
 

@@ -235,6 +235,23 @@ class TestContract:
             load(path)
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("lstm", [False, True])
+def test_a_controller_decides_as_its_policy_in_stable_baselines(lstm: bool, deterministic: bool) -> None:
+    """That clears LSTM states by itself, and has them with the layers first."""
+    agent, rng = ppo(lstm), np.random.default_rng(0)
+    state: State = None
+    theirs: Any = None
+    for start in ([True, True, True], [False, True, False], [False, False, False], [True, False, True]):
+        observation, begins = rng.normal(0, 3, (N, 8)), np.array(start)
+        torch.manual_seed(5)
+        action, state = agent.predict(observation, state, begins, deterministic)
+        seen = np.clip((observation - agent.mean) / agent.std, -10, 10).astype(np.float32)
+        torch.manual_seed(5)
+        expected, theirs = agent.policy.predict(seen, theirs, begins, deterministic)
+        np.testing.assert_array_equal(action, expected)
+
+
 @pytest.mark.parametrize(("name", "near"), [("cosin", "cosine"), ("one_cycle", "one-cycle"), ("constants", "constant")])
 def test_unknown_agents_list_near_names(name: str, near: str) -> None:
     with pytest.raises(ValueError, match=f"unknown agent '{name}': did you mean .*'{near}'.*Known: .*sgdr"):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import blobs
+from helpers import blobs
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 

@@ -116,7 +116,7 @@ def test_hypergradients_are_averaged_over_the_trainees_that_have_them(monkeypatc
     schedule = {name: values[None] for name, values in training.schedule.items()}
     alone = [forward(trainee, trainee.init([first + i]), schedule, 12).gradient for i in range(3)]
     for groups in ([3], [2, 1]):
-        monkeypatch.setattr(trainee, "groups", lambda n, groups=groups: groups)
+        monkeypatch.setattr(trainee, "chunks", lambda n, groups=groups: groups)
         _, found = training.hypergradient()
         for name in schedule:
             mean = torch.stack([own[name][0] for own in alone]).mean(0).double()

@@ -75,7 +75,7 @@ def test_schedules_are_measured_side_by_side_as_alone(monkeypatch: pytest.Monkey
     trainee = Trainee(make_task("digits-mlp", optimizer="momentum", budget=12))
     schedules = {"lr": np.array([[0.1, 0.3], [0.2, 0.0], [0.5, 0.1]]), "momentum": np.array([[0.0], [0.5], [0.9]])}
     for groups in ([6], [4, 2]):
-        monkeypatch.setattr(trainee, "groups", lambda n, groups=groups: groups)
+        monkeypatch.setattr(trainee, "chunks", lambda n, groups=groups: groups)
         together = measured(trainee, schedules, 2, 12)
         for k, i in ((0, 0), (1, 1), (2, 0)):
             alone = {name: torch.tensor(values[k : k + 1]) for name, values in schedules.items()}

@@ -54,6 +54,7 @@ def test_held_out_loss_is_the_expected_loss_of_weights(problem: PowerLaw) -> Non
     for split in data[:3]:
         loss = module(split.inputs.double()).mean()
         torch.testing.assert_close(loss, excess + problem.noise**2 / 2, rtol=1e-6, atol=0)
+        assert split.inputs.double().mean(0).abs().max() < 1e-6, "features and targets have mean 0"
     assert (data.mean, data.std, data.classes) == (torch.tensor(0.0), torch.tensor(1.0), 0)
 
 

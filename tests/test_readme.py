@@ -1,4 +1,4 @@
-"""README's Python runs as it stands."""
+"""The Python of README.md and of the pages in docs/ runs as it stands, and their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from lrenv.agents import agents
 from lrenv.benchmark import evaluate
 
 ROOT = Path(__file__).parents[1]
-SNIPPETS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SNIPPETS = {
+    f"{page.name}-{number}": snippet
+    for page in PAGES
+    for number, snippet in enumerate(re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S), 1)
+}
 
 
 @pytest.fixture
@@ -39,20 +45,38 @@ def given() -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("registries")
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=[snippet.split("\n")[0] for snippet in SNIPPETS])
-def test_a_snippet_runs(snippet: str) -> None:
-    exec(compile(snippet, "README.md", "exec"), given())
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_a_snippet_runs(name: str) -> None:
+    exec(compile(SNIPPETS[name], name, "exec"), given())
 
 
 def test_there_are_snippets() -> None:
-    assert len(SNIPPETS) == (ROOT / "README.md").read_text().count("```python") >= 4
+    assert len(SNIPPETS) == sum(page.read_text().count("```python") for page in PAGES) >= 4
+    assert "README.md-1" in SNIPPETS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    missing = [link for link in links if not link.startswith("https://") and not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_readme_is_short_and_names_every_agent() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.split()) <= 800
+    assert [name for name in agents() if f"`{name}`" not in text] == []
+    table = re.findall(r"^\| `.*\| ([^|]*) \|$", text, re.M)
+    files = [file for cell in table for file in re.findall(r"`([^`]+)`", cell)]
+    assert len(table) >= 10
+    assert [file for file in files if not (ROOT / "agents" / file).is_file()] == []
 
 
 def test_the_example_of_an_agent_is_a_fair_one() -> None:
     """It ends far below random actions, and below the middle one of the rates that it starts from."""
     names: dict[str, Any] = {}
-    exec(next(snippet for snippet in SNIPPETS if "def predict" in snippet), names)
-    agent = next(x for x in names.values() if isinstance(x, type) and hasattr(x, "predict"))()
+    exec(next(snippet for snippet in SNIPPETS.values() if "def act" in snippet), names)
+    agent = names["GrowOrShrink"]()
 
     class Random:
         view = agent.view

@@ -412,3 +412,10 @@ def test_a_state_of_another_batch_is_refused() -> None:
 def test_anything_but_a_clock_is_refused(name: str, observation: np.ndarray) -> None:
     with pytest.raises(ValueError, match="observe='clock'"):
         SCHEDULES[name](peak=0.1).predict(observation)
+
+
+def test_any_first_loss_is_the_best_so_far() -> None:
+    action, state = plateau(peak=0.1, patience=0).predict(clock(1, 0, val_loss=1e6))
+    for loss in (1e5, 1e4):
+        action, state = plateau(peak=0.1, patience=0).predict(clock(1, 1, val_loss=loss), state)
+    assert action == 0.1

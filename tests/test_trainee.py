@@ -15,7 +15,7 @@ from lrenv.data import Data
 from lrenv.data.augment import PADDING, crop, crop_flip
 from lrenv.randomness import draws
 from lrenv.runtime.trees import select
-from lrenv.training import trainee as trainee_module
+from lrenv.training import objective
 from lrenv.training.tasks import Task
 from lrenv.training.trainee import Trainee, TraineeState
 
@@ -136,7 +136,7 @@ def test_evaluation_in_pieces_is_evaluation_in_one(
     toy: Callable[..., Task], make_blobs: Callable[..., Data], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batch size 4 makes pieces of 256 of the 600 examples, batch size 200 one piece."""
-    monkeypatch.setattr(trainee_module, "PROBE", 300)
+    monkeypatch.setattr(objective, "PROBE", 300)
     data = make_blobs(train=200, held_out=600)
     pieces, one = (Trainee(toy(data, batch_size=b), dtype=F64) for b in (4, 200))
     state = pieces.init([0, 1])
@@ -147,7 +147,7 @@ def test_evaluation_in_pieces_is_evaluation_in_one(
 
 def test_normalising_in_advance_changes_no_number(toy: Callable[..., Task], monkeypatch: pytest.MonkeyPatch) -> None:
     early = Trainee(toy(), dtype=F64)
-    monkeypatch.setattr(trainee_module, "NORMALISED_IN_ADVANCE", 0)
+    monkeypatch.setattr(objective, "NORMALISED_IN_ADVANCE", 0)
     late = Trainee(toy(), dtype=F64)
     assert not torch.equal(early.train.inputs, late.train.inputs.double())
     results = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import importlib
+import inspect
 import itertools
 import math
 import os
@@ -24,6 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import lrenv.agents.outer.folder
 import lrenv.agents.outer.log
+import xu2019_training
 from lrenv.agents import make_agent
 from lrenv.agents.fds.random_search import schedule_training
 from lrenv.agents.fds.settings import FDSSettings
@@ -48,6 +51,7 @@ from lrenv.randomness.seeds import RANGES, TRAINING, seeds_for
 from lrenv.runtime.process import SIGNALS, interruptible, status_of
 from lrenv.training.trainee import Trainee
 
+ROOT = Path(__file__).parents[1]
 SMALL: dict[str, Any] = {"eval_every": 2, "eval_seeds": 2, "device": "cpu"}
 PPO: dict[str, Any] = SMALL | {
     "task": "noisy-quadratic", "envs": 4, "episodes": 16, "budget": 12, "interval": 3, "hidden": 8, "epochs": 2,
@@ -84,6 +88,7 @@ CASES = {
     "ppo, LSTM, out of step": Case(
         PPOTraining, partial(PPOSettings, **PPO | {"budget": 120, "interval": 30}, control="set", lstm=True)
     ),
+    "ppo, xu2019": Case(xu2019_training.Timed, partial(PPOSettings, **PPO, **xu2019_training.SETTINGS["ours"])),
     "noh": Case(partial(NOHTraining, NOH), partial(NOHSettings, **LSTMS, interval=2)),
     "dmopt": Case(partial(NOHTraining, DMopt), partial(DMoptSettings, **LSTMS, interval=1)),
     "merged": Case(LearnedOptimizerTraining, partial(LearnedOptimizerSettings, **LEARNED)),
@@ -95,6 +100,20 @@ CASES = {
     for method in ("fds", "greedy", "truncated", "random")
 }
 ONE_OF_EACH = ("ppo", "noh", "merged", "fds", "random")
+
+
+def kinds(base: type[Training[Any]] = Training) -> set[type[Training[Any]]]:
+    """All kinds of training that there are, those of reproductions among them."""
+    below = {kind for kind in base.__subclasses__() if kind.__module__.split(".")[0] != __name__}
+    return {kind for kind in below if not inspect.isabstract(kind)}.union(*map(kinds, below))
+
+
+def test_every_kind_of_training_has_a_case(tmp_path: Path) -> None:
+    for module in (ROOT / "agents").rglob("training.py"):
+        importlib.import_module(".".join(("lrenv", *module.relative_to(ROOT).with_suffix("").parts)))
+    for script in (ROOT / "reproductions").glob("*.py"):
+        importlib.import_module(script.stem)
+    assert kinds() == {type(case.kind(case.settings(out=tmp_path))) for case in CASES.values()}
 
 
 class Run(NamedTuple):

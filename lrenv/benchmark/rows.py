@@ -102,17 +102,29 @@ class Comparison:
         return [row for row in self.rows if row.result is None]
 
     @property
+    def whole(self) -> list[tuple[Row, Result]]:
+        """The rows of which every run trained to the end, with their results, the lowest mean test loss first."""
+        found = [(row, row.result) for row in self.rows if row.result is not None and not row.result.diverged.any()]
+        found = [(row, result) for row, result in found if np.isfinite(result.test_loss).all()]
+        return sorted(found, key=lambda pair: float(np.mean(pair[1].test_loss)))
+
+    @property
+    def ranked(self) -> list[Row]:
+        """All rows: `whole` in its order, then those with runs that diverged, then those that failed."""
+        whole = [row for row, _ in self.whole]
+        rest = [row for row in self.rows if not any(row is other for other in whole)]
+        return whole + sorted(rest, key=lambda row: row.result is None)
+
+    @property
     def best(self) -> list[Row]:
         """The row with the lowest mean test loss, and those that are level with it by the paired t-test.
 
         One with a run that diverged is never among them. With one seed nothing can be told apart, and there is none.
         """
-        whole = [(row, row.result) for row in self.rows if row.result is not None and not row.result.diverged.any()]
-        whole = [(row, result) for row, result in whole if np.isfinite(result.test_loss).all()]
-        if self.seeds < 2 or not whole:
+        if self.seeds < 2 or not self.whole:
             return []
-        lowest, best = min(whole, key=lambda pair: float(np.mean(pair[1].test_loss)))
-        return [row for row, r in whole if row is lowest or paired(r.test_loss, best.test_loss) >= LEVEL]
+        lowest, best = self.whole[0]
+        return [row for row, r in self.whole if row is lowest or paired(r.test_loss, best.test_loss) >= LEVEL]
 
     def save(self, out: Path) -> None:
         """Writes results.jsonl (a line per run) and summary.json."""

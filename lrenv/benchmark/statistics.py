@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import ttest_1samp, ttest_ind
+from scipy.stats import t, ttest_1samp, ttest_ind
 
 
 def mean_std(values: NDArray[Any]) -> tuple[float, float]:
@@ -57,3 +57,24 @@ def paired_t(differences: NDArray[Any]) -> float:
         return float(differences[0] == 0)
     with _nearly_equal_allowed():
         return float(ttest_1samp(differences, 0.0).pvalue)
+
+
+def paired_interval(values: NDArray[Any], baseline: NDArray[Any], level: float = 0.95) -> tuple[float, float]:
+    """How far runs are above the baseline's runs of the same seeds, by Student's t.
+
+    The interval of mean ± half width leaves 0 out exactly where the p-value of `paired` is below 1 - level.
+
+    Args:
+        values: (seeds,).
+        baseline: (seeds,), in the same order of seeds.
+        level: how often such an interval holds the true mean difference.
+
+    Returns:
+        The mean of the differences, and half the width of its confidence interval. The width is NaN for fewer than two
+        seeds, and both are where a value is not finite.
+    """
+    if not (np.isfinite(values).all() and np.isfinite(baseline).all()):
+        return float("nan"), float("nan")
+    differences = values.astype(np.float64) - baseline.astype(np.float64)
+    mean, deviation = mean_std(differences)
+    return mean, float(t.ppf((1 + level) / 2, max(len(differences) - 1, 1))) * deviation / len(differences) ** 0.5

@@ -1,0 +1,143 @@
+"""What a comparison says in words and numbers: the entries of its table, who is ahead of whom, and the small print."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from lrenv.benchmark.evaluation import Result
+from lrenv.benchmark.rows import LEVEL, Comparison, Row
+from lrenv.benchmark.statistics import paired, paired_interval
+from lrenv.training.tasks import LogUniform
+
+
+def columns(comparison: Comparison) -> tuple[str, ...]:
+    """The headings over `cells`."""
+    return (
+        "agent", "settings", "test loss", f"difference from {comparison.baseline}", "p (paired)", "test accuracy",
+        "val loss", "diverged", "runs spent",
+    )  # fmt: skip
+
+
+def cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
+    """A row's entries under `columns`: mean (standard deviation) over seeds; of a failed agent, why it failed."""
+    if row.result is None:
+        return row.label, row.settings, f"failed: {row.failure}"
+    summary = row.summary()
+    places = _places(comparison)
+    test, accuracy, val = (_number(summary[name], places) for name in ("test_loss", "test_accuracy", "val_loss"))
+    difference, p = _difference(row, comparison), _p(row.paired)
+    return row.label, row.settings, test, difference, p, accuracy, val, str(summary["diverged"]), str(row.runs)
+
+
+def title(comparison: Comparison) -> str:
+    """The task, and how much was run."""
+    task = comparison.task
+    return f"{task.name}: {task.budget} steps of batch {task.batch_size}, {comparison.seeds} seeds"
+
+
+def verdict(comparison: Comparison) -> str:
+    """Who is ahead of whom in test loss, and by how much, or who is level."""
+    if comparison.seeds < 2:
+        return "One seed tells no agents apart."
+    if not comparison.whole:
+        return "Every agent failed or has runs that diverged, so none is ahead."
+    (first, best), *others = comparison.whole
+    if len(comparison.rows) == 1:
+        return f"{first.label} is the only agent; there is none to compare."
+    places = _places(comparison)
+    ahead: list[str] = []
+    level: list[str] = []
+    for row, result in others:
+        kind = ahead if paired(result.test_loss, best.test_loss) < LEVEL else level
+        kind.append(f"{row.label} ({_interval(result, best, places)})")
+    said = [f"{first.label} has the lowest test loss."] if others else []
+    found = [f"{what} {_listed(rows)}" for what, rows in (("level with", level), ("ahead of", ahead)) if rows]
+    if found:
+        said.append(f"It is {', and '.join(found)}. In brackets: their test loss minus its own, seed by seed.")
+    left = [row for row in comparison.rows if all(row is not other for other, _ in comparison.whole)]
+    if left:
+        said.append(f"Left out: {', '.join(map(_why_left_out, left))}.")
+    return " ".join(said)
+
+
+def caption(comparison: Comparison) -> str:
+    """What the numbers of the table mean."""
+    said = [
+        "Mean (standard deviation) over seeds; the test split is read once, at the checkpoint with the best validation "
+        "loss."
+    ]
+    if comparison.seeds < 2:
+        said.append("One seed has no deviation, no interval and no p-value.")
+    elif comparison.baseline in [row.label for row in comparison.failed]:
+        said.append(f"There are no differences to show, for the baseline, {comparison.baseline}, failed.")
+    else:
+        said.append(
+            "A difference is that of the test losses of runs with the same seed: the mean, ± half the 95 % interval of "
+            f"Student's t. Two agents are level where it holds 0 (paired t-test: p of {LEVEL} or more); there is no "
+            "correction for the number of agents."
+        )
+    if isinstance(comparison.task.initial_lr, LogUniform) and any(" to " in row.label for row in comparison.rows):
+        said.append("Where the rate is scaled, each run's initial rate is drawn from the task's range by its seed.")
+    return " ".join(said)
+
+
+def what(view: dict[str, Any]) -> str:
+    """What an agent observes and controls, and what it asks of the task."""
+
+    def listed(names: str | tuple[str, ...]) -> str:
+        return " and ".join(names) if isinstance(names, tuple) else names
+
+    said = [f"observation {listed(view['observe'])}", f"control {listed(view['control'])}"]
+    if "interval" in view:
+        said.append("an action at every step" if view["interval"] == 1 else f"an action every {view['interval']} steps")
+    if "optimizer" in view:
+        said.append(f"optimizer {view['optimizer']}")
+    return ", ".join(said)
+
+
+def _listed(items: list[str]) -> str:
+    """The items as a list in a sentence."""
+    return " and ".join([", ".join(items[:-1])] * (len(items) > 1) + items[-1:])
+
+
+def _why_left_out(row: Row) -> str:
+    if row.result is None:
+        return f"{row.label} (failed)"
+    diverged = int(row.result.diverged.sum())
+    return f"{row.label} ({diverged or 'some'} of {len(row.result.seeds)} runs diverged)"
+
+
+def _difference(row: Row, comparison: Comparison) -> str:
+    if row.label == comparison.baseline:
+        return "baseline"
+    baseline = next(other.result for other in comparison.rows if other.label == comparison.baseline)
+    if row.result is None or baseline is None:
+        return "-"
+    return _interval(row.result, baseline, _places(comparison))
+
+
+def _interval(result: Result, baseline: Result, places: int) -> str:
+    """The paired difference of the test losses, ± half the width of its interval; without it for a single seed."""
+    mean, half = paired_interval(result.test_loss, baseline.test_loss)
+    if np.isnan(mean):
+        return "-"
+    return f"{mean:+.{places}f}" + ("" if np.isnan(half) else f" ± {half:.{places}f}")
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None or np.isnan(value) else f"{value:.2g}"
+
+
+def _places(comparison: Comparison) -> int:
+    """Decimal places of losses: at least four, and more where all means are so small that three digits need them."""
+    largest = max((abs(float(np.mean(result.test_loss))) for _, result in comparison.whole), default=0.0)
+    return 4 if not 0 < largest < 0.1 else min(2 - math.floor(math.log10(largest)), 12)
+
+
+def _number(value: dict[str, float], places: int) -> str:
+    if np.isnan(value["mean"]):
+        return "-"
+    return f"{value['mean']:.{places}f}" + ("" if np.isnan(value["std"]) else f" ({value['std']:.{places}f})")

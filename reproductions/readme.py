@@ -1,0 +1,72 @@
+"""Draws the committed results from their lines: `python reproductions/readme.py`.
+
+Every `results/*/results.md` with its figures, and the table of all claims in `README.md`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import baydin2018
+import fu2017
+import metz2019
+import metz2019_hypergradients
+import micaelli2021
+import xu2019
+from flow import COLUMNS, HERE, Reproduction, Settings, markdown
+from lrenv.runtime.files import replace_file
+from lrenv.runtime.process import status_of
+
+RESULTS = HERE / "results"
+README = HERE / "README.md"
+TITLE = "## All claims\n"
+"""What follows it in README.md is drawn."""
+
+
+ALL: tuple[tuple[Any, type[Settings], str], ...] = (
+    (xu2019.Xu2019, xu2019.Settings, "gpu"),
+    (baydin2018.Baydin2018, baydin2018.Settings, "cpu"),
+    (fu2017.Fu2017, fu2017.Settings, "cpu"),
+    (metz2019.Metz2019, metz2019.Settings, "cpu"),
+    (metz2019_hypergradients.Hypergradients, metz2019_hypergradients.Settings, "cpu"),
+    (micaelli2021.Micaelli2021, micaelli2021.Settings, "cpu"),
+)
+"""Reproduction, its settings, the scale of its committed results."""
+
+
+def committed() -> list[Reproduction[Any, Any]]:
+    """The reproductions whose lines are committed."""
+    found = [(kind, settings, scale, RESULTS / kind.__module__) for kind, settings, scale in ALL]
+    return [
+        kind(settings(scale=scale, out=out)) for kind, settings, scale, out in found if (out / "runs.jsonl").exists()
+    ]
+
+
+def table(reproductions: list[Reproduction[Any, Any]]) -> str:
+    """All claims under one another, with the page that each is from."""
+    rows = [
+        (f"[{own.paper}]({page_of(own.out)}): {claim.paper}", *claim[1:])
+        for own in reproductions
+        for claim in own.report().claims
+    ]
+    return markdown(COLUMNS, rows)
+
+
+def page_of(out: Path) -> str:
+    """The page of results in a folder, from README.md."""
+    return (out / "results.md").relative_to(HERE).as_posix()
+
+
+def main() -> None:
+    """Draws everything anew."""
+    found = committed()
+    for own in found:
+        own.draw()
+    text, _, _ = README.read_text().partition(TITLE)
+    replace_file(README, f"{text}{TITLE}\n{table(found)}")
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(main))
