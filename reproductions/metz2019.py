@@ -47,8 +47,8 @@ from lrenv.agents.schedules.agent import constant
 from lrenv.benchmark import evaluation
 from lrenv.controllers import controller_file
 from lrenv.data import Data
-from lrenv.envs.vector_env import choose_device
 from lrenv.randomness.seeds import seeds_for
+from lrenv.runtime.memory import choose_device
 from lrenv.training.tasks import Task, make_task, register_task
 from lrenv.training.trainee import Trainee
 from metz2019_report import METHODS, OBJECTIVES, folder, report
@@ -221,7 +221,7 @@ def measured(agent: Agent, task: Task, seeds: Sequence[int]) -> list[Result]:
         {
             "final_test_loss": float(curves["test_loss"][-1, i]),
             "best_test_loss": float(run.test_loss[i]),
-            "best_test_accuracy": float(run.test_accuracy[i]),
+            "best_test_accuracy": float(run.test_metric[i]),
             "diverged": bool(run.diverged[i]),
             # Of the whole batch; the faster of two runs, which is disturbed less.
             "seconds": float(f"{min(run.seconds, again.seconds):.4g}"),

@@ -41,9 +41,9 @@ from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import selection_losses
 from lrenv.controllers.agent import agent_factory
-from lrenv.envs.vector_env import choose_device
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.json_values import to_json
+from lrenv.runtime.memory import choose_device
 from xu2019_report import SCHEDULES, best, report
 from xu2019_tasks import NETWORKS, SCALES, Scale, available, task_of
 from xu2019_training import SETTINGS, Carried, Timed, digest, runs_spent
@@ -158,7 +158,8 @@ def reported(piece: Piece, agent: Agent, scale: Scale, device: str | None) -> Re
     version = scale.like(piece.network, scale.reported)
     task = task_of(piece.data, piece.network, version)
     result = evaluate(agent, task, seeds, initial_lr=piece.start or None, device=device, capture=True)
-    numbers = {name: getattr(result, name).tolist() for name in ("val_loss", "test_loss", "test_accuracy", "diverged")}
+    names = {"val_loss": "val_loss", "test_loss": "test_loss", "test_accuracy": "test_metric", "diverged": "diverged"}
+    numbers = {name: getattr(result, own).tolist() for name, own in names.items()}
     curves = {name: [short(run) for run in result.curves[name].T] for name in ("val_loss", "lr")}
     return {"seeds": seeds, **numbers, "version": list(version), "curves": curves, "seconds": round(result.seconds, 1)}
 
