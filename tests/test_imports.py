@@ -27,7 +27,7 @@ LAYERS = (
     "training.tasks", "training.drawn",
     "training.power_law_optimum", "training.objective", "training.trainee", "training.dynamics",
     "training.gradient_observer", "training.rollout", "training.scheduled", "training.hypergradients",
-    "envs", "envs.observations", "envs.rewards", "envs.actions", "envs.episode", "envs.snapshots",
+    "envs", "envs.observations", "envs.rewards", "envs.actions", "envs.own", "envs.episode", "envs.snapshots",
     "envs.episode_seeds", "envs.rendering",
     "envs.vector_env", "envs.env", "envs.sb3_vec_env",
     "controllers", "controllers.schema", "controllers.controller_file", "controllers.state_file", "controllers.agent",
