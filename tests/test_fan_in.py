@@ -80,7 +80,7 @@ def test_environments_show_them(granularity: str) -> None:
     assert envs.observation_space.contains(after)
     if granularity == "layer":
         assert seen["fan_in"][0].tolist() == [64, 32, 32]
-        assert not envs.episode._lookahead, "no gradient is looked at"
+        assert envs.snapshot().state.observed == (), "no gradient is looked at"
 
 
 def test_multipliers_are_the_closed_form_with_a_geometric_mean_of_1() -> None:
