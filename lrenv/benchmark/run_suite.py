@@ -112,13 +112,14 @@ def run_suite(
         ValueError: an agent or a task is unknown or can't be made, or nothing of the suite can be run here.
         KeyboardInterrupt: the run was interrupted; the message says what is kept.
     """
-    tasks, skipped = _tasks(suite, device)
+    named, skipped = _tasks(suite, device)
+    tasks = {name: make_task(spec) for name, spec in named.items()}
     entries, contenders, left_out = _agents(suite)
     skipped += left_out
     if suite.reference not in [entry.label for entry in entries]:
         raise ValueError(f"the reference, {suite.reference}, can't take part: {' '.join(left_out)}")
     found = Records.read(records) if records is not None else Records({}, {})
-    own = {f"task {spec}": specs.parse(spec).own for spec in suite.tasks}
+    own = {f"task {name}": specs.parse(spec).own for name, spec in named.items()}
     settings = {
         "suite": described_setting(suite), "tasks": {name: described_setting(task) for name, task in tasks.items()},
         "agents": [entry.label for entry in entries], "files": digests(list(contenders.values()), own),
@@ -133,7 +134,8 @@ def run_suite(
         try:
             for place, (name, entry) in enumerate((name, entry) for name in tasks for entry in entries):
                 report(place, f"{entry.label} on {name}")
-                search = Search(entry, tasks[name], name, settings["tasks"][name], suite, device, cells.once)
+                spec = f"{named[name]} {settings['files'].get(f'task {name}', '')}".strip()
+                search = Search(entry, tasks[name], name, spec, suite, device, cells.once)
                 lines += _lines(contenders[entry.label], search, found)
                 if entry.draws and suite.pool and not lines[-1].failure:
                     drawn = search.about("pool", [described_setting(entry.draws), suite.pool, suite.seeds])
@@ -160,8 +162,8 @@ def commit() -> str | None:
     return head.stdout.strip() + "+" * bool(changed.stdout.strip())
 
 
-def _tasks(suite: Suite, device: str | None) -> tuple[dict[str, Task], list[str]]:
-    """The tasks by their names in the suite, and what is left out since its data aren't there.
+def _tasks(suite: Suite, device: str | None) -> tuple[dict[str, str], list[str]]:
+    """The specs of the tasks by their names in tables, and what is left out since its data aren't there.
 
     Each is tried, so that what can't be made is told before anything runs.
     """
@@ -179,7 +181,7 @@ def _tasks(suite: Suite, device: str | None) -> tuple[dict[str, Task], list[str]
     if not found:
         raise ValueError(f"no task is left: {' '.join(skipped)}")
     times = Counter(task.name for task in found.values())
-    return {task.name if times[task.name] == 1 else spec: task for spec, task in found.items()}, skipped
+    return {task.name if times[task.name] == 1 else spec: spec for spec, task in found.items()}, skipped
 
 
 def _agents(suite: Suite) -> tuple[list[Entry], dict[str, Contender], list[str]]:

@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ class Search:
         entry: the agent.
         task: the task.
         name: how the suite calls the task.
-        described: the task as JSON values, which tell it from others.
+        spec: that of the task; of a task in one's own file, with a digest of the file.
         suite: seeds and weight decays.
         device: where the trainees live.
         once: runs a batch, or knows its result.
@@ -97,16 +97,24 @@ class Search:
     entry: Entry
     task: Task
     name: str
-    described: Any
+    spec: str
     suite: Suite
     device: str | None
     once: Once
 
     def about(self, kind: str, tried: Any) -> Record:
-        """All that the outcome depends on."""
+        """What the outcome depends on, as far as settings tell it: code counts by the version of the package alone.
+
+        So a file of records that is committed holds on other machines and for other versions of Python.
+        """
+        plain = (str, int, float, type(None))
+        task = {
+            f.name: value for f in fields(self.task)
+            if isinstance(value := getattr(self.task, f.name), plain) and f.name != "summary"
+        }  # fmt: skip
         return {
             "search": kind, "task": self.name, "agent": self.entry.label, "spec": self.entry.agent, "tried": tried,
-            "described": self.described, "seeds": self.suite.tuning_seeds, "weight_decay": self.decays(),
+            "task_spec": self.spec, "settings": task, "seeds": self.suite.tuning_seeds, "weight_decay": self.decays(),
             "version": version("lrenv"),
         }  # fmt: skip
 
