@@ -146,7 +146,7 @@ def run_suite(
             raise KeyboardInterrupt(told) from None
     if cells.about.get("commit") != about["commit"]:
         skipped.append(f"The first runs are of commit {cells.about.get('commit')}, the last of {about['commit']}.")
-    privileges = {entry.label: privileges_of(_sample(contenders[entry.label], entry)) for entry in entries}
+    privileges = {entry.label: privileges_of(_sample(entry)) for entry in entries}
     replace_file(out / "tuned.jsonl", found.text())
     return Outcome(suite, list(tasks), lines, privileges, pools, found, skipped, cells.about)
 
@@ -194,7 +194,7 @@ def _agents(suite: Suite) -> tuple[list[Entry], dict[str, Contender], list[str]]
         try:
             (contender,) = contenders_of([entry.agent], [entry.label]) if not entry.grid else (_tuned(entry),)
             if entry.grid or not contender.tuned:
-                view_of(_sample(contender, entry))
+                view_of(_sample(entry))
         except FileNotFoundError as error:
             skipped.append(f"Agent {entry.label} is left out: {error}")
             continue
@@ -215,7 +215,7 @@ def _tuned(entry: Entry) -> Contender:
     return Contender(entry.agent, spec.name, spec.settings, entry.label, tuned=True)
 
 
-def _sample(contender: Contender, entry: Entry) -> Any:
+def _sample(entry: Entry) -> Any:
     """The agent with the first value of whatever is tuned."""
     return make_agent(entry.agent, **{key: axis.of(100)[0] for key, axis in entry.grid.items()})
 
