@@ -143,9 +143,9 @@ class Trainee:
         self._rows = max(task.batch_size, 512)
         examples = self.train.inputs[: min(4, task.batch_size)]
         examples = examples if self._in_advance else self._normalised(examples)
-        check_outputs(task.name, self._loss, self.network.rehearse(examples, dtype), data)
-        if compile is True and self.network.apart:
-            raise ValueError(f"the copies of this network run one after another ({self.network.apart}): compile=False")
+        check_outputs(task.name, self._loss, self.network.dry_run(examples, dtype), data)
+        if compile is True and (reason := self.network.why_sequential):
+            raise ValueError(f"the copies of this network run one after another ({reason}): compile=False")
         layers = self.network.activations(examples, dtype) or [1]
         self.memory = self._memory(sum(x.nbytes for split in data[:3] for x in split), layers)
         self.at_once = self._at_once() if at_once is None else count("at_once", at_once)
