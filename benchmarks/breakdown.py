@@ -49,7 +49,7 @@ class Stopwatch:
         setattr(owner, method, self.timed(getattr(owner, method), part))
 
     def timed(self, call: Callable[..., Any], part: str) -> Callable[..., Any]:
-        """The same call, which puts its time down to a part."""
+        """Returns the same call, which puts its time down to a part."""
 
         def timed(*args: Any) -> Any:
             begin = time.perf_counter()
@@ -92,7 +92,7 @@ def measure(settings: Breakdown) -> Race:
     watch = Stopwatch()
     step, measuring = watch.timed(step, REST), watch.timed(calls["measuring"], ALONE)
     for owner, method, part in (
-        (env.episode.trainee, "unroll", TRAINING), (env.episode, "_measure", MEASURING),
+        (env.episode.trainee, "inner_loop", TRAINING), (env.episode, "_measure", MEASURING),
         (env.episode, "reset", "new episodes"), (env.episode.trainee, "evaluate", EAGER),
         (vector_env, "to_host", "time steps, to the host"),
     ):  # fmt: skip

@@ -98,7 +98,7 @@ class Following(BaseAgent[tuple[()]]):
         self.rates = rates
 
     def act(self, observation: Array, carry: tuple[()]) -> tuple[Array, tuple[()]]:
-        """Gives the rates (n, 1) of the intervals that now start."""
+        """Returns the rates (n, 1) of the intervals that now start."""
         return self.rates[observation[:, CLOCK.index("inner_step")].astype(int), None], carry
 
 
@@ -137,17 +137,17 @@ class Field:
         return expected_loss(self.problem, lr, self.task.batch_size, momentum)[-1] - self.problem.noise**2 / 2
 
     def row(self, agent: str, excess: float, lr: Array, error: float = 0.0, runs: int = 0, **settings: Any) -> Row:
-        """A contestant with the rates of its decisions."""
+        """Returns a contestant with the rates of its decisions."""
         ratio, flatness = excess / self.optimum.excess, float(lr.mean() / lr.max())
         rates = [float(f"{x:.4g}") for x in lr]
         return Row(self.task.name, agent, excess, error, ratio, flatness, float(lr.max()), runs, settings, rates)
 
     def exact(self, agent: str, lr: Tensor, **settings: Any) -> Row:
-        """A contestant whose rates (T,) are known."""
+        """Returns a contestant whose rates (T,) are known."""
         return self.row(agent, float(self.excess(lr)), lr[:: self.task.interval].numpy(), **settings)
 
     def computed(self) -> Iterator[Row]:
-        """The optimum, what theory says of it, and what momentum adds."""
+        """Returns the optimum, what theory says of it, and what momentum adds."""
         task, problem = self.task, self.problem
         yield self.exact("computed optimum", self.optimum.lr)
         yield self.ran("computed optimum, run", Following(self.optimum.lr.numpy()), {})
@@ -163,7 +163,7 @@ class Field:
             yield self.row(name, found.excess, found.lr[::coarse].numpy(), **more)
 
     def families(self) -> Iterator[Row]:
-        """The shapes that theory names, with tuned peaks: power decay with its exponent or a tuned one, and WSD."""
+        """Returns the shapes that theory names, with tuned peaks: power decay with its exponent or a tuned one, and WSD."""
         task, exponent = self.task, 2 * self.problem.capacity - 1
         left = 1 - torch.arange(0, task.budget, task.interval).double() / task.budget
         shares = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
@@ -214,7 +214,7 @@ class Field:
         return final, result.curves["lr"][1:]
 
     def ran(self, name: str, agent: Agent, settings: dict[str, Any]) -> Row:
-        """A contestant by its runs; validation losses are exact for the weights at hand, so runs differ by weights."""
+        """Returns a contestant by its runs; validation losses are exact for the weights at hand, so runs differ by weights."""
         final, rates = self.finals(agent, seeds_for("report", self.seeds))
         held = len(rates) // (self.task.budget // self.task.interval)  # decisions per interval of the others
         middle = np.exp(np.log(rates.clip(1e-12)).mean(1))[::held]
@@ -223,7 +223,7 @@ class Field:
 
 
 def theory(settings: Settings) -> list[str]:
-    """A table of how the optimum's shape changes with the budget."""
+    """Returns a table of how the optimum's shape changes with the budget."""
     lines = [
         "| task | budget | excess | peak | mean / peak | exponent of the decay |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -250,7 +250,7 @@ def theory(settings: Settings) -> list[str]:
 
 
 def page(rows: list[Row], fields: Mapping[str, Field], shapes: list[str]) -> str:
-    """The results as Markdown."""
+    """Returns the results as Markdown."""
     command = shlex.join(["python", "benchmarks/exact_tasks.py", *sys.argv[1:]])
     lines = [
         "# Exact tasks: excess over the computed optimum",
@@ -290,7 +290,7 @@ def page(rows: list[Row], fields: Mapping[str, Field], shapes: list[str]) -> str
 
 
 def figure(rows: list[Row], path: Path) -> None:
-    """The best schedules against found ones."""
+    """Returns the best schedules against found ones."""
     fig, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
     for axis, name in zip(axes, PROBLEMS, strict=True):
         own = [row for row in rows if row.task == name and "run" not in row.agent]

@@ -82,12 +82,12 @@ class Settings:
         return {"eager": False} if self.dry_run else {mode: MODES[mode] for mode in self.mode}
 
     def size(self, full: int, tiny: int) -> int:
-        """A size, or what stands for it in a dry run."""
+        """Returns a size, or what stands for it in a dry run."""
         return tiny if self.dry_run else full
 
 
 def card(settings: Settings) -> Rows:
-    """The machine, and its measured ceilings."""
+    """Returns the machine, and its measured ceilings."""
     yield {
         "card": "none" if settings.dry_run else torch.cuda.get_device_name(),
         "torch": torch.__version__, "cuda": torch.version.cuda, "python": platform.python_version(),
@@ -131,7 +131,7 @@ def resets(settings: Settings) -> Rows:
 
 
 def syncs(settings: Settings) -> Rows:
-    """Whether a decision waits for the device."""
+    """Returns whether a decision waits for the device."""
     for name in ("digits-mlp", "lenet"):
         task = make_task("digits-mlp", budget=60)
         if name == "lenet":
@@ -178,7 +178,7 @@ def speed(settings: Settings) -> Rows:
 
 
 def whole(settings: Settings) -> Rows:
-    """The same from NumPy to NumPy, through the vector environment with restarts."""
+    """Returns the same from NumPy to NumPy, through the vector environment with restarts."""
     for n in (2,) if settings.dry_run else settings.envs:
         envs = LearningRateVectorEnv(
             n, "digits-mlp", device=settings.device, compile=not settings.dry_run, autoreset_mode="SameStep"
@@ -194,7 +194,7 @@ def whole(settings: Settings) -> Rows:
 
 
 def rivals(settings: Settings) -> Rows:
-    """The same work in JAX, in a loop over modules, and in `torch.func` over stacked modules."""
+    """Returns the same work in JAX, in a loop over modules, and in `torch.func` over stacked modules."""
     decisions = settings.size(10, 1)
     for n in (2,) if settings.dry_run else settings.envs:
         yield {"n": n, "rival": "JAX", "trainee-steps/s": in_jax(n, decisions)}
@@ -233,7 +233,7 @@ def ppo(settings: Settings) -> Rows:
 
 
 def outer(settings: Settings) -> Rows:
-    """A forward hypergradient, and an update by evolution strategies."""
+    """Returns a forward hypergradient, and an update by evolution strategies."""
     n, steps = settings.size(1024, 2), settings.size(300, 4)
     trainee = Trainee(make_task("digits-mlp"), settings.device)
     schedule = {"lr": torch.full((n, 2), 1e-3, device=settings.device)}
@@ -263,7 +263,7 @@ PARTS: dict[str, Callable[[Settings], Rows]] = {
 def images(
     name: str, network: Callable[..., Any], shape: tuple[int, ...], number: int, batch_size: int, val: int
 ) -> Task:
-    """A task with random images, ten classes, and decisions every 10 steps."""
+    """Returns a task with random images, ten classes, and decisions every 10 steps."""
     generator = torch.Generator().manual_seed(0)
 
     def split(count: int) -> Split:
@@ -329,7 +329,7 @@ def decider(task: Task, n: int, device: str, compile: Compile) -> Callable[[int]
 def measured(
     settings: Settings, task: Task, n: int, mode: str, compile: Compile, turns: int = 5, decisions: int = 10
 ) -> dict[str, Any]:
-    """A row of speed and memory."""
+    """Returns a row of speed and memory."""
     if not settings.dry_run:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -342,7 +342,7 @@ def measured(
     seconds = timed(settings, partial(run, decisions), settings.size(turns, 1)) / decisions
     peak = 0.0 if settings.dry_run else torch.cuda.max_memory_reserved() / 2**30
     trainee = Trainee(task, settings.device)
-    predicted = trainee.memory.total(n, trainee.groups(n)[0]) / 2**30
+    predicted = trainee.memory.total(n, trainee.chunks(n)[0]) / 2**30
     return {
         "task": task.name, "n": n, "mode": mode, "ms per decision": round(1e3 * seconds, 3),
         "trainee-steps/s": round(n * task.interval / seconds), "built in s": round(built, 1),

@@ -106,7 +106,7 @@ class Row:
 
     @classmethod
     def of(cls, contestant: str, values: Sequence[float], base: Sequence[float], build: float, peak: float) -> Row:
-        """The line of a contestant.
+        """Returns the line of a contestant.
 
         Args:
             contestant: its name.
@@ -153,7 +153,7 @@ def rate(work: Callable[[], object], repeats: int = 1, units: float = 1) -> floa
 
 
 def peak_mib() -> float:
-    """The largest resident size of this process so far, in MiB."""
+    """Returns the largest resident size of this process so far, in MiB."""
     units_a_mib = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_a_mib
 
@@ -266,7 +266,7 @@ def record(race: Race, command: str) -> None:
 
 
 def machine() -> str:
-    """The processor, and the versions that matter, in one line."""
+    """Returns the processor, and the versions that matter, in one line."""
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
     parts = [

@@ -54,7 +54,7 @@ def modules(
 
 
 def plain_task(name: str, *optimizers: str, **options: Any) -> Task:
-    """The task, if it is plain classification with one of these optimizers.
+    """Returns the task, if it is plain classification with one of these optimizers.
 
     Raises:
         ValueError: it is something else.
@@ -66,7 +66,7 @@ def plain_task(name: str, *optimizers: str, **options: Any) -> Task:
 
 
 def normalised(task: Task) -> tuple[Split, Split]:
-    """The training split, and the validation examples that a decision measures, with their statistics removed."""
+    """Returns the training split, and the validation examples that a decision measures, with their statistics removed."""
     data = task.load()
     train, val = (Split((split.inputs - data.mean) / data.std, split.targets) for split in (data.train, data.val))
     return train, Split(*(x[: task.val_examples] for x in val))

@@ -72,7 +72,7 @@ def report(**row: Any) -> None:
 
 
 def error(ours: Tensor, reference: Tensor) -> float:
-    """The relative error in the Euclidean norm."""
+    """Returns the relative error in the Euclidean norm."""
     return float((ours.double() - reference).norm() / reference.norm())
 
 
@@ -165,7 +165,7 @@ def accuracy(name: str, settings: Settings, device: torch.device) -> None:
 
 
 def lenet(settings: Settings, device: torch.device) -> None:
-    """The whole network: a training step (loss and gradient), and a forward pass without gradient."""
+    """Returns the whole network: a training step (loss and gradient), and a forward pass without gradient."""
     n, b = settings.trainees, settings.batch_size
     side = 20 if settings.dry_run else 28
     net = Network(lambda: lenet5((1, side, side), 10))

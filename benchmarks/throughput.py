@@ -33,7 +33,7 @@ class Throughput(Settings):
 
 
 def sweep(settings: Throughput) -> Race:
-    """A contestant for each number of environments."""
+    """Returns a contestant for each number of environments."""
     contestants = {
         f"n = {envs}": partial(
             stepping, settings.task, int(envs), settings.decisions, settings.compile, **settings.options

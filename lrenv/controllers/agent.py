@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lrenv import sources, specs
 from lrenv.controllers.controller_file import ControllerFileError, agent_name
 from lrenv.lookup import what_is
-from lrenv.runtime.ambient import settled
+from lrenv.runtime.ambient import with_own_settings
 from lrenv.training.optimizers import Optimizer, OptimizerFactory
 
 State = tuple[Any, ...] | None
@@ -43,7 +43,7 @@ class View:
     optimizer: str | Optimizer | OptimizerFactory | None = None
 
     def settings(self) -> dict[str, Any]:
-        """Gives the environment's keyword arguments that this view asks for."""
+        """Returns the environment's keyword arguments that this view asks for."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
@@ -84,7 +84,7 @@ class AgentError(ValueError):
 
 
 def view_of(agent: Agent) -> View:
-    """Gives the agent's view.
+    """Returns the agent's view.
 
     Raises:
         AgentError: it has none, or something else under that name; the message says what to do.
@@ -100,7 +100,7 @@ def view_of(agent: Agent) -> View:
 
 
 def called(agent: object) -> str:
-    """Gives what an agent is called in tables: its `repr`, or its class if that would be an address in memory."""
+    """Returns what an agent is called in tables: its `repr`, or its class if that would be an address in memory."""
     own = type(agent).__repr__ is not object.__repr__
     return repr(agent) if own else type(agent).__name__
 
@@ -115,12 +115,12 @@ GROUP = "lrenv.agents"
 
 
 def agents() -> tuple[str, ...]:
-    """Gives the names of all agents that are installed."""
+    """Returns the names of all agents that are installed."""
     return tuple(sources.advertised(GROUP))
 
 
 def agent_factory(name: str) -> Factory:
-    """Gives the factory of an agent: that which a package advertises under the name, or one's own, `my_agents.py:Mine`.
+    """Returns the factory of an agent: that which a package advertises under the name, or one's own, `my_agents.py:Mine`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -149,7 +149,7 @@ def _installed(name: str) -> Factory:
     return factory
 
 
-@settled
+@with_own_settings
 def make_agent(agent: str | Path, **settings: Any) -> Agent:
     """Makes an agent: by name, `make_agent("cosine", peak=1e-2)`, or from a file, `make_agent("x/best.safetensors")`.
 

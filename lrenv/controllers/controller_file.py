@@ -166,13 +166,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a file that `write` made; raises as `opened` does. The tensors are not looked at."""
+    """Returns the metadata of a file that `write` made; raises as `opened` does. The tensors are not looked at."""
     with opened(path) as file:
         return file.metadata
 
 
 def agent_name(path: Path) -> str:
-    """Which agent a file holds.
+    """Returns which agent a file holds.
 
     Raises:
         FileNotFoundError: no such file.

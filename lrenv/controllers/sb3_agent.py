@@ -51,7 +51,7 @@ class SB3Agent:
 
 
 def as_agent(agent: Any) -> Agent:
-    """Gives a Stable-Baselines3 model as an agent, and an object that has a view or is no model as it is.
+    """Returns a Stable-Baselines3 model as an agent, and an object that has a view or is no model as it is.
 
     Raises:
         AgentError: the model holds no environment of ours, or one that changes observations or actions on the way.

@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from lrenv.envs.actions import BESIDE, Control
+from lrenv.envs.actions import HYPERPARAMETERS, Control
 from lrenv.envs.observations import Observer
 from lrenv.lookup import lookup
 from lrenv.training.optimizers import OPTIMIZERS, make_optimizer
@@ -41,12 +41,12 @@ def _check(wanted: str, accepts: Callable[[Any], bool]) -> Check:
 
 
 def integer(low: int, high: int = MOST) -> Check:
-    """An integer between two, both included; true and false are none."""
+    """Returns an integer between two, both included; true and false are none."""
     return _check(f"an integer from {low} to {high}", lambda x: type(x) is int and low <= x <= high)
 
 
 def number(low: float, high: float) -> Check:
-    """A finite number above `low` and at most `high`."""
+    """Returns a finite number above `low` and at most `high`."""
     return _check(
         f"a number above {low:g} and at most {high:g}",
         lambda x: type(x) in (int, float) and math.isfinite(x) and low < x <= high,
@@ -70,7 +70,7 @@ def optional(check: Check) -> Check:
 
 
 def several(check: Check, least: int = 0) -> Check:
-    """A list, each of whose values the check accepts."""
+    """Returns a list, each of whose values the check accepts."""
     is_list = _check(f"a list of {least} or more", lambda x: isinstance(x, list) and len(x) >= least)
 
     def all_of(where: str, value: Any) -> None:
@@ -82,7 +82,7 @@ def several(check: Check, least: int = 0) -> Check:
 
 
 def record(needed: Mapping[str, Check], known: Mapping[str, Check] | None = None) -> Check:
-    """An object with the needed fields.
+    """Returns an object with the needed fields.
 
     Args:
         needed: field -> what it must be.
@@ -154,18 +154,18 @@ _VIEW = record(
 
 
 def check_view(where: str, value: Any) -> None:
-    """A check of a `lrenv.controllers.agent.View`: its names are such that exist and go together."""
+    """Returns a check of a `lrenv.controllers.agent.View`: its names are such that exist and go together."""
     _VIEW(where, value)
     spaces(view_settings(value), rates=1)
 
 
 def view_settings(view: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a view from what JSON makes of them."""
+    """Returns the fields of a view from what JSON makes of them."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in view.items()}
 
 
 def spaces(view: Mapping[str, Any], rates: int) -> tuple[gym.Space[Any], gym.Space[Any]]:
-    """The single observation and action spaces of environments with this view.
+    """Returns the single observation and action spaces of environments with this view.
 
     Args:
         view: the fields of a view.
@@ -177,7 +177,7 @@ def spaces(view: Mapping[str, Any], rates: int) -> tuple[gym.Space[Any], gym.Spa
     if view["optimizer"] is not None:
         lookup(OPTIMIZERS, view["optimizer"], "optimizer")
     # A task's own optimizer may read any hyperparameter.
-    hyper = tuple(BESIDE) if view["optimizer"] is None else tuple(make_optimizer(view["optimizer"]).hyper)
+    hyper = tuple(HYPERPARAMETERS) if view["optimizer"] is None else tuple(make_optimizer(view["optimizer"]).hyper)
     sizes = {"trainee": 1} | dict.fromkeys(("layer", "tensor", "parameter"), rates)
     observer = Observer(view["observe"], torch.float32, {"rates": rates, "parameters": rates})
     return observer.space, Control(view["control"], sizes, hyper).space

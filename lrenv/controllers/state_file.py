@@ -29,7 +29,7 @@ class Stored(NamedTuple):
 
 
 def stored(tree: Any) -> Stored:
-    """The leaves of a tree by their paths; tensors are copies, which what goes on does not change."""
+    """Returns the leaves of a tree by their paths; tensors are copies, which what goes on does not change."""
     tensors: dict[str, Tensor] = {}
     values: dict[str, Scalar] = {}
     for name, leaf in _leaves(tree)[0]:
@@ -43,7 +43,7 @@ def stored(tree: Any) -> Stored:
 
 
 def restored(template: T, tensors: Mapping[str, Tensor], values: Mapping[str, Any], what: object) -> T:
-    """A tree with the structure, devices and types of the template, and the leaves that `stored` took.
+    """Returns a tree with the structure, devices and types of the template, and the leaves that `stored` took.
 
     Args:
         template: leaves that are numbers or text may be of any value.

@@ -55,7 +55,7 @@ class Folder(NamedTuple):
 
 
 def folder(path: str | os.PathLike[str], size: int | None = None, channels: int = 3, held_out: float = 0.2) -> Data:
-    """A folder of images as a data set; `lrenv.data.load` describes the options.
+    """Returns a folder of images as a data set; `lrenv.data.load` describes the options.
 
     Raises:
         ValueError: an option out of range, a folder that is not laid out as described there, or a class without an
@@ -98,7 +98,7 @@ def tell(path: str | os.PathLike[str], notes: list[str]) -> None:
 
 
 def read_folder(path: Path, size: int | None, channels: int) -> Folder:
-    """The decoded images of a folder.
+    """Returns the decoded images of a folder.
 
     The version under which the tensors are stored comes from the files' names, sizes and times, so that a
     changed folder replaces its own entry and no other.

@@ -112,7 +112,7 @@ def co2() -> Data:
 
 
 def photo(octaves: int = 6) -> Data:
-    """A photograph as a function: the colours (R, G, B in 0..1) of 17,000 places of scikit-learn's `china.jpg`.
+    """Returns a photograph as a function: the colours (R, G, B in 0..1) of 17,000 places of scikit-learn's `china.jpg`.
 
     Args:
         octaves: inputs are sin(2^k pi x) and cos(2^k pi x) of both coordinates x in -1..1, for k below this number: a

@@ -43,7 +43,7 @@ class Source:
     held_out: int = 10_000
 
     def __call__(self, whole_train: bool = False) -> Data:
-        """The set, from files that are there; `whole_train` holds nothing out and validates on the test part.
+        """Returns the set, from files that are there; `whole_train` holds nothing out and validates on the test part.
 
         Raises:
             DataCorrupt: the files are truncated, unreadable, or hold something else than they should.

@@ -34,7 +34,7 @@ _LOADED: dict[tuple[Loader, Path, tuple[tuple[str, object], ...]], Data] = {}
 
 
 def datasets() -> tuple[str, ...]:
-    """The names `load` knows, those of `register_data` included."""
+    """Returns the names `load` knows, those of `register_data` included."""
     return tuple(_LOADERS)
 
 
@@ -56,7 +56,7 @@ def register_data(name: str, loader: Loader, *, replace: bool = False) -> None:
 
 
 def load(name: str, *, download: bool | None = None, **options: object) -> Data:
-    """A data set by name, loaded on the first call and then kept in memory for the life of the process.
+    """Returns a data set by name, loaded on the first call and then kept in memory for the life of the process.
 
     ============== ======================== ============================================================
     name           train / val / test       inputs

@@ -18,7 +18,7 @@ def data_root() -> Path:
 
 
 def stored(name: str, version: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors kept below `data_root()/tensors`, or else those of `make`, which are then put there.
+    """Returns the tensors kept below `data_root()/tensors`, or else those of `make`, which are then put there.
 
     A new version deletes the old ones. A file that cannot be read is made anew; a folder that cannot be
     written costs the next process the same work, nothing else. Both warn.
@@ -48,5 +48,5 @@ def stored(name: str, version: str, make: Callable[[], dict[str, Tensor]]) -> di
 
 
 def digest(parts: Iterable[object]) -> str:
-    """A short hash of how the parts print."""
+    """Returns a short hash of how the parts print."""
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]

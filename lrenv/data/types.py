@@ -37,7 +37,7 @@ class Split(NamedTuple):
     (m, d)."""
 
     def shuffled(self) -> Split:
-        """The same examples in a fixed random order."""
+        """Returns the same examples in a fixed random order."""
         order = torch.from_numpy(np.random.default_rng(0).permutation(len(self.targets)))
         return Split(self.inputs[order], self.targets[order])
 
@@ -88,7 +88,7 @@ class Data(NamedTuple):
         return torch.where(std > torch.finfo(torch.float32).eps * targets.abs().amax(0), std, 1.0).float()
 
     def to(self, device: torch.device | str) -> Data:
-        """The same data on `device`; tensors that are there already are not copied."""
+        """Returns the same data on `device`; tensors that are there already are not copied."""
         train, val, test = (Split(s.inputs.to(device), s.targets.to(device)) for s in self[:3])
         return Data(train, val, test, self.mean.to(device), self.std.to(device), self.classes)
 
@@ -102,7 +102,7 @@ def _are_tokens(inputs: Tensor) -> bool:
 
 
 def absent_classes(split: Split, classes: int) -> list[int]:
-    """The classes that a split has no example of."""
+    """Returns the classes that a split has no example of."""
     return sorted(set(range(classes)) - set(split.targets.unique().tolist()))
 
 
@@ -142,7 +142,7 @@ def from_arrays(
     normalize: bool | None = None,
     classes: int | None = None,
 ) -> Data:
-    """A `Data` from one's own arrays, checked and copied to the CPU.
+    """Returns a `Data` from one's own arrays, checked and copied to the CPU.
 
     Parts of a validation split serve as probes, so pass it in a shuffled order.
 

@@ -13,8 +13,8 @@ layout of cuda-convnet (Krizhevsky 2012).
 
 Offsets within one trainee's tensors must fit 31 bits; across trainees they are 64 bits.
 
-Sizes are constants of each compiled kernel: C, H and W of the input and OC, OH and OW of the output, B examples, kernels
-of KH x KW with padding PH and PW; OP is OC rounded up to a multiple of BO, the output channels per program.
+Sizes are constants of each compiled kernel: C, H and W of the input and OC, OH and OW of the output, B examples,
+kernels of KH x KW with padding PH and PW; OP is OC rounded up to a multiple of BO, the output channels per program.
 """
 
 # mypy: ignore-errors

@@ -7,7 +7,7 @@ are views of a (b, n * channels, height, width) tensor, so that a layer's inputs
 `RULES` has the batched rules; they run plain layers alone (`is_plain`), and PyTorch runs what hooks, parametrisations
 and subclasses add. No rule writes in place; an in-place activation gives the numbers of the other kind.
 
-On a CPU the environment computes trainees with convolutions one by one (`Trainee.groups`); that, and the layouts and
+On a CPU the environment computes trainees with convolutions one by one (`Trainee.chunks`); that, and the layouts and
 pools below, follow from `benchmarks/layers.py`.
 """
 

@@ -34,7 +34,7 @@ from lrenv.networks.layers import (
     run_vmapped,
 )
 from lrenv.randomness import draws
-from lrenv.runtime.ambient import detached, settled
+from lrenv.runtime.ambient import with_own_settings, without_gradients
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class Network:
             do.
     """
 
-    @detached
+    @without_gradients
     def __init__(self, make: Callable[[], nn.Module]) -> None:
         self._initial = Initialiser(make)
         self._module = self._initial.module
@@ -96,7 +96,7 @@ class Network:
         if any(parameter._backward_hooks for parameter in self._module.parameters()):
             self._run_sequentially("parameters have hooks on their gradients")
 
-    @settled
+    @with_own_settings
     def init(self, seeds: Sequence[int], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensors]:
         """Draws initial parameters (n, P) and buffers, one copy per seed.
 
@@ -113,7 +113,7 @@ class Network:
         """Whether a convolution is among the layers."""
         return any(isinstance(part, nn.modules.conv._ConvNd) for part in self._module.modules())
 
-    @detached
+    @without_gradients
     def dry_run(self, x: Tensor, dtype: torch.dtype) -> torch.Size:
         """Runs the network on a few examples before anything is trained, to see whether it can be trained, and how.
 
@@ -234,7 +234,7 @@ class Network:
                     found += torch.autograd.grad((outputs.flatten(1) * weights).sum(), leaf)
         return found
 
-    @detached
+    @without_gradients
     def activations(self, x: Tensor, dtype: torch.dtype) -> list[int]:
         """Counts the outputs of each layer for one of the examples x (b, ...); layers that return views don't count."""
         counts: list[int] = []
@@ -267,7 +267,7 @@ class Network:
             return x
         return torch.stack([piece.sum(1) for piece in x.split(self.pieces[granularity], 1)], 1)
 
-    @settled
+    @with_own_settings
     def __call__(
         self,
         params: Tensor,

@@ -62,7 +62,7 @@ def uniform(key: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.f
 
 
 def permuted(key: Tensor, position: Tensor, size: int) -> Tensor:
-    """The elements at `position` of the random permutation of range(size) that `key` names.
+    """Returns the elements at `position` of the random permutation of range(size) that `key` names.
 
     Args:
         key: int64, broadcasts against `position`; one permutation a key.
@@ -86,7 +86,7 @@ def permuted(key: Tensor, position: Tensor, size: int) -> Tensor:
 
 
 def epoch_indices(seed: Tensor, step: Tensor, batch_size: int, size: int, replacement: bool = False) -> Tensor:
-    """Which examples the batches of the given inner steps hold.
+    """Returns which examples the batches of the given inner steps hold.
 
     Without replacement, each epoch is a fresh permutation cut into `size // batch_size` full batches; the
     remainder of an epoch is left out, as with `DataLoader(drop_last=True)`, and differs from epoch to epoch.
@@ -113,7 +113,7 @@ def epoch_indices(seed: Tensor, step: Tensor, batch_size: int, size: int, replac
 
 
 def episode_seeds(seeds: NDArray[np.int64], episodes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The seeds of the given episodes of envs with the given seeds, (n,) each.
+    """Returns the seeds of the given episodes of envs with the given seeds, (n,) each.
 
     Episode 0 has the env's own seed, the later ones hash it.
     """

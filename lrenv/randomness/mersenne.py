@@ -20,7 +20,7 @@ MANTISSA = 24
 
 
 def uniform(seed: Tensor, count: int) -> Tensor:
-    """The first numbers that `uniform_` draws after `manual_seed`, as float32 in [0, 1).
+    """Returns the first numbers that `uniform_` draws after `manual_seed`, as float32 in [0, 1).
 
     Args:
         seed: (n,) int64; torch seeds with the lower 32 bits.

@@ -27,7 +27,7 @@ WARM_UPS = 2
 
 
 def checked(compile: Compile, device: torch.device) -> Compile:
-    """The setting, if it can work on this device.
+    """Returns the setting, if it can work on this device.
 
     Raises:
         ValueError: another word, CUDA graphs without CUDA, or no compiler here; the message says what to do.
@@ -59,14 +59,21 @@ def _missing_compiler(device: torch.device) -> str | None:
     return None
 
 
-def compiled(function: F, **options: Any) -> F:
-    """`torch.compile` for the functions that every decision calls with tensors of the same shapes.
+def compiled(function: F, compile: Compile = True, **options: Any) -> F:
+    """Returns the function, compiled where that is asked for: the only place where eager or compiled is chosen.
+
+    With `compile=True` calls run code from `torch.compile` while gradients are off, and the function itself while they
+    are on, since compiled code gives no derivatives of derivatives. With False and "graph" the function always runs
+    itself.
 
     Args:
-        function: takes and gives tensors; rates and seeds are tensors, too, or each value would compile anew. What it
-            is a method of must not change afterwards.
+        function: takes and gives tensors, of the same shapes in every call; rates and seeds are tensors, too, or each
+            value would compile anew. What it is a method of must not change afterwards.
+        compile: the setting of that name.
         **options: of the compiler.
     """
+    if compile is not True:
+        return function
 
     def entry(*arguments: Any) -> Any:
         return function(*arguments)
@@ -75,7 +82,12 @@ def compiled(function: F, **options: Any) -> F:
     code = entry.__code__.replace(co_name=getattr(function, "__name__", "compiled"))
     own = FunctionType(code, entry.__globals__, code.co_name, None, entry.__closure__)
     settings = options | {"guard_filter_fn": _of_arguments}
-    return torch.compile(own, dynamic=False, fullgraph=True, options=settings)  # type: ignore[return-value]
+    fast = torch.compile(own, dynamic=False, fullgraph=True, options=settings)
+
+    def chosen(*arguments: Any) -> Any:
+        return (function if torch.is_grad_enabled() else fast)(*arguments)
+
+    return chosen  # type: ignore[return-value]
 
 
 def _of_arguments(guards: Sequence[Any]) -> list[bool]:
@@ -133,7 +145,7 @@ class Captured(Generic[S, O]):
         self._graphs: dict[tuple[Any, ...], _Graph] = {}
 
     def __call__(self, state: S, *arguments: Any, donate: bool = False) -> tuple[S, O]:
-        """The next state, and the output.
+        """Returns the next state, and the output.
 
         Args:
             state: before.
@@ -160,7 +172,7 @@ class Captured(Generic[S, O]):
         return tree_unflatten(_copied(place.leaves), place.structure), tree_unflatten(_copied(outputs), shape)
 
     def holds(self, tree: Any) -> bool:
-        """Whether the next call may overwrite a tensor of this tree."""
+        """Returns whether the next call may overwrite a tensor of this tree."""
         held = [x for place in self._places.values() for x in place.leaves]
         held += [x for graph in self._graphs.values() for x in tree_flatten(graph.output)[0]]
         memory = {x.untyped_storage().data_ptr() for x in held}

@@ -82,7 +82,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def whole_lines(path: Path) -> list[str]:
-    """The lines of a file that ends with a line break each; none where there is no file.
+    """Returns the lines of a file that ends with a line break each; none where there is no file.
 
     A write that was cut short leaves a torn last line, which the next one must not go on from: it is cut off.
     """
@@ -96,7 +96,7 @@ def whole_lines(path: Path) -> list[str]:
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file that holds one per line, as `append_line` writes them; none where there is no file.
+    """Returns the JSON objects of a file that holds one per line, as `append_line` writes them; none where there is no file.
 
     A last line that is torn, or that the disk lost, is cut off.
 

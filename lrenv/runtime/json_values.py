@@ -8,7 +8,7 @@ from typing import Any
 
 
 def json_value(value: Any, exact: bool = False) -> Any:
-    """A value of which each number is finite, dicts, lists and tuples within it likewise.
+    """Returns a value of which each number is finite, dicts, lists and tuples within it likewise.
 
     Args:
         value: what is to be written as JSON.

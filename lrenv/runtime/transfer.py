@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
 def to_host(tree: Any) -> Any:
-    """The tree with a NumPy array in the place of every tensor, of the same shape, dtype and numbers.
+    """Returns the tree with a NumPy array in the place of every tensor, of the same shape, dtype and numbers.
 
     The tensors are flattened to bytes, laid end to end, copied to the host at once, and split there. So the host waits
     for the device once, which costs more than the copy itself where tensors are small.

@@ -55,7 +55,7 @@ def cut(tree: T, sizes: Sequence[int]) -> list[T]:
 
 
 def join(trees: Sequence[T]) -> T:
-    """The envs of all trees, one after the other; a single tree is handed back as it is."""
+    """Returns the envs of all trees, one after the other; a single tree is handed back as it is."""
     if len(trees) == 1:
         return trees[0]
     joined: T = tree_map(lambda *parts: torch.cat(parts), *trees)
