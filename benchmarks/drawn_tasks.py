@@ -30,7 +30,7 @@ class Settings:
 
 
 def shown(value: float) -> str:
-    """Two digits of FLOPs; counts as they are."""
+    """Returns FLOPs with two digits, and counts as they are."""
     return f"{value:.1e}".replace("e+0", "e") if value > 1e5 else f"{value:,.0f}"
 
 

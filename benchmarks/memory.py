@@ -1,4 +1,4 @@
-"""Whether the environment's memory stays level, and is as predicted: `python benchmarks/memory.py`. Linux only."""
+"""The environment's memory over a long run, beside what is predicted: `python benchmarks/memory.py`. Linux only."""
 
 from __future__ import annotations
 
