@@ -23,6 +23,8 @@ if (Path(__file__).parent / "agents").is_file():  # what git makes of a link whe
         "the file, and run `git checkout lrenv/agents`"
     )
 
+from lrenv.envs.observations import register_observation
+from lrenv.envs.rewards import register_reward
 from lrenv.training.tasks import LogUniform, Task, make_task, register_task, tasks
 
 if TYPE_CHECKING:
@@ -30,7 +32,18 @@ if TYPE_CHECKING:
     from lrenv.benchmark.evaluation import evaluate
     from lrenv.controllers.agent import make_agent
 
-__all__ = ["LogUniform", "Task", "compare", "evaluate", "make_agent", "make_task", "register_task", "tasks"]
+__all__ = [
+    "LogUniform",
+    "Task",
+    "compare",
+    "evaluate",
+    "make_agent",
+    "make_task",
+    "register_observation",
+    "register_reward",
+    "register_task",
+    "tasks",
+]
 
 _LATER = {
     "compare": "lrenv.benchmark.comparison",

@@ -10,10 +10,10 @@ and a convolution is one grouped convolution, whose groups are the copies. Modul
 gives by itself, up to rounding.
 
 Read `stacked.py` first (`Network`: initial weights and forward pass of n copies), then `layers.py` (the rule of each
-layer). The networks themselves are in `architectures.py` (perceptrons, LeNet-5, ResNets, VGG) and `sequences.py` (token
-ids); `families.py` has those of drawn tasks, as values. `initialisation.py` draws the weights of n seeds fast,
-`pooling.py` is a faster pool for the CPU, and `convolutions.py` with the Triton kernels of `convolution_kernels.py` are
-faster convolutions for CUDA.
+layer). The networks themselves are in `architectures.py` (perceptrons, LeNet-5, ResNets, VGG), `sequences.py` (token
+ids), `perceptrons.py` and `gated.py` (further shapes of both); `families.py` has those of drawn tasks, as values.
+`initialisation.py` draws the weights of n seeds fast, `pooling.py` is a faster pool for the CPU, and `convolutions.py`
+with the Triton kernels of `convolution_kernels.py` are faster convolutions for CUDA.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from lrenv.networks.architectures import (
     vgg16,
     wide_resnet,
 )
+from lrenv.networks.gated import gated_convolutions, gated_transformer, gru
+from lrenv.networks.perceptrons import dropout_mlp, maxout, siren
 from lrenv.networks.sequences import context_mlp, transformer
 
 __all__ = [
@@ -42,12 +44,18 @@ __all__ = [
     "batch_norm_mlp",
     "context_mlp",
     "conv3",
+    "dropout_mlp",
+    "gated_convolutions",
+    "gated_transformer",
+    "gru",
     "images",
     "lenet5",
     "logistic_regression",
+    "maxout",
     "mlp",
     "residual_mlp",
     "resnet18",
+    "siren",
     "transformer",
     "vgg16",
     "wide_resnet",
