@@ -291,7 +291,7 @@ def test_settings_of_the_process_are_put_back_by_the_last_to_leave() -> None:
 
 
 def test_errors_put_settings_back_too() -> None:
-    @ambient.detached
+    @ambient.without_gradients
     def fail() -> None:
         assert torch.get_default_dtype() == torch.float32
         assert not torch.is_grad_enabled()
