@@ -280,9 +280,7 @@ def test_a_diverging_run_ends_alone(toy: Callable[..., Task]) -> None:
 def test_a_result_says_how_it_came_about(toy: Callable[..., Task]) -> None:
     result = evaluate(Mine(torch.optim.SGD), toy(), SEEDS, device="cpu")
     assert result.agent == "Mine"
-    assert result.view == {
-        "optimizer": f"torch {torch.__version__}", "loop": "an optimizer per run, not stacked"
-    }  # fmt: skip
+    assert result.view == {"optimizer": f"torch {torch.__version__}", "loop": "one per run, not stacked"}
     assert result.seeds.tolist() == SEEDS
     linear = evaluate("linear:peak=0.1:floor=0.1", toy(), SEEDS, device="cpu")
     for name in ("train_loss", "val_loss"):
@@ -303,9 +301,10 @@ def test_what_cannot_be_run_is_told(toy: Callable[..., Task]) -> None:
         evaluate(Mine(Raising), toy(), SEEDS, device="cpu")
     with pytest.raises(AgentError, match=r"must give a torch.optim.Optimizer, .*; it gave a list of 0"):
         evaluate(Mine(lambda parameters, lr: []), toy(), SEEDS, device="cpu")
+    envs = LearningRateVectorEnv(2, toy(), control="set-raw", observe="clock", device="cpu")
+    observation, _ = envs.reset(seed=0)
     with pytest.raises(AgentError, match="'Mine' is an optimizer and sets no learning rates in an environment"):
-        envs = LearningRateVectorEnv(2, toy(), control="set-raw", observe="clock", device="cpu")
-        Mine(torch.optim.SGD).predict(envs.reset(seed=0)[0])
+        Mine(torch.optim.SGD).predict(observation)
     compared = compare(toy(), {"mine": Mine(Raising), "step": "constant:peak=0.1"}, 2, device="cpu")
     assert [row.label for row in compared.failed] == ["mine"]
     assert "no more" in compared.failed[0].failure

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lrenv.agents.hyperparameters import show
-from lrenv.controllers.agent import AgentError
+from lrenv.controllers.agent import AgentError, View
 from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.lookup import lookup
 from lrenv.networks.initialisation import build
@@ -39,13 +39,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """Name -> (part of the budget that has passed) -> what the rate is multiplied by."""
 
 
-class Decay(NamedTuple):
-    """A task's weight decay."""
-
-    amount: float
-    decoupled: bool
-
-
 @dataclass(frozen=True, repr=False)
 class TuningFree(OptimizerAgent):
     """An optimizer from a package of its own.
@@ -55,35 +48,44 @@ class TuningFree(OptimizerAgent):
         package: what pip calls the package.
         module: what Python calls it.
         settings: (name, value) pairs, as the factory got them.
-        make: (module, parameters, task, weight decay) -> optimizer.
+        make: (module, parameters, task, whether weight decay is decoupled) -> optimizer.
         scale: optimizer -> what its `lr` was multiplied by in the last step.
         lr: before `schedule` scales it.
         schedule: a name in `SCHEDULES`.
         needs_loss: whether a step is told the loss.
+        warmup: inner steps in which the method itself raises the rate, or a part of the budget below 1.
     """
 
     name: str
     package: str
     module: str
     settings: tuple[tuple[str, Any], ...]
-    make: Callable[[ModuleType, list[nn.Parameter], Task, Decay], Any]
+    make: Callable[[ModuleType, list[nn.Parameter], Task, bool], Any]
     scale: Callable[[Any], float]
     lr: float
     schedule: str = "constant"
     needs_loss: bool = False
+    warmup: float = 0
 
     def __post_init__(self) -> None:
         """Refuses what cannot be meant.
 
         Raises:
-            ValueError: an unknown schedule, or a rate that isn't positive.
+            ValueError: an unknown schedule, a rate that isn't positive, or an impossible warm-up.
         """
         lookup(SCHEDULES, self.schedule, "schedule")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr!r}: lr must be a positive number")
+        if not 0 <= self.warmup < math.inf:
+            raise ValueError(f"warmup={self.warmup!r}: warmup must be inner steps, or a part of the budget below 1")
 
     def __repr__(self) -> str:
         return show(self.name, self.settings)
+
+    @property
+    def view(self) -> View:  # type: ignore[override]
+        """What stands for it in tables: whether it knows the budget."""
+        return View(control="set-raw", observe="clock", horizon=self.schedule != "constant" or 0 < self.warmup < 1)
 
     def optimizer(self, parameters: list[nn.Parameter], task: Task) -> Any:
         """Makes the optimizer of one run.
@@ -99,7 +101,12 @@ class TuningFree(OptimizerAgent):
                 f"{self.package}, or pip install 'lrenv[baselines]' for those of all tuning-free optimizers"
             ) from error
         decoupled = make_optimizer(task.optimizer).decoupled
-        return self.make(module, parameters, task, Decay(task.hyper.get("weight_decay", 0.0), decoupled))
+        made = self.make(module, parameters, task, decoupled)
+        for group in made.param_groups:  # of what a constructor is told of weight decay, some print a line
+            group["weight_decay"] = task.hyper.get("weight_decay", 0.0)
+            if "decouple" in group:
+                group["decouple"] = decoupled
+        return made
 
     def step(self, optimizer: Any, loss: Tensor, progress: float) -> None:
         """Makes an inner step at the scheduled rate."""
@@ -173,24 +180,21 @@ def schedule_free(base: str = "adamw", lr: float | None = None, warmup: float = 
         warmup: inner steps if it is 1 or more, and else a part of the budget: 0.02 is that of the submission to
             AlgoPerf's self-tuning track, which comes with the package.
     """
-    kind = lookup(
-        {"adamw": "AdamWScheduleFree", "radam": "RAdamScheduleFree", "sgd": "SGDScheduleFree"}, base, "base"
-    )
-    if not 0 <= warmup < math.inf:
-        raise ValueError(f"warmup={warmup!r}: warmup must be inner steps, or a part of the budget below 1")
+    kind = lookup({"adamw": "AdamWScheduleFree", "radam": "RAdamScheduleFree", "sgd": "SGDScheduleFree"}, base, "base")
     rate = (1.0 if base == "sgd" else 2.5e-3) if lr is None else lr
 
-    def make(module: ModuleType, parameters: list[nn.Parameter], task: Task, decay: Decay) -> Any:
+    def make(module: ModuleType, parameters: list[nn.Parameter], task: Task, decoupled: bool) -> Any:
         steps = round(warmup * task.budget if warmup < 1 else warmup)
         own = {} if base == "radam" else {"warmup_steps": steps}
-        return getattr(module, kind)(parameters, lr=rate, weight_decay=decay.amount, **own)
+        return getattr(module, kind)(parameters, lr=rate, **own)
 
     def scale(optimizer: Any) -> float:
         group = optimizer.param_groups[0]
         return float(group["scheduled_lr"]) / float(group["lr"])
 
-    settings = (("base", base), ("lr", rate), *(() if base == "radam" else (("warmup", warmup),)))
-    return TuningFree("schedule-free", "schedulefree", "schedulefree", settings, make, scale, rate)
+    warmup = 0 if base == "radam" else warmup
+    settings = (("base", base), ("lr", rate), ("warmup", warmup))
+    return TuningFree("schedule-free", "schedulefree", "schedulefree", settings, make, scale, rate, warmup=warmup)
 
 
 def prodigy(schedule: str = "cosine", lr: float = 1.0) -> TuningFree:
@@ -203,10 +207,8 @@ def prodigy(schedule: str = "cosine", lr: float = 1.0) -> TuningFree:
         lr: what the estimate is multiplied by.
     """
 
-    def make(module: ModuleType, parameters: list[nn.Parameter], task: Task, decay: Decay) -> Any:
-        made = module.Prodigy(parameters, lr=lr, decouple=decay.decoupled)
-        made.param_groups[0]["weight_decay"] = decay.amount  # given to the constructor, it prints a line
-        return made
+    def make(module: ModuleType, parameters: list[nn.Parameter], task: Task, decoupled: bool) -> Any:
+        return module.Prodigy(parameters, lr=lr)
 
     settings = (("schedule", schedule), ("lr", lr))
     return TuningFree("prodigy", "prodigyopt", "prodigyopt", settings, make, _of_group("d"), lr, schedule)
@@ -224,9 +226,9 @@ def d_adaptation(base: str = "adam", schedule: str = "linear", lr: float = 1.0) 
     """
     kind = lookup({"adam": "DAdaptAdam", "sgd": "DAdaptSGD"}, base, "base")
 
-    def make(module: ModuleType, parameters: list[nn.Parameter], task: Task, decay: Decay) -> Any:
-        own: dict[str, Any] = {"decouple": decay.decoupled} if base == "adam" else {"momentum": 0.9}
-        return getattr(module, kind)(parameters, lr=lr, weight_decay=decay.amount, **own)
+    def make(module: ModuleType, parameters: list[nn.Parameter], task: Task, decoupled: bool) -> Any:
+        own = {} if base == "adam" else {"momentum": 0.9}
+        return getattr(module, kind)(parameters, lr=lr, **own)
 
     settings = (("base", base), ("schedule", schedule), ("lr", lr))
     return TuningFree("d-adaptation", "dadaptation", "dadaptation", settings, make, _of_group("d"), lr, schedule)
@@ -245,10 +247,10 @@ def dog(layerwise: bool = False, averaged: bool = True, reps_rel: float | None =
             the network has batch norm.
     """
 
-    def make(module: ModuleType, parameters: list[nn.Parameter], task: Task, decay: Decay) -> Any:
+    def make(module: ModuleType, parameters: list[nn.Parameter], task: Task, decoupled: bool) -> Any:
         first = (1e-4 if _has_batch_norm(task) else 1e-6) if reps_rel is None else reps_rel
         kind = module.LDoG if layerwise else module.DoG
-        made = kind(parameters, reps_rel=first, weight_decay=decay.amount)
+        made = kind(parameters, reps_rel=first)
         return Averaged(made, module.PolynomialDecayAverager, parameters) if averaged else made
 
     settings = (("layerwise", layerwise), ("averaged", averaged), ("reps_rel", reps_rel))
@@ -275,10 +277,10 @@ def mechanic(base: str = "adam", schedule: str = "linear", lr: float = 1.0) -> T
     """
     lookup({"adam": None, "sgd": None}, base, "base")
 
-    def make(module: ModuleType, parameters: list[nn.Parameter], task: Task, decay: Decay) -> Any:
-        kind: Any = torch.optim.SGD if base == "sgd" else torch.optim.AdamW if decay.decoupled else torch.optim.Adam
+    def make(module: ModuleType, parameters: list[nn.Parameter], task: Task, decoupled: bool) -> Any:
+        kind: Any = torch.optim.SGD if base == "sgd" else torch.optim.AdamW if decoupled else torch.optim.Adam
         own = {"momentum": 0.9} if base == "sgd" else {}
-        return module.mechanize(kind)(parameters, lr=lr, weight_decay=decay.amount, **own)
+        return module.mechanize(kind)(parameters, lr=lr, **own)
 
     def scale(optimizer: Any) -> float:
         state: Mapping[str, Any] = optimizer.state.get("_mechanic", {})
@@ -303,8 +305,8 @@ def momo(base: str = "adam", lr: float | None = None, use_fstar: bool = False) -
     kind, usual = lookup({"adam": ("MomoAdam", 1e-2), "sgd": ("Momo", 1.0)}, base, "base")
     rate = usual if lr is None else lr
 
-    def make(module: ModuleType, parameters: list[nn.Parameter], task: Task, decay: Decay) -> Any:
-        return getattr(module, kind)(parameters, lr=rate, weight_decay=decay.amount, use_fstar=use_fstar)
+    def make(module: ModuleType, parameters: list[nn.Parameter], task: Task, decoupled: bool) -> Any:
+        return getattr(module, kind)(parameters, lr=rate, use_fstar=use_fstar)
 
     settings = (("base", base), ("lr", rate), ("use_fstar", use_fstar))
     return TuningFree("momo", "momo-opt", "momo", settings, make, lambda _: 1.0, rate, needs_loss=True)

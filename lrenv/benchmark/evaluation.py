@@ -185,7 +185,7 @@ def _optimized(agent: OptimizerAgent, name: str, task: Task, seeds: list[int], d
         **runs.arrays,
         curves=runs.curves,
         seconds=time.perf_counter() - begin,
-        view={"optimizer": agent.source(), "loop": "an optimizer per run, not stacked"},
+        view={"optimizer": agent.source(), "loop": "one per run, not stacked"},
     )
 
 

@@ -91,7 +91,11 @@ class _Run:
     def __init__(self, agent: OptimizerAgent, who: str, weights: list[Tensor], task: Task) -> None:
         self._agent, self._who, self._taken, self._budget = agent, who, 0, task.budget
         self._parameters = [nn.Parameter(w.clone()) for w in weights]
-        self._optimizer: Any = self._asked(lambda: agent.optimizer(self._parameters, task))
+
+        def make() -> Any:
+            return agent.optimizer(self._parameters, task)
+
+        self._optimizer = self._asked(make)
         if not callable(getattr(self._optimizer, "step", None)):
             raise AgentError(
                 f"{who}: optimizer must give a torch.optim.Optimizer, or an object with a method `step`; it gave "
