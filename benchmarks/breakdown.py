@@ -92,7 +92,7 @@ def measure(settings: Breakdown) -> Race:
     watch = Stopwatch()
     step, measuring = watch.timed(step, REST), watch.timed(calls["measuring"], ALONE)
     for owner, method, part in (
-        (env.episode.trainee, "unroll", TRAINING), (env.episode, "_measure", MEASURING),
+        (env.episode.trainee, "inner_loop", TRAINING), (env.episode, "_measure", MEASURING),
         (env.episode, "reset", "new episodes"), (env.episode.trainee, "evaluate", EAGER),
         (vector_env, "to_host", "time steps, to the host"),
     ):  # fmt: skip

@@ -28,7 +28,7 @@ def decisions(
     number: int,
     compile: bool = False,
     precision: str = "full",
-    at_once: int | None = None,
+    chunk_size: int | None = None,
     control: str = "set-raw",
     observe: str | tuple[str, ...] = "dynamics",
     **options: Any,
@@ -41,14 +41,14 @@ def decisions(
         number: decisions in a turn.
         compile: as of `Episode`.
         precision: as of `Episode`.
-        at_once: trainees in a group; its own choice if None.
+        chunk_size: trainees in a group; its own choice if None.
         control: as of `Episode`.
         observe: as of `Episode`.
         **options: settings of the task.
     """
     keep_memory()
     episode = Episode(
-        make_task(task, **options), control, observe, compile=compile, precision=precision, at_once=at_once
+        make_task(task, **options), control, observe, compile=compile, precision=precision, chunk_size=chunk_size
     )
     action = torch.full((envs, episode.control.rates), 1e-3)
 
@@ -57,7 +57,7 @@ def decisions(
         # Always from the same state: far beyond the budget, vanishing gradients would be slow denormal numbers.
         state, steps, nobody = start, np.zeros(envs, np.int64), np.zeros(envs, bool)
         for _ in range(number):
-            state, time_step = episode.step(state, action, episode.due(steps, nobody))
+            state, time_step = episode.step(state, action, episode.measurement_due(steps, nobody))
             steps += episode.task.interval
             to_host(time_step)
 
@@ -94,15 +94,15 @@ def parts(
         `training` (draws of batches included) and `measuring` (networks and losses).
     """
     trainee = vector_env.episode.trainee
-    # The environment may send its trainees through in groups: the parts work on what it gave to `unroll`.
-    with mock.patch.object(trainee, "unroll", wraps=trainee.unroll) as unroll:
+    # The environment may send its trainees through in groups: the parts work on what it gave to `inner_loop`.
+    with mock.patch.object(trainee, "inner_loop", wraps=trainee.inner_loop) as inner_loop:
         step()
-    groups = [call.args for call in unroll.call_args_list]
+    groups = [call.args for call in inner_loop.call_args_list]
     evaluate = torch.compile(trainee.evaluate, dynamic=False) if compile else trainee.evaluate
 
     def training() -> None:
         for group in groups:
-            trainee.unroll(*group)
+            trainee.inner_loop(*group)
 
     def measuring() -> None:
         for state, *_ in groups:

@@ -342,7 +342,7 @@ def measured(
     seconds = timed(settings, partial(run, decisions), settings.size(turns, 1)) / decisions
     peak = 0.0 if settings.dry_run else torch.cuda.max_memory_reserved() / 2**30
     trainee = Trainee(task, settings.device)
-    predicted = trainee.memory.total(n, trainee.groups(n)[0]) / 2**30
+    predicted = trainee.memory.total(n, trainee.chunks(n)[0]) / 2**30
     return {
         "task": task.name, "n": n, "mode": mode, "ms per decision": round(1e3 * seconds, 3),
         "trainee-steps/s": round(n * task.interval / seconds), "built in s": round(built, 1),

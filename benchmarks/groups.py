@@ -26,7 +26,7 @@ def main(settings: Groups) -> None:
     """Runs and reports the race; the environment's own choice is the baseline."""
     own = partial(decisions, settings.task, settings.envs, settings.decisions, settings.compile, **settings.options)
     contestants: dict[str, Build] = {"its own choice": own}
-    contestants |= {f"groups of {size}": partial(own, at_once=size) for size in settings.sizes}
+    contestants |= {f"groups of {size}": partial(own, chunk_size=size) for size in settings.sizes}
     title = f"{settings.variant}: {settings.envs} environments in groups"
     report(race(title, STEPS_RATE, contestants, settings.turns, "its own choice"), settings.record)
 

@@ -49,7 +49,7 @@ def soak(settings: Soak) -> Race:
     )
     title = f"{settings.variant}: memory of {settings.envs} environments"
     memory = trainee.memory
-    predicted = (memory.total(settings.envs, trainee.at_once) - memory.data) / 2**20
+    predicted = (memory.total(settings.envs, trainee.chunk_size) - memory.data) / 2**20
     notes = (
         f"It grew by {number(last - first)} MiB.",
         f"A process with one environment: {number(alone)} MiB. Predicted for {settings.envs}, data left out: "

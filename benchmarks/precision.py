@@ -18,8 +18,8 @@ from rich.progress import track
 from harness import Race, Row, Settings, number, peak_mib, report
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.runtime.process import keep_memory
+from lrenv.training.objective import PRECISIONS
 from lrenv.training.tasks import make_task
-from lrenv.training.trainee import PRECISIONS
 
 
 @dataclass(frozen=True)

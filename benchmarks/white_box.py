@@ -16,7 +16,7 @@ import tyro
 from environments import decisions
 from harness import STEPS_RATE, Build, Sized, Turn, race, rate, report
 from lrenv.runtime.process import keep_memory
-from lrenv.training.lookahead import Lookahead
+from lrenv.training.gradient_observer import GradientObserver
 from lrenv.training.tasks import make_task
 from lrenv.training.trainee import Trainee
 
@@ -47,17 +47,14 @@ def inner_steps(settings: WhiteBox, granularity: str | None) -> Turn:
     )
     state, rates = trainee.init(range(settings.envs)), torch.full((settings.envs, 1), 1e-3)
     hyper = trainee.hyper(settings.envs)
-    lookahead = Lookahead(trainee, ["hypergradient"], granularity, settings.compile) if granularity else None
+    observer = GradientObserver(trainee, ["hypergradient"], granularity) if granularity else None
 
     @torch.no_grad()
     def run() -> None:
-        if lookahead is None:
-            trainee.unroll(state, rates, hyper, settings.interval)
-        else:
-            lookahead.unroll(state, ahead, rates, hyper, settings.interval)
+        trainee.inner_loop(state, rates, hyper, settings.interval, None, observer, observed)
 
     with torch.no_grad():
-        ahead = (lookahead or Lookahead(trainee, [], "trainee")).start(state, hyper)
+        observed = observer.start(state, hyper) if observer else ()
     run()
     return partial(rate, run, settings.decisions, settings.envs * settings.interval)
 

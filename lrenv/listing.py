@@ -12,11 +12,12 @@ from rich.table import Table
 
 from lrenv.controllers.agent import agent_factory, agents
 from lrenv.data.folder import folder
-from lrenv.envs.actions import BESIDE, KINDS
+from lrenv.envs.actions import HYPERPARAMETERS, KINDS
 from lrenv.envs.observations import OBSERVATIONS, WHITE_BOX
 from lrenv.envs.rewards import REWARDS
+from lrenv.lookup import count
 from lrenv.training.optimizers import OPTIMIZERS
-from lrenv.training.tasks import Task, count, make_task, tasks
+from lrenv.training.tasks import Task, make_task, tasks
 from lrenv.training.trainee import Trainee
 
 PLAIN = (int, float, str, bool, type(None))
@@ -64,9 +65,9 @@ def memory(envs: int) -> Table:
             continue
         bytes_ = trainee.memory
         numbers = (bytes_.data, bytes_.held, bytes_.training, bytes_.measuring)
-        total = bytes_.total(envs, trainee.at_once)
-        at_once = str(min(envs, trainee.at_once))
-        shown.add_row(name, *(f"{x / 2**20:,.1f}" for x in numbers), at_once, f"{total / 2**20:,.0f}")
+        total = bytes_.total(envs, trainee.chunk_size)
+        chunk_size = str(min(envs, trainee.chunk_size))
+        shown.add_row(name, *(f"{x / 2**20:,.1f}" for x in numbers), chunk_size, f"{total / 2**20:,.0f}")
     return shown
 
 
@@ -143,7 +144,7 @@ def choices() -> dict[str, str]:
         "task": f"{', '.join(tasks())}, or my_tasks.py:name",
         "agents": f"{', '.join(agents())}, my_agents.py:Name, or a controller file",
         "optimizer": ", ".join(OPTIMIZERS),
-        "control": f"{', '.join(KINDS)}, also with /layer, /tensor or /parameter; beside them {', '.join(BESIDE)}",
+        "control": f"{', '.join(KINDS)}, also /layer, /tensor or /parameter; with {', '.join(HYPERPARAMETERS)}",
         "observe": f"{', '.join((*OBSERVATIONS, *WHITE_BOX))}, or my_observations.py:name",
         "reward": f"{', '.join(REWARDS)}, or my_rewards.py:name",
     }

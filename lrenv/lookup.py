@@ -1,14 +1,17 @@
-"""What errors about names and objects say: which name was near, and what stands where something else is wanted."""
+"""Checks of names, numbers and objects, and what their errors say."""
 
 from __future__ import annotations
 
+import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""What is registered under a name can be written in specs (`lrenv.specs`) if it is of this form."""
 
 
 def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
@@ -33,6 +36,41 @@ def what_is(value: object) -> str:
     name = type(value).__name__
     length = f" of {len(value)}" if isinstance(value, tuple | list) else ""
     return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}{length}"
+
+
+def count(name: str, value: int) -> int:
+    """Checks that `value` counts something.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: below 1.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+    return value
+
+
+def check_new(kind: str, name: str, taken: Collection[str], own: Collection[str], replace_existing: bool) -> None:
+    """Checks that something may be registered under a name.
+
+    Args:
+        kind: of what is registered, for errors: "reward".
+        name: for it.
+        taken: names of that kind.
+        own: those among them that are lrenv's own, which nothing replaces.
+        replace_existing: whether a taken name may be used again.
+
+    Raises:
+        ValueError: the name has another form than `NAME`, or is taken.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ValueError(f"a {kind} can't be named {name!r}: use letters, digits, '_', '.' and '-' of ASCII")
+    if name in own:
+        raise ValueError(f"{kind} {name!r} is lrenv's own; choose another name")
+    if name in taken and not replace_existing:
+        raise ValueError(f"a {kind} {name!r} exists; choose another name or pass replace_existing=True")
 
 
 def error_line(error: BaseException, file: str | None = None) -> str:

@@ -47,8 +47,8 @@ from lrenv.agents.schedules.agent import constant
 from lrenv.benchmark import evaluation
 from lrenv.controllers import controller_file
 from lrenv.data import Data
-from lrenv.envs.vector_env import choose_device
 from lrenv.randomness.seeds import seeds_for
+from lrenv.runtime.memory import choose_device
 from lrenv.training.tasks import Task, make_task, register_task
 from lrenv.training.trainee import Trainee
 from metz2019_report import METHODS, OBJECTIVES, folder, report

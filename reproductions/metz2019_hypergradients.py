@@ -29,7 +29,7 @@ import flow
 from flow import Report, Reproduction, Result, command
 from lrenv import networks
 from lrenv.randomness.seeds import seeds_for
-from lrenv.training.hypergradients import forward, reverse, rollout, truncated, validation_loss
+from lrenv.training.hypergradients import forward, reverse, train_by_schedule, truncated, validation_loss
 from lrenv.training.optimizers import adam
 from lrenv.training.tasks import make_task
 from lrenv.training.trainee import Trainee
@@ -140,7 +140,7 @@ def trajectories(scale: Scale) -> Result:
     with torch.no_grad():
         for _ in range(min(100, scale.horizons[-1])):
             weights.append(state.params[:, 0].tolist())
-            state = rollout(TOY, state, {"lr": torch.full_like(momenta, TOY_RATE), "momentum": momenta}, 1)
+            state = train_by_schedule(TOY, state, {"lr": torch.full_like(momenta, TOY_RATE), "momentum": momenta}, 1)
     return {"momentum": momenta[:, 0].tolist(), "weights": weights}
 
 
@@ -190,7 +190,7 @@ def grid(scale: Scale) -> Result:
     rates = torch.logspace(-4, -1, scale.grid)
     with torch.no_grad():
         start = trainee.init([seed for _ in rates for seed in seeds_for("report", scale.seeds)])
-        end = rollout(trainee, start, {"lr": rates.repeat_interleave(scale.seeds)[:, None]}, scale.steps)
+        end = train_by_schedule(trainee, start, {"lr": rates.repeat_interleave(scale.seeds)[:, None]}, scale.steps)
         losses = validation_loss(trainee, end).view(len(rates), scale.seeds).mean(1)
     return {"lr": rates.tolist(), "loss": losses.tolist()}
 

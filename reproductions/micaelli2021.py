@@ -33,9 +33,9 @@ import flow
 from flow import COLOURS, Claim, Report, Reproduction, Result, command, markdown, panels, short
 from lrenv.agents.fds.random_search import schedule_training
 from lrenv.agents.fds.settings import FDSSettings
-from lrenv.envs.vector_env import choose_device
 from lrenv.randomness.seeds import seeds_for
-from lrenv.training.hypergradients import rollout
+from lrenv.runtime.memory import choose_device
+from lrenv.training.hypergradients import train_by_schedule
 from lrenv.training.tasks import make_task
 from lrenv.training.trainee import Trainee
 
@@ -119,10 +119,10 @@ def measured(
     values = {name: torch.from_numpy(own).repeat_interleave(seeds, 0) for name, own in schedules.items()}
     parts: dict[str, list[torch.Tensor]] = {}
     first = 0
-    for n in trainee.groups(len(runs)):
+    for n in trainee.chunks(len(runs)):
         group, first = slice(first, first + n), first + n
         schedule = {name: own[group] for name, own in values.items()}
-        end = rollout(trainee, trainee.init(runs[group]), schedule, steps)
+        end = train_by_schedule(trainee, trainee.init(runs[group]), schedule, steps)
         for split in ("val", "test"):
             measurement = trainee.evaluate(end.params, end.buffers, getattr(trainee, split))
             for name, value in (("loss", measurement.loss), ("accuracy", measurement.metric)):

@@ -41,9 +41,9 @@ from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import selection_losses
 from lrenv.controllers.agent import agent_factory
-from lrenv.envs.vector_env import choose_device
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.json_values import to_json
+from lrenv.runtime.memory import choose_device
 from xu2019_report import SCHEDULES, best, report
 from xu2019_tasks import NETWORKS, SCALES, Scale, available, task_of
 from xu2019_training import SETTINGS, Carried, Timed, digest, runs_spent

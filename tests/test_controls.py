@@ -23,7 +23,7 @@ def make(control: str | tuple[str, ...], hyper: tuple[str, ...] = ("momentum", "
 def apply(control: Control, actions: Any, lr: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     checked = control.check(actions, len(lr))
     hyper = {"momentum": torch.full((len(lr), 1), 0.9, dtype=F64)}
-    return control(torch.from_numpy(checked), lr, hyper)
+    return control.apply(torch.from_numpy(checked), lr, hyper)
 
 
 def test_scale_multiplies_by_powers_of_two() -> None:
@@ -52,39 +52,39 @@ def test_discrete_halves_keeps_and_doubles() -> None:
 
 @pytest.mark.parametrize(("control", "down", "up"), [("scale", -1.0, 1.0), ("discrete", 0, 2)])
 def test_rates_stay_between_the_bounds(control: str, down: Any, up: Any) -> None:
-    turned = make(control)
+    controlled = make(control)
     lr = LR
-    shape = (3, *(turned.space.shape or ()))
+    shape = (3, *(controlled.space.shape or ()))
     for action, bound in ((down, BOUNDS[0]), (up, BOUNDS[1])):
         for _ in range(60):
-            lr, _ = apply(turned, np.full(shape, action), lr)
+            lr, _ = apply(controlled, np.full(shape, action), lr)
         assert lr.tolist() == [[bound]] * 3
 
 
 @pytest.mark.parametrize("kind", ["scale", "set", "set-raw", "discrete"])
 @pytest.mark.parametrize(("granularity", "rates"), [("", 1), ("/layer", 3), ("/parameter", 7)])
-def test_granularities_turn_each_rate_on_its_own(kind: str, granularity: str, rates: int) -> None:
+def test_granularities_set_each_rate_on_its_own(kind: str, granularity: str, rates: int) -> None:
     control = make(kind + granularity)
     assert control.rates == rates
     control.space.seed(0)
     actions = np.stack([control.space.sample() for _ in range(3)])
     lr = LR.expand(3, rates)
-    turned, _ = apply(control, actions, lr)
-    assert turned.shape == (3, rates)
+    controlled, _ = apply(control, actions, lr)
+    assert controlled.shape == (3, rates)
     single = make(kind)
     for k in range(rates):
         column = actions.reshape(3, rates)[:, k]
         alone, _ = apply(single, column if kind == "discrete" else column[:, None], LR)
-        torch.testing.assert_close(turned[:, k], alone[:, 0])
+        torch.testing.assert_close(controlled[:, k], alone[:, 0])
 
 
-def test_momentum_and_weight_decay_beside_the_rate() -> None:
+def test_momentum_and_weight_decay_together_with_the_rate() -> None:
     control = make(("momentum", "scale", "weight_decay"))
     assert control.space.shape == (3,)
     actions = np.array([[0.0, -1.0, -1.0], [1.0, 1.0, 1.0], [-1.0, 1 / 3, 0.0]])
     lr, hyper = apply(control, actions, LR)
     torch.testing.assert_close(lr, LR * torch.tensor([[1.0], [2.0], [0.5]], dtype=F64))
-    # The actions of those beside come after the rate's, in the order of their names in the control.
+    # The actions of hyperparameters come after the rate's, in the order of their names in the control.
     torch.testing.assert_close(hyper["momentum"], torch.tensor([[0.0], [0.999], [0.99]], dtype=F64))
     torch.testing.assert_close(
         hyper["weight_decay"], torch.tensor([[0.0], [0.1], [10**-3.5]], dtype=F64), rtol=1e-12, atol=0
@@ -150,10 +150,10 @@ def test_actions_are_judged_in_the_dtype_of_the_space() -> None:
     [
         ("scael", "unknown control 'scael'.*'scale'"),
         ("scale/layers", "granularity.*'layer'"),
-        ("momentum", "must name one way to turn the rate"),
-        (("scale", "set"), "must name one way to turn the rate"),
-        ((), "must name one way to turn the rate"),
-        (("discrete", "momentum"), "can't stand beside momentum"),
+        ("momentum", "must name one way to set the rate"),
+        (("scale", "set"), "must name one way to set the rate"),
+        ((), "must name one way to set the rate"),
+        (("discrete", "momentum"), "can't be combined with momentum"),
         (("scale", "momentun"), "must name one way|unknown"),
     ],
 )

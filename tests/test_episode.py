@@ -309,10 +309,10 @@ def test_rewards_are_those_of_the_dynamics(toy: Callable[..., Task], reward: str
     torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_groups_change_no_number(toy: Callable[..., Task], at_once: int) -> None:
+@pytest.mark.parametrize("chunk_size", [1, 2])
+def test_chunks_change_no_number(toy: Callable[..., Task], chunk_size: int) -> None:
     whole, grouped = (Episode(toy(optimizer="adam"), dtype=torch.float64) for _ in range(2))
-    grouped.trainee.at_once = at_once
+    grouped.trainee.chunk_size = chunk_size
     action = torch.tensor([[0.5], [0.0], [-0.5]], dtype=torch.float64)
     states = []
     for episode in (whole, grouped):

@@ -25,7 +25,7 @@ from lrenv.controllers import controller_file
 from lrenv.envs import actions as controls
 from lrenv.randomness.seeds import seeds_for
 from lrenv.training.analytic import expected_loss, optimal_schedule
-from lrenv.training.hypergradients import forward, rollout, validation_loss
+from lrenv.training.hypergradients import forward, train_by_schedule, validation_loss
 from lrenv.training.tasks import make_task
 from lrenv.training.trainee import Trainee
 
@@ -116,7 +116,7 @@ def test_hypergradients_are_averaged_over_the_trainees_that_have_them(monkeypatc
     schedule = {name: values[None] for name, values in training.schedule.items()}
     alone = [forward(trainee, trainee.init([first + i]), schedule, 12).gradient for i in range(3)]
     for groups in ([3], [2, 1]):
-        monkeypatch.setattr(trainee, "groups", lambda n, groups=groups: groups)
+        monkeypatch.setattr(trainee, "chunks", lambda n, groups=groups: groups)
         _, found = training.hypergradient()
         for name in schedule:
             mean = torch.stack([own[name][0] for own in alone]).mean(0).double()
@@ -175,7 +175,7 @@ def test_the_agent_trains_as_the_search_did() -> None:
     trainee = Trainee(make_task(task, optimizer="momentum"))
     values = {"lr": agent.lr, "momentum": agent.momentum, "weight_decay": agent.weight_decay}
     schedule = {name: torch.tensor([own, own]) for name, own in values.items()}
-    end = rollout(trainee, trainee.init([0, 1]), schedule, 36)
+    end = train_by_schedule(trainee, trainee.init([0, 1]), schedule, 36)
     np.testing.assert_allclose(result.curves["val_loss"][-1], validation_loss(trainee, end).detach(), rtol=1e-5)
     np.testing.assert_allclose(result.curves["lr"][1:, 0], np.repeat(agent.lr, 4), rtol=1e-6)
     for budget in (360, 2):
@@ -184,10 +184,10 @@ def test_the_agent_trains_as_the_search_did() -> None:
         np.testing.assert_allclose(longer.curves["lr"][1:, 0], np.array(agent.lr)[steps], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", controls.BESIDE)
+@pytest.mark.parametrize("name", controls.HYPERPARAMETERS)
 def test_actions_are_inverse_to_what_they_do(name: str) -> None:
     actions = torch.linspace(-1, 1, 21, dtype=F64)
-    values = controls.BESIDE[name](actions)
+    values = controls.HYPERPARAMETERS[name](actions)
     torch.testing.assert_close(controls.action_of(name, values), actions)
     assert values[0] == 0
     beyond = controls.action_of(name, torch.tensor([0.0, 0.9999], dtype=F64))
@@ -206,7 +206,7 @@ def test_random_search_keeps_the_best_of_its_draws() -> None:
             assert ((values >= low * (1 - 1e-9)) & (values <= high * (1 + 1e-9))).all()
         start = trainee.init(seeds_for("training", 1) * 5)
         with torch.no_grad():
-            losses = validation_loss(trainee, rollout(trainee, start, schedule, 12)).nan_to_num(torch.inf)
+            losses = validation_loss(trainee, train_by_schedule(trainee, start, schedule, 12)).nan_to_num(torch.inf)
         if losses.min() < best:
             best, expected = float(losses.min()), {name: own[losses.argmin()] for name, own in schedule.items()}
         training.iterate()

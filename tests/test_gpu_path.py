@@ -71,7 +71,7 @@ def within(kind, name):
     setattr(kind, name, alone)
 
 within(Episode, "_decided")
-within(Trainee, "unroll")
+within(Trainee, "inner_loop")
 
 WAITS, DONE = [], []
 # Transfers to the host, and which envs end in the next decisions.
@@ -134,7 +134,7 @@ def play(task, **settings):
         held = tree_map_only(torch.Tensor, mode.from_tensor, data)
         episode = Episode(make_task(task, data=lambda: held), device="gpu", **settings)
         state, time_step = episode.reset([0, 1])
-        columns = episode.control.rates + len(episode.control.beside)
+        columns = episode.control.rates + len(episode.control.hyperparameters)
         with torch.no_grad():
             for due in (None, np.array([True, False]), np.array([False, False])):
                 state, time_step = episode.step(state, torch.zeros(2, columns, device="gpu"), due)

@@ -28,7 +28,7 @@ from lrenv.training.hypergradients import (
     forward,
     next_training_loss,
     reverse,
-    rollout,
+    train_by_schedule,
     truncated,
 )
 from lrenv.training.optimizers import adam
@@ -65,7 +65,7 @@ def central_differences(
     moved = {name: values.repeat(len(moves), 1) for name, values in schedule.items()}
     for i, (name, s, k) in enumerate(moves):
         moved[name][i * len(seeds) : (i + 1) * len(seeds), s] *= 1 + k * h
-    losses = objective(trainee, rollout(trainee, trainee.init(seeds * len(moves)), moved, steps))
+    losses = objective(trainee, train_by_schedule(trainee, trainee.init(seeds * len(moves)), moved, steps))
     slopes = (losses.view(-1, 4, len(seeds)).transpose(1, 2) @ weights / h).split(
         [v.shape[1] for v in schedule.values()]
     )
@@ -83,7 +83,7 @@ def test_running_statistics_are_constants(toy: Callable[..., Task], make_blobs: 
     trainee = Trainee(toy(make_blobs((2, 6, 6)), network=smooth_conv_net, optimizer="momentum"), dtype=F64)
     start, schedule = trainee.init([0, 1]), schedule_of(trainee, 2, 10)
     with torch.no_grad():
-        held = rollout(trainee, start, schedule, 10).buffers
+        held = train_by_schedule(trainee, start, schedule, 10).buffers
 
     def validation_loss(trainee: Trainee, state: TraineeState) -> Tensor:
         copies = len(state.params) // 2
@@ -194,7 +194,7 @@ def test_windows_of_the_noisy_quadratic_by_hand(window: int) -> None:
         np.testing.assert_allclose(found.gradient["lr"], own, rtol=1e-9)
     whole = reverse(trainee, start, schedule, steps, truncation=window)
     np.testing.assert_allclose(whole.gradient["lr"], expected, rtol=1e-9)
-    after = rollout(trainee, start, schedule, steps)
+    after = train_by_schedule(trainee, start, schedule, steps)
     torch.testing.assert_close((whole.state, whole.objective), (after, hypergradients.validation_loss(trainee, after)))
     full = reverse(trainee, start, schedule, steps)
     if window >= steps:
@@ -220,7 +220,7 @@ def test_one_step_is_minus_the_product_of_gradient_and_direction(toy: Callable[.
     """Baydin et al. 2018, equation 5: d L(w_(t+1)) / d lr = -<grad L(w_(t+1)), direction_t>."""
     trainee = Trainee(toy(optimizer=OPTIMIZERS[optimizer]), dtype=F64)
     lr = torch.full((2, 1), 0.05, dtype=F64)
-    start = rollout(trainee, trainee.init([0, 1]), {"lr": lr}, 3)
+    start = train_by_schedule(trainee, trainee.init([0, 1]), {"lr": lr}, 3)
     found = reverse(trainee, start, {"lr": lr}, 1, next_training_loss)
     direction = (start.params - found.state.params) / lr
     weights = found.state.params.requires_grad_()
@@ -242,8 +242,8 @@ def test_segments_begin_where_the_next_integer_is_reached(toy: Callable[..., Tas
     trainee = Trainee(toy(), dtype=F64)
     start, values = trainee.init([0]), torch.tensor([[0.1, 0.2, 0.3]], dtype=F64)
     apart = {"lr": values[:, [0, 0, 0, 1, 1, 2, 2]]}
-    together = rollout(trainee, start, {"lr": values}, 7)
-    torch.testing.assert_close(together.params, rollout(trainee, start, apart, 7).params, rtol=0, atol=0)
+    together = train_by_schedule(trainee, start, {"lr": values}, 7)
+    torch.testing.assert_close(together.params, train_by_schedule(trainee, start, apart, 7).params, rtol=0, atol=0)
     each = reverse(trainee, start, apart, 7).gradient["lr"]
     shared = torch.stack([each[:, :3].sum(1), each[:, 3:5].sum(1), each[:, 5:].sum(1)], 1)
     assert_equal(forward(trainee, start, {"lr": values}, 7).gradient, {"lr": shared})
@@ -431,7 +431,7 @@ def test_reverse_needs_no_forward_derivative(toy: Callable[..., Task]) -> None:
         ({"lr": (2, 1)}, 0, "steps must be at least 1"),
     ],
 )
-@pytest.mark.parametrize("method", [rollout, reverse, forward, partial(truncated, window=2)])
+@pytest.mark.parametrize("method", [train_by_schedule, reverse, forward, partial(truncated, window=2)])
 def test_schedules_that_do_not_fit(
     toy: Callable[..., Task], method: Callable[..., Any], schedule: dict[str, Any], steps: int, message: str
 ) -> None:

@@ -216,9 +216,9 @@ def test_environments_run_it(toy: Callable[..., Task]) -> None:
     agent = LearnedOptimizer(PAPER.init(1))
     task = toy()
     runs = []
-    for at_once in (1, 8):
+    for chunk_size in (1, 8):
         envs = LearningRateVectorEnv(3, task, device="cpu", **agent.view.settings())
-        envs.episode.trainee.at_once = at_once
+        envs.episode.trainee.chunk_size = chunk_size
         observation, _ = envs.reset(seed=5)
         for _ in range(2):
             observation, *_ = envs.step(agent.predict(observation)[0])

@@ -18,7 +18,7 @@ from lrenv import networks
 from lrenv.agents.learned_optimizer.problems import problems
 from lrenv.agents.schedules.agent import constant
 from lrenv.data import Data
-from lrenv.training.hypergradients import rollout
+from lrenv.training.hypergradients import train_by_schedule
 from lrenv.training.tasks import make_task
 from lrenv.training.trainee import Trainee
 from metz2019 import SCALES, Metz2019, Settings, ablations, held_out, measured, training_settings
@@ -66,7 +66,7 @@ def test_test_losses_are_those_of_the_same_runs() -> None:
     found = measured(constant(1e-2), task, [3, 4])
     trainee = Trainee(task)
     with torch.no_grad():
-        end = rollout(trainee, trainee.init([3, 4]), {"lr": torch.full((2, 1), 1e-2)}, task.budget)
+        end = train_by_schedule(trainee, trainee.init([3, 4]), {"lr": torch.full((2, 1), 1e-2)}, task.budget)
         loss = trainee.evaluate(end.params, end.buffers, trainee.test).loss
     np.testing.assert_allclose([result["final_test_loss"] for result in found], loss, rtol=1e-4)
     for result in found:

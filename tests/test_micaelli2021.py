@@ -13,7 +13,7 @@ import torch
 import micaelli2021
 from flow import Lines
 from lrenv.randomness.seeds import seeds_for
-from lrenv.training.hypergradients import rollout, validation_loss
+from lrenv.training.hypergradients import train_by_schedule, validation_loss
 from lrenv.training.tasks import make_task
 from lrenv.training.trainee import Trainee
 from micaelli2021 import METHODS, Micaelli2021, Scale, Settings, claims, effort, found, measured, search_settings
@@ -75,11 +75,11 @@ def test_schedules_are_measured_side_by_side_as_alone(monkeypatch: pytest.Monkey
     trainee = Trainee(make_task("digits-mlp", optimizer="momentum", budget=12))
     schedules = {"lr": np.array([[0.1, 0.3], [0.2, 0.0], [0.5, 0.1]]), "momentum": np.array([[0.0], [0.5], [0.9]])}
     for groups in ([6], [4, 2]):
-        monkeypatch.setattr(trainee, "groups", lambda n, groups=groups: groups)
+        monkeypatch.setattr(trainee, "chunks", lambda n, groups=groups: groups)
         together = measured(trainee, schedules, 2, 12)
         for k, i in ((0, 0), (1, 1), (2, 0)):
             alone = {name: torch.tensor(values[k : k + 1]) for name, values in schedules.items()}
-            end = rollout(trainee, trainee.init(seeds_for("schedules", 1, i)), alone, 12)
+            end = train_by_schedule(trainee, trainee.init(seeds_for("schedules", 1, i)), alone, 12)
             assert together["val_loss"][k, i] == pytest.approx(validation_loss(trainee, end).item(), rel=1e-5)
             accuracy = trainee.evaluate(end.params, end.buffers, trainee.test).metric.item()
             assert together["test_accuracy"][k, i] == pytest.approx(accuracy)

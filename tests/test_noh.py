@@ -26,7 +26,7 @@ from lrenv.controllers import controller_file
 from lrenv.controllers.controller_file import ControllerFileError
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.randomness.seeds import seeds_for
-from lrenv.training.lookahead import MEAN
+from lrenv.training.gradient_observer import MEAN
 from lrenv.training.tasks import Task
 from lrenv.training.trainee import Trainee
 

@@ -159,7 +159,7 @@ def test_adapters_answer_what_the_core_does(case: Case, dtype: str) -> None:
         np.testing.assert_array_equal(time_step.observation, first)
         steps, ended = np.zeros(case.n, np.int64), np.zeros(case.n, bool)
         for action in actions:
-            due = episode.due(steps, ended)
+            due = episode.measurement_due(steps, ended)
             state, time_step = episode.step(state, torch.from_numpy(episode.control.check(action, case.n)), due)
             wanted = to_host(time_step)
             observation, reward, terminated, truncated, info = envs.step(action)

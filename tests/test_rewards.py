@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from lrenv.envs.observations import CLOCK, DYNAMICS, OBSERVATIONS, PAPER, SCALE_FREE, Observer
-from lrenv.envs.rewards import CAP, REWARDS, make_reward
+from lrenv.envs.observations import (
+    CLOCK,
+    DYNAMICS,
+    OBSERVATIONS,
+    PAPER,
+    SCALE_FREE,
+    Observer,
+    Signal,
+    register_observation,
+)
+from lrenv.envs.rewards import CAP, REWARDS, make_reward, register_reward
+from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.training.dynamics import Dynamics
+from lrenv.training.tasks import Task
 
 F64 = torch.float64
 
@@ -176,7 +189,7 @@ def test_signals_against_a_second_rendering(name: str) -> None:
     expected = rendered(name, {key: value.numpy() for key, value in d._asdict().items()})
     assert set(expected) == set(observer.names)
     columns = [np.clip(expected[key], *bounds(name, key)) for key in observer.names]
-    torch.testing.assert_close(observer(d, {}), torch.from_numpy(np.stack(columns, -1)), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(observer.observe(d, {}), torch.from_numpy(np.stack(columns, -1)), rtol=1e-9, atol=1e-9)
 
 
 def bounds(name: str, key: str) -> tuple[float, float]:
@@ -188,7 +201,7 @@ def test_bounds_leave_room_for_what_training_gives() -> None:
     """On ordinary dynamics no signal but the clock's lower ends is cut."""
     d = random_dynamics(200)
     for name in ("dynamics", "scale-free"):
-        observation = Observer(name, F64, {})(d, {})
+        observation = Observer(name, F64, {}).observe(d, {})
         space = Observer(name, F64, {}).space
         inside = (observation.numpy() < space.high) & (observation.numpy() > space.low)
         assert inside.mean() > 0.9
@@ -207,8 +220,8 @@ def test_sets_stand_side_by_side() -> None:
     d = random_dynamics(20)
     both = Observer(("paper", "scale-free"), F64, {})
     assert both.names == (*PAPER, *SCALE_FREE)
-    apart: list[Any] = [Observer(name, F64, {})(d, {}) for name in ("paper", "scale-free")]
-    assert torch.equal(both(d, {}), torch.cat(apart, 1))
+    apart: list[Any] = [Observer(name, F64, {}).observe(d, {}) for name in ("paper", "scale-free")]
+    assert torch.equal(both.observe(d, {}), torch.cat(apart, 1))
     assert both.space.shape == (len(PAPER) + len(SCALE_FREE),)
 
 
@@ -222,14 +235,14 @@ def everywhere(n: int, value: float) -> Dynamics:
 def test_observations_are_inside_the_space_whatever_happens(name: str, value: float, dtype: torch.dtype) -> None:
     observer = Observer(name, dtype, {})
     for d in (everywhere(2, value), dynamics(2, train_loss=value, val_loss=value), dynamics(2, lr=value)):
-        for row in observer(d, {}).numpy():
+        for row in observer.observe(d, {}).numpy():
             assert isinstance(observer.space, gym.spaces.Box)
             assert observer.space.contains(row)
 
 
 def test_nan_takes_the_upper_bound() -> None:
     observer = Observer("dynamics", F64, {})
-    assert observer(everywhere(1, math.nan), {})[0].tolist() == observer.space.high.tolist()
+    assert observer.observe(everywhere(1, math.nan), {})[0].tolist() == observer.space.high.tolist()
 
 
 def test_unknown_observations_are_refused() -> None:
@@ -239,9 +252,103 @@ def test_unknown_observations_are_refused() -> None:
 
 def test_scale_free_ignores_the_rate_and_the_weights() -> None:
     d = random_dynamics(50)
-    observe = Observer("scale-free", F64, {})
+    observer = Observer("scale-free", F64, {})
     other = d._replace(lr=d.lr * 7, weight_mean=d.weight_mean * 3, weight_variance=d.weight_variance * 9)
-    assert torch.equal(observe(d, {}), observe(other, {}))
+    assert torch.equal(observer.observe(d, {}), observer.observe(other, {}))
     doubled = {key: 2 * getattr(d, key) for key in ("train_loss", "previous_train_loss", "loss_spread")}
     spread = SCALE_FREE["loss_spread"].value
     torch.testing.assert_close(spread(d), spread(d._replace(**doubled)))
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    before = dict(REWARDS), dict(OBSERVATIONS)
+    yield
+    for table, old in zip((REWARDS, OBSERVATIONS), before, strict=True):
+        table.clear()
+        table.update(old)  # type: ignore[arg-type]
+
+
+def fall(d: Dynamics, diverged: Tensor) -> Tensor:
+    return torch.where(diverged, -5.0, d.previous_val_loss - d.val_loss)
+
+
+def motion(d: Dynamics) -> Tensor:
+    return torch.stack([d.first_update, d.val_loss], 1)
+
+
+def test_own_rewards_and_observations_reach_the_agent(toy: Callable[..., Task], registries: None) -> None:
+    """Given as they are, and by the names that they are registered under."""
+    ratio = {"ratio": Signal(0, 100, lambda d: d.val_loss / d.train_loss)}
+    register_reward("fall", fall)
+    register_observation("motion", motion)
+    register_observation("ratio", ratio)
+    seen = []
+    for reward, observe in ((fall, (motion, "clock", ratio)), ("fall", ("motion", "clock", "ratio"))):
+        settings: dict[str, Any] = {"control": "set-raw", "device": "cpu", "dtype": "float64"}
+        envs = LearningRateVectorEnv(2, toy(), reward=reward, observe=observe, **settings)
+        _, first = envs.reset(seed=0)
+        observation, paid, _, _, info = envs.step(np.array([[0.1], [1e308]]))
+        assert paid[0] == first["val_loss"][0] - info["val_loss"][0]
+        assert paid[1] == -5.0
+        assert observation.shape == (2, 2 + len(CLOCK) + 1)
+        assert envs.observation_space.contains(observation)
+        assert observation[0, 0] > 0, "motion is measured where something of one's own may look at it"
+        assert observation[0, 1] == info["val_loss"][0]
+        assert observation[0, -1] == info["val_loss"][0] / info["train_loss"][0]
+        seen.append((observation, paid))
+    np.testing.assert_array_equal(seen[0][0], seen[1][0])
+    np.testing.assert_array_equal(seen[0][1], seen[1][1])
+
+
+def test_a_snapshot_tells_own_rewards_apart(toy: Callable[..., Task]) -> None:
+    def other(d: Dynamics, diverged: Tensor) -> Tensor:
+        return 2 * fall(d, diverged)
+
+    one, two = (LearningRateVectorEnv(1, toy(), reward=reward, device="cpu") for reward in (fall, other))
+    one.reset(seed=0)
+    one.restore(one.snapshot())
+    with pytest.raises(ValueError, match="reward"):
+        two.restore(one.snapshot())
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"reward": lambda d, diverged: d.val_loss.mean()}, ValueError, r"must give rewards \(n,\).*not \(\)"),
+        ({"reward": lambda d, diverged: 1.0}, ValueError, "not a float"),
+        ({"reward": 3}, TypeError, "a name or a function.*not an int"),
+        ({"observe": lambda d: d.val_loss}, ValueError, r"must give numbers \(n, k\).*not \(2,\)"),
+        ({"observe": 3}, TypeError, "table of .*Signal.*not an int"),
+        ({"observe": {"loss": 3}}, TypeError, "table of .*Signal.*not a dict"),
+        ({"observe": ()}, ValueError, "each once"),
+        ({"observe": (motion, motion)}, ValueError, "each once"),
+    ],
+)
+def test_what_is_no_reward_or_observation_is_refused(
+    toy: Callable[..., Task], settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        LearningRateVectorEnv(1, toy(), device="cpu", **settings)
+
+
+def test_names_are_registered_once(registries: None) -> None:
+    register_reward("fall", fall)
+    with pytest.raises(ValueError, match="'fall' exists"):
+        register_reward("fall", fall)
+    register_reward("fall", fall, replace_existing=True)
+    for name, message in (("val_loss", "lrenv's own"), ("a b", "can't be named")):
+        with pytest.raises(ValueError, match=message):
+            register_reward(name, fall, replace_existing=True)
+    with pytest.raises(ValueError, match="lrenv's own"):
+        register_observation("hypergradient", motion)
+    with pytest.raises(TypeError, match="not a str"):
+        register_observation("motion", "clock")  # type: ignore[arg-type]
+    assert "motion" not in OBSERVATIONS
+
+
+def test_a_reward_that_is_not_finite_says_where(toy: Callable[..., Task]) -> None:
+    envs = LearningRateVectorEnv(2, toy(), control="set-raw", reward=lambda d, diverged: -d.val_loss, device="cpu")
+    envs.reset(seed=0)
+    with pytest.raises(ValueError, match=r"environments \[1\] is NaN or infinite"):
+        envs.step(np.array([[0.1], [3e38]], np.float32))

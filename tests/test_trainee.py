@@ -15,7 +15,7 @@ from lrenv.data import Data
 from lrenv.data.augment import PADDING, crop, crop_flip
 from lrenv.randomness import draws
 from lrenv.runtime.trees import select
-from lrenv.training import trainee as trainee_module
+from lrenv.training import objective
 from lrenv.training.tasks import Task
 from lrenv.training.trainee import Trainee, TraineeState
 
@@ -136,7 +136,7 @@ def test_evaluation_in_pieces_is_evaluation_in_one(
     toy: Callable[..., Task], make_blobs: Callable[..., Data], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batch size 4 makes pieces of 256 of the 600 examples, batch size 200 one piece."""
-    monkeypatch.setattr(trainee_module, "PROBE", 300)
+    monkeypatch.setattr(objective, "PROBE", 300)
     data = make_blobs(train=200, held_out=600)
     pieces, one = (Trainee(toy(data, batch_size=b), dtype=F64) for b in (4, 200))
     state = pieces.init([0, 1])
@@ -147,7 +147,7 @@ def test_evaluation_in_pieces_is_evaluation_in_one(
 
 def test_normalising_in_advance_changes_no_number(toy: Callable[..., Task], monkeypatch: pytest.MonkeyPatch) -> None:
     early = Trainee(toy(), dtype=F64)
-    monkeypatch.setattr(trainee_module, "NORMALISED_IN_ADVANCE", 0)
+    monkeypatch.setattr(objective, "NORMALISED_IN_ADVANCE", 0)
     late = Trainee(toy(), dtype=F64)
     assert not torch.equal(early.train.inputs, late.train.inputs.double())
     results = []
@@ -238,15 +238,15 @@ def test_reset_of_many_calls_a_data_function_once(toy: Callable[..., Task]) -> N
 
 def test_groups_share_the_envs_evenly(toy: Callable[..., Task]) -> None:
     trainee = Trainee(toy())
-    trainee.at_once = 4
-    assert [trainee.groups(n) for n in (1, 4, 5, 8, 11, 9)] == [[1], [4], [3, 2], [4, 4], [4, 4, 3], [3, 3, 3]]
+    trainee.chunk_size = 4
+    assert [trainee.chunks(n) for n in (1, 4, 5, 8, 11, 9)] == [[1], [4], [3, 2], [4, 4], [4, 4, 3], [3, 3, 3]]
 
 
 def test_trainees_with_convolutions_go_one_by_one_on_a_cpu(toy: Callable[..., Task], make_blobs: Any) -> None:
     small = Trainee(toy())
     images = Trainee(toy(make_blobs((1, 8, 8)), network=networks.conv3(4)))
-    assert small.groups(500) == [500]
-    assert images.groups(3) == [1, 1, 1]
+    assert small.chunks(500) == [500]
+    assert images.chunks(3) == [1, 1, 1]
 
 
 def test_memory_is_counted_by_hand(toy: Callable[..., Task]) -> None:
@@ -256,9 +256,9 @@ def test_memory_is_counted_by_hand(toy: Callable[..., Task]) -> None:
     assert memory.held == 4 * (53 * (2 + 2) + 3 * 10)  # weights, the best ones, two moments; predictions
     assert memory.training == 4 * (2 * 53 + 4 * (6 + 13 + 2 * 5))
     assert memory.measuring == 4 * 10 * (6 + 3 * 5)
-    for n, at_once, times in ((8, 2, 3), (2, 2, 2)):
+    for n, chunk_size, times in ((8, 2, 3), (2, 2, 2)):
         working = 2 * max(memory.training, memory.measuring)
-        assert memory.total(n, at_once) == memory.data + times * n * memory.held + working
+        assert memory.total(n, chunk_size) == memory.data + times * n * memory.held + working
 
 
 def test_a_fixed_part_of_the_validation_split_is_measured(toy: Callable[..., Task]) -> None:

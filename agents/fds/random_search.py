@@ -12,7 +12,7 @@ from lrenv.agents.fds.settings import FDSSettings
 from lrenv.agents.fds.training import FDSTraining, ScheduleTraining
 from lrenv.benchmark.selection import improves, selection_losses
 from lrenv.randomness import draws
-from lrenv.training.hypergradients import rollout, validation_loss
+from lrenv.training.hypergradients import train_by_schedule, validation_loss
 
 RANGES = {"lr": (1e-3, 1.0), "momentum": (1e-2, 1.0), "weight_decay": (1e-6, 3e-3)}
 """Hyperparameter -> bounds, between which values are drawn uniformly on a log scale; of a momentum mu, 1 - mu is drawn.
@@ -62,7 +62,7 @@ class RandomSearch(ScheduleTraining):
         seeds = self.training_seeds(1) * self.settings.trainees
         for group in self.groups():
             own = {name: values[group] for name, values in schedule.items()}
-            end = rollout(self.trainee, self.trainee.init(seeds[group]), own, self.task.budget)
+            end = train_by_schedule(self.trainee, self.trainee.init(seeds[group]), own, self.task.budget)
             measured.append(torch.stack((validation_loss(self.trainee, end), end.params.sum(1))))
         loss, total = torch.cat(measured, 1).cpu()  # in one transfer, for it waits for all that was computed
         selected = selection_losses(loss.numpy(), ~total.isfinite().numpy())

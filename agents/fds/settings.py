@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from lrenv.agents.outer.settings import OuterSettings
-from lrenv.training.tasks import Task, count
+from lrenv.lookup import count
+from lrenv.training.tasks import Task
 
 DIFFERENTIABLE = ("sgd", "momentum", "nesterov")
 """Optimizers whose steps have derivatives everywhere; the roots of the others have none where a gradient is 0."""

@@ -33,7 +33,7 @@ from torch import Tensor
 from lrenv.agents.fds.agent import FDS, HIGHEST
 from lrenv.agents.fds.settings import FDSSettings
 from lrenv.agents.outer.training import Training
-from lrenv.envs.vector_env import choose_device
+from lrenv.runtime.memory import choose_device
 from lrenv.training.hypergradients import Hypergradient, forward, reverse
 from lrenv.training.trainee import Trainee
 
@@ -103,7 +103,7 @@ class ScheduleTraining(Training[FDSSettings]):
 
     def groups(self) -> list[slice]:
         """The trainees of an outer step in groups that are trained together."""
-        sizes = self.trainee.groups(self.settings.trainees)
+        sizes = self.trainee.chunks(self.settings.trainees)
         return [slice(last - n, last) for n, last in zip(sizes, accumulate(sizes), strict=True)]
 
     def status(self, row: dict[str, float]) -> str:

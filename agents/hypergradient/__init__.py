@@ -10,5 +10,5 @@ beforehand. One agent here per method:
 - `osgm.py`: OSGM, AdaGrad on h / |g|^2 (Gao, Chu, Ye and Udell 2024, arXiv:2411.01803).
 
 Read `descent.py` first, then `recurrence.py` (what all three share: from observations to rates within bounds), then the
-others. The observations themselves, h and squares of gradients, are measured by `lrenv.training.lookahead`.
+others. The observations themselves, h and squares of gradients, are measured by `lrenv.training.gradient_observer`.
 """

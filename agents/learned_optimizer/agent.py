@@ -34,9 +34,9 @@ from lrenv.agents.learned_optimizer.features import (
 from lrenv.controllers import controller_file, schema
 from lrenv.controllers.agent import View
 from lrenv.controllers.controller_file import TensorSpec
-from lrenv.runtime.ambient import detached
+from lrenv.lookup import count
+from lrenv.runtime.ambient import without_gradients
 from lrenv.training.optimizers import Hyper, Optimizer, OptState
-from lrenv.training.tasks import count
 
 LAMBDA_EXP = LAMBDA_LIN = 1e-3
 """The factors on o_1 and o_2. Without them, an untrained optimizer takes steps of size 1, far above any in use."""
@@ -189,7 +189,7 @@ class LearnedOptimizer(BaseAgent[tuple[()]]):
 
         return Optimizer(init, direction)
 
-    @detached
+    @without_gradients
     def _constants(self, device: torch.device, dtype: torch.dtype) -> Constants:
         decays, timescales = (torch.tensor(x, dtype=dtype).to(device) for x in (DECAYS, TIMESCALES))
         return Constants(decays.unsqueeze(1), timescales, self.theta.detach().to(device, dtype))

@@ -11,7 +11,8 @@ from lrenv import specs
 from lrenv.agents.learned_optimizer.agent import Architecture
 from lrenv.agents.outer.settings import OuterSettings
 from lrenv.controllers import schema
-from lrenv.training.tasks import Task, count, make_task
+from lrenv.lookup import count
+from lrenv.training.tasks import Task, make_task
 
 OUTER_LR = {"train": 3e-3, "valid": 3e-4}
 """Objective -> learning rate of Adam for theta (Metz et al. 2019, appendix C.3)."""

@@ -32,8 +32,8 @@ from lrenv.agents.outer.training import Controller, Training, begin_adam, on_hos
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import selection_losses
 from lrenv.data import Split
-from lrenv.envs.vector_env import choose_device
 from lrenv.randomness import draws
+from lrenv.runtime.memory import choose_device
 from lrenv.runtime.trees import select
 from lrenv.training.rollout import rollout
 from lrenv.training.trainee import Trainee, TraineeState

@@ -25,7 +25,7 @@ from lrenv.agents.base import BaseAgent
 from lrenv.agents.noh.lstm import ARCHITECTURE, Architecture, CoordinateLSTM
 from lrenv.controllers import controller_file, schema
 from lrenv.controllers.agent import View
-from lrenv.training.lookahead import MEAN
+from lrenv.training.gradient_observer import MEAN
 from lrenv.training.optimizers import OPTIMIZERS
 
 METADATA = schema.record({"view": schema.check_view, "architecture": ARCHITECTURE}, {})

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from lrenv.agents.noh.lstm import ARCHITECTURE, Architecture
 from lrenv.agents.outer.settings import OuterSettings
-from lrenv.training.tasks import count
+from lrenv.lookup import count
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from lrenv.agents.outer.training import Controller, Training, on_host
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import selection_losses
 from lrenv.envs.episode import Episode, EpisodeState
-from lrenv.envs.vector_env import choose_device
-from lrenv.training.lookahead import MEAN
+from lrenv.runtime.memory import choose_device
+from lrenv.training.gradient_observer import MEAN
 from lrenv.training.optimizers import adam, descend
 from lrenv.training.rollout import rollout
 
@@ -163,6 +163,6 @@ def _finite(state: EpisodeState, part: str) -> Tensor:
 
     One decision before a trainee diverges, products of finite gradients may overflow; these are 0, too.
     """
-    assert state.ahead
-    sums = state.ahead.sums[part]
+    assert state.observed
+    sums = state.observed.sums[part]
     return sums.where(~state.diverged[:, None] & sums.isfinite().all(1, keepdim=True), 0)

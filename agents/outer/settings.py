@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lrenv import sources, specs
+from lrenv.lookup import count
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.compiling import Compile
-from lrenv.training.tasks import Task, count, make_task
+from lrenv.training.tasks import Task, make_task
 
 
 @dataclass(frozen=True)

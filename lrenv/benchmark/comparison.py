@@ -27,12 +27,12 @@ from lrenv.controllers.agent import Agent, AgentError, view_of
 from lrenv.controllers.controller_file import read_metadata
 from lrenv.envs.actions import is_relative
 from lrenv.envs.snapshots import described
-from lrenv.envs.vector_env import choose_device
-from lrenv.lookup import error_line
+from lrenv.lookup import count, error_line
 from lrenv.randomness.seeds import seeds_for
+from lrenv.runtime.memory import choose_device
 from lrenv.runtime.process import command_line, machine
 from lrenv.runtime.progress import progress
-from lrenv.training.tasks import InitialLR, LogUniform, Task, count, initial_rates, make_task
+from lrenv.training.tasks import InitialLR, LogUniform, Task, initial_rates, make_task
 
 GROUP = 64
 """Seeds of a cell. It is fixed, since a batch's size moves the last bits of its results: a comparison that was

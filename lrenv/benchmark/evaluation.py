@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from lrenv.controllers.agent import Agent, AgentError, State, View, called, make_agent, view_of
 from lrenv.controllers.sb3_agent import as_agent
-from lrenv.envs.vector_env import LearningRateVectorEnv, choose_device
-from lrenv.lookup import error_line, what_is
-from lrenv.runtime.ambient import settled
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.lookup import count, error_line, what_is
+from lrenv.runtime.ambient import with_own_settings
 from lrenv.runtime.compiling import CaptureError, Compile
 from lrenv.runtime.json_values import to_json
-from lrenv.training.tasks import InitialLR, Task, count, make_task
+from lrenv.runtime.memory import choose_device
+from lrenv.training.tasks import InitialLR, Task, make_task
 
 ARRAYS = ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged")
 """The attributes of a `Result` that have one entry per run."""
@@ -68,7 +69,7 @@ class Result:
         ]
 
 
-@settled
+@with_own_settings
 def evaluate(
     agent: Agent | Path | str,
     task: Task | str,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lrenv import sources, specs
 from lrenv.controllers.controller_file import ControllerFileError, agent_name
 from lrenv.lookup import what_is
-from lrenv.runtime.ambient import settled
+from lrenv.runtime.ambient import with_own_settings
 from lrenv.training.optimizers import Optimizer, OptimizerFactory
 
 State = tuple[Any, ...] | None
@@ -149,7 +149,7 @@ def _installed(name: str) -> Factory:
     return factory
 
 
-@settled
+@with_own_settings
 def make_agent(agent: str | Path, **settings: Any) -> Agent:
     """Makes an agent: by name, `make_agent("cosine", peak=1e-2)`, or from a file, `make_agent("x/best.safetensors")`.
 

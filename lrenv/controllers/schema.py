@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from lrenv.envs.actions import BESIDE, Control
+from lrenv.envs.actions import HYPERPARAMETERS, Control
 from lrenv.envs.observations import Observer
 from lrenv.lookup import lookup
 from lrenv.training.optimizers import OPTIMIZERS, make_optimizer
@@ -177,7 +177,7 @@ def spaces(view: Mapping[str, Any], rates: int) -> tuple[gym.Space[Any], gym.Spa
     if view["optimizer"] is not None:
         lookup(OPTIMIZERS, view["optimizer"], "optimizer")
     # A task's own optimizer may read any hyperparameter.
-    hyper = tuple(BESIDE) if view["optimizer"] is None else tuple(make_optimizer(view["optimizer"]).hyper)
+    hyper = tuple(HYPERPARAMETERS) if view["optimizer"] is None else tuple(make_optimizer(view["optimizer"]).hyper)
     sizes = {"trainee": 1} | dict.fromkeys(("layer", "tensor", "parameter"), rates)
     observer = Observer(view["observe"], torch.float32, {"rates": rates, "parameters": rates})
     return observer.space, Control(view["control"], sizes, hyper).space

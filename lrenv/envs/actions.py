@@ -1,4 +1,4 @@
-"""What agents turn: how an action changes the learning rate and, beside it, momentum and weight decay.
+"""Controls: how an action sets the learning rate and, where asked for, momentum and weight decay.
 
 A control is named `kind` or `kind/granularity`:
 
@@ -10,7 +10,7 @@ A control is named `kind` or `kind/granularity`:
 | `discrete` | 0, 1, 2 | lr / 2, lr, lr * 2 |
 
 There is one rate per trainee, or one per `layer` (a module that holds parameters), `tensor`, or `parameter`.
-`momentum` and `weight_decay` (Box[-1, 1]) can stand beside a Box control: `("scale", "momentum")`.
+`momentum` and `weight_decay` (Box[-1, 1]) can be controlled together with a Box control: `("scale", "momentum")`.
 
 `tests/reference/xu2019.py` has the control `scale` in NumPy.
 """
@@ -63,7 +63,7 @@ def weight_decay(action: Tensor) -> Tensor:
 
 
 def action_of(name: str, value: Tensor) -> Tensor:
-    """The action in [-1, 1] that makes `name`, a key of `BESIDE`, this value, or the nearest that actions reach."""
+    """The action in [-1, 1] that gives `name`, a key of `HYPERPARAMETERS`, this value, or the nearest it can have."""
     exponent = -(1 - value).log10() / 1.5 if name == "momentum" else (value.log10() + 6) / 2.5
     return (exponent - 1).clamp(-1, 1)
 
@@ -75,7 +75,8 @@ KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "discrete": _discrete,
 }
 """Kind -> (action, rates before) -> rates; all (n, K)."""
-BESIDE: dict[str, Callable[[Tensor], Tensor]] = {"momentum": momentum, "weight_decay": weight_decay}
+HYPERPARAMETERS: dict[str, Callable[[Tensor], Tensor]] = {"momentum": momentum, "weight_decay": weight_decay}
+"""Hyperparameter that can be controlled together with the rate -> (action (n, 1) -> values (n, 1))."""
 
 
 def is_relative(control: str | tuple[str, ...]) -> bool:
@@ -88,7 +89,7 @@ class Control:
     """The action space of an environment, and what actions do.
 
     Args:
-        control: a control's name, or a tuple with one of them and some of `BESIDE`.
+        control: a control's name, or a tuple with one of them and some of `HYPERPARAMETERS`.
         sizes: granularity -> K, how many rates it makes a trainee; without one in the control's name, "trainee".
         hyper: the hyperparameters that the optimizer reads.
         dtype: of Box actions.
@@ -97,6 +98,7 @@ class Control:
         name: the control, as it was asked for.
         granularity: what has a rate of its own.
         rates: K, learning rates per trainee.
+        hyperparameters: those that are controlled, too, in the order of their columns in an action.
         space: the single action space.
 
     Raises:
@@ -112,19 +114,21 @@ class Control:
     ) -> None:
         self.name = control if isinstance(control, str) else tuple(control)
         names = [control] if isinstance(control, str) else list(control)
-        self.beside = [name for name in names if name in BESIDE]
-        main = [name for name in names if name not in BESIDE]
+        self.hyperparameters = [name for name in names if name in HYPERPARAMETERS]
+        main = [name for name in names if name not in HYPERPARAMETERS]
         if len(main) != 1:
-            raise ValueError(f"control={control!r} must name one way to turn the rate, one of {', '.join(KINDS)}")
+            raise ValueError(f"control={control!r} must name one way to set the rate, one of {', '.join(KINDS)}")
         kind, _, granularity = main[0].partition("/")
         self._kind, self.granularity = kind, granularity or "trainee"
-        self._turn = lookup(KINDS, kind, "control")
+        lookup(KINDS, kind, "control")
         self.rates = lookup(sizes, self.granularity, f"granularity of control {kind!r}")
-        for name in self.beside:
+        for name in self.hyperparameters:
             if name not in hyper:
                 raise ValueError(f"control {name!r}: this optimizer has no {name}; it has {', '.join(hyper) or 'none'}")
-        if kind == "discrete" and self.beside:
-            raise ValueError(f"control 'discrete' can't stand beside {', '.join(self.beside)}; use 'scale' or 'set'")
+        if kind == "discrete" and self.hyperparameters:
+            raise ValueError(
+                f"control 'discrete' can't be combined with {', '.join(self.hyperparameters)}; use 'scale' or 'set'"
+            )
         self.space = self._space(np.float64 if dtype == torch.float64 else np.float32)
         self._dtype = dtype
 
@@ -132,11 +136,11 @@ class Control:
         if self._kind == "discrete":
             return gym.spaces.Discrete(3) if self.rates == 1 else gym.spaces.MultiDiscrete([3] * self.rates)
         bound = np.inf if self._kind == "set-raw" else 1.0
-        high = np.array([bound] * self.rates + [1.0] * len(self.beside), dtype)
+        high = np.array([bound] * self.rates + [1.0] * len(self.hyperparameters), dtype)
         return gym.spaces.Box(-high, high, dtype=dtype)
 
     def check(self, actions: Any, n: int) -> NDArray[Any]:
-        """The actions of n trainees as an array (n, K + beside) of the space's dtype.
+        """The actions of n trainees as an array (n, K + hyperparameters) of the space's dtype.
 
         Raises:
             ValueError: wrong shape, no numbers, not finite in the space's dtype, or outside the space.
@@ -172,8 +176,17 @@ class Control:
             )
         return rows
 
-    def __call__(self, action: Tensor, lr: Tensor, hyper: Hyper) -> tuple[Tensor, Hyper]:
-        """Applies actions (n, K + beside) to rates (n, K) and hyperparameters (n, 1)."""
+    def apply(self, action: Tensor, lr: Tensor, hyper: Hyper) -> tuple[Tensor, Hyper]:
+        """The rates and hyperparameters that actions lead to.
+
+        Args:
+            action: (n, A), K columns for the rates and one for each controlled hyperparameter.
+            lr: (n, K) rates before.
+            hyper: hyperparameter -> (n, 1) before.
+        """
         action = action.to(lr.dtype)
-        turned = {name: BESIDE[name](action[:, self.rates + i, None]) for i, name in enumerate(self.beside)}
-        return self._turn(action[:, : self.rates], lr), hyper | turned
+        rates = KINDS[self._kind](action[:, : self.rates], lr)
+        others = {
+            name: HYPERPARAMETERS[name](action[:, self.rates + i, None]) for i, name in enumerate(self.hyperparameters)
+        }
+        return rates, hyper | others

@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 
 class LearningRateEnv(gym.Env[Array, Array]):
-    """One network in training, whose learning rate the actions turn: a vector environment of one.
+    """One network in training, whose learning rate the actions set: a vector environment of one.
 
     Args:
         task: a name in `lrenv.tasks()`, or a `Task`.

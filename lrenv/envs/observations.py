@@ -3,7 +3,10 @@
 Each set is one table of (low, high, function), from which both the Gymnasium space and the values come, so that
 they can't disagree. Values are clamped to their bounds; NaN takes the upper one.
 
-Beside these sets stand the white-box parts: gradients and parameters themselves. They make the observation a `Dict`.
+`register_observation` gives one's own a name; environments also take a table, or a function from `Dynamics` to numbers
+(n, k), in the place of a name.
+
+White-box parts are gradients and parameters themselves. They make the observation a `Dict`.
 
 | part | shape | |
 |---|---|---|
@@ -15,14 +18,14 @@ Beside these sets stand the white-box parts: gradients and parameters themselves
 | `parameters` | P | w |
 
 d_t is the optimizer's direction, w_(t+1) = w_t - lr d_t, and g_(t+1) the gradient on the batch of the next step, which
-that step will use (`lrenv.training.lookahead`). K rates per trainee are those of the control's granularity.
+that step will use (`lrenv.training.gradient_observer`). K rates per trainee are those of the control's granularity.
 
 `tests/reference/xu2019.py` has the set `paper` in NumPy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -30,9 +33,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrenv.lookup import lookup
+from lrenv.lookup import check_new, lookup, what_is
 from lrenv.training.dynamics import Dynamics
-from lrenv.training.lookahead import MEAN, PRODUCTS
+from lrenv.training.gradient_observer import MEAN, PRODUCTS
 
 
 class Signal(NamedTuple):
@@ -98,83 +101,166 @@ CLOCK_SIGNALS: dict[str, Signal] = {
 CLOCK = tuple(CLOCK_SIGNALS)
 """The columns of the observation `clock`."""
 
-OBSERVATIONS: dict[str, dict[str, Signal]] = {
+Observation = Mapping[str, Signal] | Callable[[Dynamics], Tensor]
+"""A table of signals by name, or a function dynamics -> (n, k), whose numbers have no bounds."""
+OBSERVATIONS: dict[str, Observation] = {
     "dynamics": DYNAMICS,
     "paper": PAPER,
     "scale-free": SCALE_FREE,
     "clock": CLOCK_SIGNALS,
 }
-
-
+"""Name -> observation."""
 MOTION = {"first_update", "last_update", "first_cosine", "last_cosine"}
-"""Signals that are measured only where they are observed; elsewhere they are 0."""
+"""Signals that take passes over whole layers: elsewhere than where they, or what is not built in, are observed they are
+0."""
 WHITE_BOX: dict[str, str] = dict.fromkeys(PRODUCTS, "rates") | dict.fromkeys((MEAN, "parameters"), "parameters")
-"""Part -> what it has a number for."""
+"""White-box part -> what it has a number for."""
+BUILT_IN = frozenset({**OBSERVATIONS, **WHITE_BOX})
+Observe = str | Observation | tuple[str | Observation, ...]
+"""What `observe=` takes: names, tables, functions."""
+
+
+def register_observation(name: str, observation: Observation, replace_existing: bool = False) -> Observation:
+    """Makes an observation available under a name, wherever one is taken; what raises changes nothing.
+
+    Args:
+        name: of letters, digits, "_", "." and "-".
+        observation: signal -> `Signal`, or a function from `Dynamics` to numbers (n, k).
+        replace_existing: overwrite an observation of that name, other than lrenv's own, instead of refusing.
+
+    Raises:
+        TypeError: neither a table of signals nor a function.
+        ValueError: the name is taken, or none that specs can hold.
+    """
+    _check_observation(observation)
+    check_new("observation", name, {**OBSERVATIONS, **WHITE_BOX}, BUILT_IN, replace_existing)
+    OBSERVATIONS[name] = observation
+    return observation
+
+
+def names_of(observe: Observe) -> str | tuple[str, ...]:
+    """What is observed, by names: a function has its own, a table those of its signals."""
+    if isinstance(observe, str):
+        return observe
+    if isinstance(observe, tuple | list):
+        return tuple(_name(each) for each in observe)
+    return _name(observe)
+
+
+def _name(observation: str | Observation) -> str:
+    if isinstance(observation, str):
+        return observation
+    _check_observation(observation)
+    if isinstance(observation, Mapping):
+        return "+".join(observation)
+    return getattr(observation, "__name__", type(observation).__name__)
+
+
+def _check_observation(observation: object) -> None:
+    table = isinstance(observation, Mapping) and observation
+    if not (callable(observation) or (table and all(isinstance(x, Signal) for x in table.values()))):
+        raise TypeError(
+            "an observation is a table of lrenv.envs.observations.Signal by name, or a function from Dynamics to "
+            f"numbers (n, k), not {what_is(observation)}"
+        )
 
 
 class Observer:
-    """Turns what is known of n trainees into observations.
+    """Makes observations of what is known of n trainees.
 
     Several sets of signals stand side by side in one Box. With white-box parts the observation is a dict instead, of
     each set and each part under its name.
 
     Args:
-        observe: a name in `OBSERVATIONS` or `WHITE_BOX`, or several.
+        observe: a name in `OBSERVATIONS` or `WHITE_BOX`, an observation of one's own, or several of them.
         dtype: of the observations: float32, or float64 for exact comparisons.
         sizes: how many "rates" and "parameters" a trainee has.
 
     Attributes:
-        name: the observation, as it was asked for.
-        names: of the signals, in order.
-        white_box: the parts.
+        name: what is observed, by names.
+        names: of the signals, in order; those of a function are its name and the numbers of its columns.
+        white_box: the white-box parts.
+        motion: whether the motion of layers is observed.
         space: the single observation space.
 
     Raises:
-        ValueError: an unknown name, or one that is given twice.
+        TypeError: an observation that is no name, table of signals, or function.
+        ValueError: an unknown name, one that is given twice, or a function that does not give numbers (n, k).
     """
 
-    def __init__(self, observe: str | tuple[str, ...], dtype: torch.dtype, sizes: Mapping[str, int]) -> None:
-        self.name = observe if isinstance(observe, str) else tuple(observe)
-        chosen = (observe,) if isinstance(observe, str) else tuple(observe)
-        if not chosen or len(set(chosen)) < len(chosen):
+    def __init__(self, observe: Observe, dtype: torch.dtype, sizes: Mapping[str, int]) -> None:
+        self.name = names_of(observe)
+        given = tuple(observe) if isinstance(observe, tuple | list) else (observe,)
+        chosen = dict(zip((self.name,) if isinstance(self.name, str) else self.name, given, strict=True))
+        if not chosen or len(chosen) < len(given):
             raise ValueError(f"observe={observe!r} must name what is observed, each once")
-        for name in chosen:
-            lookup({**OBSERVATIONS, **WHITE_BOX}, name, "observation")
-        self._sets = {name: OBSERVATIONS[name] for name in chosen if name in OBSERVATIONS}
-        self.white_box = tuple(name for name in chosen if name in WHITE_BOX)
-        self.names = tuple(signal for table in self._sets.values() for signal in table)
+        for name, each in chosen.items():
+            if isinstance(each, str):
+                lookup({**OBSERVATIONS, **WHITE_BOX}, name, "observation")
+        self._sets = {
+            name: _table(OBSERVATIONS[name] if isinstance(each, str) else each, name, dtype)
+            for name, each in chosen.items()
+            if not (isinstance(each, str) and each in WHITE_BOX)
+        }
+        self.white_box = tuple(name for name in chosen if name not in self._sets)
+        self.names = tuple(signal for table in self._sets.values() for signal in table.signals)
+        self.motion = bool(MOTION & set(self.names)) or not all(
+            isinstance(each, str) and each in BUILT_IN for each in given
+        )
         self._dtype = dtype
         self._numpy_dtype: Any = np.float64 if dtype == torch.float64 else np.float32
-        shown: dict[str, gym.Space[Any]] = {name: self._box(list(table.values())) for name, table in self._sets.items()}
+        shown: dict[str, gym.Space[Any]] = {name: self._box([table]) for name, table in self._sets.items()}
         for name in self.white_box:
             size = sizes[WHITE_BOX[name]]
             shown[name] = gym.spaces.Box(-np.inf, np.inf, (size,), self._numpy_dtype)
-        self.space: gym.Space[Any] = gym.spaces.Dict(shown) if self.white_box else self._box(self._signals)
+        tables = list(self._sets.values())
+        self.space: gym.Space[Any] = gym.spaces.Dict(shown) if self.white_box else self._box(tables)
 
-    @property
-    def _signals(self) -> list[Signal]:
-        return [signal for table in self._sets.values() for signal in table.values()]
-
-    def _box(self, signals: list[Signal]) -> gym.spaces.Box:
-        low: Any = np.array([signal.low for signal in signals], self._numpy_dtype)
-        high: Any = np.array([signal.high for signal in signals], self._numpy_dtype)
+    def _box(self, tables: Sequence[_Table]) -> gym.spaces.Box:
+        bounds = [bound for table in tables for bound in table.signals.values()]
+        low, high = (np.array(each, self._numpy_dtype) for each in zip(*bounds, strict=True))
         return gym.spaces.Box(low, high, dtype=self._numpy_dtype)
 
-    def __call__(self, dynamics: Dynamics, white_box: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
-        """(n, number of signals), or a dict, inside the space whatever the dynamics are.
+    def observe(self, dynamics: Dynamics, white_box: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
+        """The observations (n, number of signals), or a dict, inside the space whatever the dynamics are.
 
         Args:
             dynamics: how training goes.
             white_box: part -> (n, size), those of `white_box` among them.
         """
         if not self.white_box:
-            return self._values(dynamics, self._signals)
-        shown = {name: self._values(dynamics, list(table.values())) for name, table in self._sets.items()}
+            return self._values(dynamics, list(self._sets.values()))
+        shown = {name: self._values(dynamics, [table]) for name, table in self._sets.items()}
         # A diverged trainee's gradients are no numbers, which no space holds.
         return shown | {name: white_box[name].nan_to_num().to(self._dtype) for name in self.white_box}
 
-    def _values(self, dynamics: Dynamics, signals: list[Signal]) -> Tensor:
-        columns = [
-            signal.value(dynamics).nan_to_num(nan=signal.high).clamp(signal.low, signal.high) for signal in signals
-        ]
-        return torch.stack(columns, -1).to(self._dtype)
+    def _values(self, dynamics: Dynamics, tables: Sequence[_Table]) -> Tensor:
+        return torch.stack([column for table in tables for column in table.columns(dynamics)], -1).to(self._dtype)
+
+
+class _Table(NamedTuple):
+    """An observation in columns."""
+
+    signals: dict[str, tuple[float, float]]  # name -> bounds
+    columns: Callable[[Dynamics], Sequence[Tensor]]  # dynamics -> (n,) each, within the bounds
+
+
+def _table(observation: Observation, name: str, dtype: torch.dtype) -> _Table:
+    if isinstance(observation, Mapping):
+        signals = list(observation.values())
+
+        def bounded(dynamics: Dynamics) -> Sequence[Tensor]:
+            return [
+                signal.value(dynamics).nan_to_num(nan=signal.high).clamp(signal.low, signal.high) for signal in signals
+            ]
+
+        return _Table({key: (signal.low, signal.high) for key, signal in observation.items()}, bounded)
+    trial = observation(Dynamics(*(torch.ones(2, dtype=dtype) for _ in Dynamics._fields)))
+    if not isinstance(trial, Tensor) or trial.ndim != 2 or len(trial) != 2 or not trial.shape[1]:
+        shape = tuple(trial.shape) if isinstance(trial, Tensor) else what_is(trial)
+        raise ValueError(f"observation {name!r} must give numbers (n, k), (2, k) for two trainees, not {shape}")
+
+    def unbounded(dynamics: Dynamics) -> Sequence[Tensor]:
+        return observation(dynamics).nan_to_num().unbind(1)
+
+    return _Table({f"{name}.{i}": (-np.inf, np.inf) for i in range(trial.shape[1])}, unbounded)

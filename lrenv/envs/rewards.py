@@ -1,7 +1,15 @@
 """Rewards: one number per decision from the validation loss, never from the test split.
 
-A loss counts up to a cap of four times that of the untrained network. A diverged run is charged more than the
-worst that any run could still collect by living on, so that dying early never pays.
+A loss counts up to a cap of four times that of the untrained network. A run that diverges gets less than the lowest
+return that any run could still collect by going on, so that an agent never gains by making a run diverge early.
+
+A reward is a function (dynamics, diverged (n,)) -> (n,), always finite. `register_reward` gives one's own a name;
+environments also take the function itself:
+
+    def fall(dynamics, diverged):
+        return torch.where(diverged, -10.0, (dynamics.previous_val_loss - dynamics.val_loss).clamp(min=-1))
+
+    gym.make("lrenv/digits-mlp-v0", reward=fall)
 
 `tests/reference/xu2019.py` has the reward `val_loss` in NumPy.
 """
@@ -9,23 +17,40 @@ worst that any run could still collect by living on, so that dying early never p
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lrenv.lookup import lookup
+from lrenv.lookup import check_new, lookup, what_is
 from lrenv.training.dynamics import Dynamics
 
+Reward = Callable[[Dynamics, Tensor], Tensor]
+"""(dynamics after a decision, which trainees have diverged (n,)) -> rewards (n,), finite whatever the dynamics are."""
 CAP = 4.0
 """The cap, in losses of the untrained network: high enough never to touch a run that learns."""
 
 
-class Reward(NamedTuple):
-    """A reward, and that of a decision in which a trainee diverges; both give (n,) from `Dynamics`."""
+def val_loss(d: Dynamics, diverged: Tensor) -> Tensor:
+    """The reward of Xu et al. 2019, section 2.2: the validation loss of each decision, negative as it is to fall."""
+    return torch.where(diverged, -_cap(d) * (_decisions_left(d) + 1), -_capped(d.val_loss, d))
 
-    living: Callable[[Dynamics], Tensor]
-    diverged: Callable[[Dynamics], Tensor]
+
+def log_val_loss(d: Dynamics, diverged: Tensor) -> Tensor:
+    """The negative logarithm of the validation loss."""
+    return torch.where(diverged, -_log(_cap(d)) * _decisions_left(d) - 1, -_log(_capped(d.val_loss, d)))
+
+
+def improvement(d: Dynamics, diverged: Tensor) -> Tensor:
+    """How far the logarithm of the validation loss has fallen: the return is how far it fell in all."""
+    # The validation loss before is NaN where a run diverged earlier.
+    previous = _log(_capped(d.previous_val_loss.nan_to_num(nan=torch.inf), d))
+    return torch.where(diverged, previous - _log(_cap(d)) - 1, previous - _log(_capped(d.val_loss, d)))
+
+
+def final(d: Dynamics, diverged: Tensor) -> Tensor:
+    """The negative validation loss at the end of the budget, and 0 at every decision before."""
+    at_end = (d.inner_step >= d.budget).to(d.val_loss.dtype)
+    return torch.where(diverged, -2 * _cap(d), -_capped(d.val_loss, d) * at_end)
 
 
 def _cap(d: Dynamics) -> Tensor:
@@ -34,44 +59,60 @@ def _cap(d: Dynamics) -> Tensor:
     return start + (CAP - 1) * start.abs()
 
 
-def _loss(d: Dynamics) -> Tensor:
-    return torch.minimum(d.val_loss, _cap(d))
+def _capped(loss: Tensor, d: Dynamics) -> Tensor:
+    return torch.minimum(loss, _cap(d))
 
 
 def _log(loss: Tensor) -> Tensor:
     return loss.clamp(min=1e-8).log()
 
 
-def _previous(d: Dynamics) -> Tensor:
-    # Behind a divergence the previous loss is NaN as well.
-    return _log(torch.minimum(d.previous_val_loss.nan_to_num(nan=torch.inf), _cap(d)))
-
-
-def _left(d: Dynamics) -> Tensor:
-    """Rewards that a living run collects from this one on."""
+def _decisions_left(d: Dynamics) -> Tensor:
+    """The number of rewards that a run that goes on collects, this one included."""
     done_before = ((d.inner_step - 1) / d.interval).floor()
     return (d.budget / d.interval).ceil() - done_before
 
 
-def _at_end(d: Dynamics) -> Tensor:
-    return (d.inner_step >= d.budget).to(d.val_loss.dtype)
-
-
 REWARDS: dict[str, Reward] = {
-    "val_loss": Reward(lambda d: -_loss(d), lambda d: -_cap(d) * (_left(d) + 1)),
-    "log_val_loss": Reward(lambda d: -_log(_loss(d)), lambda d: -_log(_cap(d)) * _left(d) - 1),
-    "improvement": Reward(lambda d: _previous(d) - _log(_loss(d)), lambda d: _previous(d) - _log(_cap(d)) - 1),
-    "final": Reward(lambda d: -_loss(d) * _at_end(d), lambda d: -2 * _cap(d)),
-}
-"""Name -> reward. `val_loss` is the paper's (Xu et al. 2019, section 2.2); `improvement` is the fall of the log
-loss, whose return is the log of how far it fell; `final` pays at the end of the budget alone."""
+    "val_loss": val_loss, "log_val_loss": log_val_loss, "improvement": improvement, "final": final,
+}  # fmt: skip
+"""Name -> reward."""
+BUILT_IN = frozenset(REWARDS)
 
 
-def make_reward(reward: str) -> Callable[[Dynamics, Tensor], Tensor]:
-    """The reward of that name as a function (dynamics, diverged (n,)) -> (n,), always finite.
+def register_reward(name: str, reward: Reward, replace_existing: bool = False) -> Reward:
+    """Makes a reward available under a name, wherever one is taken; what raises changes nothing.
+
+    Args:
+        name: of letters, digits, "_", "." and "-".
+        reward: (dynamics, diverged (n,)) -> (n,), finite also where trainees have diverged.
+        replace_existing: overwrite a reward of that name, other than lrenv's own, instead of refusing.
 
     Raises:
-        ValueError: an unknown name.
+        TypeError: no function.
+        ValueError: the name is taken, or none that specs can hold; or the function gives no rewards (n,).
     """
-    living, diverged = lookup(REWARDS, reward, "reward")
-    return lambda d, dead: torch.where(dead, diverged(d), living(d))
+    check_new("reward", name, REWARDS, BUILT_IN, replace_existing)
+    REWARDS[name] = _checked(reward)
+    return reward
+
+
+def make_reward(reward: str | Reward) -> Reward:
+    """The reward of that name, or the given function.
+
+    Raises:
+        TypeError: neither a name nor a function.
+        ValueError: an unknown name, or a function that gives no rewards (n,).
+    """
+    return lookup(REWARDS, reward, "reward") if isinstance(reward, str) else _checked(reward)
+
+
+def _checked(reward: Reward) -> Reward:
+    """The function, if it gives rewards for two trainees of which one has diverged."""
+    if not callable(reward):
+        raise TypeError(f"a reward is a name or a function (dynamics, diverged) -> (n,), not {what_is(reward)}")
+    trial = reward(Dynamics(*(torch.ones(2) for _ in Dynamics._fields)), torch.tensor([False, True]))
+    if not isinstance(trial, Tensor) or trial.shape != (2,):
+        shape = tuple(trial.shape) if isinstance(trial, Tensor) else what_is(trial)
+        raise ValueError(f"a reward function must give rewards (n,), so (2,) for two trainees, not {shape}")
+    return reward

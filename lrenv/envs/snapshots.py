@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from lrenv.envs import observations, rewards
 from lrenv.envs.episode import Episode, EpisodeState
+from lrenv.envs.observations import OBSERVATIONS
+from lrenv.envs.rewards import REWARDS
 from lrenv.networks.initialisation import build
 from lrenv.training.optimizers import Optimizer
 from lrenv.training.tasks import Task
@@ -38,12 +41,12 @@ class Snapshot(NamedTuple):
     settings: dict[str, Any]  # what an environment must share to go on from here
 
 
-def settings_of(episode: Episode, view: Mapping[str, str | tuple[str, ...]]) -> dict[str, Any]:
+def settings_of(episode: Episode, view: Mapping[str, Any]) -> dict[str, Any]:
     """What the future of an episode depends on besides its state, in words and numbers that can be compared anywhere.
 
     Args:
         episode: the dynamics.
-        view: the names that it was made of: `control`, `observe`, `reward`, `precision`.
+        view: what it was made of, in names or one's own objects: `control`, `observe`, `reward`, `precision`.
     """
     task, trainee = episode.task, episode.trainee
     plain = (
@@ -57,9 +60,20 @@ def settings_of(episode: Episode, view: Mapping[str, str | tuple[str, ...]]) -> 
         **task.hyper,
         **{name: described(getattr(task, name)) for name in plain},
         "val_examples": len(trainee.val.targets),
-        **{name: ", ".join((value,) if isinstance(value, str) else value) for name, value in view.items()},
+        **{name: _in_view(value) for name, value in view.items()},
         "dtype": str(trainee.dtype),
     }
+
+
+def _in_view(value: Any) -> str:
+    """Names, and what stands behind those that are not lrenv's own."""
+    if isinstance(value, tuple | list):
+        return ", ".join(_in_view(each) for each in value)
+    if not isinstance(value, str):
+        return described(value)
+    own = {**OBSERVATIONS, **REWARDS}.get(value)
+    built_in = own is None or value in rewards.BUILT_IN | observations.BUILT_IN
+    return value if built_in else f"{value} {described(own)}"
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
@@ -96,6 +110,10 @@ def described(value: object) -> str:
         return f"{type(value).__name__}({', '.join(parts)})"
     if isinstance(value, partial):
         return f"partial({described(value.func)}, {described(value.args)}, {described(value.keywords)})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {described(each)}' for key, each in value.items())}}}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(described, value))})"
     if isinstance(value, FunctionType):
         cells = [_content(cell) for cell in value.__closure__ or ()]
         enclosed = [described(x) for x in [*cells, value.__defaults__, value.__kwdefaults__] if x is not value]

@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 from torch.utils._pytree import tree_map
 
 from lrenv.envs.episode import Episode, EpisodeState, TimeStep
+from lrenv.envs.episode_seeds import EpisodeSeeds
+from lrenv.envs.observations import Observe
 from lrenv.envs.rendering import History
+from lrenv.envs.rewards import Reward
 from lrenv.envs.snapshots import Snapshot, differences, settings_of
-from lrenv.lookup import lookup, what_is
-from lrenv.randomness import draws
-from lrenv.randomness.seeds import seeds_given
-from lrenv.runtime.ambient import detached
+from lrenv.lookup import count, lookup, what_is
+from lrenv.runtime.ambient import without_gradients
 from lrenv.runtime.compiling import Compile
-from lrenv.runtime.memory import check_fits
+from lrenv.runtime.memory import check_fits, choose_device
 from lrenv.runtime.transfer import to_host
 from lrenv.runtime.trees import replace_rows, scatter, select
 from lrenv.training.optimizers import Optimizer, OptimizerFactory
-from lrenv.training.tasks import InitialLR, Task, count, initial_rates, make_task
+from lrenv.training.tasks import InitialLR, Task, initial_rates, make_task
 
 Array = NDArray[Any]
 Now = tuple[EpisodeState, TimeStep]
@@ -41,23 +42,8 @@ class Prepared(NamedTuple):
     begun: Now
 
 
-def choose_device(device: str | torch.device | None) -> torch.device:
-    """The given device; without one, CUDA where there is any, else the CPU.
-
-    Raises:
-        ValueError: no such device here.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-        return torch.device(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device={device!r} can't be used here ({str(error).splitlines()[0]}); try 'cpu'") from error
-
-
 class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
-    """n networks in training, whose learning rates the actions turn.
+    """n networks in training, whose learning rates the actions set.
 
     Env i started with `reset(seed=s)` has the seed s + i, a list of seeds is taken as it stands, and the seeds of
     later episodes are a function of the env's seed and the episode's number: env i of a batch is the same run as
@@ -78,9 +64,9 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         batch_size: examples an inner step.
         optimizer: the trainee's: a name, an `Optimizer`, or an `OptimizerFactory`.
         initial_lr: the rate before the first action: one, several to draw from, or a `LogUniform`.
-        control: what actions turn, see `lrenv.envs.actions`.
-        observe: what is observed, see `lrenv.envs.observations`.
-        reward: see `lrenv.envs.rewards`.
+        control: what an action sets, see `lrenv.envs.actions`.
+        observe: what is observed: names, or observations of one's own, see `lrenv.envs.observations`.
+        reward: a name, or a function of one's own, see `lrenv.envs.rewards`.
         device: where the trainees live; CUDA where there is any, else the CPU.
         dtype: "float32", or "float64" for exact comparisons; of trainees, observations and Box actions.
         val_examples: validation examples that a decision measures, always the same; the task's own if None, and all if
@@ -91,7 +77,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             "graph" replay each decision as one CUDA graph; "graph" compiles nothing.
         precision: "full" computes in `dtype`; "bf16" runs networks in bfloat16 by `torch.autocast`, for hardware that
             multiplies it faster. Weights, optimizer and losses stay in `dtype`.
-        at_once: trainees that go through a decision together at most; by default what a CPU's caches, or half of a
+        chunk_size: trainees that go through a decision together at most; by default what a CPU's caches, or half of a
             GPU's free memory, hold.
         autoreset_mode: Gymnasium's. In DISABLED mode an ended episode stands still, with reward 0, until it is
             reset with `options={"reset_mask": mask}`.
@@ -105,7 +91,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 10}
 
-    @detached
+    @without_gradients
     def __init__(
         self,
         num_envs: int = 1,
@@ -117,15 +103,15 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         optimizer: str | Optimizer | OptimizerFactory | None = None,
         initial_lr: InitialLR | None = None,
         control: str | tuple[str, ...] = "scale",
-        observe: str | tuple[str, ...] = "dynamics",
-        reward: str = "val_loss",
+        observe: Observe = "dynamics",
+        reward: str | Reward = "val_loss",
         device: str | torch.device | None = None,
         dtype: str = "float32",
         val_examples: int | None = None,
         measure_interval: int | None = None,
         compile: Compile = False,
         precision: str = "full",
-        at_once: int | None = None,
+        chunk_size: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
@@ -142,7 +128,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self.render_mode = render_mode
         self.episode = Episode(
             task, control, observe, reward, choose_device(device), lookup(DTYPES, dtype, "dtype"), compile, precision,
-            at_once,
+            chunk_size,
         )  # fmt: skip
         self._view = {"control": control, "observe": observe, "reward": reward, "precision": precision}
         _check_memory(self.episode, num_envs)
@@ -153,8 +139,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self._now: Now | None = None
         self._prepared: Prepared | None = None
         self._inner_step = np.zeros(num_envs, dtype=np.int64)
-        self._env_seeds = np.zeros(num_envs, dtype=np.int64)
-        self._episodes = np.zeros(num_envs, dtype=np.int64)
+        self._seeds = EpisodeSeeds(num_envs)
         self._ended = np.zeros(num_envs, dtype=bool)
         self._history = History(min(num_envs, 16), task) if render_mode else None
 
@@ -163,7 +148,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         """The task, with this environment's settings."""
         return self.episode.task
 
-    @detached
+    @without_gradients
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
@@ -192,13 +177,15 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             raise ValueError("the first reset must start every environment: leave reset_mask out")
         if initial_lr is not None:
             initial_rates(initial_lr)  # before anything has changed
-        self._seed(seed, mask)
+        first = self._seeds.give(seed, mask)
+        if first is not None:
+            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(first)
         self._now = self._begin(mask, initial_lr)
         host = self._fetch()
         self._record(host.info, mask)
         return host.observation, host.info
 
-    @detached
+    @without_gradients
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """One decision in every environment: act, train for an interval, measure.
 
@@ -219,7 +206,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         waiting, before = self._ended, self._now
         restarts = waiting & (self.autoreset_mode == AutoresetMode.NEXT_STEP)
         if not restarts.all():
-            due = self.episode.due(self._inner_step, waiting)
+            due = self.episode.measurement_due(self._inner_step, waiting)
             if waiting.any() and self.episode.holds(before):
                 before = tree_map(torch.clone, before)
             self._now = self.episode.step(before[0], torch.from_numpy(checked).to(self._device), due, donate=True)
@@ -236,7 +223,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             self._add_test(info, ending)
         self._ended = terminated.copy()
         if ending.any() and self.autoreset_mode == AutoresetMode.SAME_STEP:
-            observation, info = self._restart_at_once(observation, info, ending, before)
+            observation, info = self._restart_within_step(observation, info, ending, before)
         return observation, reward, terminated, np.zeros_like(terminated), info
 
     def snapshot(self) -> Snapshot:
@@ -249,7 +236,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             raise gym.error.ResetNeeded("call reset() before snapshot()")
         state = self._now[0]
         state = tree_map(torch.clone, state) if self.episode.holds(state) else state
-        return Snapshot(state, self._env_seeds.copy(), self._episodes.copy(), self._ended.copy(), self._settings.copy())
+        return Snapshot(state, *self._seeds.copied(), self._ended.copy(), self._settings.copy())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continues from a snapshot of an environment with the same settings, of this device or another.
@@ -264,7 +251,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             raise ValueError(f"the snapshot is of an environment with {', '.join(differ)}; restore it to one like it")
         state = tree_map(lambda x: x.to(self._device), snapshot.state)
         self._now = state, self.episode.time_step(state)
-        self._env_seeds, self._episodes = snapshot.env_seeds.copy(), snapshot.episodes.copy()
+        self._seeds.restore(snapshot.env_seeds, snapshot.episodes)
         self._ended = snapshot.ended.copy()
         info = self._fetch().info
         if self._history is not None:
@@ -286,25 +273,9 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
     def _device(self) -> torch.device:
         return self.episode.trainee.device
 
-    def _seed(self, seed: int | Sequence[int | None] | None, mask: NDArray[np.bool_]) -> None:
-        """Gives the masked envs the seeds of the episodes that they are about to begin."""
-        if seed is None and self._now is not None:
-            self._episodes[mask] += 1
-            return
-        seeds, first = seeds_given(seed, self.num_envs)
-        if first is not None:
-            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(first)
-        for i in np.flatnonzero(mask):
-            given = seeds[i]
-            if given is None:
-                self._episodes[i] += 1
-            else:
-                self._env_seeds[i], self._episodes[i] = given, 0
-
     def _begin(self, mask: NDArray[np.bool_], initial_lr: InitialLR | None = None) -> Now:
         """All environments, with new episodes where the mask holds."""
-        seeds = draws.episode_seeds(self._env_seeds, self._episodes)
-        fresh = self.episode.reset(seeds[mask].tolist(), initial_lr)
+        fresh = self.episode.reset(self._seeds.present()[mask].tolist(), initial_lr)
         self._ended = self._ended & ~mask
         if self._now is None or mask.all():
             return fresh
@@ -316,11 +287,11 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         Beginning a few episodes takes nearly as long as beginning all. So where episodes end at different times, the
         next ones of all envs are prepared together, and again when half of them are used.
         """
-        self._episodes[mask] += 1
+        self._seeds.advance(mask)
         if mask.all():
             return self._begin(mask)
         assert self._now is not None
-        following = draws.episode_seeds(self._env_seeds, self._episodes + ~mask)
+        following = self._seeds.upcoming(mask)
         if self._prepared is None or (self._prepared.seeds == following).sum() <= self.num_envs // 2:
             self._prepared = Prepared(following, self.episode.reset(following.tolist()))
         if not (self._prepared.seeds == following)[mask].all():
@@ -329,7 +300,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         rows = torch.from_numpy(np.flatnonzero(mask)).to(self._device)
         return replace_rows(rows, self._prepared.begun, self._now, before)
 
-    def _restart_at_once(
+    def _restart_within_step(
         self, observation: Array, info: dict[str, Any], mask: NDArray[np.bool_], before: Now
     ) -> tuple[Array, dict[str, Any]]:
         """SAME_STEP: what ended goes to `final_obs` and `final_info`, new episodes take its place."""
@@ -349,6 +320,12 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         """The present time step with arrays in the place of tensors; rewards are float64, as Gymnasium's are."""
         assert self._now is not None
         host = to_host(self._now[1])
+        if not np.isfinite(host.reward).all():  # lrenv's own rewards are finite
+            broken = np.flatnonzero(~np.isfinite(host.reward)).tolist()
+            raise ValueError(
+                f"reward {self._view['reward']!r} of environments {broken} is NaN or infinite: it must be finite, also "
+                "where trainees have diverged"
+            )
         self._inner_step = host.info["inner_step"].copy()
         return host._replace(reward=host.reward.astype(np.float64))
 
@@ -372,7 +349,7 @@ def _check_memory(episode: Episode, n: int) -> None:
     task, trainee = episode.task, episode.trainee
 
     def needed(n: int) -> int:
-        together = min(n, trainee.at_once)
+        together = min(n, trainee.chunk_size)
         indices = 2 * 8 * together * task.interval * task.batch_size  # of an interval's examples, and as they are drawn
         return trainee.memory.total(n, together) + indices
 

@@ -34,7 +34,7 @@ from lrenv.networks.layers import (
     vmapped,
 )
 from lrenv.randomness import draws
-from lrenv.runtime.ambient import detached, settled
+from lrenv.runtime.ambient import with_own_settings, without_gradients
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class Network:
             (`lrenv.networks.initialisation.Initialiser`).
     """
 
-    @detached
+    @without_gradients
     def __init__(self, make: Callable[[], nn.Module]) -> None:
         self._initial = Initialiser(make)
         self._module = self._initial.module
@@ -95,7 +95,7 @@ class Network:
         if any(parameter._backward_hooks for parameter in self._module.parameters()):
             self._run_apart("parameters have hooks on their gradients")
 
-    @settled
+    @with_own_settings
     def init(self, seeds: Sequence[int], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensors]:
         """Fresh parameters (n, P) and buffers, one copy per seed.
 
@@ -112,7 +112,7 @@ class Network:
         """Whether a convolution is among the layers."""
         return any(isinstance(part, nn.modules.conv._ConvNd) for part in self._module.modules())
 
-    @detached
+    @without_gradients
     def rehearse(self, x: Tensor, dtype: torch.dtype) -> torch.Size:
         """Runs the network on a few examples before anything is trained.
 
@@ -232,7 +232,7 @@ class Network:
                     found += torch.autograd.grad((outputs.flatten(1) * weights).sum(), leaf)
         return found
 
-    @detached
+    @without_gradients
     def activations(self, x: Tensor, dtype: torch.dtype) -> list[int]:
         """How many numbers each layer puts out for one of the examples x (b, ...); views don't count."""
         counts: list[int] = []
@@ -265,7 +265,7 @@ class Network:
             return x
         return torch.stack([piece.sum(1) for piece in x.split(self.pieces[granularity], 1)], 1)
 
-    @settled
+    @with_own_settings
     def __call__(
         self,
         params: Tensor,

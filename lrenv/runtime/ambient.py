@@ -154,8 +154,11 @@ def _put_aside() -> Iterator[AbstractContextManager[Any]]:
         yield torch.no_grad()
 
 
-def settled(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates what may be differentiated through: lrenv's own settings hold inside, and grad mode is the caller's."""
+def with_own_settings(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorates a function that may be differentiated through: inside, lrenv's own settings hold.
+
+    Grad mode is the caller's.
+    """
 
     @wraps(function)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -167,10 +170,11 @@ def settled(function: Callable[P, R]) -> Callable[P, R]:
     return inside
 
 
-def detached(function: Callable[P, R]) -> Callable[P, R]:
-    """As `settled`, for what gives no derivatives: constructors and adapters.
+def without_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorates a function that gives no derivatives, such as a constructor or an adapter's method.
 
-    Inside, gradients are off, and neither transforms of `torch.func` nor hooks on saved tensors reach there.
+    Inside, lrenv's own settings hold, gradients are off, and neither transforms of `torch.func` nor hooks on saved
+    tensors reach there.
     """
 
     @wraps(function)

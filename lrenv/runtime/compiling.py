@@ -59,14 +59,21 @@ def _missing_compiler(device: torch.device) -> str | None:
     return None
 
 
-def compiled(function: F, **options: Any) -> F:
-    """`torch.compile` for the functions that every decision calls with tensors of the same shapes.
+def compiled(function: F, compile: Compile = True, **options: Any) -> F:
+    """The function, compiled where that is asked for: the only place where eager or compiled is chosen.
+
+    With `compile=True` calls run code from `torch.compile` while gradients are off, and the function itself while they
+    are on, since compiled code gives no derivatives of derivatives. With False and "graph" the function always runs
+    itself.
 
     Args:
-        function: takes and gives tensors; rates and seeds are tensors, too, or each value would compile anew. What it
-            is a method of must not change afterwards.
+        function: takes and gives tensors, of the same shapes in every call; rates and seeds are tensors, too, or each
+            value would compile anew. What it is a method of must not change afterwards.
+        compile: the setting of that name.
         **options: of the compiler.
     """
+    if compile is not True:
+        return function
 
     def entry(*arguments: Any) -> Any:
         return function(*arguments)
@@ -75,7 +82,12 @@ def compiled(function: F, **options: Any) -> F:
     code = entry.__code__.replace(co_name=getattr(function, "__name__", "compiled"))
     own = FunctionType(code, entry.__globals__, code.co_name, None, entry.__closure__)
     settings = options | {"guard_filter_fn": _of_arguments}
-    return torch.compile(own, dynamic=False, fullgraph=True, options=settings)  # type: ignore[return-value]
+    fast = torch.compile(own, dynamic=False, fullgraph=True, options=settings)
+
+    def chosen(*arguments: Any) -> Any:
+        return (function if torch.is_grad_enabled() else fast)(*arguments)
+
+    return chosen  # type: ignore[return-value]
 
 
 def _of_arguments(guards: Sequence[Any]) -> list[bool]:

@@ -1,4 +1,4 @@
-"""How much memory trainees take, predicted from the shapes alone, and how much a GPU has free."""
+"""Which device trainees live on, how much memory it has, and how much they take, predicted from the shapes alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Memory:
         data: the data set, shared by all trainees.
         held: what each trainee keeps between decisions: weights, those of the best checkpoint, optimizer state,
             predictions.
-        training: what each trainee of the group at work takes on top: a batch, the outputs of the layers, gradients.
+        training: what each trainee of the chunk at work takes on top: a batch, the outputs of the layers, gradients.
         measuring: the same for a piece of the validation split.
     """
 
@@ -30,13 +30,28 @@ class Memory:
     training: int
     measuring: int
 
-    def total(self, n: int, at_once: int) -> int:
-        """Bytes of n trainees in groups of at most `at_once`; the process itself takes some hundred MiB more.
+    def total(self, n: int, chunk_size: int) -> int:
+        """Bytes of n trainees in chunks of at most `chunk_size`; the process itself takes some hundred MiB more.
 
-        What is held exists before a decision, after it and, where there are several groups, as their parts.
+        What is held exists before a decision, after it and, where there are several chunks, as their parts.
         """
-        times = 2 if n <= at_once else 3
-        return self.data + times * n * self.held + min(n, at_once) * max(self.training, self.measuring)
+        times = 2 if n <= chunk_size else 3
+        return self.data + times * n * self.held + min(n, chunk_size) * max(self.training, self.measuring)
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The given device; without one, CUDA where there is any, else the CPU.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device={device!r} can't be used here ({str(error).splitlines()[0]}); try 'cpu'") from error
 
 
 def available(device: torch.device) -> int | None:

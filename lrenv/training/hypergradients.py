@@ -29,10 +29,10 @@ from torch import Tensor
 from torch.func import jvp, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lrenv.runtime.ambient import settled
+from lrenv.lookup import count
+from lrenv.runtime.ambient import with_own_settings
 from lrenv.training.optimizers import Hyper, OptState
 from lrenv.training.scheduled import Schedule, ScheduledTraining
-from lrenv.training.tasks import count
 from lrenv.training.trainee import Trainee, TraineeState
 
 T = TypeVar("T")
@@ -71,8 +71,8 @@ def next_training_loss(trainee: Trainee, state: TraineeState) -> Tensor:
     return trainee.loss(state.params, state, trainee.batch_indices(state, 1)[:, 0])[0]
 
 
-@settled
-def rollout(trainee: Trainee, start: TraineeState, schedule: Schedule, steps: int) -> TraineeState:
+@with_own_settings
+def train_by_schedule(trainee: Trainee, start: TraineeState, schedule: Schedule, steps: int) -> TraineeState:
     """Trains for `steps` inner steps: detached under `torch.no_grad()`, differentiable by the schedule otherwise.
 
     Raises:
@@ -81,7 +81,7 @@ def rollout(trainee: Trainee, start: TraineeState, schedule: Schedule, steps: in
     return ScheduledTraining.of(trainee, start, schedule, steps).train(start, range(steps))
 
 
-@settled
+@with_own_settings
 def forward(
     trainee: Trainee, start: TraineeState, schedule: Schedule, steps: int, objective: Objective = validation_loss
 ) -> Hypergradient:
@@ -119,7 +119,7 @@ def forward(
     return Hypergradient(value, gradient, state)
 
 
-@settled
+@with_own_settings
 def reverse(
     trainee: Trainee,
     start: TraineeState,

@@ -31,8 +31,8 @@ from scipy.optimize import OptimizeResult, minimize, minimize_scalar
 from scipy.special import expit
 from torch import Tensor
 
+from lrenv.lookup import count
 from lrenv.training.power_law import PowerLaw
-from lrenv.training.tasks import count
 
 Array = NDArray[np.float64]
 

@@ -8,10 +8,9 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from lrenv.lookup import lookup
+from lrenv.lookup import count, lookup
 from lrenv.training import rollout as loop
 from lrenv.training.optimizers import Hyper
-from lrenv.training.tasks import count
 from lrenv.training.trainee import Trainee, TraineeState
 
 Schedule = Mapping[str, Tensor]

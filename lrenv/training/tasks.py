@@ -19,7 +19,7 @@ from torch import nn
 from lrenv import networks, sources, specs
 from lrenv.data import Data, load
 from lrenv.data.augment import AUGMENTATIONS
-from lrenv.lookup import lookup, what_is
+from lrenv.lookup import count, lookup, what_is
 from lrenv.networks.architectures import NetworkFactory
 from lrenv.training import analytic, power_law
 from lrenv.training.losses import LOSSES, PerExample
@@ -184,20 +184,6 @@ def initial_rates(initial_lr: InitialLR) -> tuple[float, ...]:
         if not 0 <= rate <= LARGEST_RATE:
             raise ValueError(f"initial_lr must be at least 0 and at most {LARGEST_RATE:g}, not {rate}")
     return rates
-
-
-def count(name: str, value: int) -> int:
-    """Checks that `value` counts something.
-
-    Raises:
-        TypeError: not an integer.
-        ValueError: below 1.
-    """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
-    return value
 
 
 _TASKS: dict[str, Task] = {}

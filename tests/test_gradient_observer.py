@@ -1,4 +1,4 @@
-"""Looking a gradient ahead changes no number of a run, and sums up what its definition says."""
+"""Observing gradients changes no number of a run, and sums up what its definition says."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from lrenv.envs.episode import Episode
 from lrenv.envs.observations import WHITE_BOX
 from lrenv.envs.sb3_vec_env import LearningRateVecEnv
 from lrenv.envs.vector_env import LearningRateVectorEnv
-from lrenv.training.lookahead import Ahead
 from lrenv.training.tasks import Task, make_task
-from lrenv.training.trainee import Trainee
+from lrenv.training.trainee import Observed, Trainee
 
 F64 = torch.float64
 GRANULARITIES = ("trainee", "layer", "tensor", "parameter")
@@ -111,18 +110,18 @@ def test_where_weights_stand_still_gradients_do_not_change(
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 @pytest.mark.parametrize("budget", [12, 10])
-def test_a_run_is_the_same_with_and_without_it(
+def test_a_run_is_the_same_with_and_without_an_observer(
     toy: Callable[..., Task], make_blobs: Callable[..., Data], network: str, budget: int
 ) -> None:
     """Bit for bit, running statistics and a last interval that the budget cuts short included."""
     settings = {"optimizer": "adam", "budget": budget}
     task = toy(**settings) if network == "mlp" else toy(make_blobs((2, 6, 6)), network=conv_net, **settings)
-    plain, ahead = (Episode(task, "set-raw", observe, dtype=F64) for observe in ("dynamics", "hypergradient"))
+    plain, observed = (Episode(task, "set-raw", observe, dtype=F64) for observe in ("dynamics", "hypergradient"))
     action = torch.tensor([[0.1], [0.01]], dtype=F64)
     with torch.no_grad():
-        states = [e.reset([5, 6])[0] for e in (plain, ahead)]
+        states = [e.reset([5, 6])[0] for e in (plain, observed)]
         for _ in range(plain.decisions):
-            states = [e.step(state, action)[0] for e, state in zip((plain, ahead), states, strict=True)]
+            states = [e.step(state, action)[0] for e, state in zip((plain, observed), states, strict=True)]
     ours, theirs = states
     assert torch.equal(ours.trainee.params, theirs.trainee.params)
     assert torch.equal(ours.dynamics.train_loss, theirs.dynamics.train_loss)
@@ -140,8 +139,8 @@ def test_a_cut_interval_sums_its_own_steps(toy: Callable[..., Task]) -> None:
             state, _ = e.reset([0, 1])
             for _ in range(decisions):
                 state, _ = e.step(state, torch.full((2, 1), 0.1, dtype=F64))
-        assert isinstance(state.ahead, Ahead)
-        sums.append(state.ahead.sums)
+        assert isinstance(state.observed, Observed)
+        sums.append(state.observed.sums)
     for name, expected in sums[1].items():
         assert torch.equal(sums[0][name], expected), name
 
@@ -204,7 +203,7 @@ def test_a_diverged_trainee_shows_finite_gradients(toy: Callable[..., Task]) -> 
     assert envs.observation_space.contains(observation)
 
 
-def test_restoring_restores_what_lies_ahead(toy: Callable[..., Task]) -> None:
+def test_restoring_restores_the_gradient_that_is_carried(toy: Callable[..., Task]) -> None:
     envs = LearningRateVectorEnv(2, toy(), control="set-raw", observe="hypergradient", device="cpu")
     envs.reset(seed=0)
     action = np.full((2, 1), 0.1, np.float32)
@@ -266,7 +265,9 @@ def test_the_best_checkpoint_is_one_that_was_measured(
         for decision in range(4):
             steps = np.array([2 * decision])
             rate = 0.5 if decision == 0 else 30.0
-            state, _ = e.step(state, torch.full((1, 1), rate, dtype=F64), e.due(steps, np.zeros(1, dtype=bool)))
+            state, _ = e.step(
+                state, torch.full((1, 1), rate, dtype=F64), e.measurement_due(steps, np.zeros(1, dtype=bool))
+            )
             weights[2 * decision + 2] = state.trainee.params
     found = [step for step, params in weights.items() if torch.equal(params, state.best.params)]
     assert found == [best]
@@ -289,7 +290,7 @@ def test_a_dead_trainee_causes_no_measurements(toy: Callable[..., Task], monkeyp
 
 def test_whom_to_measure_must_be_said(toy: Callable[..., Task]) -> None:
     e = Episode(toy(measure_interval=8), "set-raw", dtype=F64)
-    with pytest.raises(ValueError, match=r"Episode\.due"):
+    with pytest.raises(ValueError, match=r"Episode\.measurement_due"):
         e.step(e.reset([0])[0], torch.full((1, 1), 0.1, dtype=F64))
 
 
