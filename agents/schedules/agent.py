@@ -41,6 +41,8 @@ from lrenv.envs.observations import CLOCK
 from lrenv.lookup import what_is
 
 VIEW = View(control="set-raw", observe="clock")
+ENDLESS = (formulas.constant, formulas.step, formulas.sgdr, formulas.inverse_sqrt)
+"""Formulas that don't depend on the budget."""
 
 
 def read_clock(observation: NDArray[Any]) -> dict[str, Array]:
@@ -79,6 +81,11 @@ class Scheduled(BaseAgent[tuple[()]]):
 
     def __repr__(self) -> str:
         return show(self.name, self.hyperparameters)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The signals that its rates depend on."""
+        return ("inner_step",) if self.schedule in ENDLESS else ("inner_step", "budget")
 
     def act(self, observation: NDArray[Any], carry: tuple[()]) -> tuple[Array, tuple[()]]:
         """Gives the rates (n, 1) of the intervals that now start.

@@ -45,6 +45,8 @@ class Plateau(BaseAgent[Progress]):
     hyperparameters: Hyperparameters
     view: View = VIEW
 
+    reads = ("inner_step", "val_loss")
+
     def __repr__(self) -> str:
         return show("plateau", self.hyperparameters)
 
