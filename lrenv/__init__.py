@@ -9,7 +9,8 @@ Importing the package registers `lrenv/<task>-v0` for every task:
 
     controller = lrenv.LRController(optimizer, "cosine:peak=0.01", horizon=5000)
 
-The last line drives one's own PyTorch loop. `LRController`, `make_agent`, `evaluate` and `compare` are imported when they are first used, for what they need takes time.
+The last line drives one's own PyTorch loop. `LRController`, `make_agent`, `evaluate` and `compare` are imported when
+they are first used, for what they need takes time.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if (Path(__file__).parent / "agents").is_file():  # what git makes of a link whe
         "the file, and run `git checkout lrenv/agents`"
     )
 
+from lrenv.envs.observations import register_observation
+from lrenv.envs.rewards import register_reward
 from lrenv.training.tasks import LogUniform, Task, make_task, register_task, tasks
 
 if TYPE_CHECKING:
@@ -41,6 +44,8 @@ __all__ = [
     "evaluate",
     "make_agent",
     "make_task",
+    "register_observation",
+    "register_reward",
     "register_task",
     "tasks",
 ]

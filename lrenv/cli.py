@@ -73,6 +73,8 @@ class Compare:
     task's."""
     baseline: str | None = None
     """The agent that the others are tested against; by default it is step if that takes part, and else the first."""
+    observations: str = ""
+    """Observations of your own that controller files need, my_file.py:name, separated by commas."""
     budget: int | None = None
     """How many inner steps a run has; by default as many as the task says."""
     device: str | None = None
@@ -107,7 +109,8 @@ def _compare(command: Compare) -> None:
     comparison = compare(
         command.task if command.budget is None else f"{command.task}:budget={command.budget}",
         specs.split(command.agents), command.seeds, baseline=command.baseline, initial_lrs=rates,
-        device=command.device, out=command.out, overwrite=command.overwrite,
+        observations=specs.split(command.observations), device=command.device, out=command.out,
+        overwrite=command.overwrite,
     )  # fmt: skip
     Console().print(table(comparison))
     print(f"report: {save_report(comparison, command.out)}")

@@ -14,19 +14,25 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """What is registered under a name can be written in specs (`lrenv.specs`) if it is of this form."""
 
 
-def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
+def lookup(table: Mapping[str, T], name: str, kind: str, hint: str = "") -> T:
     """`table[name]`.
 
+    Args:
+        table: name -> what it means.
+        name: the name.
+        kind: what the names are of, for errors: "reward".
+        hint: what else may have been meant, for errors.
+
     Raises:
-        ValueError: the name is not in the table; the message gives the near names, or all of them.
+        ValueError: the name is not in the table; the message gives the near names, all of them, and the hint.
     """
     try:
         return table[name]
     except (KeyError, TypeError):
         near = get_close_matches(str(name), table, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "it has no near name."
+        meant = f"did you mean {' or '.join(map(repr, near))}?" if near else "it has no near name."
         known = ", ".join(sorted(table))
-        raise ValueError(f"unknown {kind} {name!r}: {hint} Known: {known}") from None
+        raise ValueError(f"unknown {kind} {name!r}: {meant} Known: {known}{hint}") from None
 
 
 def what_is(value: object) -> str:

@@ -221,7 +221,7 @@ def measured(agent: Agent, task: Task, seeds: Sequence[int]) -> list[Result]:
         {
             "final_test_loss": float(curves["test_loss"][-1, i]),
             "best_test_loss": float(run.test_loss[i]),
-            "best_test_accuracy": float(run.test_accuracy[i]),
+            "best_test_accuracy": float(run.test_metric[i]),
             "diverged": bool(run.diverged[i]),
             # Of the whole batch; the faster of two runs, which is disturbed less.
             "seconds": float(f"{min(run.seconds, again.seconds):.4g}"),

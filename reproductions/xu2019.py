@@ -145,7 +145,8 @@ def reported(piece: Piece, agent: Agent, scale: Scale, device: str | None) -> Re
     version = scale.like(piece.network, scale.reported)
     task = task_of(piece.data, piece.network, version)
     result = evaluate(agent, task, seeds, initial_lr=piece.start or None, device=device, capture=True)
-    numbers = {name: getattr(result, name).tolist() for name in ("val_loss", "test_loss", "test_accuracy", "diverged")}
+    names = {"val_loss": "val_loss", "test_loss": "test_loss", "test_accuracy": "test_metric", "diverged": "diverged"}
+    numbers = {name: getattr(result, own).tolist() for name, own in names.items()}
     curves = {name: [short(run) for run in result.curves[name].T] for name in ("val_loss", "lr")}
     return {"seeds": seeds, **numbers, "version": list(version), "curves": curves, "seconds": round(result.seconds, 1)}
 

@@ -395,7 +395,7 @@ def test_an_agent_that_fails_has_a_row_and_the_rest_goes_on(tmp_path: Path, wher
         assert result is not None
         np.testing.assert_array_equal(result.test_loss, row.result.test_loss)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "<td colspan=5 class=failed>failed: agent &#x27;broken from 0.01&#x27; on task" in page
+    assert "<td colspan=6 class=failed>failed: agent &#x27;broken from 0.01&#x27; on task" in page
     assert ("for the baseline, broken from 0.1, failed." in page) == (where == "first")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert [entry["agent"] for entry in summary if "failure" in entry] == ["broken from 0.1", "broken from 0.01"]

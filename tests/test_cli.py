@@ -150,7 +150,7 @@ def test_tasks_are_listed(call: Callable[..., int], capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().out.splitlines()
     for name in lrenv.tasks():
         task = lrenv.make_task(name)
-        row = next(line for line in lines if f" {name} " in line)
+        row = next(line for line in lines if [cell.strip() for cell in line.split("│")][1:2] == [name])
         assert task.summary in row
         assert str(task.budget) in row
 

@@ -143,7 +143,9 @@ def test_divergence_and_single_runs_are_shown(tmp_path: Path) -> None:
     odd = compare(NOISY, ["constant:peak=0.1", "step:peak=1e38:discount_step=9:discount_factor=0.5"], 1, device="cpu")
     page = save_report(odd, tmp_path)
     summary = strict((tmp_path / "summary.json").read_text())
-    assert summary[0]["test_accuracy"] == {"mean": None, "std": None}
+    assert "test_accuracy" not in summary[0]
+    assert summary[1]["final_test_loss"] == {"mean": None, "std": None}, "a run that diverged ends infinitely bad"
+    assert cells(odd.rows[1], odd)[6] == "inf"
     assert summary[1]["diverged"] == 1
     assert [strict(line)["diverged"] for line in (tmp_path / "results.jsonl").read_text().splitlines()] == [False, True]
     assert [cells(row, odd)[4:6] for row in odd.rows] == [("-", "-")] * 2

@@ -183,6 +183,8 @@ def test_a_diverged_env_ends_alone(
     assert died == [False, True, True, True]
     assert [e.time_step(s).info["diverged"].tolist() for s in sick[1:]] == [[False, True, False]] * 3
     assert torch.equal(sick[-1].best.params[1], sick[0].trainee.params[1])
+    finals = e.test(sick[-1], torch.arange(3))["final_test_loss"]
+    assert finals.isposinf().tolist() == [False, True, False], "a run that diverged ends infinitely bad"
 
 
 def test_one_nan_weight_ends_one_env(toy: Callable[..., Task]) -> None:
@@ -246,6 +248,10 @@ def test_the_best_checkpoint_is_tested(toy: Callable[..., Task], make_blobs: Cal
         expected = e.trainee.evaluate(best.params, best.buffers, e.trainee.test)
         torch.testing.assert_close(tested["test_loss"][row], expected.loss[i])
         torch.testing.assert_close(tested["test_accuracy"][row], expected.metric[i])
+        last = e.trainee.evaluate(final.trainee.params, final.trainee.buffers, e.trainee.test)
+        torch.testing.assert_close(tested["final_test_loss"][row], last.loss[i])
+        torch.testing.assert_close(tested["final_test_accuracy"][row], last.metric[i])
+        assert tested["final_test_loss"][row] != tested["test_loss"][row]
 
 
 def test_initial_rates_are_drawn_from_the_seed(toy: Callable[..., Task]) -> None:
@@ -291,7 +297,7 @@ def test_tasks_without_classes_report_no_accuracy(toy: Callable[..., Task]) -> N
     e = episode(make_task("noisy-quadratic"))
     state, _ = e.reset([0])
     assert "val_accuracy" not in e.time_step(state).info
-    assert set(e.test(state, torch.tensor([0]))) == {"test_loss"}
+    assert set(e.test(state, torch.tensor([0]))) == {"test_loss", "final_test_loss"}
 
 
 @pytest.mark.parametrize("reward", REWARDS)

@@ -12,6 +12,7 @@ import pytest
 
 from lrenv.agents import View, make_agent
 from lrenv.benchmark import Result, evaluate, tune
+from lrenv.benchmark.evaluation import ARRAYS
 from lrenv.benchmark.tuning import TUNING_SEEDS
 from lrenv.controllers.agent import agent_factory
 from lrenv.envs.env import LearningRateEnv
@@ -22,7 +23,7 @@ NOISY = make_task("noisy-quadratic", budget=20, interval=5)
 
 
 def assert_same_result(a: Result, b: Result, rows: slice = slice(None), tolerance: float = 0.0) -> None:
-    for name in ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged"):
+    for name in ARRAYS:
         x, y = getattr(a, name), getattr(b, name)[rows]
         np.testing.assert_allclose(x, y, rtol=tolerance, err_msg=name)
     for name in a.curves:
@@ -43,7 +44,14 @@ def test_a_result_is_a_loop_by_hand(toy: Callable[..., Task]) -> None:
             np.testing.assert_allclose(curve[:, i], [info[name] for info in infos], rtol=1e-5, err_msg=name)
         assert result.val_loss[i] == pytest.approx(min(info["val_loss"] for info in infos), rel=1e-5)
         assert result.test_loss[i] == pytest.approx(infos[-1]["test_loss"], rel=1e-5)
-        assert result.test_accuracy[i] == pytest.approx(infos[-1]["test_accuracy"])
+        assert result.test_metric[i] == pytest.approx(infos[-1]["test_accuracy"])
+        assert result.final_val_loss[i] == pytest.approx(infos[-1]["val_loss"], rel=1e-5)
+        assert result.final_test_loss[i] == pytest.approx(infos[-1]["final_test_loss"], rel=1e-5)
+        assert result.final_test_metric[i] == pytest.approx(infos[-1]["final_test_accuracy"])
+    assert result.metric == "accuracy"
+    assert set(result.numbers()) == {
+        "val_loss", "test_loss", "test_accuracy", "final_val_loss", "final_test_loss", "final_test_accuracy"
+    }  # fmt: skip
     assert result.seeds.tolist() == seeds
     assert result.agent == "constant(peak=0.3, warmup=0)"
     assert result.view == {"control": "set-raw", "observe": "clock"}
@@ -136,7 +144,11 @@ def test_lines_are_strict_json(toy: Callable[..., Task]) -> None:
     rows = [json.loads(line, parse_constant=refuse) for line in result.lines()]
     assert [row["seed"] for row in rows] == [7, 8]
     assert [row["diverged"] for row in rows] == [False, True]
-    assert rows[0]["test_accuracy"] is None
+    assert "test_accuracy" not in rows[0], "a loss that is given has no metric"
+    assert rows[0]["final_test_loss"] == pytest.approx(float(result.final_test_loss[0]))
+    assert np.isinf(result.final_test_loss[1])
+    assert np.isinf(result.final_val_loss[1])
+    assert rows[1]["final_test_loss"] is None
     assert rows[0]["test_loss"] == pytest.approx(float(result.test_loss[0]))
     assert rows[0]["curves"]["inner_step"] == [0, 5, 10, 15, 20]
     assert rows[0]["curves"]["val_loss"] == pytest.approx(result.curves["val_loss"][:, 0].tolist(), rel=1e-5)
@@ -145,6 +157,17 @@ def test_lines_are_strict_json(toy: Callable[..., Task]) -> None:
     assert json_value([np.inf, (-np.inf, 1.5)], exact=True) == ["inf", ["-inf", 1.5]]
     assert math.isnan(float(json_value(float("nan"), exact=True)))
     assert to_json({"a": [float("inf"), 1.5], "b": (float("nan"), None)}) == '{"a": [null, 1.5], "b": [null, null]}'
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"), [("co2-mlp", "r2"), ("doctor-visits-mlp", "d2"), ("text-transformer", "bits_per_character")]
+)
+def test_a_result_has_the_metric_of_its_loss(task: str, metric: str) -> None:
+    result = evaluate("constant:peak=[0.001,1e38]", f"{task}:budget=2:interval=1", [0, 1], device="cpu")
+    assert result.metric == metric
+    assert np.isfinite(result.test_metric).all()
+    assert np.isfinite(result.final_test_metric).tolist() == [True, False]
+    assert json.loads(result.lines()[1])[f"final_test_{metric}"] is None
 
 
 def test_no_seeds_are_refused() -> None:

@@ -12,7 +12,7 @@ import gymnasium as gym
 import pytest
 import torch
 
-from lrenv import data, networks
+from lrenv import data, networks, specs
 from lrenv.data import Data
 from lrenv.training.losses import check_outputs, make_loss
 from lrenv.training.optimizers import OPTIMIZERS, adam
@@ -215,7 +215,7 @@ def test_the_table_of_tasks_is_sound() -> None:
     known = data.datasets()
     for name in tasks():
         task = make_task(name)
-        assert task.name == name
+        assert specs.parse(task.name).name == name
         assert task.summary
         assert callable(task.data) or task.data in known
         assert task.optimizer in OPTIMIZERS

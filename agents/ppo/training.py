@@ -24,6 +24,7 @@ from lrenv.agents.outer.training import Training, begin_adam
 from lrenv.agents.ppo.agent import Architecture, PPOController
 from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.controllers.agent import View
+from lrenv.envs.own import observation_name, reward_name
 from lrenv.envs.sb3_vec_env import LearningRateVecEnv
 
 CRITIC = ("value_net", "mlp_extractor.value_net", "critic")
@@ -119,9 +120,11 @@ class PPOTraining(Training[PPOSettings]):
 
     def __init__(self, settings: PPOSettings) -> None:
         super().__init__(settings, settings.make_task())
-        self.view = View(settings.control, settings.observe, self.task.interval, settings.optimizer)
+        observe = observation_name(settings.observe)
+        self.view = View(settings.control, observe, self.task.interval, settings.optimizer)
         self.envs = LearningRateVecEnv(
-            settings.envs, self.task, control=settings.control, observe=settings.observe, reward=settings.reward,
+            settings.envs, self.task, control=settings.control, observe=observe,
+            reward=reward_name(settings.reward),
             device=settings.device, compile=settings.compile,
         )  # fmt: skip
         # Rewards are not clipped: a run that diverges must have a lower return than any that goes on.

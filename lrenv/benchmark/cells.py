@@ -21,7 +21,9 @@ from lrenv.benchmark.evaluation import ARRAYS, Result
 from lrenv.runtime.files import append_line, json_lines, lock, writing
 from lrenv.runtime.json_values import json_value
 
-FORMAT, VERSION = "lrenv-comparison", 1
+OWN = ("agent", "task", "metric", "seconds", "view")
+"""The attributes of a `Result` that belong to all of its runs."""
+FORMAT, VERSION = "lrenv-comparison", 2
 
 
 class Cells:
@@ -138,18 +140,17 @@ def encoded(result: Result) -> dict[str, Any]:
     """A result as JSON values that `decoded` makes the same result of, bit for bit."""
     arrays = {name: _encoded(getattr(result, name)) for name in ARRAYS}
     curves = {name: _encoded(curve) for name, curve in result.curves.items()}
-    own = {name: getattr(result, name) for name in ("agent", "task", "seconds", "view")}
+    own = {name: getattr(result, name) for name in OWN}
     return own | arrays | {"curves": curves}
 
 
 def decoded(values: dict[str, Any]) -> Result:
     """The result that `encoded` made these values of."""
-    arrays = {name: _decoded(values[name]) for name in ARRAYS}
+    arrays: dict[str, Any] = {name: _decoded(values[name]) for name in ARRAYS}
     curves = {name: _decoded(curve) for name, curve in values["curves"].items()}
-    view = {name: tuple(x) if isinstance(x, list) else x for name, x in values["view"].items()}
-    return Result(
-        agent=values["agent"], task=values["task"], seconds=values["seconds"], view=view, curves=curves, **arrays
-    )
+    own = {name: values[name] for name in OWN}
+    own["view"] = {name: tuple(x) if isinstance(x, list) else x for name, x in values["view"].items()}
+    return Result(**own, **arrays, curves=curves)
 
 
 def _encoded(array: NDArray[Any]) -> dict[str, Any]:

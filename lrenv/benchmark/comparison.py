@@ -26,6 +26,7 @@ from lrenv.benchmark.tuning import AT_ONCE, TUNING_SEEDS, Once, afresh, tune
 from lrenv.controllers.agent import Agent, AgentError, view_of
 from lrenv.controllers.controller_file import read_metadata
 from lrenv.envs.actions import is_relative
+from lrenv.envs.own import observation_name
 from lrenv.envs.snapshots import described
 from lrenv.lookup import count, error_line
 from lrenv.randomness.seeds import seeds_for
@@ -47,6 +48,7 @@ def compare(
     baseline: str | None = None,
     initial_lrs: Sequence[float] = (),
     tuning_seeds: Sequence[int] = TUNING_SEEDS,
+    observations: Sequence[str] = (),
     device: str | None = None,
     out: Path | str | None = None,
     overwrite: bool = False,
@@ -65,6 +67,7 @@ def compare(
         initial_lrs: agents that scale the rate get a row from each of these; from each of the task's if it is empty.
             Where the task draws them from a range, so does the row.
         tuning_seeds: the seeds that grids are searched on.
+        observations: specs of observations of one's own that controller files need, `my_file.py:name`.
         device: where the trainees live.
         out: the folder that keeps what is finished; called again with the same settings, the comparison goes on from
             there. Nothing is kept if it is None. Of one's own files that specs name, a change is noticed, but not of
@@ -81,7 +84,10 @@ def compare(
     """
     if out is not None and not str(out).strip():
         raise ValueError("out is empty, which would be the current folder; name a folder, or None to keep nothing")
-    own = specs.parse(task).own if isinstance(task, str) else None
+    own = {spec: specs.parse(spec).own for spec in observations}
+    own |= {"task": specs.parse(task).own} if isinstance(task, str) else {}
+    for spec in observations:
+        observation_name(spec)
     task = make_task(task)
     reported = seeds_for("report", count("seeds", seeds))
     labels = dict(agents) if isinstance(agents, Mapping) else {}

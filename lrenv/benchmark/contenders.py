@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,9 +106,14 @@ def _spec(text: str) -> str:
     return spec.name if spec.is_path else text.strip()
 
 
-def digests(contenders: Sequence[Contender], task: specs.Own | None) -> dict[str, str]:
-    """What tells the files that results depend on from others of the same name: controllers, and one's own code."""
+def digests(contenders: Sequence[Contender], others: Mapping[str, specs.Own | None]) -> dict[str, str]:
+    """What tells the files that results depend on from others of the same name: controllers, and one's own code.
+
+    Args:
+        contenders: who takes part.
+        others: what else may be one's own, each under what it is called.
+    """
     paths = {contender.spec: contender.file for contender in contenders if contender.file is not None}
-    own = {c.spec: specs.Spec(c.name, {}).own for c in contenders if c.given is None} | {"task": task}
-    paths |= {spec: sources.own_path(found) for spec, found in own.items() if found is not None}
+    own = {c.spec: specs.Spec(c.name, {}).own for c in contenders if c.given is None}
+    paths |= {spec: sources.own_path(found) for spec, found in {**own, **others}.items() if found is not None}
     return {spec: sources.digest(path) for spec, path in paths.items()}

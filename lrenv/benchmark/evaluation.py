@@ -23,21 +23,27 @@ from lrenv.runtime.json_values import to_json
 from lrenv.runtime.memory import choose_device
 from lrenv.training.tasks import InitialLR, Task, make_task
 
-ARRAYS = ("seeds", "val_loss", "test_loss", "test_accuracy", "diverged")
-"""The attributes of a `Result` that have one entry per run."""
+NUMBERS = ("val_loss", "test_loss", "test_metric", "final_val_loss", "final_test_loss", "final_test_metric")
+"""The attributes of a `Result` that measure runs."""
+ARRAYS = ("seeds", *NUMBERS, "diverged")
+"""Those that have one entry per run."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one agent achieved on one task, a run per seed.
+    """What one agent achieved on one task, a run per seed: at each run's best checkpoint, and at its end.
 
     Attributes:
         agent: how the agent is called in tables.
         task: the task's name.
+        metric: what is measured beside the loss (`lrenv.training.losses`); None if nothing is.
         seeds: (n,) of the runs.
-        val_loss: (n,) of each run's best checkpoint.
+        val_loss: (n,) of each run's best checkpoint, that with the lowest validation loss.
         test_loss: (n,) of the same checkpoint, read once.
-        test_accuracy: (n,), NaN where the task has no classes.
+        test_metric: (n,) the same; NaN where there is no metric.
+        final_val_loss: (n,) of the last network; infinite where the run diverged.
+        final_test_loss: (n,) the same, read once.
+        final_test_metric: (n,) the same; NaN where the run diverged, or where there is no metric.
         diverged: (n,) bool.
         curves: name -> (decisions + 1, n): `inner_step`, `train_loss`, `val_loss`, `lr`. NaN after a run's end.
         seconds: wall-clock of all the runs; no part of `lines`, which are equal whenever runs are.
@@ -46,14 +52,23 @@ class Result:
 
     agent: str
     task: str
+    metric: str | None
     seeds: NDArray[np.int64]
     val_loss: NDArray[Any]
     test_loss: NDArray[Any]
-    test_accuracy: NDArray[Any]
+    test_metric: NDArray[Any]
+    final_val_loss: NDArray[Any]
+    final_test_loss: NDArray[Any]
+    final_test_metric: NDArray[Any]
     diverged: NDArray[np.bool_]
     curves: dict[str, NDArray[Any]]
     seconds: float
     view: dict[str, Any]
+
+    def numbers(self) -> dict[str, NDArray[Any]]:
+        """Name -> (n,): the losses, and the metric under its own name, such as `final_test_accuracy`."""
+        named = {name: name.replace("metric", self.metric or "") for name in NUMBERS}
+        return {to: getattr(self, name) for name, to in named.items() if self.metric or "metric" not in name}
 
     def lines(self) -> list[str]:
         """One JSON line per run; null where there is no number."""
@@ -61,7 +76,7 @@ class Result:
         return [
             to_json(
                 shared
-                | {name: getattr(self, name)[i].item() for name in ("val_loss", "test_loss", "test_accuracy")}
+                | {name: values[i].item() for name, values in self.numbers().items()}
                 | {"seed": int(seed), "diverged": bool(self.diverged[i])}
                 | {"curves": {name: [float(f"{x:.6g}") for x in curve[:, i]] for name, curve in self.curves.items()}}
             )
@@ -116,7 +131,10 @@ def evaluate(
     memory: State = None
     shown = ("inner_step", "train_loss", "val_loss", "lr")
     curves: dict[str, list[NDArray[Any]]] = {key: [_one_rate(info[key])] for key in shown}
-    best, tested = info["val_loss"].copy(), np.full((2, len(seeds)), np.nan)
+    best, metric = info["val_loss"].copy(), envs.episode.trainee.metric
+    # Where there is no metric, its rows stay NaN.
+    tests = [f"{when}test_{what}" for when in ("", "final_") for what in ("loss", metric)]
+    tested = {name: np.full(len(seeds), np.nan) for name in tests}
     while not ended.all():
         action, memory = who.decides(acting, observation, memory, start, info)
         try:
@@ -129,21 +147,24 @@ def evaluate(
         for key in shown:
             curves[key].append(np.where(ended, np.nan, _one_rate(info[key])))
         best = np.where(ended | info["diverged"], best, np.minimum(best, info["val_loss"]))
-        for row, key in enumerate(("test_loss", "test_accuracy")):
-            if key in info:
-                tested[row] = np.where(info[f"_{key}"], info[key], tested[row])
+        for key in tested.keys() & info.keys():
+            tested[key] = np.where(info[f"_{key}"], info[key], tested[key])
         ended, start = terminated, np.zeros(len(seeds), dtype=bool)
     return Result(
-        name,
-        envs.task.name,
-        np.asarray(seeds, dtype=np.int64),
-        best,
-        tested[0],
-        tested[1],
-        info["diverged"],
-        {key: np.stack(curve) for key, curve in curves.items()},
-        time.perf_counter() - begin,
-        {key: x if isinstance(x, str | int) or _names(x) else called(x) for key, x in view.settings().items()},
+        agent=name,
+        task=envs.task.name,
+        metric=metric,
+        seeds=np.asarray(seeds, dtype=np.int64),
+        val_loss=best,
+        test_loss=tested["test_loss"],
+        test_metric=tested[f"test_{metric}"],
+        final_val_loss=np.where(info["diverged"], np.inf, info["val_loss"]),
+        final_test_loss=tested["final_test_loss"],
+        final_test_metric=tested[f"final_test_{metric}"],
+        diverged=info["diverged"],
+        curves={key: np.stack(curve) for key, curve in curves.items()},
+        seconds=time.perf_counter() - begin,
+        view={key: x if isinstance(x, str | int) or _names(x) else called(x) for key, x in view.settings().items()},
     )
 
 

@@ -25,6 +25,8 @@ DASHES = ((), (5.0, 2.0), (1.5, 1.5), (6.0, 1.5, 1.5, 1.5))
 """Lengths of dashes and gaps in line widths; no dashes is a solid line."""
 INK = "#1c2026"
 """The colour of text and axes."""
+LONGEST = 20
+"""Characters of a label at most."""
 END = 0.2
 """The part of the steps that the magnified panel shows."""
 
@@ -118,7 +120,7 @@ def differences(axes: Any, comparison: Comparison) -> None:
         if np.isfinite(mean):
             _mean(axes, mean, height)
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
-    axes.set_xlabel(f"test loss minus that of {comparison.baseline}")
+    axes.set_xlabel(f"test loss minus that of {_short(comparison.baseline)}")
 
 
 Draw = Callable[[Any, Comparison], None]
@@ -142,7 +144,7 @@ def figure(comparison: Comparison) -> Figure:
             draw(axes[key], comparison)
         style = styles(comparison)
         lines = [
-            Line2D([], [], color=style[row.label].colour, dashes=style[row.label].dashes, label=row.label)
+            Line2D([], [], color=style[row.label].colour, dashes=style[row.label].dashes, label=_short(row.label))
             for row, _ in finished(comparison)
         ]
         if lines:
@@ -212,12 +214,18 @@ def _lines(axes: Any, comparison: Comparison) -> list[tuple[int, Result, str]]:
     """A line of dots per row, in the order of the table from above: its height, its result and its colour."""
     rows, style = finished(comparison), styles(comparison)
     heights = range(len(rows) - 1, -1, -1)
-    axes.set_yticks(list(heights), [row.label for row, _ in rows])
+    axes.set_yticks(list(heights), [_short(row.label) for row, _ in rows])
     axes.set_ylim(-0.6, max(len(rows), 1) - 0.4)
     axes.grid(axis="x")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.tick_params(axis="y", length=0)
     return [(height, result, style[row.label].colour) for height, (row, result) in zip(heights, rows, strict=True)]
+
+
+def _short(label: str) -> str:
+    """A label that figures have room for: a controller file is its folder, and a long one loses its middle."""
+    name = label.removesuffix("/controller.safetensors")
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 + 1 :]}"
 
 
 def _dots(axes: Any, values: NDArray[Any], height: int, colour: str) -> None:

@@ -37,7 +37,7 @@ def _shown(comparison: Comparison) -> list[int]:
     """The columns of `wording.columns` that say anything, without the settings, which stand below the agent's name."""
     entries = [wording.cells(row, comparison) for row in comparison.rows if row.result is not None]
     columns = wording.columns(comparison)
-    empty = {"test accuracy": "-", "diverged": "0"}
+    empty = {columns[5]: "-", columns[7]: "-", "diverged": "0"}
     return [
         i for i, name in enumerate(columns)
         if name != "settings" and not (name in empty and all(entry[i] == empty[name] for entry in entries))

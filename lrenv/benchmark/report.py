@@ -26,7 +26,7 @@ def table(comparison: Comparison) -> Table:
         box=rich.box.SIMPLE,
     )
     columns = wording.columns(comparison)
-    names = (columns[2], columns[3], columns[5])
+    names = (columns[2], columns[3], columns[6])
     shown.add_column("agent")
     for name in names:
         shown.add_column(rich.markup.escape(name), justify="right")

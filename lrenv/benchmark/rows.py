@@ -70,8 +70,8 @@ class Row:
         if self.result is None:
             return shared | {"failure": self.failure}
         numbers = {
-            name: dict(zip(("mean", "std"), mean_std(getattr(self.result, name)), strict=True))
-            for name in ("val_loss", "test_loss", "test_accuracy")
+            name: dict(zip(("mean", "std"), mean_std(values), strict=True))
+            for name, values in self.result.numbers().items()
         }
         tests = {"p_paired": self.paired, "p_welch": self.welch}
         counts = {"runs": len(self.result.seeds), "diverged": int(self.result.diverged.sum())}

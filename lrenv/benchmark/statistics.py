@@ -13,8 +13,9 @@ from scipy.stats import t, ttest_1samp, ttest_ind
 
 
 def mean_std(values: NDArray[Any]) -> tuple[float, float]:
-    """Mean and sample standard deviation (NaN for a single value)."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    """Mean and sample standard deviation, which is NaN for a single value, and where a value is infinite."""
+    known = len(values) > 1 and not np.isinf(values).any()
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if known else float("nan")
 
 
 def welch(values: NDArray[Any], baseline: NDArray[Any]) -> float:

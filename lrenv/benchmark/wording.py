@@ -12,12 +12,17 @@ from lrenv.benchmark.rows import LEVEL, Comparison, Row
 from lrenv.benchmark.statistics import paired, paired_interval
 from lrenv.training.tasks import LogUniform
 
+METRICS = {"accuracy": "accuracy", "bits_per_character": "bits per character", "r2": "R²", "d2": "D²"}
+"""What `lrenv.training.losses` measures beside the loss, in words."""
+
 
 def columns(comparison: Comparison) -> tuple[str, ...]:
     """The headings over `cells`."""
+    found = next((row.result.metric for row in comparison.rows if row.result is not None), None)
+    metric = METRICS.get(found or "", "metric")
     return (
-        "agent", "settings", "test loss", f"difference from {comparison.baseline}", "p (paired)", "test accuracy",
-        "val loss", "diverged", "runs spent",
+        "agent", "settings", "test loss", f"difference from {comparison.baseline}", "p (paired)", f"test {metric}",
+        "final test loss", f"final test {metric}", "val loss", "diverged", "runs spent",
     )  # fmt: skip
 
 
@@ -27,9 +32,11 @@ def cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
         return row.label, row.settings, f"failed: {row.failure}"
     summary = row.summary()
     places = _places(comparison)
-    test, accuracy, val = (_number(summary[name], places) for name in ("test_loss", "test_accuracy", "val_loss"))
+    metric = row.result.metric
+    names = ("test_loss", f"test_{metric}", "final_test_loss", f"final_test_{metric}", "val_loss")
+    test, *others = (_number(summary[name], places) if name in summary else "-" for name in names)
     difference, p = _difference(row, comparison), _p(row.paired)
-    return row.label, row.settings, test, difference, p, accuracy, val, str(summary["diverged"]), str(row.runs)
+    return row.label, row.settings, test, difference, p, *others, str(summary["diverged"]), str(row.runs)
 
 
 def title(comparison: Comparison) -> str:
@@ -66,8 +73,8 @@ def verdict(comparison: Comparison) -> str:
 def caption(comparison: Comparison) -> str:
     """What the numbers of the table mean."""
     said = [
-        "Mean (standard deviation) over seeds; the test split is read once, at the checkpoint with the best validation "
-        "loss."
+        "Mean (standard deviation) over seeds. The test split is read once, at the end of a run: at the checkpoint "
+        "with the best validation loss, and at the last network (final)."
     ]
     if comparison.seeds < 2:
         said.append("One seed has no deviation, no interval and no p-value.")
@@ -140,4 +147,6 @@ def _places(comparison: Comparison) -> int:
 def _number(value: dict[str, float], places: int) -> str:
     if np.isnan(value["mean"]):
         return "-"
+    if np.isinf(value["mean"]):
+        return "inf"
     return f"{value['mean']:.{places}f}" + ("" if np.isnan(value["std"]) else f" ({value['std']:.{places}f})")

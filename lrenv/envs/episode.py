@@ -7,6 +7,7 @@ each time step to the host. Nothing here waits for the device.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -294,15 +295,24 @@ class Episode:
 
     @with_own_settings
     def test(self, state: EpisodeState, rows: Tensor) -> dict[str, Tensor]:
-        """Test loss and metric, (m,) each, of the best checkpoints of the episodes `rows` (m,)."""
-        parts = cut(rows, self.trainee.chunks(len(rows)))
-        measured = join([self._tested(state.best, part) for part in parts])
-        metric = self.trainee.metric
-        return {"test_loss": measured.loss} | ({f"test_{metric}": measured.metric} if metric else {})
+        """Test loss and metric, (m,) each, of both results of the episodes `rows` (m,).
 
-    def _tested(self, best: Checkpoint, rows: Tensor) -> Measurement:
-        buffers = {name: buffer[rows] for name, buffer in best.buffers.items()}
-        return self.trainee.evaluate(best.params[rows], buffers, self.trainee.test)
+        They are `test_loss` and so on of the best checkpoints, and `final_test_loss` and so on of the last networks.
+        Where a run diverged its final loss is infinite, and its final metric NaN.
+        """
+        parts = cut(rows, self.trainee.chunks(len(rows)))
+        best = join([self._tested(state.best.params, state.best.buffers, part) for part in parts])
+        last = join([self._tested(state.trainee.params, state.trainee.buffers, part) for part in parts])
+        diverged, metric = state.diverged[rows], self.trainee.metric
+        measured = {"test_loss": best.loss, "final_test_loss": last.loss.masked_fill(diverged, math.inf)}
+        if metric:
+            final = last.metric.masked_fill(diverged, math.nan)
+            measured |= {f"test_{metric}": best.metric, f"final_test_{metric}": final}
+        return measured
+
+    def _tested(self, params: Tensor, buffers: Tensors, rows: Tensor) -> Measurement:
+        own = {name: buffer[rows] for name, buffer in buffers.items()}
+        return self.trainee.evaluate(params[rows], own, self.trainee.test)
 
     def _initial_lr(self, seed: Tensor, initial_lr: InitialLR) -> Tensor:
         rates = torch.tensor(initial_rates(initial_lr), dtype=self.trainee.dtype).to(seed.device)

@@ -116,6 +116,10 @@ MOTION = {"first_update", "last_update", "first_cosine", "last_cosine"}
 WHITE_BOX: dict[str, str] = dict.fromkeys(PRODUCTS, "rates") | dict.fromkeys((MEAN, "parameters"), "parameters")
 """White-box part -> what it has a number for."""
 BUILT_IN = frozenset({**OBSERVATIONS, **WHITE_BOX})
+OWN = (
+    "; one of your own is named by its file, lrenv train ... --observe my_file.py:name and lrenv compare ... "
+    "--observations my_file.py:name, or registered by register_observation"
+)
 Observe = str | Observation | tuple[str | Observation, ...]
 """What `observe=` takes: names, tables, functions."""
 
@@ -196,7 +200,7 @@ class Observer:
             raise ValueError(f"observe={observe!r} must name what is observed, each once")
         for name, each in chosen.items():
             if isinstance(each, str):
-                lookup({**OBSERVATIONS, **WHITE_BOX}, name, "observation")
+                lookup({**OBSERVATIONS, **WHITE_BOX}, name, "observation", OWN)
         self._sets = {
             name: _table(OBSERVATIONS[name] if isinstance(each, str) else each, name, dtype)
             for name, each in chosen.items()

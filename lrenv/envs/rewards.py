@@ -78,6 +78,7 @@ REWARDS: dict[str, Reward] = {
 }  # fmt: skip
 """Name -> reward."""
 BUILT_IN = frozenset(REWARDS)
+OWN = "; one of your own is named in training by its file, --reward my_file.py:name, or registered by register_reward"
 
 
 def register_reward(name: str, reward: Reward, replace_existing: bool = False) -> Reward:
@@ -104,7 +105,7 @@ def make_reward(reward: str | Reward) -> Reward:
         TypeError: neither a name nor a function.
         ValueError: an unknown name, or a function that gives no rewards (n,).
     """
-    return lookup(REWARDS, reward, "reward") if isinstance(reward, str) else _checked(reward)
+    return lookup(REWARDS, reward, "reward", OWN) if isinstance(reward, str) else _checked(reward)
 
 
 def _checked(reward: Reward) -> Reward:

@@ -51,9 +51,10 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
     same number of threads and the same build of PyTorch.
 
     `info` holds batched arrays `train_loss`, `val_loss`, `val_accuracy`, `lr`, `inner_step`, `diverged`; at the end
-    of an episode also `test_loss` and `test_accuracy` of the checkpoint with the best validation loss, NaN and
-    masked by `_test_loss`, `_test_accuracy` elsewhere. Tasks of other losses have another metric, such as
-    `val_r2`, or none (`lrenv.training.losses`).
+    of an episode also `test_loss` and `test_accuracy` of the checkpoint with the best validation loss, and
+    `final_test_loss` and `final_test_accuracy` of the last network (infinite and NaN if it diverged); they are NaN and
+    masked by `_test_loss` and so on elsewhere. Tasks of other losses have another metric, such as `val_r2`, or none
+    (`lrenv.training.losses`).
 
     Args:
         num_envs: n.

@@ -82,8 +82,8 @@ class LRController(LRScheduler):
         last_epoch: steps so far, as torch's schedulers call them.
 
     Raises:
-        ValueError: the agent needs what there is not: a horizon, an evaluation, gradients, rates per layer; the model is
-            frozen; settings that can't be meant. The message says what to do.
+        ValueError: the agent needs what there is not: a horizon, an evaluation, gradients, rates per layer; or the
+            model is frozen, or settings can't be meant. The message says what to do.
         TypeError: something else than what is asked for.
         FileNotFoundError: no such controller file.
     """
@@ -144,6 +144,7 @@ class LRController(LRScheduler):
         self._found_inf: list[Tensor | None] = []
         self._said: list[str] = []
         self._idle = self.last_epoch = 0
+        self._due = 0.0  # the step at which there is something to do next
         self._plan()
         self.base_lrs: Any = self._groups.initial()
         self._check_family()
@@ -187,8 +188,8 @@ class LRController(LRScheduler):
             if self._idle == IDLE:
                 self._say(
                     "idle",
-                    f"step was called {IDLE} times since the optimizer's last step, and doesn't count these calls: pass "
-                    "the optimizer that trains the model, or stepped=True where its steps are in a captured graph",
+                    f"step was called {IDLE} times since the optimizer's last step, and doesn't count these calls: "
+                    "pass the optimizer that trains the model, or stepped=True where its steps are in a captured graph",
                 )
             return
         self._idle = 0
@@ -231,7 +232,7 @@ class LRController(LRScheduler):
         """When there is something to do next: a decision, or one step after the horizon, of which there is to tell."""
         following = self.last_epoch - self.last_epoch % self.every + self.every
         end = math.inf if self.horizon is None else self.horizon
-        self._due: float = following if following < end else end + 1
+        self._due = following if following < end else end + 1
 
     def _decide(self, losses: Tensor | None) -> None:
         """A decision, after steps with the losses (k,)."""
@@ -252,9 +253,12 @@ class LRController(LRScheduler):
             if strange := self._driver.unfamiliar(observation, outside):
                 why.append(f"outside what the agent was trained on: {', '.join(strange)}")
             if self._fallback.notice(bool(strange), step, float(lr)):
-                self._say("fallback", f"for {self._fallback.patience + 1} decisions in a row the agent saw what it was not "
-                          f"trained on ({', '.join(strange)}): from step {step} the schedule {self._fallback.name!r} "
-                          "goes on from its rate")  # fmt: skip
+                self._say(
+                    "fallback",
+                    f"for {self._fallback.patience + 1} decisions in a row the agent saw what it was not trained on "
+                    f"({', '.join(strange)}): from step {step} the schedule {self._fallback.name!r} goes on from the "
+                    "rate of that moment",
+                )
             if self._fallback.since is None:
                 act = self._driver.act(observation, lr, self._hyper)
             else:
@@ -325,7 +329,7 @@ class LRController(LRScheduler):
         at_end = self._begun and self.last_epoch == self.horizon - steps and self.last_epoch % self.every == 0
         self._plan()
         if at_end:  # the decision that the end had spared
-            self._due = self.last_epoch
+            self._due = float(self.last_epoch)
             self._arrive()
 
     def rate_at(self, step: int) -> float:

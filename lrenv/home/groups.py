@@ -61,7 +61,7 @@ class Groups:
         for i, group in enumerate(self.all):
             if "initial_lr" not in group and self._write:
                 group["initial_lr"] = self._expected[i] if i < len(self._expected) else float(group["lr"])
-            found.append(float(group.get("initial_lr", group["lr"])))
+            found.append(float(group["initial_lr"] if "initial_lr" in group else group["lr"]))
         return found
 
     def restore(self, base: float, initial: Sequence[float]) -> None:

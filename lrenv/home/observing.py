@@ -211,8 +211,8 @@ class Observing:
         before = now if self._before is None else self._before
         if before.predictions.shape != now.predictions.shape:
             raise ValueError(
-                f"evaluate gave predictions {tuple(now.predictions.shape[1:])}, and {tuple(before.predictions.shape[1:])} "
-                "the time before: give those on the same validation examples each time"
+                f"evaluate gave predictions {tuple(now.predictions.shape[1:])}, and the time before "
+                f"{tuple(before.predictions.shape[1:])}: give those on the same validation examples each time"
             )
         displacements = meter.still(now.layers) if self._before is None else self._displacements
         losses = mean_of_processes(losses.to(self._like))[None]

@@ -17,6 +17,8 @@ from lrenv.networks.architectures import (
     vgg16,
     wide_resnet,
 )
+from lrenv.networks.gated import gated_convolutions, gated_transformer, gru
+from lrenv.networks.perceptrons import dropout_mlp, maxout, siren
 from lrenv.networks.sequences import context_mlp, transformer
 
 __all__ = [
@@ -26,12 +28,18 @@ __all__ = [
     "batch_norm_mlp",
     "context_mlp",
     "conv3",
+    "dropout_mlp",
+    "gated_convolutions",
+    "gated_transformer",
+    "gru",
     "images",
     "lenet5",
     "logistic_regression",
+    "maxout",
     "mlp",
     "residual_mlp",
     "resnet18",
+    "siren",
     "transformer",
     "vgg16",
     "wide_resnet",

@@ -21,7 +21,7 @@ def context_mlp(hidden: int = 64, embedding: int = 8) -> NetworkFactory:
     def make(shape: Shape, classes: int) -> nn.Module:
         return nn.Sequential(
             nn.Embedding(classes, embedding), nn.Flatten(),
-            nn.Linear(_length(shape, "context_mlp") * embedding, hidden), nn.Tanh(), nn.Linear(hidden, classes),
+            nn.Linear(sequence_length(shape, "context_mlp") * embedding, hidden), nn.Tanh(), nn.Linear(hidden, classes),
         )  # fmt: skip
 
     return make
@@ -44,7 +44,7 @@ def transformer(width: int = 32, heads: int = 2, layers: int = 1) -> NetworkFact
         raise ValueError(f"width={width} must be a multiple of heads={heads}")
 
     def make(shape: Shape, classes: int) -> nn.Module:
-        length = _length(shape, "transformer")
+        length = sequence_length(shape, "transformer")
         blocks: list[nn.Module] = []
         for _ in range(layers):
             perceptron = nn.Sequential(
@@ -95,7 +95,7 @@ class CausalAttention(nn.Module):
         return output
 
 
-def _length(shape: Shape, network: str) -> int:
+def sequence_length(shape: Shape, network: str) -> int:
     """The length of a sequence.
 
     Raises:
@@ -103,6 +103,6 @@ def _length(shape: Shape, network: str) -> int:
     """
     if len(shape) != 1:
         raise ValueError(
-            f"{network} takes sequences of token ids, shape (L,), but the data has examples {tuple(shape)}"
+            f"{network} takes sequences, examples of shape (L,), but the data has examples of shape {tuple(shape)}"
         )
     return shape[0]

@@ -8,6 +8,8 @@ seeds, so that the same question is always asked of the same trainees:
     >>> seeds_for("training", 2, first=4, training=1)
     [2000004, 2000005]
 
+Drawn tasks are numbered by the same ledger (`lrenv.training.drawn`): a task's number is the seed of its settings.
+
 An environment that goes on to further episodes hashes its seed into new ones (`lrenv.randomness.draws.episode_seeds`).
 """
 
@@ -27,9 +29,10 @@ RANGES = {
     "tuning": range(10_000, 20_000),
     "validation": range(20_000, 30_000),
     "schedules": range(30_000, 40_000),
+    "selection": range(40_000, 50_000),
 }
 """Purpose -> its seeds: results are reported on the first; grids are searched, the best controller of a training is
-chosen, and the schedules on the way of a search are measured on the others."""
+chosen, the schedules on the way of a search are measured, and the settings of trainings are chosen on the others."""
 TRAINING = 1_000_000
 """Training s has the seeds from s + 1 times this on, and as many."""
 OVERFLOW = 2**40

@@ -86,11 +86,11 @@ class Objective:
     def __init__(self, task: Task, device: torch.device, dtype: torch.dtype, precision: str) -> None:
         self.task, self.device, self.dtype = task, device, dtype
         data = task.load()
-        self._loss = make_loss(task.loss, data)  # it looks at targets, so before they are on a device
+        self._loss = make_loss(task.loss, data)  # it looks at targets, so before they leave the host
         self.metric = self._loss.metric
+        self._tokens, self._target_std = data.tokens, data.target_std.to(device, dtype)
         data = data.to(device)
         self.outputs = data.outputs
-        self._tokens, self._target_std = data.tokens, data.target_std.to(dtype)
         self.network = Network(partial(task.network, data.train.inputs.shape[1:], data.outputs))
         self._autocast = lookup(PRECISIONS, precision, "precision")
         if self._autocast is not None and dtype != torch.float32:

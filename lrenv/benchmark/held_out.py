@@ -1,0 +1,132 @@
+"""The held-out list: tasks that a controller trained on drawn tasks is reported on, and nothing else is done with.
+
+Each differs in its data set *and* in its network from everything that `lrenv.training.drawn` can draw. In data: drawn
+tasks have generated data, digits and MNIST-1D. In network: each has modules that no drawn network has, which
+are named below; drawn ones are linear models, perceptrons with ReLU, tanh, sigmoid or GELU, with layer norm or without,
+residual perceptrons, and transformers with layer norm and learned positions. None is a relative that was merely made
+smaller or larger. Some share more with what is drawn than others; `differs` says what is shared, too.
+
+**Nothing may be chosen on this list**: no setting, no training, no checkpoint, no seed, no baseline's grid. What needs
+choosing is chosen on drawn tasks (`TaskDistribution.tasks("selection", ...)`). Whoever reports results on it adds a
+line to `REPORTS`: from the second report on, what is better may be so by selection, and its number says how much
+selection there was. The list was fixed before any controller was trained on drawn tasks. It doesn't change: tests hold
+it to a checksum, its settings are written out here whatever becomes of those in the catalogue, and another list gets
+another name.
+
+The tasks on MNIST, Fashion-MNIST and cifar10-jpeg need files; where these are missing, a report says so and
+leaves them out. What isn't here although it could be thought to belong: plain perceptrons on other data, `text-mlp` and
+`text-transformer`, whose networks are drawn or consist of drawn parts; the exact tasks, which are linear models; and
+whatever is trained on digits or MNIST-1D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lrenv.training.tasks import Task, make_task
+
+INITIAL_LRS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""The rates that reports start from."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A task of the list.
+
+    Attributes:
+        name: in `lrenv.tasks()`.
+        differs: in what it differs from all drawn tasks, and what it shares with some.
+        modules: the kinds of modules in its network that no drawn network has.
+        weights: P, parameters of its network.
+        settings: those of the task, whatever the catalogue says.
+    """
+
+    name: str
+    differs: str
+    modules: tuple[str, ...]
+    weights: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def task(self) -> Task:
+        """The task, with initial rates to draw from."""
+        return make_task(self.name, initial_lr=INITIAL_LRS, **self.settings)
+
+
+HELD_OUT = (
+    HeldOut(
+        "mnist-lenet", "images of handwriting, of other people than the digits; convolutions with max pooling",
+        ("Conv2d", "MaxPool2d"), 61_706,
+        {"data": "mnist", "loss": "cross_entropy", "optimizer": "adam", "momentum": 0.9, "weight_decay": 0.0,
+         "batch_size": 64, "budget": 600, "interval": 10, "val_examples": 1000},
+    ),
+    HeldOut(
+        "mnist-maxout", "as mnist-lenet in data; maxout and dropout, over a million weights",
+        ("Maxout", "Dropout"), 1_233_610,
+        {"data": "mnist", "loss": "cross_entropy", "optimizer": "momentum", "momentum": 0.9, "weight_decay": 0.0,
+         "batch_size": 64, "budget": 400, "interval": 10, "val_examples": 500},
+    ),
+    HeldOut(
+        "fashion-mnist-conv3", "images of clothes; convolutions with strides, average pooling, Glorot start",
+        ("Conv2d", "AdaptiveAvgPool2d"), 19_146,
+        {"data": "fashion-mnist", "loss": "cross_entropy", "optimizer": "adamw", "momentum": 0.9, "weight_decay": 0.01,
+         "batch_size": 64, "budget": 400, "interval": 10, "val_examples": 500},
+    ),
+    HeldOut(
+        "cifar10-jpeg-lenet", "colour photographs; convolutions with max pooling",
+        ("Conv2d", "MaxPool2d"), 62_006,
+        {"data": "cifar10-jpeg", "loss": "cross_entropy", "optimizer": "adam", "momentum": 0.9, "weight_decay": 0.0,
+         "batch_size": 64, "budget": 500, "interval": 5, "val_examples": 500},
+    ),
+    HeldOut(
+        "cifar10-jpeg-wrn10-1", "colour photographs; a residual network of convolutions and batch norm, few steps",
+        ("Conv2d", "BatchNorm2d", "AdaptiveAvgPool2d"), 77_850,
+        {"data": "cifar10-jpeg", "loss": "cross_entropy", "optimizer": "momentum", "momentum": 0.9,
+         "weight_decay": 5e-4, "batch_size": 32, "budget": 100, "interval": 5, "val_examples": 200},
+    ),
+    HeldOut(
+        "text-gated-conv", "text; gated convolutions. It embeds tokens, as drawn transformers do",
+        ("Conv1d", "GatedConvolution"), 23_207,
+        {"data": "text", "data_options": {"context": 32, "every": True}, "loss": "cross_entropy", "optimizer": "adamw",
+         "momentum": 0.9, "weight_decay": 0.01, "batch_size": 16, "budget": 500, "interval": 10, "val_examples": 100},
+    ),
+    HeldOut(
+        "text-gated-transformer", "text; RMS norm, rotary positions, SwiGLU. Attention itself is drawn, too",
+        ("RMSNorm", "RotaryAttention", "GatedUnits"), 18_944,
+        {"data": "text", "data_options": {"context": 32, "every": True}, "loss": "cross_entropy", "optimizer": "adam",
+         "momentum": 0.9, "weight_decay": 0.0, "batch_size": 16, "budget": 600, "interval": 6, "val_examples": 100},
+    ),
+    HeldOut(
+        "shuttle-mlp", "a table of sensors, 7 % anomalies; batch norm. Its linear layers and ReLUs are drawn, too",
+        ("BatchNorm1d",), 1_506,
+        {"data": "shuttle", "loss": "cross_entropy", "optimizer": "adam", "momentum": 0.9, "weight_decay": 0.0,
+         "batch_size": 64, "budget": 1000, "interval": 20, "val_examples": 3000},
+    ),
+    HeldOut(
+        "doctor-visits-dropout", "a table of persons, counts, Poisson's loss, which is never drawn; ELU and dropout",
+        ("ELU", "Dropout"), 4_865,
+        {"data": "doctor-visits", "loss": "poisson", "optimizer": "momentum", "momentum": 0.9, "weight_decay": 1e-4,
+         "batch_size": 64, "budget": 2000, "interval": 20, "val_examples": 3000},
+    ),
+    HeldOut(
+        "co2-gru", "a series in time, validated and tested on what comes later; gated recurrent units",
+        ("GRU",), 1_073,
+        {"data": "co2", "loss": "mse", "optimizer": "adam", "momentum": 0.9, "weight_decay": 0.0,
+         "batch_size": 32, "budget": 500, "interval": 5, "val_examples": None},
+    ),
+    HeldOut(
+        "photo-siren", "a photograph as a function, colours without noise; sines with an initialisation of their own",
+        ("Sine",), 4_675,
+        {"data": "photo", "data_options": {"octaves": 1}, "loss": "mse", "optimizer": "adam", "momentum": 0.9,
+         "weight_decay": 0.0, "batch_size": 128, "budget": 3000, "interval": 30, "val_examples": None},
+    ),
+)  # fmt: skip
+
+REPORTS: tuple[str, ...] = ()
+"""Each report of results on this list, in order: its date, what was reported, and what had changed since the last."""
+
+
+def held_out() -> list[Task]:
+    """All tasks of the list; reports run each from every one of `INITIAL_LRS`."""
+    return [each.task() for each in HELD_OUT]

@@ -1,0 +1,313 @@
+"""Drawn tasks: endlessly many small ones of many kinds, for controllers that are to work on tasks they never saw.
+
+Task number i is a function of i, of the `VERSION` of this file, and of the limit on its cost, and of nothing else: each
+setting comes from a hash of these and of the setting's name. `drawn:number=17` names one wherever a task is named.
+
+What is drawn, each with the chances below: data (`lrenv.data.generated`), network (`lrenv.networks.families`: linear
+models, perceptrons with and without layer norm, residual perceptrons, small transformers), loss, optimizer with its
+momentum and weight decay, batch size, and the decisions and inner steps of an episode. There are no batch norm, no
+dropout, no convolutions and no recurrence, and no data of the world but digits and MNIST-1D: what
+`lrenv.benchmark.held_out` reports on differs from all of this in data and in network.
+
+**Batches of trainees.** An episode has one data set and one network, so a drawn task is what a batch of trainees has in
+common: data, network, loss, optimizer, weight decay, batch size, budget, interval. What differs within the batch is
+what an environment's seed decides: initial weights, the order of examples, and the initial rate, which is drawn per
+trainee from `LogUniform(1e-5, 1e-1)`. So `num_envs` trainees of one drawn task run as one batch; two drawn tasks never
+do, even where their shapes agree.
+
+**Cost.** The FLOPs of an episode of one trainee, in matrix products, with F and B those of an example's forward and
+backward pass, b the batch size, D the decisions, N the interval, and m the validation examples:
+
+    D N b (F + B) + (D + 1) m F + b F:
+
+the inner steps; the measurements, that of the untrained network among them; and its loss on a first batch. The test is
+not counted. Sizes are drawn again until the cost is within the limit; the kinds of data and of network stay, so that
+costly ones keep their share.
+
+What 1,000 draws look like (`python benchmarks/drawn_tasks.py`):
+
+| quantile | least | 10% | 25% | 50% | 75% | 90% | most |
+|---|---:|---:|---:|---:|---:|---:|---:|
+| flops | 2.1e5 | 1.6e7 | 7.5e7 | 2.8e8 | 1.2e9 | 2.8e9 | 5.0e9 |
+| budget | 100 | 150 | 240 | 504 | 1,147 | 2,052 | 3,000 |
+| decisions | 20 | 25 | 37 | 78 | 148 | 227 | 300 |
+| interval | 1 | 2 | 3 | 7 | 16 | 38 | 144 |
+| batch size | 8 | 8 | 16 | 32 | 64 | 128 | 256 |
+
+    data (%): Teacher 32, Resampled 28, GaussianMixture 11, Sines 8, PowerLawRegression 7, MarkovChain 7, Copying 6
+    network (%): perceptron 43, residual 17, linear model 15, transformer 13, layer norm 12
+    loss (%): cross_entropy 65, mse 18, huber 9, bce 8
+    optimizer (%): adam 39, adamw 30, momentum 30
+    weight decay (%): none 51, some 49
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from lrenv.data.generated import (
+    Copying,
+    GaussianMixture,
+    Generated,
+    MarkovChain,
+    PowerLawRegression,
+    Resampled,
+    Sines,
+    Teacher,
+)
+from lrenv.networks.families import Family, Perceptron, ResidualPerceptron, Transformer
+from lrenv.randomness.seeds import seeds_for
+from lrenv.training.tasks import LogUniform, Task
+
+VERSION = 1
+"""Of the distribution. Any change of what a number draws is another version."""
+LIMIT = 5e9
+"""FLOPs per trainee: some seconds of one core for a batch of them."""
+CHEAPEST = 5e8
+"""The lowest limit: few draws of the costliest kinds are within it."""
+INITIAL_LR = LogUniform(1e-5, 1e-1)
+BUDGETS, DECISIONS = (100, 3000), (20, 300)
+"""Fewest and most, per episode."""
+BATCHES = (8, 16, 32, 64, 128, 256)
+EXAMPLES = (200, 4000)
+HELD_OUT = (200, 600)
+"""Examples of the validation split; few enough for measurements to be noisy, as they are for those with little data."""
+WIDTHS = (8, 128)
+
+DATA = {
+    "mixture": 3.0, "teacher-classes": 3.0, "digits": 3.0, "mnist1d": 3.0, "teacher-bits": 2.0,
+    "teacher-numbers": 3.0, "power-law": 2.0, "sines": 2.0, "markov": 1.5, "copying": 1.5,
+}  # fmt: skip
+"""Kind of data -> its weight."""
+NETWORKS = {"linear": 1.5, "perceptron": 5.0, "layer-norm": 1.5, "residual": 2.0}
+"""Kind of network of examples that are no sequences -> its weight; sequences have transformers."""
+OWN_NETWORKS = {
+    "power-law": {"linear": 3.0, "perceptron": 1.0},
+    "sines": {"perceptron": 3.0, "layer-norm": 1.0, "residual": 2.0},  # a linear model of a sine learns nothing
+    "markov": {"transformer": 1.0},
+    "copying": {"transformer": 1.0},
+}
+ACTIVATIONS = {"relu": 4.0, "tanh": 2.0, "gelu": 2.0, "sigmoid": 2.0}
+OPTIMIZERS = {"adam": 4.0, "adamw": 3.0, "momentum": 3.0}
+MOMENTA = {0.9: 3.0, 0.8: 1.0, 0.95: 1.0}
+"""Of "momentum"; the others have their own."""
+DECAYS = {"adam": (1e-5, 1e-3), "adamw": (1e-3, 1e-1), "momentum": (1e-5, 1e-2)}
+"""Optimizer -> the range of weight decays; half of the tasks have none."""
+
+T = TypeVar("T")
+
+
+class Chance:
+    """Draws by name: each is a hash of the key and of what is drawn.
+
+    Numbers are rounded to three digits, so that the mathematical libraries of all machines give the same ones.
+    """
+
+    def __init__(self, *key: object) -> None:
+        self._key = "/".join(map(str, key))
+
+    def uniform(self, what: str) -> float:
+        """In [0, 1)."""
+        digest = hashlib.blake2b(f"{self._key}/{what}".encode(), digest_size=8).digest()
+        return float((int.from_bytes(digest) >> 11) * 2.0**-53)
+
+    def between(self, what: str, low: float, high: float) -> float:
+        """Uniform."""
+        return float(f"{low + (high - low) * self.uniform(what):.3g}")
+
+    def scale(self, what: str, low: float, high: float) -> float:
+        """Uniform on a logarithmic scale."""
+        return float(f"{low * (high / low) ** self.uniform(what):.3g}")
+
+    def count(self, what: str, low: int, high: int) -> int:
+        """A whole number from low to high, as good as uniform on a logarithmic scale."""
+        return min(int(low * ((high + 1) / low) ** self.uniform(what)), high)
+
+    def whether(self, what: str, share: float) -> bool:
+        """True with this chance."""
+        return self.uniform(what) < share
+
+    def one_of(self, what: str, weights: Mapping[T, float]) -> T:
+        """One with chances in proportion to the weights."""
+        chance = self.uniform(what) * sum(weights.values())
+        sums = itertools.accumulate(weights.values())
+        return next(name for name, total in zip(weights, sums, strict=True) if chance < total)
+
+
+@dataclass(frozen=True)
+class TaskDistribution:
+    """Drawn tasks by number.
+
+    Attributes:
+        limit: the most FLOPs that an episode of one trainee may take; tasks whose first sizes are within two limits are
+            the same under both.
+
+    Raises:
+        TypeError: a limit that is no number.
+        ValueError: a limit below `CHEAPEST`.
+    """
+
+    limit: float = LIMIT
+
+    def __post_init__(self) -> None:
+        if isinstance(self.limit, bool) or not isinstance(self.limit, int | float):
+            raise TypeError(f"limit must be a number of FLOPs, not {self.limit!r}")
+        if not self.limit >= CHEAPEST:
+            raise ValueError(f"limit={self.limit} FLOPs are too few for a drawn task; take {CHEAPEST:g} or more")
+
+    def task(self, number: int) -> Task:
+        """Task number i.
+
+        Raises:
+            TypeError: no integer.
+            ValueError: a negative number.
+        """
+        if isinstance(number, bool) or not hasattr(number, "__index__"):
+            raise TypeError(f"number must be an integer, not {number!r}")
+        if number < 0:
+            raise ValueError(f"drawn tasks are numbered from 0, so number can't be {number}")
+        kinds, attempt = Chance(VERSION, number), 0
+        while (task := self._drawn(number, kinds, Chance(VERSION, number, attempt))) is None:
+            attempt += 1
+        return task
+
+    def tasks(self, purpose: str, number: int, first: int = 0, training: int = 0) -> list[Task]:
+        """Tasks for a purpose, by the ledger of seeds, so that no task serves two.
+
+        "training" s has numbers of its own; the best controller of a training is chosen on "validation", the design
+        and the settings of trainings on "selection", and results are on "report".
+
+        Args:
+            purpose: as `lrenv.randomness.seeds.seeds_for` takes it, like the other arguments.
+            number: how many.
+            first: the place of the first of them.
+            training: the seed of the training.
+        """
+        return [self.task(i) for i in seeds_for(purpose, number, first, training)]
+
+    def describe(self, number: int) -> dict[str, Any]:
+        """What a number draws, as plain values."""
+        task = self.task(number)
+        data, network = parts(task)
+        return {
+            "number": number,
+            "kind": type(data).__name__,
+            "data": str(data),
+            "network": str(network),
+            "flops": flops(task),
+            "decisions": task.budget // task.interval,
+            **{name: getattr(task, name) for name in ("loss", "optimizer", "batch_size", "budget", "interval")},
+            **task.hyper,
+        }
+
+    def _drawn(self, number: int, kinds: Chance, sizes: Chance) -> Task | None:
+        """A task with the sizes of an attempt; None if it is too costly."""
+        kind = kinds.one_of("data", DATA)
+        data = _data(kind, sizes)
+        network = _network(kinds.one_of("network", OWN_NETWORKS.get(kind, NETWORKS)), kinds, sizes)
+        optimizer = kinds.one_of("optimizer", OPTIMIZERS)
+        decisions = sizes.count("decisions", *DECISIONS)
+        interval = sizes.count("interval", -(-BUDGETS[0] // decisions), BUDGETS[1] // decisions)
+        largest = min(data.examples // 2, 64 if isinstance(network, Transformer) else BATCHES[-1])
+        task = Task(
+            f"drawn:number={number}" + (f":limit={self.limit!r}" if self.limit != LIMIT else ""),
+            data,
+            network,
+            loss=_loss(data, kinds),
+            optimizer=optimizer,
+            momentum=kinds.one_of("momentum", MOMENTA) if optimizer == "momentum" else None,
+            weight_decay=kinds.scale("decay", *DECAYS[optimizer]) if kinds.whether("decays", 0.5) else 0.0,
+            batch_size=sizes.one_of("batch", {b: 1.0 for b in BATCHES if b <= largest}),
+            budget=decisions * interval,
+            interval=interval,
+            initial_lr=INITIAL_LR,
+        )
+        cost = flops(task)
+        if cost > self.limit:
+            return None
+        return replace(task, summary=f"drawn task {number}: {kind}, {network}, {cost / 1e9:.2g} GFLOP")
+
+
+def drawn(number: int = 0, limit: float = LIMIT) -> Task:
+    """Task `number` of the distribution with this limit: what the spec `drawn:number=17` names."""
+    return TaskDistribution(limit).task(number)
+
+
+def parts(task: Task) -> tuple[Generated, Family]:
+    """The data and the network of a drawn task.
+
+    Raises:
+        TypeError: it is another task.
+    """
+    if not (isinstance(task.data, Generated) and isinstance(task.network, Family)):
+        raise TypeError(f"task {task.name!r} is none that was drawn")
+    return task.data, task.network
+
+
+def flops(task: Task) -> int:
+    """What an episode of one trainee of a drawn task costs, as its module's docstring says."""
+    data, network = parts(task)
+    forward, backward = network.flops(data.shape, data.outputs)
+    measured = min(data.held_out, task.val_examples or data.held_out)
+    decisions = -(-task.budget // task.interval)
+    training = decisions * task.interval * task.batch_size * (forward + backward)
+    return training + forward * ((decisions + 1) * measured + task.batch_size)
+
+
+def _data(kind: str, chance: Chance) -> Generated:
+    """Of a kind, at the sizes that are drawn."""
+    seed = int(chance.uniform("seed") * 2**31)
+    examples, held_out = chance.count("examples", *EXAMPLES), chance.count("held out", *HELD_OUT)
+    features = chance.count("features", 4, 64)
+    noise = chance.scale("noise", 0.02, 0.4) if chance.whether("noisy", 0.5) else 0.0
+    scale = chance.scale("scale", 0.3, 3)
+    if kind in ("digits", "mnist1d"):
+        most, most_held_out = Resampled.LARGEST[kind]
+        examples, held_out = min(examples, most), min(held_out, most_held_out)
+        return Resampled(seed, examples, held_out, kind, noise, scale)  # type: ignore[arg-type]
+    if kind == "mixture":
+        classes, modes = chance.count("classes", 2, 20), chance.count("modes", 1, 4)
+        return GaussianMixture(
+            seed, examples, held_out, features, classes, modes, chance.between("separation", 2, 7), noise
+        )
+    if kind.startswith("teacher"):
+        says = kind.removeprefix("teacher-")
+        answers = chance.count("answers", 2 if says == "classes" else 1, 10)
+        width, decay = chance.count("width of the teacher", 2, 32), chance.between("decay of features", 0, 2)
+        return Teacher(seed, examples, held_out, features, width, answers, says, decay, noise, scale)  # type: ignore[arg-type]
+    if kind == "power-law":
+        capacity, source = chance.between("capacity", 1.1, 2.5), chance.between("source", 0.2, 1.5)
+        return PowerLawRegression(seed, examples, held_out, features, capacity, source, noise, scale)
+    if kind == "sines":
+        axes, terms = chance.count("axes", 1, 4), chance.count("terms", 1, 8)
+        return Sines(seed, examples, held_out, axes, terms, chance.scale("frequency", 0.2, 1), noise, scale)
+    length = chance.count("length", 8, 24)
+    if kind == "copying":
+        return Copying(seed, examples, held_out, chance.count("symbols", 4, 24), length)
+    symbols, order = chance.count("symbols", 4, 16), chance.count("order", 1, 2)
+    return MarkovChain(seed, examples, held_out, symbols, length, order, chance.scale("concentration", 0.05, 1))
+
+
+def _network(kind: str, kinds: Chance, sizes: Chance) -> Family:
+    """Of a kind, at the sizes that are drawn."""
+    activation = kinds.one_of("activation", ACTIVATIONS)
+    if kind == "transformer":
+        width = sizes.one_of("width", {8: 1.0, 16: 2.0, 24: 1.0, 32: 1.0})
+        return Transformer(width, sizes.one_of("heads", {1: 1.0, 2: 2.0, 4: 1.0}), sizes.count("layers", 1, 2))
+    if kind == "residual":
+        return ResidualPerceptron(sizes.count("width", 8, 64), sizes.count("blocks", 1, 3), activation)
+    depth = 0 if kind == "linear" else sizes.count("depth", 1, 4)
+    widths = tuple(sizes.count(f"width {layer}", *WIDTHS) for layer in range(depth))
+    if sizes.whether("equal widths", 0.5):
+        widths = widths[:1] * depth
+    return Perceptron(widths, activation if depth else "relu", kind == "layer-norm")
+
+
+def _loss(data: Generated, chance: Chance) -> str:
+    if isinstance(data, PowerLawRegression | Sines) or (isinstance(data, Teacher) and data.says == "numbers"):
+        return chance.one_of("loss", {"mse": 2.0, "huber": 1.0})
+    return "bce" if isinstance(data, Teacher) and data.says == "bits" else "cross_entropy"
