@@ -44,7 +44,7 @@ def environment_rates(
     envs = LearningRateVectorEnv(1, task, dtype="float64", device="cpu", **agent.view.settings() | settings)
     if isinstance(agent, PPOController):  # or else it would ask for the same largest change each time
         envs.reset(seed=seed)
-        agent.mean = envs.step(np.zeros((1, *envs.single_action_space.shape or ())))[0][0]
+        agent.mean = envs.step(np.zeros_like(envs.action_space.sample()))[0][0]
     observation, _ = envs.reset(seed=seed)
     rates, state = [], None
     for i in range(envs.episode.decisions):

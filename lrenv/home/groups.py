@@ -17,6 +17,8 @@ FAMILIES = {
 }  # fmt: skip
 """lrenv's optimizers -> the families within which rates carry over."""
 OF_TORCH = {"Adam": "Adam", "AdamW": "Adam", "NAdam": "Adam", "RAdam": "Adam", "RMSprop": "RMSprop"}
+LEAST_MOMENTUM = 1e-12
+"""With a momentum of exactly 0, torch's SGD leaves its buffer alone, which would be stale when there is some again."""
 
 
 class Groups:
@@ -108,6 +110,8 @@ class Groups:
                     continue  # biases and norms are often spared
                 if name == "momentum" and "betas" in group:
                     _put_beta(group, value)
+                elif name == "momentum":
+                    _put(group, name, max(value, LEAST_MOMENTUM))
                 else:
                     _put(group, name, value)
 
