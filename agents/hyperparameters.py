@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Hyperparameter = float | Sequence[float] | NDArray[Any]
 """One number for all envs, or one per env."""
-Hyperparameters = tuple[tuple[str, float | tuple[float, ...]], ...]
+Choice = str | Sequence[str] | NDArray[Any]
+"""One name for all envs, or one per env."""
+Hyperparameters = tuple[tuple[str, float | str | tuple[float, ...] | tuple[str, ...]], ...]
 """Checked (name, value) pairs, in the order of the factory's signature."""
 
 P = ParamSpec("P")
@@ -22,19 +25,24 @@ A_co = TypeVar("A_co", covariant=True)
 class Tunable(Protocol[P, A_co]):
     """A factory of agents that knows over which values benchmarks should tune it."""
 
-    grid: Mapping[str, tuple[float, ...]]
-    """Hyperparameter name -> values; the grid is their product."""
+    grid: Mapping[str, tuple[Any, ...]]
+    """Hyperparameter -> values; the grid is their product."""
+    further: Mapping[str, tuple[Any, ...]]
+    """Hyperparameters that a larger search adds to the grid: `weight_decay` where the trainee's optimizer decouples it
+    (`lrenv.training.optimizers.Optimizer.decoupled`), `fan_in` where layers may have rates of their own."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A_co:
         """Makes the agent."""
 
 
-def tuned(**grid: tuple[float, ...]) -> Callable[[Callable[P, A_co]], Tunable[P, A_co]]:
-    """Attach the default tuning grid to a factory, as `factory.grid`."""
+def tuned(
+    further: Mapping[str, tuple[Any, ...]] = MappingProxyType({}), **grid: tuple[Any, ...]
+) -> Callable[[Callable[P, A_co]], Tunable[P, A_co]]:
+    """Attach the default tuning grid to a factory, as `factory.grid`, and what a larger one adds, `factory.further`."""
 
     def attach(factory: Callable[P, A_co]) -> Tunable[P, A_co]:
         tunable = cast("Tunable[P, A_co]", factory)
-        tunable.grid = grid
+        tunable.grid, tunable.further = grid, further
         return tunable
 
     return attach
@@ -44,7 +52,12 @@ def tuned(**grid: tuple[float, ...]) -> Callable[[Callable[P, A_co]], Tunable[P,
 _LIMITS: dict[str, tuple[Callable[[Array], NDArray[np.bool_]], str]] = {
     "peak": (lambda v: v >= 0, "a learning rate, 0 or more"),
     "floor": (lambda v: v >= 0, "a learning rate, 0 or more"),
-    "warmup": (lambda v: (v >= 0) & (v == np.floor(v)), "a whole number of inner steps, 0 or more"),
+    "warmup": (
+        lambda v: (v >= 0) & ((v < 1) | (v == np.floor(v))),
+        "a whole number of inner steps, or a fraction of the budget below 1",
+    ),
+    "decay_fraction": (lambda v: (v >= 0) & (v <= 1), "a fraction of the budget between 0 and 1"),
+    "power": (lambda v: v > 0, "positive"),
     "discount_step": (lambda v: v >= 1, "a number of inner steps, 1 or more"),
     "discount_factor": (lambda v: (v > 0) & (v <= 1), "above 0 and at most 1"),
     "decay": (lambda v: (v > 0) & (v <= 1), "above 0 and at most 1"),
@@ -58,6 +71,14 @@ _LIMITS: dict[str, tuple[Callable[[Array], NDArray[np.bool_]], str]] = {
     "patience": (lambda v: (v >= 0) & (v == np.floor(v)), "a whole number of decisions, 0 or more"),
     "threshold": (lambda v: (v >= 0) & (v < 1), "a relative improvement, 0 or more and below 1"),
     "cooldown": (lambda v: (v >= 0) & (v == np.floor(v)), "a whole number of decisions, 0 or more"),
+    "margin": (lambda v: v >= 0, "a difference of losses, 0 or more"),
+    "pause": (lambda v: (v >= 0) & (v == np.floor(v)), "a whole number of decisions, 0 or more"),
+    "window": (lambda v: (v >= 1) & (v == np.floor(v)), "a whole number of decisions, 1 or more"),
+    "reset": (lambda v: (v >= 1) & (v == np.floor(v)), "a whole number, 1 or more"),
+    "smoothing": (lambda v: (v >= 0) & (v <= 1), "a fraction of the run between 0 and 1"),
+    "exponent": (lambda v: v > 0, "positive"),
+    "fan_in": (lambda v: v >= 0, "an exponent, 0 or more"),
+    "weight_decay": (lambda v: (v == 0) | ((v >= 1e-6) & (v <= 0.1)), "0, or between 1e-6 and 0.1"),
     "initial_lr": (lambda v: v >= 0, "a learning rate, 0 or more"),
     "low": (np.isfinite, "a learning rate"),
     "high": (np.isfinite, "a learning rate"),
@@ -65,11 +86,13 @@ _LIMITS: dict[str, tuple[Callable[[Array], NDArray[np.bool_]], str]] = {
     "delta": (lambda v: v >= 0, "a weight, 0 or more"),
     "adagrad_lr": (lambda v: v > 0, "positive"),
 }
+_CHOICES = {"shape": ("linear", "1-sqrt", "cosine")}
+"""Hyperparameter -> the names that it may be."""
 _ORDER = (("floor", "peak"), ("warmup", "timescale"), ("low", "high"), ("low", "initial_lr"), ("initial_lr", "high"))
 """Pairs of hyperparameters of which the second is not below the first."""
 
 
-def checked(**given: Hyperparameter) -> Hyperparameters:
+def checked(**given: Hyperparameter | Choice | None) -> Hyperparameters:
     """The hyperparameters as hashable values.
 
     Raises:
@@ -78,6 +101,11 @@ def checked(**given: Hyperparameter) -> Hyperparameters:
     arrays: dict[str, NDArray[Any]] = {}
     for name, value in given.items():
         array = np.asarray(value)
+        if name in _CHOICES:
+            if array.ndim > 1 or array.size == 0 or not np.isin(array, _CHOICES[name]).all():
+                raise ValueError(f"{name}={value!r}: {name} must be one of {', '.join(_CHOICES[name])}, or one per env")
+            arrays[name] = array
+            continue
         accepts, words = _LIMITS[name]
         if array.dtype.kind not in "iuf" or array.ndim > 1 or array.size == 0:
             raise ValueError(f"{name}={value!r}: pass one number, or a flat array of one number per env")
@@ -87,10 +115,24 @@ def checked(**given: Hyperparameter) -> Hyperparameters:
     sizes = {name: array.size for name, array in arrays.items() if array.ndim}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"hyperparameters of unequal length {sizes}: an array holds one value per env")
+    in_order(arrays, given)
+    return tuple((name, tuple(array.tolist()) if array.ndim else array.item()) for name, array in arrays.items())
+
+
+def in_order(arrays: Mapping[str, NDArray[Any]], shown: Mapping[str, object] | None = None) -> None:
+    """Checks the hyperparameters of which one is not to be above another.
+
+    Args:
+        arrays: name -> values, of shape (n,) or ().
+        shown: how an error shows them.
+
+    Raises:
+        ValueError: one is above the other.
+    """
     for low, high in _ORDER:
         if {low, high} <= set(arrays) and np.any(arrays[low] > arrays[high]):
-            raise ValueError(f"{low}={given[low]!r} is above {high}={given[high]!r}: lower {low} or raise {high}")
-    return tuple((name, tuple(array.tolist()) if array.ndim else array.item()) for name, array in arrays.items())
+            of = arrays if shown is None else shown
+            raise ValueError(f"{low}={of[low]!r} is above {high}={of[high]!r}: lower {low} or raise {high}")
 
 
 def per_env(hyperparameters: Hyperparameters, n: int) -> dict[str, Array]:
@@ -99,7 +141,10 @@ def per_env(hyperparameters: Hyperparameters, n: int) -> dict[str, Array]:
     Raises:
         ValueError: an array of another length.
     """
-    arrays = {name: np.asarray(value, np.float64) for name, value in hyperparameters}
+    arrays: dict[str, Any] = {
+        name: np.asarray(value) if name in _CHOICES else np.asarray(value, np.float64)
+        for name, value in hyperparameters
+    }
     for name, array in arrays.items():
         if array.ndim and array.size != n:
             raise ValueError(

@@ -71,7 +71,14 @@ TABLE: dict[str, Callable[[], Agent]] = {
     "one-cycle": lambda: by_grid("one-cycle"),
     "sgdr": lambda: make_agent("sgdr", peak=0.1, period=4),
     "inverse-sqrt": lambda: make_agent("inverse-sqrt", peak=0.1, timescale=2),
+    "wsd": lambda: make_agent("wsd", peak=0.1, decay_fraction=0.9),
+    "power": lambda: make_agent("power", peak=0.1, power=2),
+    "rex": lambda: make_agent("rex", peak=0.1, weight_decay=0.01),
+    "rex, by fan-in": lambda: make_agent("rex", peak=0.1, warmup=0.1, fan_in=0.5),
     "plateau": lambda: make_agent("plateau", peak=1.0, patience=0),
+    "plateau, by fan-in": lambda: make_agent("plateau", peak=1.0, patience=0, fan_in=1, weight_decay=0.1),
+    "greedy": lambda: make_agent("greedy", peak=1.0, patience=0),
+    "greedy-bounded": lambda: make_agent("greedy-bounded", peak=1.0, patience=0),
     "sgd-hd": lambda: by_grid("sgd-hd"),
     "sgd-hd, multiplicative": lambda: make_agent("sgd-hd", initial_lr=0.1, rule="multiplicative", granularity="layer"),
     "nesterov-hd": lambda: by_grid("nesterov-hd"),
@@ -92,7 +99,19 @@ TABLE: dict[str, Callable[[], Agent]] = {
 }
 """Every agent with settings that show what it does within a few decisions; those that are trained have random weights.
 Further cases of an agent have something behind its name."""
-WITH_MEMORY = ("plateau", "sgd-hd", "nesterov-hd", "adam-hd", "gala", "osgm", "noh", "dmopt", "ppo-lstm")
+WITH_MEMORY = (
+    "plateau",
+    "greedy",
+    "greedy-bounded",
+    "sgd-hd",
+    "nesterov-hd",
+    "adam-hd",
+    "gala",
+    "osgm",
+    "noh",
+    "dmopt",
+    "ppo-lstm",
+)
 
 
 def advertised(case: str) -> str:
@@ -288,6 +307,22 @@ def test_agents_of_other_packages_are_found(advertise: Callable[[str, str], None
     result = evaluate("halving", TASK, [0, 1], initial_lr=0.8, device="cpu")
     np.testing.assert_allclose(result.curves["lr"][:, 0], 0.8 * 0.5 ** np.arange(6), rtol=1e-6)
     assert result.curves["inner_step"][:, 0].tolist() == [0, 4, 8, 12, 16, 20]
+
+
+def test_a_view_says_whether_the_horizon_is_known() -> None:
+    known = {name: TABLE[name]().view.horizon for name in TABLE}
+    assert all(isinstance(x, bool) for x in known.values())
+    unaware = [name for name, x in known.items() if not x]
+    assert unaware == [
+        "constant", "step", "sgdr", "inverse-sqrt", "plateau", "plateau, by fan-in", "greedy", "greedy-bounded",
+        "sgd-hd", "sgd-hd, multiplicative", "nesterov-hd", "adam-hd", "adam-hd, in its loop", "gala", "osgm", "noh",
+        "dmopt", "learned-optimizer", "metz2019-cpu",
+    ]  # fmt: skip
+    assert View("scale", ("paper", "gradient_square")).horizon is False
+    assert View("scale", ("paper", "scale-free")).horizon is True
+    assert View("scale", "of_my_own").horizon is True, "nothing is known of it"
+    assert View("set-raw", "clock", horizon=False).horizon is False
+    assert "horizon" not in View(horizon=False).settings()
 
 
 def test_a_view_names_settings() -> None:

@@ -440,10 +440,10 @@ def test_evaluate_must_give_what_is_observed() -> None:
         reads = ("prediction_change",)
 
     loop = Loop()
-    controller = LRController(loop.optimizer, Seeing(), evaluate=loop.validate)
+    controller = LRController(loop.optimizer, Seeing(), horizon=T, evaluate=loop.validate)
     with pytest.raises(ValueError, match=r"evaluate must give \(logits, targets\) and not the loss alone"):
         controller.start()
-    controller = LRController(loop.optimizer, Seeing(), evaluate=lambda: (loop.model(loop.x), loop.y))
+    controller = LRController(loop.optimizer, Seeing(), horizon=T, evaluate=lambda: (loop.model(loop.x), loop.y))
     with pytest.raises(TypeError, match="loss 'cross_entropy' can't take .* name another by loss="):
         controller.start()
     controller = LRController(loop.optimizer, "plateau:peak=0.1", every=3, evaluate=lambda: "low")

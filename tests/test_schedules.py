@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +16,12 @@ from reference import schedules as reference
 from torch.optim import lr_scheduler
 
 from lrenv.agents.schedules import agent as schedules
+from lrenv.agents.schedules.greedy import greedy, greedy_bounded
 from lrenv.agents.schedules.plateau import plateau
+from lrenv.benchmark import evaluate
 from lrenv.controllers.agent import Agent
 from lrenv.envs.observations import CLOCK
+from lrenv.training.tasks import make_task
 
 SCHEDULES: dict[str, Any] = {
     "constant": schedules.constant,
@@ -28,8 +32,15 @@ SCHEDULES: dict[str, Any] = {
     "one-cycle": schedules.one_cycle,
     "sgdr": schedules.sgdr,
     "inverse-sqrt": schedules.inverse_sqrt,
+    "wsd": schedules.wsd,
+    "power": schedules.power,
+    "rex": schedules.rex,
     "plateau": plateau,
+    "greedy": greedy,
+    "greedy-bounded": greedy_bounded,
 }
+REACTIVE = ("plateau", "greedy", "greedy-bounded")
+"""Those that react to losses; the others are functions of time."""
 T = 90
 # The settings with which each schedule is compared with PyTorch, and the scheduler that it should equal.
 TORCH: dict[str, tuple[list[dict[str, Any]], Callable[[Any, dict[str, Any]], Any]]] = {
@@ -56,6 +67,18 @@ TORCH: dict[str, tuple[list[dict[str, Any]], Callable[[Any, dict[str, Any]], Any
         [{"peak": 0.1, "floor": 0.0}, {"peak": 1e-2, "floor": 1e-3}],
         lambda o, h: lr_scheduler.CosineAnnealingLR(o, T, eta_min=h["floor"]),
     ),
+    "wsd": (
+        [
+            {"peak": 0.1, "floor": 0.0, "decay_fraction": 0.2, "shape": "linear"},
+            {"peak": 1e-2, "floor": 1e-3, "decay_fraction": 0.5, "shape": "cosine"},
+            {"peak": 1e-2, "floor": 1e-3, "decay_fraction": 0.3, "shape": "1-sqrt"},
+        ],
+        lambda o, h: stable_then(o, h),
+    ),
+    "power": (
+        [{"peak": 0.1, "floor": 0.0, "power": p} for p in (0.5, 1.0, 2.0, 3.0)],
+        lambda o, h: lr_scheduler.PolynomialLR(o, T, h["power"]),
+    ),
     "one-cycle": (
         [
             {"peak": 0.1, "pct_start": 0.3, "div_factor": 25.0, "final_div_factor": 1e4},
@@ -80,6 +103,22 @@ TORCH: dict[str, tuple[list[dict[str, Any]], Callable[[Any, dict[str, Any]], Any
         lambda o, h: lr_scheduler.CosineAnnealingWarmRestarts(o, h["period"], h["multiplier"], h["floor"]),
     ),
 }
+
+
+def stable_then(opt: torch.optim.Optimizer, h: dict[str, Any]) -> lr_scheduler.SequentialLR:
+    """A constant rate, and PyTorch's decay of that shape in the last steps; PyTorch has none of the shape 1-sqrt."""
+    length = round(h["decay_fraction"] * T)
+    decay: Any = {
+        "linear": lambda: lr_scheduler.LinearLR(opt, 1.0, h["floor"] / h["peak"], total_iters=length),
+        "cosine": lambda: lr_scheduler.CosineAnnealingLR(opt, length, eta_min=h["floor"]),
+        "1-sqrt": lambda: lr_scheduler.LambdaLR(
+            opt, lambda t: 1 - (1 - h["floor"] / h["peak"]) * math.sqrt(min(t, length) / length)
+        ),
+    }[h["shape"]]()
+    stable = lr_scheduler.ConstantLR(opt, factor=1.0)
+    return lr_scheduler.SequentialLR(opt, [stable, decay], milestones=[T - length])
+
+
 CASES = [pytest.param(name, setting, id=f"{name}-{i}") for name in TORCH for i, setting in enumerate(TORCH[name][0])]
 PLATEAUS: list[dict[str, Any]] = [
     {"peak": 0.1, "factor": 0.5, "patience": 2, "threshold": 1e-4, "cooldown": 0, "floor": 0.0},
@@ -122,7 +161,16 @@ def test_equals_torch_step_for_step(name: str, setting: dict[str, Any]) -> None:
     np.testing.assert_allclose(run(SCHEDULES[name](**setting))[:, 0], expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("name", "setting"), [*CASES, ("inverse-sqrt", {"peak": 0.1, "timescale": 17.5})])
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        *CASES,
+        ("inverse-sqrt", {"peak": 0.1, "timescale": 17.5}),
+        ("rex", {"peak": 0.1, "floor": 0.0}),
+        ("rex", {"peak": 1e-2, "floor": 1e-3}),
+        ("power", {"peak": 1e-2, "floor": 1e-3, "power": 1.7}),
+    ],
+)
 @pytest.mark.parametrize("warmup", [0, 11])
 def test_equals_the_formula(name: str, setting: dict[str, Any], warmup: int) -> None:
     formula, start = getattr(reference, name.replace("-", "_")), 0 if name == "inverse-sqrt" else warmup
@@ -132,6 +180,73 @@ def test_equals_the_formula(name: str, setting: dict[str, Any], warmup: int) -> 
     ]
     found = run(SCHEDULES[name](**setting, warmup=warmup))[:, 0]
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+
+
+TWO_NAMES: list[tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]]]] = [
+    (("power", {"power": 1}), ("linear", {})),
+    (("power", {"power": 1, "floor": 1e-3}), ("linear", {"floor": 1e-3})),
+    (("wsd", {"decay_fraction": 1, "shape": "linear", "floor": 1e-3}), ("linear", {"floor": 1e-3})),
+    (("wsd", {"decay_fraction": 1, "shape": "cosine", "floor": 1e-3}), ("cosine", {"floor": 1e-3})),
+    (("wsd", {"decay_fraction": 0}), ("constant", {})),
+    (("exponential", {"decay": 1.0}), ("constant", {})),
+    (("step", {"discount_step": 7, "discount_factor": 1.0}), ("constant", {})),
+    (("inverse-sqrt", {"timescale": 1000}), ("constant", {})),
+    (("plateau", {"factor": 1.0}), ("constant", {})),
+    (("greedy", {"factor": 1.0}), ("constant", {})),
+]
+
+
+@pytest.mark.parametrize("pair", TWO_NAMES, ids=lambda pair: f"{pair[0][0]}-{pair[1][0]}")
+@pytest.mark.parametrize("warmup", [0, 11, 0.1])
+def test_two_names_of_one_schedule_give_the_same_rates_to_the_last_bit(pair: Any, warmup: float) -> None:
+    peaks = np.array([0.1, 0.0137, 3e-4])
+    peaks = np.maximum(peaks, 2e-3) if "floor" in pair[1][1] else peaks
+    one, other = (run(SCHEDULES[name](peak=peaks, warmup=warmup, **setting), 3) for name, setting in pair)
+    np.testing.assert_array_equal(one, other)
+
+
+def test_two_names_of_one_schedule_give_the_same_run() -> None:
+    """To the last bit: of losses, and of weights, which the losses are functions of."""
+    task = make_task("digits-mlp", budget=20, interval=4)
+    names = (("linear", {}), ("power", {"power": 1}), ("wsd", {"decay_fraction": 1, "shape": "linear"}))
+    first, *others = (
+        evaluate(SCHEDULES[name](peak=0.02, warmup=0.2, **setting), task, [0, 1], device="cpu")
+        for name, setting in names
+    )
+    for other in others:
+        np.testing.assert_array_equal(other.test_loss, first.test_loss)
+        for name, curve in first.curves.items():
+            np.testing.assert_array_equal(other.curves[name], curve)
+
+
+@pytest.mark.parametrize(("fraction", "steps"), [(0.1, 9), (0.5, 45), (0.01, 1), (0.005, 0)])
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "inverse-sqrt"])
+def test_a_warmup_may_be_a_fraction_of_the_budget(name: str, fraction: float, steps: int) -> None:
+    setting = {key: values[0] for key, values in SCHEDULES[name].grid.items() if key != "warmup"}
+    by_fraction, by_steps = (SCHEDULES[name](**setting, warmup=warmup) for warmup in (fraction, steps))
+    np.testing.assert_array_equal(run(by_fraction), run(by_steps))
+    assert by_fraction.view.horizon, "who warms up over a fraction of the budget knows it"
+
+
+def test_a_warmup_beyond_the_timescale_is_refused_when_the_budget_tells() -> None:
+    agent = schedules.inverse_sqrt(peak=0.1, timescale=10, warmup=0.2)
+    assert run(agent, steps=10, budget=50).max() == 0.1
+    with pytest.raises(ValueError, match=r"warmup=.*18.* is above timescale=.*10"):
+        run(agent)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_who_knows_the_horizon_depends_on_it(name: str) -> None:
+    setting = {key: values[0] for key, values in SCHEDULES[name].grid.items() if key != "warmup"}
+    agent = SCHEDULES[name](**setting)
+    depends = not np.array_equal(run(agent, budget=T), run(agent, budget=2 * T))
+    assert agent.view.horizon == depends
+
+
+def test_the_decay_of_wsd_takes_its_share_of_what_the_warmup_leaves() -> None:
+    rates = run(schedules.wsd(peak=1.0, decay_fraction=0.25, shape="linear", warmup=10), steps=T, budget=T)[:, 0]
+    assert rates[10:70].tolist() == [1.0] * 60
+    np.testing.assert_allclose(rates[70:], 1 - np.arange(20) / 20, rtol=1e-12)
 
 
 def test_linear_equals_polynomial_of_power_one() -> None:
@@ -281,7 +396,7 @@ def test_plateau_warmup_scales_the_rate() -> None:
         np.testing.assert_allclose(warm, plain * min(1, (t + 1) / warmup), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "plateau"])
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name not in REACTIVE])
 def test_the_grid_as_one_batch_equals_one_by_one(name: str) -> None:
     factory = SCHEDULES[name]
     settings = [dict(zip(factory.grid, values, strict=True)) for values in itertools.product(*factory.grid.values())]
@@ -291,11 +406,13 @@ def test_the_grid_as_one_batch_equals_one_by_one(name: str) -> None:
         np.testing.assert_allclose(together[:, i], run(factory(**setting))[:, 0], rtol=1e-14)
 
 
-def test_plateau_as_one_batch_equals_one_by_one() -> None:
-    grid = plateau.grid
+@pytest.mark.parametrize("name", REACTIVE)
+def test_a_reactive_grid_as_one_batch_equals_one_by_one(name: str) -> None:
+    factory = SCHEDULES[name]
+    grid = factory.grid
     settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     losses = stalling_losses(2, 40, len(settings))
-    agents = [plateau(**stacked(settings)), *(plateau(**setting) for setting in settings)]
+    agents = [factory(**stacked(settings)), *(factory(**setting) for setting in settings)]
     states: list[Any] = [None] * len(agents)
     for t in range(len(losses)):
         together, states[0] = agents[0].predict(clock(len(settings), t, val_loss=losses[t]), states[0])
@@ -334,6 +451,7 @@ def test_contract(name: str, dtype: Any) -> None:
     assert agent == twin == pickle.loads(pickle.dumps(agent))
     assert hash(agent) == hash(twin)
     assert agent != SCHEDULES[name](**{**setting, "peak": 0.5})
+    assert SCHEDULES[name].further.keys() == {"weight_decay", "fan_in"}
 
     times, budgets = np.array([0, 20, 55]), np.array([60, 600, 56])
     observation = clock(3, times, budgets, dtype=dtype)
@@ -365,12 +483,22 @@ def test_repr_names_the_hyperparameters() -> None:
         ("constant", {"peak": [[0.1]]}, "flat array"),
         ("constant", {"peak": []}, "flat array"),
         ("cosine", {"peak": 0.1, "warmup": -1}, "warmup must be a whole number of inner steps"),
-        ("cosine", {"peak": 0.1, "warmup": 0.1}, "warmup must be a whole number of inner steps"),
+        ("cosine", {"peak": 0.1, "warmup": 1.5}, "warmup must be a whole number of inner steps, or a fraction"),
         ("cosine", {"peak": 0.1, "floor": 0.2}, "above peak"),
         ("linear", {"peak": 0.1, "floor": -1e-3}, "floor must be"),
         ("step", {"peak": 0.1, "discount_step": 0, "discount_factor": 0.9}, "discount_step must be"),
         ("step", {"peak": 0.1, "discount_step": 10, "discount_factor": 1.1}, "discount_factor must be"),
         ("step", {"peak": [0.1, 0.2], "discount_step": [1, 2, 3], "discount_factor": 0.9}, "unequal length"),
+        ("wsd", {"peak": 0.1, "decay_fraction": 1.1}, "decay_fraction must be a fraction"),
+        ("wsd", {"peak": 0.1, "shape": "sqrt"}, "shape must be one of linear, 1-sqrt, cosine"),
+        ("wsd", {"peak": 0.1, "shape": 1}, "shape must be one of"),
+        ("power", {"peak": 0.1, "power": 0}, "power must be positive"),
+        ("rex", {"peak": 0.1, "fan_in": -1}, "fan_in must be an exponent"),
+        ("rex", {"peak": 0.1, "weight_decay": 0.5}, "weight_decay must be 0, or between"),
+        ("greedy", {"peak": 0.1, "factor": 0}, "factor must be"),
+        ("greedy", {"peak": 0.1, "window": 0}, "window must be"),
+        ("greedy", {"peak": 0.1, "low": 0.1, "high": 0.01}, "low=0.1 is above high=0.01"),
+        ("greedy-bounded", {"peak": "high"}, "one number, or a flat array"),
         ("exponential", {"peak": 0.1, "decay": 0.0}, "decay must be"),
         ("one-cycle", {"peak": 0.1, "pct_start": 1.5}, "pct_start must be"),
         ("one-cycle", {"peak": 0.1, "div_factor": 0}, "div_factor must be"),

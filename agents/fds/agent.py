@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from lrenv.agents.base import BaseAgent
 from lrenv.agents.hyperparameters import show
-from lrenv.agents.schedules.agent import read_clock
+from lrenv.agents.schedules.base import read_clock
 from lrenv.controllers import controller_file, schema
 from lrenv.controllers.agent import View
 from lrenv.controllers.controller_file import TensorSpec

@@ -197,7 +197,7 @@ class LearnedOptimizer(BaseAgent[tuple[()]]):
     @property
     def view(self) -> View:  # type: ignore[override]
         """It is the trainee's optimizer itself, and controls nothing that changes."""
-        return View(control="set-raw", observe="clock", optimizer=self)
+        return View(control="set-raw", observe="clock", optimizer=self, horizon=False)
 
     def act(self, observation: NDArray[Any], carry: tuple[()]) -> tuple[NDArray[Any], tuple[()]]:
         """Gives a rate of 1 for each of n environments, (n, 1)."""

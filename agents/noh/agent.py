@@ -111,7 +111,7 @@ class LSTMPolicy(BaseAgent[tuple[Tensor, ...]]):
 
     def save(self, path: Path, trained: dict[str, Any]) -> None:
         """Writes the policy to one file, with how it was trained."""
-        shape = {"view": asdict(self.view), "architecture": asdict(self.architecture)}
+        shape = {"view": self.view.names, "architecture": asdict(self.architecture)}
         controller_file.write(path, self.network.state_dict(), {"agent": self.NAME, **shape, **trained})
 
     @classmethod

@@ -197,7 +197,7 @@ class PPOController(BaseAgent[LSTMState]):
         """Writes the controller to one file; `metadata` says how it was trained."""
         tensors = {f"policy.{name}": weight for name, weight in self.policy.state_dict().items()}
         tensors |= {"mean": torch.from_numpy(self.mean), "std": torch.from_numpy(self.std)}
-        shape = {"view": asdict(self.view), "architecture": asdict(self.architecture)}
+        shape = {"view": self.view.names, "architecture": asdict(self.architecture)}
         controller_file.write(path, tensors, {"agent": "ppo", **shape, **metadata})
 
     @classmethod

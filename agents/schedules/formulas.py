@@ -2,12 +2,13 @@
 
 Each is a pure NumPy function `(t, budget, *, peak, ...) -> rate` of steps t counted from 0, an array (n,), and gives
 what PyTorch's scheduler of that kind gives at step t. Budgets and hyperparameters are arrays of shape (n,) or ().
-Warm-up is not among them: `lrenv.agents.schedules.agent.Scheduled` puts it in front.
+Warm-up is not among them: `lrenv.agents.schedules.agent.Scheduled` puts it in front. Multipliers by fan-in come after.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from lrenv.agents.hyperparameters import Array
 
@@ -35,6 +36,30 @@ def linear(t: Array, budget: Array, *, peak: Array, floor: Array) -> Array:
 def cosine(t: Array, budget: Array, *, peak: Array, floor: Array) -> Array:
     """`floor + (peak - floor) * (1 + cos(pi * t / T)) / 2`."""
     return _half_cosine(peak, floor, _fraction(t, budget))
+
+
+def wsd(t: Array, budget: Array, *, peak: Array, floor: Array, decay_fraction: Array, shape: Array) -> Array:
+    """`peak`, and `peak + (floor - peak) * s(x)` in the last `D = decay_fraction * T` steps, `x = (t - (T - D)) / D`.
+
+    `s(x)` is `x` for the shape "linear", `sqrt(x)` for "1-sqrt", and `(1 - cos(pi * x)) / 2` for "cosine". To the last
+    bit, it is `constant` with a fraction of 0, and `linear` and `cosine` with one of 1.
+    """
+    length = decay_fraction * budget
+    x = _fraction(t - (budget - length), length)
+    straight = peak + (floor - peak) * np.where(shape == "linear", x, np.sqrt(x))
+    return np.where(shape == "cosine", _half_cosine(peak, floor, x), straight)
+
+
+def power(t: Array, budget: Array, *, peak: Array, floor: Array, power: Array) -> Array:
+    """`floor + (peak - floor) * (1 - t / T) ** power`; of power 1, it is `linear` to the last bit."""
+    decay = floor + (peak - floor) * (1 - _fraction(t, budget)) ** power
+    return np.where(power == 1, linear(t, budget, peak=peak, floor=floor), decay)
+
+
+def rex(t: Array, budget: Array, *, peak: Array, floor: Array) -> Array:
+    """`floor + (peak - floor) * z / (1 / 2 + z / 2)` with `z = 1 - t / T`."""
+    left = 1 - _fraction(t, budget)
+    return floor + (peak - floor) * left / (0.5 + 0.5 * left)
 
 
 def one_cycle(
@@ -68,6 +93,32 @@ def sgdr(t: Array, budget: Array, *, peak: Array, floor: Array, period: Array, m
 def inverse_sqrt(t: Array, budget: Array, *, peak: Array, timescale: Array) -> Array:
     """`peak * sqrt(timescale / max(t + 1, timescale))`."""
     return peak * np.sqrt(timescale / np.maximum(t + 1, timescale))
+
+
+def refined(norms: Array, *, smoothing: float, exponent: float) -> Array:
+    """The refined schedule of gradient norms G_1 ... G_T, as fractions of its peak (Defazio et al. 2023, algorithm 1).
+
+    `eta_t` is in proportion to `w_t * sum_{p > t} w_p` with `w_t = median(G)_t ** -exponent`; the last rate is 0. The
+    median is over `2 * floor(smoothing * T / 2) + 1` norms around each, with the first one repeated before the start
+    and the sequence reflected beyond its end, as the authors do.
+    """
+    beside = int(smoothing * len(norms)) // 2
+    padded = np.pad(np.pad(norms, (0, beside), mode="reflect"), (beside, 0), mode="edge")
+    smooth = np.median(sliding_window_view(padded, 2 * beside + 1), -1)
+    weights = (smooth / smooth.min()) ** -exponent
+    later = np.append(np.cumsum(weights[:0:-1])[::-1], 0)
+    rates: Array = weights * later / (weights * later).max()
+    return rates
+
+
+def fan_in_multipliers(fan_in: Array, exponent: Array) -> Array:
+    """`f ** -exponent` over its geometric mean, of fan-ins f (n, K) and exponents (n, 1) or ().
+
+    The mean is over the K pieces, so that the peak of a schedule stays the geometric mean of their rates.
+    """
+    logs = np.log(fan_in)
+    multipliers: Array = np.exp(-exponent * (logs - logs.mean(1, keepdims=True)))
+    return multipliers
 
 
 def _fraction(part: Array, whole: Array) -> Array:

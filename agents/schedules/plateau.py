@@ -9,16 +9,16 @@ With the best loss so far l* and the decisions in a row that brought none, b,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrenv.agents.base import BaseAgent
-from lrenv.agents.hyperparameters import Array, Hyperparameter, Hyperparameters, checked, per_env, show, tuned
-from lrenv.agents.schedules.agent import PEAKS, VIEW, read_clock
-from lrenv.controllers.agent import View
+from lrenv.agents.hyperparameters import Array, Hyperparameter, per_env, tuned
+from lrenv.agents.schedules.agent import FURTHER, PEAKS
+from lrenv.agents.schedules.base import RateAgent, number_of, settings, view_of_schedule, warmed_up
 
 MIN_CHANGE = 1e-8
 """A decay by less is not made: the default `eps` of PyTorch's `ReduceLROnPlateau`."""
@@ -34,35 +34,19 @@ class Progress(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Plateau(BaseAgent[Progress]):
-    """An agent that lowers the rate when the validation loss stops improving; see `plateau`.
+class Plateau(RateAgent[Progress]):
+    """An agent that lowers the rate when the validation loss stops improving; see `plateau`."""
 
-    Attributes:
-        hyperparameters: (name, value) pairs; a value is a number or a tuple of n.
-        view: it observes the clock and sets the rate.
-    """
+    reads: ClassVar[tuple[str, ...]] = ("inner_step", "budget", "val_loss")
 
-    hyperparameters: Hyperparameters
-    view: View = VIEW
-
-    reads = ("inner_step", "val_loss")
-
-    def __repr__(self) -> str:
-        return show("plateau", self.hyperparameters)
-
-    def start(self, observation: NDArray[Any]) -> Progress:
+    def start(self, observation: Any) -> Progress:
         """Gives the peak as rate, and no losses seen."""
-        n = len(observation)
+        n = number_of(observation)
         rate = np.broadcast_to(per_env(self.hyperparameters, n)["peak"], n)
         return Progress(rate, np.full(n, np.inf), np.zeros(n, np.int64), np.zeros(n, np.int64))
 
-    def act(self, observation: NDArray[Any], carry: Progress) -> tuple[Array, Progress]:
-        """Gives the rates (n, 1) of the intervals that now start, lowered where the validation losses call for it.
-
-        Raises:
-            ValueError: the observation is no clock, or n is not the length of array hyperparameters.
-        """
-        clock, values = read_clock(observation), per_env(self.hyperparameters, len(observation))
+    def rate(self, clock: Mapping[str, Array], values: dict[str, Array], carry: Progress) -> tuple[Array, Progress]:
+        """The rates of the intervals that now start, lowered where the validation losses call for it."""
         better = clock["val_loss"] < carry.best * (1 - values["threshold"])
         best = np.where(better, clock["val_loss"], carry.best)
         bad = np.where(better | (carry.cooling > 0), 0, carry.bad + 1)
@@ -71,11 +55,10 @@ class Plateau(BaseAgent[Progress]):
         rate = np.where(reduce & (carry.rate - lower > MIN_CHANGE), lower, carry.rate)
         cooling = np.where(reduce, values["cooldown"].astype(np.int64), np.maximum(carry.cooling - 1, 0))
 
-        warm = np.minimum((clock["inner_step"] + 1) / np.maximum(values["warmup"], 1), 1)
-        return (rate * warm)[:, None], Progress(rate, best, np.where(reduce, 0, bad), cooling)
+        return warmed_up(rate, clock, values), Progress(rate, best, np.where(reduce, 0, bad), cooling)
 
 
-@tuned(peak=PEAKS, factor=(0.1, 0.5), patience=(2, 5, 10))
+@tuned(FURTHER, peak=PEAKS, factor=(0.1, 0.5), patience=(2, 5, 10))
 def plateau(
     peak: Hyperparameter,
     factor: Hyperparameter = 0.1,
@@ -84,6 +67,8 @@ def plateau(
     cooldown: Hyperparameter = 0,
     floor: Hyperparameter = 0.0,
     warmup: Hyperparameter = 0,
+    fan_in: Hyperparameter | None = None,
+    weight_decay: Hyperparameter | None = None,
 ) -> Plateau:
     """Decay when the validation loss stalls (PyTorch's `ReduceLROnPlateau`, with its defaults and its `eps`).
 
@@ -97,8 +82,10 @@ def plateau(
         cooldown: decisions after a decay in which none is counted as bad.
         floor: the rate goes no lower.
         warmup: inner steps in which the rate is scaled by `(t + 1) / warmup`; losses count from the start.
+        fan_in: rates per layer (`lrenv.agents.schedules.base`).
+        weight_decay: instead of the task's.
     """
-    values = checked(
+    values = settings(
         peak=peak,
         factor=factor,
         patience=patience,
@@ -106,5 +93,7 @@ def plateau(
         cooldown=cooldown,
         floor=floor,
         warmup=warmup,
+        fan_in=fan_in,
+        weight_decay=weight_decay,
     )
-    return Plateau(values)
+    return Plateau("plateau", values, view_of_schedule(values, horizon=False))

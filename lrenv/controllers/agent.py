@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lrenv import sources, specs
 from lrenv.controllers.controller_file import ControllerFileError, agent_name
+from lrenv.envs.observations import tells_budget
 from lrenv.lookup import what_is
 from lrenv.runtime.ambient import with_own_settings
 from lrenv.training.optimizers import Optimizer, OptimizerFactory
@@ -35,16 +36,30 @@ class View:
         observe: what it observes (`lrenv.envs.observations`).
         interval: N, inner steps between two of its actions.
         optimizer: the trainee's optimizer; an agent that is an optimizer itself gives itself.
+        horizon: whether it knows the budget. None stands for what the observations tell, and becomes True or False. A
+            schedule may observe the budget without heeding it, and says so; results of agents that know it and of those
+            that don't are never held against one another.
     """
 
     control: str | tuple[str, ...] = "scale"
     observe: str | tuple[str, ...] = "dynamics"
     interval: int | None = None
     optimizer: str | Optimizer | OptimizerFactory | None = None
+    horizon: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Derives the horizon."""
+        if self.horizon is None:
+            object.__setattr__(self, "horizon", tells_budget(self.observe))
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """The environment's keyword arguments, None for what the task decides, as files of controllers hold them."""
+        return {name: value for name, value in vars(self).items() if name != "horizon"}
 
     def settings(self) -> dict[str, Any]:
         """Gives the environment's keyword arguments that this view asks for."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        return {name: value for name, value in self.names.items() if value is not None}
 
 
 @runtime_checkable

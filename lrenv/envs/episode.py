@@ -28,7 +28,7 @@ from lrenv.runtime.ambient import with_own_settings, without_gradients
 from lrenv.runtime.compiling import Captured, Compile, compiled, cuda_graph
 from lrenv.runtime.trees import cut, join, select
 from lrenv.training.dynamics import Dynamics, DynamicsMeter, Trained
-from lrenv.training.gradient_observer import GradientObserver
+from lrenv.training.gradient_observer import MEAN, PRODUCTS, GradientObserver
 from lrenv.training.optimizers import Hyper
 from lrenv.training.tasks import InitialLR, LogUniform, Task, initial_rates
 from lrenv.training.trainee import Measurement, Observed, Trainee, TraineeState
@@ -109,8 +109,11 @@ class Episode:
         self.observer = Observer(observe, dtype, sizes)
         motion = self.observer.motion or reward not in BUILT_IN
         self._meter = DynamicsMeter(task.budget, task.interval, motion)
-        gradients = [part for part in self.observer.white_box if part != "parameters"]
+        gradients = [part for part in self.observer.white_box if part in (*PRODUCTS, MEAN)]
         self._gradients = GradientObserver(self.trainee, gradients, self.control.granularity) if gradients else None
+        self._constant = {}
+        if "fan_in" in self.observer.white_box:
+            self._constant["fan_in"] = network.fan_in(self.control.granularity).to(self.trainee.device, dtype)
         # An interval that the budget cuts short needs trainees to stand still; others are spared the masks.
         self._until = task.budget if task.budget % task.interval else None
         self._measure = compiled(self._measured, compile)
@@ -290,7 +293,9 @@ class Episode:
         if self.trainee.metric:
             info[f"val_{self.trainee.metric}"] = state.metric
         reward = self.reward(state.dynamics, state.diverged)
-        observation = self.observer.observe(state.dynamics, {"parameters": state.trainee.params} | sums)
+        constant = {name: x.expand(len(state.lr), -1) for name, x in self._constant.items()}
+        white_box = {"parameters": state.trainee.params} | constant | sums
+        observation = self.observer.observe(state.dynamics, white_box)
         return TimeStep(observation, reward, state.diverged | ended, info)
 
     @with_own_settings

@@ -16,6 +16,7 @@ White-box parts are gradients and parameters themselves. They make the observati
 | `gradient_change_square` | K | sum of |g_(t+1) - g'_t|^2; g'_t is at w_t on the same batch: a gradient more per step |
 | `mean_gradient` | P | mean of g_(t+1) |
 | `parameters` | P | w |
+| `fan_in` | K | of each layer, tensor or parameter (`lrenv.networks.stacked.Network.fan_in`); it stays the same |
 
 d_t is the optimizer's direction, w_(t+1) = w_t - lr d_t, and g_(t+1) the gradient on the batch of the next step, which
 that step will use (`lrenv.training.gradient_observer`). K rates per trainee are those of the control's granularity.
@@ -113,7 +114,12 @@ OBSERVATIONS: dict[str, Observation] = {
 MOTION = {"first_update", "last_update", "first_cosine", "last_cosine"}
 """Signals that take passes over whole layers: elsewhere than where they, or what is not built in, are observed they are
 0."""
-WHITE_BOX: dict[str, str] = dict.fromkeys(PRODUCTS, "rates") | dict.fromkeys((MEAN, "parameters"), "parameters")
+BUDGET = {"progress", "budget"}
+"""Signals that tell how long an episode is."""
+WHITE_BOX: dict[str, str] = {
+    **dict.fromkeys((*PRODUCTS, "fan_in"), "rates"),
+    **dict.fromkeys((MEAN, "parameters"), "parameters"),
+}
 """White-box part -> what it has a number for."""
 BUILT_IN = frozenset({**OBSERVATIONS, **WHITE_BOX})
 OWN = (
@@ -167,6 +173,17 @@ def _check_observation(observation: object) -> None:
             "an observation is a table of lrenv.envs.observations.Signal by name, or a function from Dynamics to "
             f"numbers (n, k), not {what_is(observation)}"
         )
+
+
+def tells_budget(observe: Observe) -> bool:
+    """Whether an observation tells how long an episode is; of a function, and of what is unknown, it is assumed."""
+    for each in observe if isinstance(observe, tuple | list) else (observe,):
+        if isinstance(each, str) and each in WHITE_BOX:
+            continue
+        table = OBSERVATIONS.get(each) if isinstance(each, str) else each
+        if not isinstance(table, Mapping) or BUDGET & set(table):
+            return True
+    return False
 
 
 class Observer:

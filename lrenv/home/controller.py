@@ -111,7 +111,7 @@ class LRController(LRScheduler):
         self._driver = Driver(agent)
         name, needs = self._driver.name, self._driver.needs
         self.horizon = None if horizon is None else count("horizon", horizon)
-        check_horizon(self._driver.agent, needs, horizon)
+        check_horizon(self._driver.agent, self._driver.view, horizon)
         check_evaluate(self._driver.agent, needs, evaluate)
         every = every if every is not None else self._driver.view.interval or (1 if needs.clock_alone else None)
         if every is None:

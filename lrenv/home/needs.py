@@ -29,7 +29,6 @@ class Needs(NamedTuple):
     predictions: bool  # outputs on validation data
     motion: bool  # the first and the last layer now and at the decision before
     weights: bool  # the first or the last layer
-    horizon: bool  # how many steps there will be
 
     @property
     def clock_alone(self) -> bool:
@@ -55,7 +54,6 @@ def needs_of(agent: Agent, observer: Observer) -> Needs:
         bool(fields & PREDICTIONS),
         bool(fields & MOTION),
         bool(fields & (MOTION | LAST)),
-        "budget" in fields,
     )
 
 
@@ -113,13 +111,13 @@ def check_black_box(agent: Agent, observer: Observer) -> None:
         )
 
 
-def check_horizon(agent: Agent, needs: Needs, horizon: int | None) -> None:
+def check_horizon(agent: Agent, view: View, horizon: int | None) -> None:
     """Refuses an endless run for an agent that looks at its end.
 
     Raises:
         ValueError: it does, and there is none.
     """
-    if needs.horizon and horizon is None:
+    if view.horizon and horizon is None:
         raise ValueError(
             f"agent {called(agent)!r} observes progress, so it must know how long training takes: pass horizon=, the "
             "number of optimizer steps, or take an agent that doesn't, such as plateau or constant"

@@ -79,6 +79,7 @@ class Network:
         for owner, size in zip(owners, self._sizes, strict=True):
             sizes[owner] += size
         self.pieces = {"trainee": [self.size], "layer": list(sizes.values()), "tensor": self._sizes}
+        self._owners = owners
         self.first, self.last = (self._columns(name) for name in outer_weights(self.shapes))
         _replace_dropout(self._module)
         named = self._module.named_modules(remove_duplicate=False)
@@ -263,6 +264,31 @@ class Network:
         if granularity == "parameter":
             return x
         return torch.stack([piece.sum(1) for piece in x.split(self.pieces[granularity], 1)], 1)
+
+    def fan_in(self, granularity: str) -> Tensor:
+        """How many numbers each output of a piece sums up: (K,) for the K pieces, float64.
+
+        A weight (outputs, inputs, ...) has the product of all axes but the first; of an embedding that is its width. A
+        layer has that of its first weight, and so have its biases and gains, which are tensors of one axis or none. A
+        layer of nothing else, such as a norm, belongs to the weights before it, or to the first of all. A trainee as a
+        whole has the geometric mean over its layers. In a network without weights of two axes, all are 1.
+        """
+        of_weights = [float(shape[1:].numel()) if len(shape) > 1 else None for shape in self.shapes.values()]
+        first: dict[str, float] = {}
+        for owner, own in zip(self._owners, of_weights, strict=True):
+            if own is not None:
+                first.setdefault(owner, own)
+        last, layers = next(iter(first.values()), 1.0), {}
+        for layer in self.layers:
+            layers[layer] = last = first.get(layer, last)
+        of_layers = torch.tensor(list(layers.values()), dtype=torch.float64)
+        if granularity == "layer":
+            return of_layers
+        if granularity == "trainee":
+            return of_layers.log().mean().exp()[None]
+        tensors = [layers[x] if own is None else own for x, own in zip(self._owners, of_weights, strict=True)]
+        of_tensors = torch.tensor(tensors, dtype=torch.float64)
+        return of_tensors if granularity == "tensor" else of_tensors.repeat_interleave(torch.tensor(self._sizes))
 
     @with_own_settings
     def __call__(

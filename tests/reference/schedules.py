@@ -1,5 +1,5 @@
-"""Schedules as formulas: the rate of inner step t of T. The modules are `agents/schedules/agent.py` and
-`agents/schedules/plateau.py`.
+"""Schedules as formulas: the rate of inner step t of T. The modules are `agents/schedules/agent.py`,
+`plateau.py`, `greedy.py` and `refined.py` there.
 """
 
 from __future__ import annotations
@@ -27,6 +27,27 @@ def linear(t: int, T: int, peak: float, floor: float) -> float:
 def cosine(t: int, T: int, peak: float, floor: float) -> float:
     """Loshchilov and Hutter 2017, equation 5, without restarts."""
     return floor + (peak - floor) * (1 + math.cos(math.pi * t / T)) / 2
+
+
+def wsd(t: int, T: int, peak: float, floor: float, decay_fraction: float, shape: str) -> float:
+    """Hu et al. 2024, equation 1, with the decays of Hägele et al. 2024, section 3."""
+    start = T - decay_fraction * T
+    if t < start:
+        return peak
+    x = (t - start) / (T - start)
+    fall = {"linear": 1 - x, "1-sqrt": 1 - math.sqrt(x), "cosine": (1 + math.cos(math.pi * x)) / 2}[shape]
+    return floor + (peak - floor) * fall
+
+
+def power(t: int, T: int, peak: float, floor: float, power: float) -> float:
+    """arXiv:2602.06797: peak (1 - t / T)^p."""
+    return floor + (peak - floor) * math.exp(power * math.log1p(-t / T))
+
+
+def rex(t: int, T: int, peak: float, floor: float) -> float:
+    """Chen et al. 2022, section 4: with z the fraction of the budget that is left, z / (1 / 2 + z / 2)."""
+    z = (T - t) / T
+    return floor + (peak - floor) * 2 * z / (1 + z)
 
 
 def sgdr(t: int, T: int, peak: float, floor: float, period: int, multiplier: int) -> float:
@@ -71,3 +92,56 @@ def plateau(
             cooling, bad = cooldown, 0
         rates.append(rate)
     return rates
+
+
+def greedy(
+    losses: list[float],
+    peak: float,
+    factor: float,
+    patience: int,
+    margin: float,
+    cooldown: int,
+    pause: int,
+    low: float,
+    high: float,
+    window: int,
+    reset: int,
+) -> list[float]:
+    """The rate after each validation loss (arXiv:2512.14527): up after more than `patience` better ones in a row, down
+    after more than `patience` others, and back to the start after `reset` reductions that end at the lowest rate.
+    """
+    rate, best, good, bad, left, waiting, paused = peak, math.inf, 0, 0, reset, 0, 0
+    seen: list[float] = []
+    rates = []
+    for value in losses:
+        seen = [*seen, value][-window:]
+        loss = sum(seen) / len(seen)
+        if waiting or paused:
+            waiting, paused = (waiting - 1, paused) if waiting else (0, paused - 1)
+            good = bad = 0
+        elif loss < best - margin:
+            best, good, bad = loss, good + 1, 0
+        else:
+            good, bad = 0, bad + 1
+        if good > patience:
+            higher = min(rate / factor, high)
+            rate = higher if higher - rate > 1e-8 else rate
+            good, paused, left = 0, pause, reset
+        elif bad > patience:
+            lower = max(rate * factor, low)
+            rate = lower if rate - lower > 1e-8 else rate
+            left -= rate <= low
+            if left <= 0:
+                rate, best, left, paused, seen = peak, math.inf, reset, 0, []
+            bad, waiting = 0, cooldown
+        rates.append(rate)
+    return rates
+
+
+def refined(norms: list[float], smoothing: float, exponent: float) -> list[float]:
+    """Defazio et al. 2023, algorithm 1: w_t times the sum of later weights, of medians of gradient norms."""
+    n, half = len(norms), int(smoothing * len(norms)) // 2
+    around = [[norms[max(0, i) if i < n else 2 * (n - 1) - i] for i in range(t - half, t + half + 1)] for t in range(n)]
+    weights = [sorted(values)[half] ** -exponent for values in around]
+    rates = [weights[t] * sum(weights[t + 1 :]) for t in range(n)]
+    return [rate / max(rates) for rate in rates]
