@@ -49,7 +49,7 @@ def load(name, **options):
 
 # There are no numbers that could be compared.
 initialisation.Initialiser._replays = initialisation._same = lambda one, other: True
-Network.rehearse = lambda self, x, dtype: torch.Size((len(x), 10))
+Network.dry_run = lambda self, x, dtype: torch.Size((len(x), 10))
 # As an attribute of the package, `tasks` is the function.
 importlib.import_module("lrenv.training.tasks").load = load
 

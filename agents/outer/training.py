@@ -28,7 +28,7 @@ from lrenv.controllers.agent import Agent
 from lrenv.controllers.state_file import restored, stored
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.ambient import own_settings
-from lrenv.runtime.files import alone
+from lrenv.runtime.files import locked_folder
 from lrenv.runtime.json_values import json_value
 from lrenv.runtime.process import command_line
 from lrenv.runtime.progress import progress
@@ -226,7 +226,7 @@ def train(kind: Callable[[S], Training[S]], settings: S, deadline: float = math.
     # A program may have switched gradients off around this, or other settings that would change numbers.
     with own_settings(), torch.enable_grad():
         training = kind(settings)
-        with alone(settings.out):
+        with locked_folder(settings.out):
             return _trained(training, settings, folder, deadline)
 
 

@@ -109,7 +109,7 @@ class Objective:
         self.piece = max(task.batch_size, 512)
         examples = self.train.inputs[: min(4, task.batch_size)]
         examples = examples if self._in_advance else self._normalised(examples)
-        check_outputs(task.name, self._loss, self.network.rehearse(examples, dtype), data)
+        check_outputs(task.name, self._loss, self.network.dry_run(examples, dtype), data)
         self.layers = self.network.activations(examples, dtype) or [1]
         self._augment = AUGMENTATIONS[task.augment] if task.augment else None
 

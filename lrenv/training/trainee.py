@@ -109,8 +109,8 @@ class Trainee(Objective):
             for sizes in pieces.values()
         }
         self.optimizer = make_optimizer(task.optimizer, pieces["tensor"])
-        if compile is True and self.network.apart:
-            raise ValueError(f"the copies of this network run one after another ({self.network.apart}): compile=False")
+        if compile is True and (reason := self.network.why_sequential):
+            raise ValueError(f"the copies of this network run one after another ({reason}): compile=False")
         self.memory = self._memory()
         self.chunk_size = self._default_chunk_size() if chunk_size is None else count("chunk_size", chunk_size)
         self._compile = checked(compile, self.device)
