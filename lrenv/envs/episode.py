@@ -253,7 +253,8 @@ class Episode:
         """
         # A tensor of its own: the loss before stays in the state, too.
         last = Measurement(state.dynamics.val_loss.clone(), state.metric, state.predictions)
-        measured = last if due is False else self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
+        weights = self.trainee.optimizer.evaluated(trainee.params, trainee.opt)
+        measured = last if due is False else self.trainee.evaluate(weights, trainee.buffers, self.trainee.val)
         if isinstance(due, Tensor):
             measured = select(due, measured, last)
         start = state.trainee
@@ -264,7 +265,7 @@ class Episode:
         diverged = diverged | ~trainee.params.sum(1).isfinite()  # one pass: a sum keeps NaN and infinity
         best = state.best
         if due is not False:
-            present = Checkpoint(measured.loss, trainee.params, trainee.buffers)
+            present = Checkpoint(measured.loss, weights, trainee.buffers)
             best = select((measured.loss < state.best.val_loss) & ~diverged, present, state.best)
         after = EpisodeState(
             trainee, lr, hyper, dynamics, measured.metric, measured.predictions, displacements, best, diverged, ()
@@ -307,7 +308,8 @@ class Episode:
         """
         parts = cut(rows, self.trainee.chunks(len(rows)))
         best = join([self._tested(state.best.params, state.best.buffers, part) for part in parts])
-        last = join([self._tested(state.trainee.params, state.trainee.buffers, part) for part in parts])
+        weights = self.trainee.optimizer.evaluated(state.trainee.params, state.trainee.opt)
+        last = join([self._tested(weights, state.trainee.buffers, part) for part in parts])
         diverged, metric = state.diverged[rows], self.trainee.metric
         measured = {"test_loss": best.loss, "final_test_loss": last.loss.masked_fill(diverged, math.inf)}
         if metric:
