@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -68,10 +69,12 @@ def run_optimizers(
     Raises:
         AgentError: a package is missing, or the optimizer fails; the message says where and when.
     """
-    episode = Episode(task, control="set-raw", observe="clock", device=device, dtype=dtype)
+    # The task's own optimizer has no part in it: neither its state nor an average that it would be measured at.
+    bare = replace(task, optimizer="sgd", momentum=None, weight_decay=None)
+    episode = Episode(bare, control="set-raw", observe="clock", device=device, dtype=dtype)
     order = iter(seeds)
     chunks = [list(itertools.islice(order, size)) for size in episode.trainee.chunks(len(seeds))]
-    parts = [_together(agent, name, episode, chunk) for chunk in chunks]
+    parts = [_together(agent, name, task, episode, chunk) for chunk in chunks]
     arrays = {key: np.concatenate([part.arrays[key] for part in parts]) for key in parts[0].arrays}
     curves = {key: np.concatenate([part.curves[key] for part in parts], 1) for key in SHOWN}
     running = np.isfinite(curves["inner_step"]).any(1)  # nothing is shown of the time after all have ended
@@ -138,9 +141,9 @@ class _Run:
             raise AgentError(f"{self._who}, inner step {self._taken}: {error_line(error)}") from error
 
 
-def _together(agent: OptimizerAgent, name: str, episode: Episode, seeds: list[int]) -> Runs:
+def _together(agent: OptimizerAgent, name: str, task: Task, episode: Episode, seeds: list[int]) -> Runs:
     """The runs of one chunk of trainees; curves go on to the end of the budget."""
-    task, n = episode.task, len(seeds)
+    n, budget, interval = len(seeds), task.budget, episode.task.interval
     state, time_step = episode.reset(seeds)
     training = state.trainee
     tensors = list(episode.trainee.network.named(training.params).values())
@@ -154,7 +157,7 @@ def _together(agent: OptimizerAgent, name: str, episode: Episode, seeds: list[in
     ended, steps = np.zeros(n, dtype=bool), np.zeros(n, dtype=np.int64)
     while not ended.all():
         due = episode.measurement_due(steps, ended)
-        number = min(task.interval, task.budget - int(steps[0]))
+        number = min(interval, budget - int(steps[0]))
         training, losses = _interval(episode.trainee, training, runs, number, ended)
         measured = training._replace(params=torch.stack([run.measured_weights() for run in runs]))
         if runs[0].averages and training.buffers and (due is None or due.any()):
@@ -165,7 +168,7 @@ def _together(agent: OptimizerAgent, name: str, episode: Episode, seeds: list[in
         for key in SHOWN:
             curves[key].append(np.where(ended, np.nan, info[key]))
         ended, steps = ended | to_host(time_step.terminated), steps + number
-    longest = -(-task.budget // task.interval) + 1
+    longest = episode.decisions + 1
     tested = to_host(episode.test(state, torch.arange(n, device=lr.device)))
     metric, diverged = episode.trainee.metric, info["diverged"]
     arrays = {
@@ -176,13 +179,9 @@ def _together(agent: OptimizerAgent, name: str, episode: Episode, seeds: list[in
     for when in ("", "final_"):
         arrays[f"{when}test_loss"] = tested[f"{when}test_loss"]
         arrays[f"{when}test_metric"] = tested[f"{when}test_{metric}"] if metric else np.full(n, np.nan)
-    padded = {
-        key: np.pad(np.stack(rows), ((0, longest - len(rows)), (0, 0)), constant_values=np.nan)
-        if len(rows) < longest
-        else np.stack(rows)
-        for key, rows in curves.items()
-    }
-    return Runs(metric, arrays, padded)
+    for rows in curves.values():
+        rows += [np.full(n, np.nan)] * (longest - len(rows))
+    return Runs(metric, arrays, {key: np.stack(rows) for key, rows in curves.items()})
 
 
 def _interval(
