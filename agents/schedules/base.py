@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -95,7 +95,10 @@ class RateAgent(BaseAgent[C]):
         name: the agent's public name, e.g. `one-cycle`.
         hyperparameters: (name, value) pairs, among them `peak` and `warmup`; a value is a number or a tuple of n.
         view: it observes the clock and sets the rate.
+        reads: the columns of the clock that the rate depends on (`lrenv.controllers.agent.Agent`).
     """
+
+    reads: ClassVar[tuple[str, ...]] = ("inner_step", "budget")
 
     name: str
     hyperparameters: Hyperparameters
