@@ -289,7 +289,7 @@ def test_a_dead_trainee_causes_no_measurements(toy: Callable[..., Task], monkeyp
         _, _, terminated, _, _ = envs.step(np.array([[3e38 if 2 <= step < 4 else 0.1], [0.1]], np.float32))
         died.append(bool(terminated[0]))
     assert died[3]
-    assert len(calls) == 4 + 2, "every fifth step, and the test losses of two ends"
+    assert len(calls) == 4 + 2 * 2, "every fifth step, and both test losses of two ends"
 
 
 def test_whom_to_measure_must_be_said(toy: Callable[..., Task]) -> None:
