@@ -1,4 +1,4 @@
-"""The mechanical part of how the code is worded: what must have a docstring, how it begins, and phrases that stay out."""
+"""The mechanical part of the wording: what must have a docstring, how it begins, and phrases that stay out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FIGURES_OF_SPEECH = re.compile(
 )
 PER = re.compile(
     r"\b(rates?|one|once|numbers?|seeds?|values?|steps?|copies|copy) an? (trainee|layer|tensor|parameter|seed|step"
-    r"|interval|round|place|key|channel|env)\b(?! of)"
+    r"|interval|round|place|key|channel|env)\b(?! (of|has|have))"
 )
 
 

@@ -57,7 +57,7 @@ class Dynamics(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """n trainees at one end of an interval, as far as dynamics look at them; every leaf has the env axis first."""
+    """The state of n trainees at one end of an interval, for their dynamics; every leaf has the env axis first."""
 
     step: Tensor  # (n,) int64, inner steps taken
     params: Tensor  # (n, P)
@@ -93,7 +93,7 @@ class DynamicsMeter:
         displacements: tuple[Tensor, ...],
         previous: Dynamics | None = None,
     ) -> tuple[Dynamics, tuple[Tensor, ...]]:
-        """The dynamics of an interval.
+        """Returns the dynamics of an interval.
 
         Untrained networks are at the end of an interval in which nothing has moved: `before` is `after`, and the loss
         of the first batch is that of its only step.
