@@ -79,6 +79,7 @@ _LIMITS: dict[str, tuple[Callable[[Array], NDArray[np.bool_]], str]] = {
     "exponent": (lambda v: v > 0, "positive"),
     "fan_in": (lambda v: v >= 0, "an exponent, 0 or more"),
     "weight_decay": (lambda v: (v == 0) | ((v >= 1e-6) & (v <= 0.1)), "0, or between 1e-6 and 0.1"),
+    "ema": (lambda v: (v >= 0) & (v <= 0.999), "a decay per inner step, between 0 and 0.999"),
     "initial_lr": (lambda v: v >= 0, "a learning rate, 0 or more"),
     "low": (np.isfinite, "a learning rate"),
     "high": (np.isfinite, "a learning rate"),

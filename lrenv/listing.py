@@ -143,7 +143,7 @@ def choices() -> dict[str, str]:
     return {
         "task": f"{', '.join(tasks())}, or my_tasks.py:name",
         "agents": f"{', '.join(agents())}, my_agents.py:Name, or a controller file",
-        "optimizer": ", ".join(OPTIMIZERS),
+        "optimizer": f"{', '.join(OPTIMIZERS)}; +ema behind it, or alone, measures an average of the weights",
         "control": f"{', '.join(KINDS)}, also /layer, /tensor or /parameter; with {', '.join(HYPERPARAMETERS)}",
         "observe": f"{', '.join((*OBSERVATIONS, *WHITE_BOX))}, or my_observations.py:name",
         "reward": f"{', '.join(REWARDS)}, or my_rewards.py:name",

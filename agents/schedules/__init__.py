@@ -3,6 +3,7 @@
 | name | rate at step t | known from |
 |---|---|---|
 | `constant` | peak | |
+| `constant-ema` | peak; measured and tested is an average of the weights | Polyak averaging; arXiv:2602.03702 |
 | `step` | peak factor^floor(t / s) | PyTorch's `StepLR` |
 | `exponential` | peak decay^(t / T) | `ExponentialLR` |
 | `linear` | peak + (floor - peak) t / T | `LinearLR` |

@@ -10,7 +10,8 @@ A control is named `kind` or `kind/granularity`:
 | `discrete` | 0, 1, 2 | lr / 2, lr, lr * 2 |
 
 There is one rate per trainee, or one per `layer` (a module that holds parameters), `tensor`, or `parameter`.
-`momentum` and `weight_decay` (Box[-1, 1]) can be controlled together with a Box control: `("scale", "momentum")`.
+`momentum`, `weight_decay`, and `ema`, the decay of an average (Box[-1, 1]), can be controlled together with a Box
+control: `("scale", "momentum")`.
 
 `tests/reference/xu2019.py` has the control `scale` in NumPy.
 """
@@ -53,7 +54,7 @@ def _discrete(action: Tensor, lr: Tensor) -> Tensor:
 
 
 def momentum(action: Tensor) -> Tensor:
-    """Returns the momentum mu of an action in [-1, 1]: 1 - mu lies on a log scale between 1 (no momentum) and 1e-3."""
+    """Returns the momentum mu, or decay of an average: 1 - mu lies on a log scale between 1 (none) and 1e-3."""
     return 1 - 10.0 ** (-1.5 * (action + 1))
 
 
@@ -64,7 +65,7 @@ def weight_decay(action: Tensor) -> Tensor:
 
 def action_of(name: str, value: Tensor) -> Tensor:
     """Returns the action in [-1, 1] that sets `name`, a key of `HYPERPARAMETERS`, to this value or the nearest one."""
-    exponent = -(1 - value).log10() / 1.5 if name == "momentum" else (value.log10() + 6) / 2.5
+    exponent = -(1 - value).log10() / 1.5 if name in ("momentum", "ema") else (value.log10() + 6) / 2.5
     return (exponent - 1).clamp(-1, 1)
 
 
@@ -75,7 +76,11 @@ KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "discrete": _discrete,
 }
 """Kind -> (action, rates before) -> rates; all (n, K)."""
-HYPERPARAMETERS: dict[str, Callable[[Tensor], Tensor]] = {"momentum": momentum, "weight_decay": weight_decay}
+HYPERPARAMETERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "momentum": momentum,
+    "weight_decay": weight_decay,
+    "ema": momentum,
+}
 """Hyperparameter that can be controlled together with the rate -> (action (n, 1) -> values (n, 1))."""
 
 

@@ -59,7 +59,7 @@ class Hypergradient(NamedTuple):
 
 def validation_loss(trainee: Trainee, state: TraineeState) -> Tensor:
     """Returns the loss (n,) on the validation split in evaluation mode. The task's `val_examples` bounds its memory."""
-    return trainee.evaluate(state.params, state.buffers, trainee.val).loss
+    return trainee.evaluate(trainee.optimizer.evaluated(state.params, state.opt), state.buffers, trainee.val).loss
 
 
 def next_training_loss(trainee: Trainee, state: TraineeState) -> Tensor:
