@@ -49,6 +49,7 @@ PRODUCTS: dict[str, Product] = {
     # h = -<g_(t+1), d_t>
     "hypergradient": Product(-1, lambda step: (step.following, step.direction)),
     "gradient_square": Product(1, lambda step: (step.following, step.following)),
+    "gradient_absolute": Product(1, lambda step: (step.following, step.following.sign())),
     "direction_square": Product(1, lambda step: (step.direction, step.direction)),
     CHANGE: Product(1, lambda step: (step.following - step.preceding,) * 2),
 }
