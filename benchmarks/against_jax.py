@@ -1,8 +1,8 @@
 """The environment against the same work in JAX: `python benchmarks/against_jax.py --compile`.
 
-JAX's trainees (`jax_trainees.py`) have the same network, batch size and Adam, and measure the validation loss once an
+JAX's trainees (`jax_trainees.py`) have the same network, batch size and Adam, and measure the validation loss once per
 interval. They draw batches with replacement, which spares them the shuffle, and XLA has its default flags.
-`pip install -e '.[bench]'` brings JAX.
+`pip install -e '.[bench]'` installs JAX.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The environment against the plain PyTorch loop that it replaces: `python benchmarks/against_loop.py --compile`.
 
-All train with the same network, data, batch size and optimizer, and measure the validation loss once an interval.
+All train with the same network, data, batch size and optimizer, and measure the validation loss once per interval.
 """
 
 from __future__ import annotations

@@ -25,14 +25,14 @@ from lrenv.runtime.process import keep_memory
 
 @dataclass(frozen=True)
 class AgainstSubproc(Sized):
-    """What a batch gains over processes."""
+    """The settings of the race between a batch and processes."""
 
     envs: int = 8
     """Environments; as many processes."""
 
 
 def single(task: str, threads: int | None = None, **options: Any) -> gym.Env[Any, Any]:
-    """One environment, in its process."""
+    """Builds one environment, in its process."""
     keep_memory()
     if threads is not None:
         torch.set_num_threads(threads)
@@ -40,18 +40,18 @@ def single(task: str, threads: int | None = None, **options: Any) -> gym.Env[Any
 
 
 def batched(task: str, envs: int, **options: Any) -> VecEnv:
-    """All environments as one batch."""
+    """Builds all environments as one batch."""
     keep_memory()
     return LearningRateVecEnv(envs, task, **options)
 
 
 def dummy(task: str, envs: int, **options: Any) -> VecEnv:
-    """One environment after the other, in one process."""
+    """Builds environments that are stepped one after the other in one process."""
     return DummyVecEnv([partial(single, task, **options)] * envs)
 
 
 def subproc(task: str, envs: int, **options: Any) -> VecEnv:
-    """Every environment in a process of its own."""
+    """Builds environments in a process each."""
     return SubprocVecEnv([partial(single, task, threads=1, **options)] * envs)
 
 

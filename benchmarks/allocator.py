@@ -1,4 +1,4 @@
-"""What `lrenv.runtime.process.keep_memory` gains: `python benchmarks/allocator.py`."""
+"""The gain of `lrenv.runtime.process.keep_memory`: `python benchmarks/allocator.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lrenv.runtime.process import keep_memory
 
 @dataclass(frozen=True)
 class Allocator(Sized):
-    """The same work with the default allocator and with kept memory."""
+    """The settings of the race between the default allocator and kept memory."""
 
     task: str = "mnist1d-mlp"
     """Trainees' task; a name from `lrenv tasks`."""
@@ -25,7 +25,7 @@ def part(name: str, keep: bool, task: str, envs: int, repeats: int, **options: A
     """Builds one part of a decision; a turn is in calls per second.
 
     Raises:
-        RuntimeError: the C library has no such setting.
+        RuntimeError: the C library is not glibc.
     """
     if keep and not keep_memory():
         raise RuntimeError("the C library is not glibc: nothing to set")

@@ -1,4 +1,4 @@
-"""Where a decision's time goes: `python benchmarks/breakdown.py`; `--trace` also writes a trace for Perfetto.
+"""The parts of a decision by their time: `python benchmarks/breakdown.py`; `--trace` also writes a trace for Perfetto.
 
 Parts are timed within whole steps, each without the others that it calls, but for measuring alone: compiled, it can't
 be told apart from the signals and the best checkpoints. Ratios are shares of the whole step.
@@ -31,25 +31,25 @@ EAGER, REST = "measuring that is not compiled", "rest: actions, NumPy, Gymnasium
 
 @dataclass(frozen=True)
 class Breakdown(Sized):
-    """Where a decision's time goes. Turns should be whole episodes, or what ends and begins has a wrong share."""
+    """The settings. Turns should be whole episodes, or resets have a wrong share."""
 
     trace: Path | None = None
     """File for a trace of three decisions by torch.profiler."""
 
 
 class Stopwatch:
-    """Adds up what methods take, each without the others that it calls."""
+    """A clock that adds up the time of methods, each without the others that it calls."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._inner = [0.0]
 
     def watch(self, owner: Any, method: str, part: str) -> None:
-        """Puts a method's time down to a part, from now on."""
+        """Counts a method's time as that of a part, from now on."""
         setattr(owner, method, self.timed(getattr(owner, method), part))
 
     def timed(self, call: Callable[..., Any], part: str) -> Callable[..., Any]:
-        """The same call, which puts its time down to a part."""
+        """Returns the same call, whose time counts as that of a part."""
 
         def timed(*args: Any) -> Any:
             begin = time.perf_counter()
@@ -63,21 +63,21 @@ class Stopwatch:
         return timed
 
     def read(self, scale: float) -> dict[str, float]:
-        """Part -> seconds times a scale; starts anew."""
+        """Returns part -> seconds times a scale, and sets them to 0."""
         read = {part: seconds * scale for part, seconds in self.seconds.items()}
         self.seconds.clear()
         return read
 
 
 def operations(work: Callable[[], object]) -> int:
-    """Floating-point operations of a call: those of matrix products and convolutions, which are nearly all."""
+    """Counts the floating-point operations of a call in matrix products and convolutions, which are nearly all."""
     with FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())
 
 
 def machine_rate() -> float:
-    """Floating-point operations per second of a float32 matrix product, the best of ten."""
+    """Measures the floating-point operations per second of a float32 matrix product, the best of ten."""
     a, b = torch.rand(2, SIDE, SIDE)
     return max(rate(lambda: torch.mm(a, b), units=2 * SIDE**3) for _ in range(10))
 
@@ -123,7 +123,7 @@ def measure(settings: Breakdown) -> Race:
     for name, part in (("training", TRAINING), ("measuring", ALONE)):
         flops = settings.envs * operations(alone[name])
         share = flops / (medians[part] / 1e3) / possible
-        notes.append(f"{name.capitalize()}: {number(flops / 1e9)} GFLOP a decision, at {share:.1%} of that rate.")
+        notes.append(f"{name.capitalize()}: {number(flops / 1e9)} GFLOP per decision, at {share:.1%} of that rate.")
     if settings.trace:
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             for _ in range(3):

@@ -19,7 +19,7 @@ QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class Settings:
-    """Which tasks to look at."""
+    """The settings: which tasks to describe."""
 
     number: int = 1000
     """How many."""
@@ -30,19 +30,19 @@ class Settings:
 
 
 def shown(value: float) -> str:
-    """Two digits of FLOPs; counts as they are."""
+    """Returns FLOPs with two digits, and counts as they are."""
     return f"{value:.1e}".replace("e+0", "e") if value > 1e5 else f"{value:,.0f}"
 
 
 def shares(name: str, told: list[dict[str, Any]], key: Any) -> str:
-    """A line of percentages, the largest first."""
+    """Returns a line of percentages, the largest first."""
     counts = Counter(key(each) for each in told)
     parts = (f"{value} {100 * count / len(told):.0f}" for value, count in counts.most_common())
     return f"{name} (%): {', '.join(parts)}"
 
 
 def network_kind(told: dict[str, Any]) -> str:
-    """The network in two words at most."""
+    """Returns the network in two words at most."""
     name = str(told["network"])
     kinds = ("linear model", "residual", "transformer", "layer norm")
     return next((kind for kind in kinds if kind in name), "perceptron")

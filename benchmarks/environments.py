@@ -19,7 +19,7 @@ from lrenv.runtime.transfer import to_host
 from lrenv.training.tasks import make_task
 
 WARM_UP = 2
-"""Decisions that don't count. The second starts from what a decision made, for which graphs may compile once more."""
+"""The number of decisions before timing; the second starts from the first one's state, for which graphs may compile."""
 
 
 def decisions(
@@ -68,7 +68,7 @@ def decisions(
 
 
 def entrants(settings: Sized) -> dict[str, Build]:
-    """The contestants of a race against something else: the eager environment and, if asked, the compiled one."""
+    """Returns the contestants of a race: the eager environment and, if asked for, the compiled one."""
     eager = partial(decisions, settings.task, settings.envs, settings.decisions, **settings.options)
     contestants: dict[str, Build] = {"environment": eager}
     if settings.compile:
@@ -88,7 +88,7 @@ def stepping(task: str, envs: int, number: int, compile: bool = False, **options
 def parts(
     step: Callable[[], object], vector_env: LearningRateVectorEnv, compile: bool
 ) -> dict[str, Callable[[], object]]:
-    """What the step of an environment spends its time on, each part ready to be called alone.
+    """Returns the parts of an environment's step, each as a function to be timed by itself.
 
     Returns:
         `training` (draws of batches included) and `measuring` (networks and losses).
@@ -118,7 +118,7 @@ def parts(
 def stepped(
     task: str, envs: int, compile: bool, options: dict[str, Any]
 ) -> tuple[Callable[[], object], LearningRateVectorEnv]:
-    """What takes another step of a warm vector environment, and that environment."""
+    """Returns a function that takes another step of a warm vector environment, and that environment."""
     vector_env = LearningRateVectorEnv(
         envs, make_task(task, **options), device="cpu", compile=compile, autoreset_mode=AutoresetMode.SAME_STEP
     )

@@ -1,7 +1,7 @@
-"""What agents leave above the best possible expected loss: `python benchmarks/exact_tasks.py`.
+"""The excess of agents over the best possible expected loss: `python benchmarks/exact_tasks.py`.
 
 On power-law regression (`lrenv.training.power_law`) the best schedule is computed (`lrenv.training.power_law_optimum`).
-Schedules that look at nothing have exact excesses, too, without a run; agents that react to what they see have means
+Schedules that observe nothing have exact excesses, too, without a run; agents that react to observations have means
 over runs, with standard errors. Each agent is tuned on its grid: schedules by the exact expected loss, with peaks a
 factor 1.2 apart; the others by the mean final loss of the tuning seeds. Writes results/exact_tasks.md, .jsonl and .png.
 """
@@ -61,7 +61,7 @@ POWERS = tuple(np.arange(0.25, 4.01, 0.25).tolist())
 
 @dataclass(frozen=True)
 class Settings:
-    """How much to run."""
+    """The settings: how much to run."""
 
     seeds: int = 64
     """Runs of each agent that reacts."""
@@ -98,12 +98,12 @@ class Following(BaseAgent[tuple[()]]):
         self.rates = rates
 
     def act(self, observation: Array, carry: tuple[()]) -> tuple[Array, tuple[()]]:
-        """Gives the rates (n, 1) of the intervals that now start."""
+        """Returns the rates (n, 1) of the intervals that now start."""
         return self.rates[observation[:, CLOCK.index("inner_step")].astype(int), None], carry
 
 
 def schedule_of(agent: Agent, task: Task, n: int) -> Tensor | None:
-    """(T, n) rates that an agent of n settings sets, if they are a function of the clock alone."""
+    """Returns the rates (T, n) that an agent of n settings sets, if they are a function of the clock alone."""
     found: list[Array] = []
     for losses in (np.linspace(1, 2, task.budget), np.linspace(2, 1, task.budget)):
         rows, memory = [], None
@@ -119,7 +119,7 @@ def schedule_of(agent: Agent, task: Task, n: int) -> Tensor | None:
 
 
 def grid_rows(grid: Mapping[str, tuple[float, ...]]) -> list[dict[str, float]]:
-    """All combinations."""
+    """Returns all combinations of a grid."""
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
@@ -133,21 +133,21 @@ class Field:
         self.optimum = optimal_schedule(self.problem, task.budget, task.batch_size, task.interval)
 
     def excess(self, lr: Tensor, momentum: Tensor | float = 0.0) -> Tensor:
-        """What schedules (T, ...) leave above the target's loss."""
+        """Computes the excess of schedules (T, ...) over the target's loss."""
         return expected_loss(self.problem, lr, self.task.batch_size, momentum)[-1] - self.problem.noise**2 / 2
 
     def row(self, agent: str, excess: float, lr: Array, error: float = 0.0, runs: int = 0, **settings: Any) -> Row:
-        """A contestant with the rates of its decisions."""
+        """Returns a contestant with the rates of its decisions."""
         ratio, flatness = excess / self.optimum.excess, float(lr.mean() / lr.max())
         rates = [float(f"{x:.4g}") for x in lr]
         return Row(self.task.name, agent, excess, error, ratio, flatness, float(lr.max()), runs, settings, rates)
 
     def exact(self, agent: str, lr: Tensor, **settings: Any) -> Row:
-        """A contestant whose rates (T,) are known."""
+        """Returns a contestant whose rates (T,) are known."""
         return self.row(agent, float(self.excess(lr)), lr[:: self.task.interval].numpy(), **settings)
 
     def computed(self) -> Iterator[Row]:
-        """The optimum, what theory says of it, and what momentum adds."""
+        """Returns the optimum, what theory says of it, and what momentum adds."""
         task, problem = self.task, self.problem
         yield self.exact("computed optimum", self.optimum.lr)
         yield self.ran("computed optimum, run", Following(self.optimum.lr.numpy()), {})
@@ -163,7 +163,7 @@ class Field:
             yield self.row(name, found.excess, found.lr[::coarse].numpy(), **more)
 
     def families(self) -> Iterator[Row]:
-        """The shapes that theory names, with tuned peaks: power decay with its exponent or a tuned one, and WSD."""
+        """Yields the shapes that theory names, with tuned peaks: power decay with its or a tuned exponent, and WSD."""
         task, exponent = self.task, 2 * self.problem.capacity - 1
         left = 1 - torch.arange(0, task.budget, task.interval).double() / task.budget
         shares = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
@@ -179,11 +179,11 @@ class Field:
             yield self.exact(name, lr[:, best], **settings)
 
     def peaks(self) -> tuple[float, ...]:
-        """Peaks up to the largest stable rate, a factor 1.2 apart."""
+        """The peaks up to the largest stable rate, a factor 1.2 apart."""
         return tuple((self.problem.largest_stable_rate(self.task.batch_size) * 1.2 ** -np.arange(26.0)).tolist())
 
     def schedules(self) -> Iterator[Row]:
-        """Every installed schedule that is a function of the clock."""
+        """Yields every installed schedule that is a function of the clock."""
         for name in agents():
             factory = agent_factory(name)
             own = dict(getattr(factory, "grid", None) or {})
@@ -199,7 +199,7 @@ class Field:
             yield self.exact(name, lr[:, best], **rows[best])
 
     def reacting(self) -> Iterator[Row]:
-        """Agents that look at training: tuned on the tuning seeds, run on the report's."""
+        """Yields agents that observe training: tuned on the tuning seeds, run on the report's."""
         for name, grid in REACTING.items():
             factory, rows, seeds = agent_factory(name), grid_rows(grid), seeds_for("tuning", 3)
             arrays = {key: np.array([row[key] for row in rows]).repeat(len(seeds)) for key in grid}
@@ -208,13 +208,13 @@ class Field:
             yield self.ran(name, factory(**best), best)
 
     def finals(self, agent: Agent, seeds: list[int]) -> tuple[Array, Array]:
-        """Final excesses (n,), infinite where a run diverged, and the rates (decisions, n)."""
+        """Returns final excesses (n,), infinite where a run diverged, and the rates (decisions, n)."""
         result = evaluate(agent, self.task, seeds, initial_lr=0.1, device="cpu")
         final = selection_losses(result.curves["val_loss"][-1], result.diverged) - self.problem.noise**2 / 2
         return final, result.curves["lr"][1:]
 
     def ran(self, name: str, agent: Agent, settings: dict[str, Any]) -> Row:
-        """A contestant by its runs; validation losses are exact for the weights at hand, so runs differ by weights."""
+        """Returns a contestant by its runs, whose validation losses are exact for their weights."""
         final, rates = self.finals(agent, seeds_for("report", self.seeds))
         held = len(rates) // (self.task.budget // self.task.interval)  # decisions per interval of the others
         middle = np.exp(np.log(rates.clip(1e-12)).mean(1))[::held]
@@ -223,7 +223,7 @@ class Field:
 
 
 def theory(settings: Settings) -> list[str]:
-    """A table of how the optimum's shape changes with the budget."""
+    """Returns a table of how the optimum's shape changes with the budget."""
     lines = [
         "| task | budget | excess | peak | mean / peak | exponent of the decay |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -250,7 +250,7 @@ def theory(settings: Settings) -> list[str]:
 
 
 def page(rows: list[Row], fields: Mapping[str, Field], shapes: list[str]) -> str:
-    """The results as Markdown."""
+    """Returns the results as Markdown."""
     command = shlex.join(["python", "benchmarks/exact_tasks.py", *sys.argv[1:]])
     lines = [
         "# Exact tasks: excess over the computed optimum",
@@ -290,7 +290,7 @@ def page(rows: list[Row], fields: Mapping[str, Field], shapes: list[str]) -> str
 
 
 def figure(rows: list[Row], path: Path) -> None:
-    """The best schedules against found ones."""
+    """Returns the best schedules against found ones."""
     fig, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
     for axis, name in zip(axes, PROBLEMS, strict=True):
         own = [row for row in rows if row.task == name and "run" not in row.agent]

@@ -1,4 +1,4 @@
-"""Whether lrenv is right and how fast it is on a CUDA card, in under five minutes: `python benchmarks/gpu_check.py`.
+"""Checks and timings of lrenv on a CUDA card, in under five minutes: `python benchmarks/gpu_check.py`.
 
 Each part stands alone (`--part speed`). Results are appended to `--out` as JSON lines as they come, and are shown as
 tables at the end. A part that fails is reported, the others go on, and the command exits with 1. `--dry-run` runs
@@ -56,7 +56,7 @@ Rows = Iterator[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What to check."""
+    """The settings: what to check."""
 
     part: tuple[str, ...] = ()
     """The parts to run; all of them by default."""
@@ -73,7 +73,7 @@ class Settings:
 
     @property
     def device(self) -> str:
-        """Where trainees live."""
+        """The device of trainees."""
         return "cpu" if self.dry_run else "cuda"
 
     @property
@@ -82,12 +82,12 @@ class Settings:
         return {"eager": False} if self.dry_run else {mode: MODES[mode] for mode in self.mode}
 
     def size(self, full: int, tiny: int) -> int:
-        """A size, or what stands for it in a dry run."""
+        """Returns a size, or what stands for it in a dry run."""
         return tiny if self.dry_run else full
 
 
 def card(settings: Settings) -> Rows:
-    """The machine, and its measured ceilings."""
+    """Returns the machine, and its measured ceilings."""
     yield {
         "card": "none" if settings.dry_run else torch.cuda.get_device_name(),
         "torch": torch.__version__, "cuda": torch.version.cuda, "python": platform.python_version(),
@@ -104,7 +104,7 @@ def card(settings: Settings) -> Rows:
 
 
 def correct(settings: Settings) -> Rows:
-    """Numbers of all modes against a CPU in float64: digits-mlp, and a convolutional network with batch norm."""
+    """Compares numbers of all modes with a CPU in float64: digits-mlp, and a convolutional network with batch norm."""
     lenet = images("lenet", lenet5, (1, 28, 28), settings.size(2000, 40), settings.size(64, 8), 20)
     for task in (make_task("digits-mlp", budget=60), lenet):
         expected = played(task, "cpu", "float64", False)
@@ -122,7 +122,7 @@ def correct(settings: Settings) -> Rows:
 
 
 def resets(settings: Settings) -> Rows:
-    """Deaths, restarts and snapshots: captured and compiled runs go through the same as eager ones."""
+    """Compares diverging, restarting and restored runs, captured and compiled, with eager ones."""
     task = make_task("digits-mlp", budget=60, interval=10)
     runs = {mode: staggered(task, settings.device, compile) for mode, compile in settings.modes.items()}
     for mode, (losses, restored) in runs.items():
@@ -131,7 +131,7 @@ def resets(settings: Settings) -> Rows:
 
 
 def syncs(settings: Settings) -> Rows:
-    """Whether a decision waits for the device."""
+    """Returns whether a decision waits for the device."""
     for name in ("digits-mlp", "lenet"):
         task = make_task("digits-mlp", budget=60)
         if name == "lenet":
@@ -150,7 +150,7 @@ def syncs(settings: Settings) -> Rows:
 
 
 def launches(settings: Settings) -> Rows:
-    """Kernels that a decision runs, and calls of the host that start them."""
+    """Counts the kernels that a decision runs, and calls of the host that start them."""
     if settings.dry_run:
         return
     task = make_task("digits-mlp")
@@ -170,7 +170,7 @@ def launches(settings: Settings) -> Rows:
 
 
 def speed(settings: Settings) -> Rows:
-    """Trainee-steps/s of digits-mlp over n, validation and observation at every decision included."""
+    """Measures trainee-steps/s of digits-mlp over n, validation and observation at every decision included."""
     task = make_task("digits-mlp")
     for n in (2, 3) if settings.dry_run else settings.envs:
         for mode, compile in settings.modes.items():
@@ -178,7 +178,7 @@ def speed(settings: Settings) -> Rows:
 
 
 def whole(settings: Settings) -> Rows:
-    """The same from NumPy to NumPy, through the vector environment with restarts."""
+    """Returns the same from NumPy to NumPy, through the vector environment with restarts."""
     for n in (2,) if settings.dry_run else settings.envs:
         envs = LearningRateVectorEnv(
             n, "digits-mlp", device=settings.device, compile=not settings.dry_run, autoreset_mode="SameStep"
@@ -194,7 +194,7 @@ def whole(settings: Settings) -> Rows:
 
 
 def rivals(settings: Settings) -> Rows:
-    """The same work in JAX, in a loop over modules, and in `torch.func` over stacked modules."""
+    """Returns the same work in JAX, in a loop over modules, and in `torch.func` over stacked modules."""
     decisions = settings.size(10, 1)
     for n in (2,) if settings.dry_run else settings.envs:
         yield {"n": n, "rival": "JAX", "trainee-steps/s": in_jax(n, decisions)}
@@ -205,7 +205,7 @@ def rivals(settings: Settings) -> Rows:
 
 
 def convolutions(settings: Settings) -> Rows:
-    """LeNet at batch 1,000 with 10,000 validation images, and ResNet-18 at batch 128."""
+    """Measures LeNet at batch 1,000 with 10,000 validation images, and ResNet-18 at batch 128."""
     lenet = images("lenet", lenet5, (1, 28, 28), settings.size(50_000, 40), settings.size(1000, 8), 10_000)
     for n in (2,) if settings.dry_run else (1, 16, 64):
         for mode, compile in settings.modes.items():
@@ -216,7 +216,7 @@ def convolutions(settings: Settings) -> Rows:
 
 
 def ppo(settings: Settings) -> Rows:
-    """PPO from end to end, and its share of the time outside the environment."""
+    """Measures PPO as a whole, and its share of the time outside the environment."""
     n = settings.size(1024, 4)
     training = PPOTraining(
         PPOSettings("digits-mlp", envs=n, reward="improvement", gamma=1.0, device=settings.device,
@@ -233,7 +233,7 @@ def ppo(settings: Settings) -> Rows:
 
 
 def outer(settings: Settings) -> Rows:
-    """A forward hypergradient, and an update by evolution strategies."""
+    """Returns a forward hypergradient, and an update by evolution strategies."""
     n, steps = settings.size(1024, 2), settings.size(300, 4)
     trainee = Trainee(make_task("digits-mlp"), settings.device)
     schedule = {"lr": torch.full((n, 2), 1e-3, device=settings.device)}
@@ -263,7 +263,7 @@ PARTS: dict[str, Callable[[Settings], Rows]] = {
 def images(
     name: str, network: Callable[..., Any], shape: tuple[int, ...], number: int, batch_size: int, val: int
 ) -> Task:
-    """A task with random images, ten classes, and decisions every 10 steps."""
+    """Returns a task with random images, ten classes, and decisions every 10 steps."""
     generator = torch.Generator().manual_seed(0)
 
     def split(count: int) -> Split:
@@ -278,7 +278,7 @@ def images(
 
 
 def played(task: Task, device: str, dtype: str, compile: Compile, only: int | None = None) -> Any:
-    """Validation losses (decisions, n) of three trainees, or of one of them alone."""
+    """Returns validation losses (decisions, n) of three trainees, or of one of them by itself."""
     seeds = [3, 4, 5] if only is None else [[3, 4, 5][only]]
     envs = LearningRateVectorEnv(
         len(seeds), task, control="set-raw", device=device, dtype=dtype, compile=compile, budget=60, interval=10
@@ -289,7 +289,7 @@ def played(task: Task, device: str, dtype: str, compile: Compile, only: int | No
 
 
 def staggered(task: Task, device: str, compile: Compile) -> tuple[Any, bool]:
-    """Losses of three envs of which some die and begin anew, and whether a snapshot goes on bit for bit."""
+    """Returns losses of three envs of which some diverge and restart, and whether snapshots repeat bit for bit."""
     envs = LearningRateVectorEnv(
         3, task, control="set-raw", device=device, compile=compile, dtype="float64", autoreset_mode="NextStep"
     )
@@ -312,7 +312,7 @@ def staggered(task: Task, device: str, compile: Compile) -> tuple[Any, bool]:
 
 
 def decider(task: Task, n: int, device: str, compile: Compile) -> Callable[[int], None]:
-    """What takes a number of decisions in n trainees, from the same state each time."""
+    """Returns a function that takes a number of decisions in n trainees, from the same state each time."""
     episode = Episode(task, "set-raw", device=device, compile=compile)
     action = torch.full((n, 1), 1e-3, device=device)
     start, _ = episode.reset(range(n))
@@ -329,7 +329,7 @@ def decider(task: Task, n: int, device: str, compile: Compile) -> Callable[[int]
 def measured(
     settings: Settings, task: Task, n: int, mode: str, compile: Compile, turns: int = 5, decisions: int = 10
 ) -> dict[str, Any]:
-    """A row of speed and memory."""
+    """Returns a row of speed and memory."""
     if not settings.dry_run:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -351,7 +351,7 @@ def measured(
 
 
 def in_jax(n: int, decisions: int) -> int | str:
-    """JAX's rate, measured in a process of its own."""
+    """Measures JAX's rate in a process of its own."""
     script = f"from jax_trainees import trainees; print(trainees('digits-mlp', {n}, {decisions}, observed=True)())"
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path])
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONPATH": path}
@@ -363,7 +363,7 @@ def in_jax(n: int, decisions: int) -> int | str:
 
 
 def stacked_modules(settings: Settings, n: int) -> int:
-    """Adam steps by `torch.func` over stacked modules, as its tutorial writes them."""
+    """Returns a function that takes Adam steps by `torch.func` over stacked modules, as in its tutorial."""
     task = make_task("digits-mlp")
     networks = [task.module() for _ in range(n)]
     params, _ = stack_module_state(networks)
@@ -390,7 +390,7 @@ def stacked_modules(settings: Settings, n: int) -> int:
 
 
 def about() -> dict[str, str]:
-    """What made the lines that follow."""
+    """Returns the settings and versions that made the lines that follow."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "commit": commit.stdout.strip() or "unknown",
@@ -406,7 +406,7 @@ def synchronize(settings: Settings) -> None:
 
 
 def timed(settings: Settings, work: Callable[[], object], turns: int = 5) -> float:
-    """Median seconds of some turns, after one that doesn't count."""
+    """Returns the median seconds of some turns, after one that doesn't count."""
     work()
     seconds = []
     for _ in range(turns):
@@ -419,7 +419,7 @@ def timed(settings: Settings, work: Callable[[], object], turns: int = 5) -> flo
 
 
 def main(settings: Settings) -> int:
-    """Runs the parts; gives the exit status."""
+    """Runs the parts; returns the exit status."""
     unknown = set(settings.part) - set(PARTS)
     if unknown:
         print(f"error: no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}", file=sys.stderr)

@@ -29,7 +29,7 @@ TITLES = {
 
 
 def number(value: Any) -> str:
-    """A cell."""
+    """Returns a cell."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: ""}[value]
     if isinstance(value, int):
@@ -38,7 +38,7 @@ def number(value: Any) -> str:
 
 
 def tables(lines: list[dict[str, Any]]) -> list[str]:
-    """A table for each run of rows of one part and the same columns."""
+    """Returns a table for each run of rows of one part and the same columns."""
     found: list[str] = []
     about: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []

@@ -1,6 +1,6 @@
 """How many trainees should go through a decision together: `python benchmarks/groups.py --task digits-mlp --envs 1024`.
 
-`Trainee.groups` follows from this: on a CPU, as many as its caches hold, and one where there are convolutions.
+`Trainee.chunks` follows from this: on a CPU, as many as its caches hold, and one where there are convolutions.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from harness import STEPS_RATE, Build, Sized, race, report
 
 @dataclass(frozen=True)
 class Groups(Sized):
-    """The same trainees in groups of several sizes."""
+    """The settings of the race: the same trainees in chunks of several sizes."""
 
     sizes: tuple[int, ...] = (16, 32, 64, 128, 256, 1024)
-    """Of the groups."""
+    """Trainees per chunk (`chunk_size`)."""
 
 
 def main(settings: Groups) -> None:

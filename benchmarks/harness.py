@@ -47,7 +47,7 @@ Build = Callable[[], Turn]
 
 @dataclass(frozen=True)
 class Settings:
-    """What every benchmark asks."""
+    """The settings of every benchmark."""
 
     task: str = "digits-mlp"
     """Trainees' task; a name from `lrenv tasks`."""
@@ -84,7 +84,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Sized(Settings):
-    """What a benchmark of one number of environments asks."""
+    """The settings of benchmarks of one number of environments."""
 
     envs: int = 64
     """Trainees in parallel."""
@@ -106,12 +106,12 @@ class Row:
 
     @classmethod
     def of(cls, contestant: str, values: Sequence[float], base: Sequence[float], build: float, peak: float) -> Row:
-        """The line of a contestant.
+        """Returns the line of a contestant.
 
         Args:
             contestant: its name.
-            values: one a round.
-            base: the baseline's, of the same rounds.
+            values: one per round.
+            base: the baseline's values, of the same rounds.
             build: seconds of building.
             peak: MiB of memory.
         """
@@ -140,12 +140,12 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def number(value: float) -> str:
-    """Three digits, or all that stand before the point."""
+    """Formats a number with three digits, or with all before the point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def rate(work: Callable[[], object], repeats: int = 1, units: float = 1) -> float:
-    """Units per second of `repeats` calls, each worth `units`."""
+    """Measures units per second in `repeats` calls of `units` each."""
     begin = time.perf_counter()
     for _ in range(repeats):
         work()
@@ -153,7 +153,7 @@ def rate(work: Callable[[], object], repeats: int = 1, units: float = 1) -> floa
 
 
 def peak_mib() -> float:
-    """The largest resident size of this process so far, in MiB."""
+    """Returns the largest resident size of this process so far, in MiB."""
     units_a_mib = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_a_mib
 
@@ -266,7 +266,7 @@ def record(race: Race, command: str) -> None:
 
 
 def machine() -> str:
-    """The processor, and the versions that matter, in one line."""
+    """Returns the processor, and the versions that matter, in one line."""
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
     parts = [

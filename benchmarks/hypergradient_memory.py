@@ -24,7 +24,7 @@ RATE = 1e-3
 
 @dataclass(frozen=True)
 class Horizons(Sized):
-    """Each method and horizon in a fresh process."""
+    """The settings of the race: each method and horizon in a fresh process."""
 
     envs: int = 4
     """Trainees in parallel."""

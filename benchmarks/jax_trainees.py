@@ -28,7 +28,7 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
 
 class Seen(NamedTuple):
-    """What a decision measures of one trainee besides its losses, as `lrenv.envs.episode` does."""
+    """The measurements of one trainee besides its losses, as in `lrenv.envs.episode`."""
 
     predictions: Array  # class probabilities on the validation examples
     best_loss: Array
@@ -56,7 +56,7 @@ def trainees(
         name: a task's name.
         envs: trainees in parallel.
         number: decisions in a turn.
-        sequential: one trainee after the other, instead of all at once by `vmap`.
+        sequential: one trainee after the other, instead of all together by `vmap`.
         observed: also measure what the environment observes, and keep the best checkpoint.
         **options: settings of the task.
 
@@ -84,7 +84,7 @@ def trainees(
 
 
 def _decision(task: Task, observed: bool) -> Callable[[State], tuple[State, tuple[Array, Array]]]:
-    """One trainee's decision: an interval of training, then the mean training loss and the validation loss."""
+    """Returns one trainee's decision: an interval of training, then the mean training loss and the validation loss."""
     (inputs, targets), (val_inputs, val_targets) = ((jnp.asarray(x.numpy()) for x in s) for s in normalised(task))
     layers = list(_sequential(task.module()))
 
@@ -154,7 +154,7 @@ def _weights(module: nn.Module) -> list[tuple[Any, ...]]:
 
 
 def _forward(layers: Sequence[nn.Module], params: Params, x: Array) -> Array:
-    """What a torch network computes, in JAX."""
+    """Computes a torch network in JAX."""
     weights = iter(params)
     for layer in layers:
         match layer:

@@ -1,6 +1,6 @@
 """Ways to compute the convolutions and pools of one or several trainees: `python benchmarks/layers.py`.
 
-The rules of `lrenv.networks.layers` and `Trainee.groups` follow from this: trainees with convolutions one by one on a
+The rules of `lrenv.networks.layers` and `Trainee.chunks` follow from this: trainees with convolutions one by one on a
 CPU, channels innermost where they fill vectors, plain maxima where no gradient is wanted.
 """
 
@@ -82,12 +82,12 @@ def pool(way: Callable[[Tensor], Tensor], channels: int, side: int, batch_size: 
 
 
 def kernel(x: Tensor) -> Tensor:
-    """PyTorch's kernel, which also notes where the maximum was."""
+    """Runs PyTorch's kernel, which also stores the places of the maxima."""
     return F.max_pool2d(x, 2)
 
 
 def maxima(x: Tensor) -> Tensor:
-    """What `lrenv.networks.layers` does without a gradient."""
+    """Computes the maxima as `lrenv.networks.layers` does without a gradient."""
     with torch.no_grad():
         return max_pool_pairs(x)
 

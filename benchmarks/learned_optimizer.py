@@ -1,4 +1,4 @@
-"""What a step with the learned optimizer costs, beside Adam and SGD: `python benchmarks/learned_optimizer.py`.
+"""The time of a step with the learned optimizer, beside Adam and SGD: `python benchmarks/learned_optimizer.py`.
 
 The task is that of Metz et al. 2019, whose learned optimizer takes 1.16 times as long as Adam on a CPU (appendix F).
 Inner steps alone are timed: draws, passes forward and back, updates.
@@ -22,7 +22,7 @@ from lrenv.training.trainee import Trainee
 
 @dataclass(frozen=True)
 class Steps(Settings):
-    """Trainees that take inner steps with different optimizers."""
+    """The settings of the race between optimizers."""
 
     task: str = "fashion-mnist-conv3"
     batch_size: int | None = 64

@@ -1,4 +1,4 @@
-"""What the environment replaces: plain PyTorch, one module after the other, as a user would write it."""
+"""The loop that the environment replaces: plain PyTorch, one module after the other, as a user would write it."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def modules(
 
 
 def plain_task(name: str, *optimizers: str, **options: Any) -> Task:
-    """The task, if it is plain classification with one of these optimizers.
+    """Returns the task, if it is plain classification with one of these optimizers.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the task is something else.
     """
     task = make_task(name, **options)
     if task.optimizer not in optimizers or task.loss != "cross_entropy" or task.augment:
@@ -66,14 +66,14 @@ def plain_task(name: str, *optimizers: str, **options: Any) -> Task:
 
 
 def normalised(task: Task) -> tuple[Split, Split]:
-    """The training split, and the validation examples that a decision measures, with their statistics removed."""
+    """Returns the training split and the validation examples that a decision measures, both normalised."""
     data = task.load()
     train, val = (Split((split.inputs - data.mean) / data.std, split.targets) for split in (data.train, data.val))
     return train, Split(*(x[: task.val_examples] for x in val))
 
 
 def piece(task: Task) -> int:
-    """Validation examples that go through a network at once."""
+    """Returns how many validation examples a network computes in one pass."""
     return max(task.batch_size, 512)
 
 

@@ -1,4 +1,4 @@
-"""Whether the environment's memory stays level, and is as predicted: `python benchmarks/memory.py`. Linux only."""
+"""The environment's memory over a long run, beside what is predicted: `python benchmarks/memory.py`. Linux only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Soak(Sized):
 
 
 def resident_mib() -> float:
-    """The resident size of this process."""
+    """Returns the resident size of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 

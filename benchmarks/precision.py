@@ -1,7 +1,7 @@
-"""What bfloat16 does to results: `python benchmarks/precision.py --task mnist1d-mlp`.
+"""The effect of bfloat16 on results: `python benchmarks/precision.py --task mnist1d-mlp`.
 
 The same trainees, with the same initial weights and batches, are trained in both precisions at constant rates. The
-table has test losses of best checkpoints, one a seed and a rate, and the ratio of the two.
+table has test losses of best checkpoints, one per seed and rate, and the ratio of the two.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Precision(Settings):
 
 
 def test_losses(settings: Precision, precision: str) -> NDArray[np.float64]:
-    """Test losses (seeds times rates,) of whole trainings."""
+    """Returns test losses (seeds times rates,) of whole trainings."""
     budget = {} if settings.budget is None else {"budget": settings.budget}
     task = make_task(settings.task, **settings.options, **budget)
     seeds, rates = zip(*itertools.product(range(settings.seeds), settings.rates), strict=True)

@@ -34,7 +34,7 @@ LAYERS = {"first": (1, 6, 28, 5, 2), "second": (6, 16, 14, 5, 0)}
 
 @dataclass(frozen=True)
 class Settings:
-    """What to time."""
+    """The settings: what to time."""
 
     trainees: int = 64
     """With weights and a batch of their own each."""
@@ -49,7 +49,7 @@ class Settings:
 
 
 def clocked(work: Callable[[], Any], turns: int, device: torch.device) -> float:
-    """Milliseconds of a call: the median of some replays on CUDA, one call on a CPU."""
+    """Measures the milliseconds of a call: the median of some replays on CUDA, one call on a CPU."""
     if device.type == "cpu":
         start = time.perf_counter()
         work()
@@ -72,12 +72,12 @@ def report(**row: Any) -> None:
 
 
 def error(ours: Tensor, reference: Tensor) -> float:
-    """The relative error in the Euclidean norm."""
+    """Returns the relative error in the Euclidean norm."""
     return float((ours.double() - reference).norm() / reference.norm())
 
 
 def layer(name: str, settings: Settings, device: torch.device) -> None:
-    """Forward pass, gradient of the weights and of the input, each by itself."""
+    """Times forward pass, gradient of the weights and of the input, each by itself."""
     c, o, side, k, p = LAYERS[name]
     n, b = settings.trainees, settings.batch_size
     side = 6 if settings.dry_run else side
@@ -130,7 +130,7 @@ def layer(name: str, settings: Settings, device: torch.device) -> None:
 
 
 def accuracy(name: str, settings: Settings, device: torch.device) -> None:
-    """Relative errors of two trainees against float64, of the kernels and of grouped convolutions in float32."""
+    """Returns relative errors of two trainees against float64, of the kernels and of grouped convolutions."""
     c, o, side, k, p = LAYERS[name]
     n, b = 2, settings.batch_size
     side = 6 if settings.dry_run else side
@@ -165,7 +165,7 @@ def accuracy(name: str, settings: Settings, device: torch.device) -> None:
 
 
 def lenet(settings: Settings, device: torch.device) -> None:
-    """The whole network: a training step (loss and gradient), and a forward pass without gradient."""
+    """Returns the whole network: a training step (loss and gradient), and a forward pass without gradient."""
     n, b = settings.trainees, settings.batch_size
     side = 20 if settings.dry_run else 28
     net = Network(lambda: lenet5((1, side, side), 10))

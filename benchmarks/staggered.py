@@ -1,4 +1,4 @@
-"""Whether episodes that end at different times cost more: `python benchmarks/staggered.py --compile`.
+"""The time of episodes that end at different times: `python benchmarks/staggered.py --compile`.
 
 Three environments take turns: in one all episodes begin together, in one they are spread evenly over an episode, in one
 a third of the trainees diverges in every decision and begins anew. A turn is a whole number of episodes.

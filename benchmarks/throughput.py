@@ -24,7 +24,7 @@ from lrenv.training.tasks import make_task
 
 @dataclass(frozen=True)
 class Throughput(Settings):
-    """How the environment's speed grows with its size."""
+    """The settings of the sweep over numbers of environments."""
 
     envs: str = "1,16,64,256,1024"
     """Trainees in parallel, numbers separated by commas."""
@@ -33,7 +33,7 @@ class Throughput(Settings):
 
 
 def sweep(settings: Throughput) -> Race:
-    """A contestant for each number of environments."""
+    """Returns a contestant for each number of environments."""
     contestants = {
         f"n = {envs}": partial(
             stepping, settings.task, int(envs), settings.decisions, settings.compile, **settings.options
@@ -49,7 +49,7 @@ def sweep(settings: Throughput) -> Race:
 
 
 def training(settings: Throughput) -> Race:
-    """Iterations of PPO, in this process: there is nothing to take turns with."""
+    """Times iterations of PPO in this process, as there is nothing to take turns with."""
     keep_memory()
     begin = time.perf_counter()
     ppo = PPOTraining(PPOSettings(settings.task, reward="improvement", gamma=1.0, compile=settings.compile))
@@ -72,7 +72,7 @@ def training(settings: Throughput) -> Race:
 
 
 def clocked(owner: Any, name: str) -> list[float]:
-    """Has a method note the seconds of each of its calls, in the list that this gives."""
+    """Makes a method record the seconds of each of its calls; returns the list of them."""
     method: Callable[..., Any] = getattr(owner, name)
     seconds: list[float] = []
 

@@ -32,7 +32,7 @@ RATES = (1e-2, 1e-3, 1e-4)
 
 @dataclass(frozen=True)
 class Settings:
-    """Which controllers to train."""
+    """The settings: which controllers to train."""
 
     task: str = "mnist1d-mlp"
     """What the trainees learn."""
@@ -45,7 +45,7 @@ class Settings:
 
 
 def outcome(settings: Settings, size: int, seed: int) -> dict[str, Any]:
-    """Trains one controller; gives its mean losses over seeds 0 to 9 and all initial rates."""
+    """Trains one controller; returns its mean losses over seeds 0 to 9 and all initial rates."""
     with tempfile.TemporaryDirectory() as folder:
         ppo = PPOSettings(
             settings.task, Path(folder), episodes=settings.episodes, reward="improvement", gamma=1.0, seed=seed,

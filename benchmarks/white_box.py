@@ -1,8 +1,8 @@
-"""What it costs to observe gradients: `python benchmarks/white_box.py --compile`.
+"""The time that observing gradients takes: `python benchmarks/white_box.py --compile`.
 
 Environments that observe one part each take turns; the baseline observes losses and the clock. Small intervals show the
 most: `--interval 1` is how hypergradient descent acts. `--steps-alone` leaves out measuring and all that crosses to the
-host: what remains is what it costs to accumulate one-step hypergradients.
+host, so that the time of accumulating one-step hypergradients remains.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ PARTS = {
 
 @dataclass(frozen=True)
 class WhiteBox(Sized):
-    """Environments that observe different things."""
+    """The settings of the race between observations."""
 
     interval: int = 10
-    """Inner steps a decision. The validation split is measured every ten inner steps in any case."""
+    """Inner steps per decision. The validation split is measured every ten inner steps in any case."""
     steps_alone: bool = False
     """Time inner steps, not decisions."""
 

@@ -35,7 +35,7 @@ from lrenv.agents.outer.folder import Folder
 from lrenv.agents.outer.settings import OuterSettings
 from lrenv.agents.outer.training import Training, train
 from lrenv.controllers import controller_file
-from lrenv.runtime.files import alone, append_line, json_lines, replace_file
+from lrenv.runtime.files import append_line, json_lines, locked_folder, replace_file
 from lrenv.runtime.json_values import to_json
 from lrenv.runtime.process import command_line, keep_memory, machine, status_of
 from lrenv.runtime.progress import progress
@@ -205,7 +205,7 @@ class Reproduction(ABC, Generic[Chosen, Name]):
         wanted = dict.fromkeys(itertools.chain(*batches))
         done = sum(self.made(run) for run in wanted)
         recorded = False
-        with alone(self.out), progress(len(wanted), "runs", done) as tell:
+        with locked_folder(self.out), progress(len(wanted), "runs", done) as tell:
             for batch in batches:
                 missing = [not self.made(run) for run in batch]
                 if not any(missing):

@@ -31,7 +31,9 @@ from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.training.tasks import Task, make_task
 
 TASK = make_task("noisy-quadratic", budget=20, interval=5)
-MINE = [point.name for point in entry_points(group="lrenv.agents") if point.value.startswith("lrenv.")]
+OWN = [point for point in entry_points(group="lrenv.agents") if point.value.startswith("lrenv.")]
+MINE = [point.name for point in OWN if ".tuning_free." not in point.value]
+"""Agents that act; the others are optimizers (`test_tuning_free.py`)."""
 N = 3
 
 
@@ -64,6 +66,7 @@ def lstm_policy(kind: type[LSTMPolicy], optimizer: str) -> LSTMPolicy:
 
 TABLE: dict[str, Callable[[], Agent]] = {
     "constant": lambda: by_grid("constant"),
+    "constant-ema": lambda: make_agent("constant-ema", peak=0.1, ema=0.9),
     "step": lambda: make_agent("step", peak=0.1, discount_step=3, discount_factor=0.5),
     "exponential": lambda: by_grid("exponential"),
     "linear": lambda: by_grid("linear"),
@@ -75,6 +78,7 @@ TABLE: dict[str, Callable[[], Agent]] = {
     "power": lambda: make_agent("power", peak=0.1, power=2),
     "rex": lambda: make_agent("rex", peak=0.1, weight_decay=0.01),
     "rex, by fan-in": lambda: make_agent("rex", peak=0.1, warmup=0.1, fan_in=0.5),
+    "refined": lambda: make_agent("refined", norms=(3.0, 2.0, 1.0, 2.0), peak=0.1),
     "plateau": lambda: make_agent("plateau", peak=1.0, patience=0),
     "plateau, by fan-in": lambda: make_agent("plateau", peak=1.0, patience=0, fan_in=1, weight_decay=0.1),
     "greedy": lambda: make_agent("greedy", peak=1.0, patience=0),
@@ -314,9 +318,9 @@ def test_a_view_says_whether_the_horizon_is_known() -> None:
     assert all(isinstance(x, bool) for x in known.values())
     unaware = [name for name, x in known.items() if not x]
     assert unaware == [
-        "constant", "step", "sgdr", "inverse-sqrt", "plateau", "plateau, by fan-in", "greedy", "greedy-bounded",
-        "sgd-hd", "sgd-hd, multiplicative", "nesterov-hd", "adam-hd", "adam-hd, in its loop", "gala", "osgm", "noh",
-        "dmopt", "learned-optimizer", "metz2019-cpu",
+        "constant", "constant-ema", "step", "sgdr", "inverse-sqrt", "plateau", "plateau, by fan-in", "greedy",
+        "greedy-bounded", "sgd-hd", "sgd-hd, multiplicative", "nesterov-hd", "adam-hd", "adam-hd, in its loop", "gala",
+        "osgm", "noh", "dmopt", "learned-optimizer", "metz2019-cpu",
     ]  # fmt: skip
     assert View("scale", ("paper", "gradient_square")).horizon is False
     assert View("scale", ("paper", "scale-free")).horizon is True

@@ -22,7 +22,7 @@ from lrenv.benchmark.evaluation import evaluate
 from lrenv.envs.episode import Episode
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.runtime import ambient
-from lrenv.runtime.files import alone
+from lrenv.runtime.files import locked_folder
 from lrenv.training.hypergradients import forward, reverse
 from lrenv.training.tasks import Task
 from lrenv.training.trainee import Trainee
@@ -291,7 +291,7 @@ def test_settings_of_the_process_are_put_back_by_the_last_to_leave() -> None:
 
 
 def test_errors_put_settings_back_too() -> None:
-    @ambient.detached
+    @ambient.without_gradients
     def fail() -> None:
         assert torch.get_default_dtype() == torch.float32
         assert not torch.is_grad_enabled()
@@ -353,6 +353,6 @@ def test_nothing_around_a_training_changes_its_numbers(tmp_path: Path) -> None:
 
 
 def test_a_training_has_its_folder_for_itself(tmp_path: Path) -> None:
-    with alone(tmp_path), pytest.raises(OSError, match=r"another process writes .*; wait for it"):
+    with locked_folder(tmp_path), pytest.raises(OSError, match=r"another process writes .*; wait for it"):
         trained(tmp_path)
     trained(tmp_path)

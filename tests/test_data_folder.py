@@ -206,7 +206,7 @@ def animated(file: Path) -> None:
         ("clear.gif", lambda file: with_alpha(0).save(file), "transparency dropped"),
         ("print.jpg", lambda file: random_image().convert("CMYK").save(file), "colours converted from CMYK"),
         ("print.tif", lambda file: random_image().convert("CMYK").save(file), "colours converted from CMYK"),
-        ("deep.png", deep_png, "cut from 16 to 8 bits a channel"),
+        ("deep.png", deep_png, "cut from 16 to 8 bits per channel"),
         ("moving.gif", animated, "only the first frame taken"),
         ("moving.png", animated, "only the first frame taken"),
         ("moving.webp", animated, "only the first frame taken"),

@@ -322,8 +322,8 @@ def test_training_equals_plain_pytorch(name: str, batch_size: int) -> None:
             Trainee(task(case, 1), dtype=F64)
         return
     trainee = Trainee(task(case, batch_size), dtype=F64)
-    assert case.apart in trainee.network.apart
-    assert bool(case.apart) == bool(trainee.network.apart)
+    assert case.apart in trainee.network.why_sequential
+    assert bool(case.apart) == bool(trainee.network.why_sequential)
     start = trainee.init(SEEDS)
     with torch.no_grad():
         end, losses = trainee.unroll(start, torch.full((3, 1), RATE, dtype=F64), trainee.hyper(3), STEPS)
@@ -404,7 +404,7 @@ def test_no_network_overwrites_stored_data(name: str, num_envs: int) -> None:
     assert seen[0] == seen[1] == seen[2]
     state = trainee.init(range(num_envs))
     lr = torch.full((num_envs, 1), 0.1, requires_grad=True)
-    if not trainee.network.apart:
+    if not trainee.network.why_sequential:
         trainee.unroll(state, lr, trainee.hyper(num_envs), 2)[1].sum().backward()
     assert before == [digest(data), digest(Data(trainee.train, trainee.val, trainee.test, data.mean, data.std, 3))]
 
@@ -545,7 +545,7 @@ def test_dropout_of_a_copy_that_runs_apart_is_its_own() -> None:
         lambda: S(nn.GRU(4, 5, batch_first=True), Apply(lambda x: x[0][:, -1]), nn.Dropout(0.5), head()), SEQUENCE
     )
     trainee = Trainee(task(case, 4), dtype=F64)
-    assert trainee.network.apart
+    assert trainee.network.why_sequential
     both, alone = trainee.init([3, 4]), trainee.init([4])
     index = trainee.batch_indices(both, 1)[:, 0]
     together, _ = trainee.loss(both.params, both, index)

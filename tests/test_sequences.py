@@ -70,8 +70,8 @@ def test_copies_side_by_side_are_modules_by_themselves(make: networks.NetworkFac
                                                        inputs: torch.Tensor) -> None:  # fmt: skip
     network = Network(partial(make, shape, 11))
     params, buffers = network.init([0, 1, 2], torch.device("cpu"), torch.float64)
-    network.rehearse(inputs[0], torch.float64)
-    assert not network.apart
+    network.dry_run(inputs[0], torch.float64)
+    assert not network.why_sequential
     leaf = params.clone().requires_grad_()
     outputs, after = network(leaf, buffers, inputs, True)
     (grads,) = torch.autograd.grad(outputs.square().sum(), leaf)

@@ -1,8 +1,8 @@
 """What an agent is, and how one is found by name.
 
-An agent is any object with Stable-Baselines3's `predict` and a `view`, which says what it observes and controls;
-`lrenv.agents.BaseAgent` is the easiest way to write one. Agents are advertised as entry points of the group
-`lrenv.agents`, a name and a factory each: those of this package, and those of others.
+An agent is any object with Stable-Baselines3's `predict` and a `view`, which tells what it observes and controls;
+`lrenv.agents.BaseAgent` is the easiest way to write one. Packages, lrenv among them, advertise agents as entry points
+of the group `lrenv.agents`, with a name and a factory each.
 """
 
 from __future__ import annotations
@@ -58,16 +58,20 @@ class View:
         return {name: value for name, value in vars(self).items() if name != "horizon"}
 
     def settings(self) -> dict[str, Any]:
-        """Gives the environment's keyword arguments that this view asks for."""
+        """Returns the environment's keyword arguments that this view asks for."""
         return {name: value for name, value in self.names.items() if value is not None}
 
 
 @runtime_checkable
 class Agent(Protocol):
-    """Controls the learning rate of n trainees at once.
+    """The interface of agents, each of which controls the learning rates of n trainees.
 
-    An agent that computes with tensors may also have a method `on_device(device)` that gives the agent on that device:
-    evaluations call it with the device where the trainees live. Other agents decide on the host.
+    An agent that computes with tensors may also have a method `on_device(device)` that returns the agent on that
+    device: evaluations call it with the device of the trainees. Other agents decide on the host.
+
+    In a loop of one's own (`lrenv.LRController`) two attributes spare or tell something, where an agent has them:
+    `reads`, the names of the signals in its observation that its actions depend on, without which it reads all; and
+    `observation_range`, a pair of arrays (signals,), between which nearly all observations lay when it was trained.
     """
 
     @property
@@ -95,11 +99,11 @@ class Agent(Protocol):
 
 
 class AgentError(ValueError):
-    """An agent failed in an evaluation; the message says who, where and when, and the cause is chained."""
+    """An error: an agent failed in an evaluation; the message names agent, task and step, and the cause is chained."""
 
 
 def view_of(agent: Agent) -> View:
-    """Gives the agent's view.
+    """Returns the agent's view.
 
     Raises:
         AgentError: it has none, or something else under that name; the message says what to do.
@@ -115,32 +119,34 @@ def view_of(agent: Agent) -> View:
 
 
 def called(agent: object) -> str:
-    """Gives what an agent is called in tables: its `repr`, or its class if that would be an address in memory."""
+    """Returns what an agent is called in tables: its `repr`, or its class if that would be an address in memory."""
     own = type(agent).__repr__ is not object.__repr__
     return repr(agent) if own else type(agent).__name__
 
 
 Factory = Callable[..., Agent]
-"""Makes an agent from keyword arguments. It may have an attribute `grid`, hyperparameter -> values worth trying, and an
-attribute `file`, the controller file that it loads; it must have `load(path)` if controller files name it."""
+"""A function (keyword arguments) -> an agent.
+
+It may have an attribute `grid`, hyperparameter -> values worth trying, and an attribute `file`, the controller file
+that it loads; it must have `load(path)` if controller files name it."""
 
 
 GROUP = "lrenv.agents"
-"""The entry points under which packages advertise agents."""
+"""The group of entry points under which packages advertise agents."""
 
 
 def agents() -> tuple[str, ...]:
-    """Gives the names of all agents that are installed."""
+    """Returns the names of all agents that are installed."""
     return tuple(sources.advertised(GROUP))
 
 
 def agent_factory(name: str) -> Factory:
-    """Gives the factory of an agent: that which a package advertises under the name, or one's own, `my_agents.py:Mine`.
+    """Returns the factory of an agent that a package advertises, or that is in one's own file, `my_agents.py:Mine`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no installed agent has that name, and the message lists the near ones; its package, or the file, is
-            broken; or the file holds something else under that name.
+        ValueError: no installed agent has that name, and the message lists similar names; or its package, or the file,
+            raises an error; or the file has something else under that name.
     """
     own = specs.Spec(name, {}).own
     if own is None:
@@ -174,7 +180,8 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
         **settings: the keyword arguments of the agent's factory.
 
     Raises:
-        ValueError: the name is unknown, the settings are unfit, a file is no controller, or one's own file raises.
+        ValueError: the name is unknown, the settings don't fit, a file is no controller, or one's own file raises an
+            error.
         FileNotFoundError: there is no such file.
     """
     spec = specs.Spec(str(agent), {}) if isinstance(agent, Path) else specs.parse(agent)
@@ -196,7 +203,7 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
 
 
 def _loaded(path: Path) -> Agent:
-    """The agent in a controller file."""
+    """Returns the agent in a controller file."""
     name = agent_name(path)
     try:
         factory = _installed(name)  # a file of data makes no code run but that of packages

@@ -29,20 +29,21 @@ from lrenv.runtime.files import replace_file
 FORMAT = "lrenv-controller"
 VERSION = 2
 PACKAGES = ("lrenv", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy")
+"""The packages whose versions are written into a file."""
 LARGEST_HEADER = 2**19
-"""Bytes of names, shapes and metadata; a thousand tensors take a fifth of it."""
+"""The largest number of bytes of names, shapes and metadata; a thousand tensors take a fifth of it."""
 LARGEST_METADATA = 2**17
-"""Characters of JSON; a hundred settings take a thirtieth of it. It is parsed within hundredths of a second."""
+"""The largest number of characters of JSON, parsed within 0.1 s; a hundred settings take a thirtieth of it."""
 LARGEST_WEIGHT = 1e12
-"""No trained weight is larger, and sums over as many as `schema.LARGEST_SIZE` such weights stay within float32."""
+"""The largest weight: trained ones are smaller, and sums of `schema.LARGEST_SIZE` such are finite in float32."""
 
 
 class ControllerFileError(ValueError):
-    """A file that can't be used as a controller."""
+    """An error: a file can't be used as a controller."""
 
 
 class TensorSpec(NamedTuple):
-    """The spec of a tensor in a file.
+    """The shape, type and range that a tensor in a file must have.
 
     Attributes:
         shape: None stands for any length.
@@ -58,10 +59,10 @@ class TensorSpec(NamedTuple):
 
 
 class ControllerFile:
-    """A file that is open, whose metadata are as they were written and fit the schema.
+    """An open file, whose metadata are as they were written and fit the schema.
 
     Attributes:
-        path: of the file.
+        path: the file's path.
         metadata: JSON values.
         table: name -> (dtype, shape) of its tensors.
     """
@@ -73,16 +74,16 @@ class ControllerFile:
         self.table = {name: (str(x.get_dtype()), tuple(x.get_shape())) for name, x in slices.items()}
 
     def tensors(self, wanted: Mapping[str, TensorSpec] | None = None) -> dict[str, Tensor]:
-        """All tensors, aligned to 64 bytes.
+        """Reads all tensors into memory that is aligned to 64 bytes.
 
-        In the file they lie wherever the header ends, and matrix products round differently at addresses that are not
-        aligned: a run that goes on from a file would then end elsewhere than one that was never interrupted.
+        In the file their place depends on the length of the header, and matrix products round differently at addresses
+        that are not aligned: a training that continues from a file would end elsewhere than an uninterrupted one.
 
         Args:
             wanted: name -> spec of the tensors that the file must hold, and no others; any tensors if None.
 
         Raises:
-            ControllerFileError: they are not as wanted, or not as they were written.
+            ControllerFileError: the tensors don't fit their specs, or are not as they were written.
         """
         if wanted is not None:
             self._compare(wanted)
@@ -122,11 +123,12 @@ class ControllerFile:
 
 @contextmanager
 def opened(path: Path) -> Iterator[ControllerFile]:
-    """Opens a file that `write` made; a ValueError in the body is one about what the file says.
+    """Opens a file that `write` made; a ValueError in the block becomes a ControllerFileError that names the file.
 
     Raises:
-        FileNotFoundError: no such file.
-        ControllerFileError: unreadable, damaged, of another format or version, or with metadata that can't be meant.
+        FileNotFoundError: there is no such file.
+        ControllerFileError: the file is unreadable, damaged, of another format or version, or its metadata don't fit
+            the schema.
     """
     try:
         _check_regular(path)
@@ -148,8 +150,8 @@ def opened_agent(path: Path, name: str) -> Iterator[ControllerFile]:
     """Opens the file of an agent.
 
     Raises:
-        FileNotFoundError: no such file.
-        ControllerFileError: it holds another agent or none, or as `opened` says.
+        FileNotFoundError: there is no such file.
+        ControllerFileError: it holds another agent or none, or `opened` refuses it.
     """
     with opened(path) as file:
         held = file.metadata.get("agent")
@@ -160,23 +162,23 @@ def opened_agent(path: Path, name: str) -> Iterator[ControllerFile]:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors, aligned to 64 bytes, and metadata of a file that `write` made; raises as `opened` does."""
+    """Returns tensors, aligned to 64 bytes, and metadata of a file that `write` made; raises as `opened` does."""
     with opened(path) as file:
         return file.tensors(), file.metadata
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a file that `write` made; raises as `opened` does. The tensors are not looked at."""
+    """Returns the metadata of a file that `write` made, without reading its tensors; raises as `opened` does."""
     with opened(path) as file:
         return file.metadata
 
 
 def agent_name(path: Path) -> str:
-    """Which agent a file holds.
+    """Returns the name of the agent that a file holds.
 
     Raises:
-        FileNotFoundError: no such file.
-        ControllerFileError: it holds none, or as `opened` says.
+        FileNotFoundError: there is no such file.
+        ControllerFileError: it holds none, or `opened` refuses it.
     """
     name: str | None = read_metadata(path).get("agent")
     if name is None:
@@ -185,23 +187,25 @@ def agent_name(path: Path) -> str:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Writes a controller, if the metadata name its agent, or else a checkpoint; whole or not at all.
+    """Writes a controller, if the metadata name its agent, or else a checkpoint.
+
+    The file is written as a whole or not at all.
 
     Args:
         path: the file.
         tensors: name -> tensor.
-        metadata: JSON values that fit `schema.KINDS`; versions of the packages in play are added.
+        metadata: JSON values that fit `schema.KINDS`; the versions of `PACKAGES` are added.
 
     Raises:
-        ValueError: metadata that `read` would refuse, or too many tensors.
-        OSError: the file can't be written; the old one is as it was.
+        ValueError: `read` would refuse the metadata, or there are too many tensors.
+        OSError: the file can't be written; the old one stays as it was.
     """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     kind = "controller" if "agent" in metadata else "checkpoint"
     fixed = {"format": FORMAT, "version": VERSION, "kind": kind, "sha256": _digest(plain)}
     text = json.dumps({"versions": {name: version(name) for name in PACKAGES}} | dict(metadata) | fixed)
     schema.KINDS[kind]("metadata", json.loads(text))
-    # Not the library's own way to write files: it leaves one of a random name behind when it is killed.
+    # The library's own function to write files would leave one of a random name behind when it is killed.
     content = _ordered(save(plain, {"lrenv": text, "sha256": _sha256(text)}))
     if int.from_bytes(content[:8], "little") > LARGEST_HEADER or len(text) > LARGEST_METADATA:
         raise ValueError(f"{path} would have too many tensors, or metadata that are too long, to be read again")
@@ -209,7 +213,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
 
 
 def _checked_metadata(path: Path, beside: Mapping[str, str]) -> dict[str, Any]:
-    """The metadata in a safetensors header."""
+    """Returns the metadata in a safetensors header, checked."""
     text = beside.get("lrenv", "null")
     if "sha256" in beside and beside["sha256"] != _sha256(text):
         raise ControllerFileError(f"{path} is damaged: the checksum of its metadata is another; train or copy it again")
@@ -235,7 +239,7 @@ def _checked_metadata(path: Path, beside: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _check_regular(path: Path) -> None:
-    """Refuses what is no regular file, before it is opened, and headers that would take long to read."""
+    """Checks, before a file is opened, that it is a regular file and that its header is short enough."""
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -257,7 +261,7 @@ def _check_regular(path: Path) -> None:
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the tensors, in the order of their names: of each, name, dtype and shape as JSON, and its bytes."""
+    """Returns the SHA-256 of the tensors in the order of their names: name, dtype and shape as JSON, then the bytes."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         x = tensors[name]
@@ -267,7 +271,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _ordered(content: bytes) -> bytes:
-    """A file whose metadata stand in the order of their names: the library's order changes from write to write."""
+    """Sorts the metadata by name, since the library's order changes from write to write; returns the file's bytes."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -281,6 +285,6 @@ def _sha256(text: str) -> str:
 
 
 def _short(text: object) -> str:
-    """The beginning of what may be a message as long as the file."""
+    """Returns the beginning of a message that may be as long as the file."""
     line = " ".join(str(text).split())
     return line if len(line) <= 200 else f"{line[:200]}..."

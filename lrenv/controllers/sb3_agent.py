@@ -1,4 +1,4 @@
-"""Stable-Baselines3 models as agents, with the view and the normalisation that they were trained with."""
+"""Stable-Baselines3 models as agents, with the view and the normalisation with which they were trained."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lrenv.controllers.agent import Agent, AgentError, State, View
 from lrenv.envs.env import LearningRateEnv
 
 TRANSPARENT = ("VecMonitor", "VecCheckNan", "Monitor", "OrderEnforcing", "PassiveEnvChecker")
-"""Wrappers that change neither observations nor actions."""
+"""The wrappers that change neither observations nor actions."""
 
 
 class SB3Agent:
     """A Stable-Baselines3 or sb3-contrib model, recurrent ones included, as an agent.
 
     `lrenv.benchmark.evaluate` makes one of a model that still holds its environment. A model that was loaded from a
-    file doesn't know what it was trained on, so it must be said:
+    file doesn't know its environment, so its view must be given:
 
         model = PPO.load("model.zip")
         normalise = VecNormalize.load("statistics.pkl", LearningRateVecEnv(1, "digits-mlp"))  # if it was trained so
@@ -27,7 +27,7 @@ class SB3Agent:
     Args:
         model: the model.
         view: what it was trained to observe and control.
-        normalise: the `VecNormalize` that observations went through in training; None if there was none.
+        normalise: the `VecNormalize` that normalised its observations in training; None if there was none.
     """
 
     def __init__(self, model: Any, view: View, normalise: Any = None) -> None:
@@ -51,10 +51,10 @@ class SB3Agent:
 
 
 def as_agent(agent: Any) -> Agent:
-    """Gives a Stable-Baselines3 model as an agent, and an object that has a view or is no model as it is.
+    """Returns a Stable-Baselines3 model as an agent, and an object that has a view or is no model as it is.
 
     Raises:
-        AgentError: the model holds no environment of ours, or one that changes observations or actions on the way.
+        AgentError: the model holds no environment of lrenv's, or a wrapper of it changes observations or actions.
     """
     if hasattr(agent, "view") or not (hasattr(agent, "get_env") and hasattr(agent, "get_vec_normalize_env")):
         own: Agent = agent
@@ -63,7 +63,7 @@ def as_agent(agent: Any) -> Agent:
 
 
 def _view(model: Any) -> View:
-    """Gives what the model's environment lets it observe and control."""
+    """Returns the view of the model's environment."""
     from lrenv.envs.sb3_vec_env import LearningRateVecEnv  # Stable-Baselines3 takes a second, and a model has it
 
     env = model.get_env()

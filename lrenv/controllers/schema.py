@@ -1,6 +1,6 @@
-"""What the metadata of controller files must be: every field's type and range, checked before anything is built.
+"""The schema of the metadata of controller files: every field's type and range, checked before anything is built.
 
-A check takes where a value stands and the value, as JSON gives it, and raises a ValueError that says what was wanted:
+A check is a function (place of a value, value as JSON reads it) that raises a ValueError if the value doesn't fit:
 
     >>> record({"hidden": integer(1, 64)})("architecture", {"hidden": 65})
     Traceback (most recent call last):
@@ -19,17 +19,17 @@ import torch
 
 from lrenv.envs.actions import HYPERPARAMETERS, Control
 from lrenv.envs.observations import Observer
-from lrenv.lookup import lookup
-from lrenv.training.optimizers import OPTIMIZERS, make_optimizer
+from lrenv.training.optimizers import make_optimizer
 
 Check = Callable[[str, Any], None]
+"""A function (place, value) that raises a ValueError if the value doesn't fit."""
 
 MOST = 2**53
-"""Counts are at most this: beyond, not every JSON reader tells two integers apart."""
+"""The largest count; above it, not every JSON reader tells two integers apart."""
 LONGEST_INTERVAL = 10**6
-"""No controller acts more rarely, in inner steps: tasks are hardly that long."""
+"""The largest interval of a controller, in inner steps; tasks are hardly that long."""
 LARGEST_SIZE = 2**20
-"""No network of a controller has more inputs, units or outputs."""
+"""The largest number of inputs, units or outputs of a controller's network."""
 
 
 def _check(wanted: str, accepts: Callable[[Any], bool]) -> Check:
@@ -41,12 +41,12 @@ def _check(wanted: str, accepts: Callable[[Any], bool]) -> Check:
 
 
 def integer(low: int, high: int = MOST) -> Check:
-    """An integer between two, both included; true and false are none."""
+    """Returns a check for integers from `low` to `high`, both included; true and false are none."""
     return _check(f"an integer from {low} to {high}", lambda x: type(x) is int and low <= x <= high)
 
 
 def number(low: float, high: float) -> Check:
-    """A finite number above `low` and at most `high`."""
+    """Returns a check for finite numbers above `low` and at most `high`."""
     return _check(
         f"a number above {low:g} and at most {high:g}",
         lambda x: type(x) in (int, float) and math.isfinite(x) and low < x <= high,
@@ -54,13 +54,13 @@ def number(low: float, high: float) -> Check:
 
 
 def one_of(names: Iterable[str]) -> Check:
-    """One of some names."""
+    """Returns a check for one of some names."""
     known = tuple(names)
     return _check(f"one of {', '.join(known)}", lambda x: isinstance(x, str) and x in known)
 
 
 def optional(check: Check) -> Check:
-    """Null, or what the check accepts."""
+    """Returns a check for null, or what the check accepts."""
 
     def either(where: str, value: Any) -> None:
         if value is not None:
@@ -70,7 +70,7 @@ def optional(check: Check) -> Check:
 
 
 def several(check: Check, least: int = 0) -> Check:
-    """A list, each of whose values the check accepts."""
+    """Returns a check for lists of at least `least` values, each of which the check accepts."""
     is_list = _check(f"a list of {least} or more", lambda x: isinstance(x, list) and len(x) >= least)
 
     def all_of(where: str, value: Any) -> None:
@@ -82,12 +82,12 @@ def several(check: Check, least: int = 0) -> Check:
 
 
 def record(needed: Mapping[str, Check], known: Mapping[str, Check] | None = None) -> Check:
-    """An object with the needed fields.
+    """Returns a check for objects with the needed fields.
 
     Args:
-        needed: field -> what it must be.
-        known: fields that may be there, and what they then must be. With these, others may be there, too, and are not
-            looked at; without, no others.
+        needed: field -> its check.
+        known: optional field -> its check. If this is given, any other fields are accepted unchecked; if it is None, no
+            other fields are accepted.
     """
     is_object = _check("an object", lambda x: isinstance(x, dict))
 
@@ -111,7 +111,7 @@ BOOLEAN = _check("true or false", lambda x: isinstance(x, bool))
 TEXT = _check("text", lambda x: isinstance(x, str))
 NAME = _check("a name of at most 100 characters", lambda x: isinstance(x, str) and 0 < len(x) <= 100)
 LOSS = _check("a number or null", lambda x: x is None or type(x) in (int, float))
-"""A measured loss: a run that diverged has NaN, infinity or null."""
+"""The check of a measured loss; that of a run that diverged is NaN, infinity or null."""
 OBJECT = record({}, {})
 
 FACTS: dict[str, Check] = {
@@ -131,13 +131,14 @@ FACTS: dict[str, Check] = {
     "selection_runs": integer(0),
     "finished": BOOLEAN,
 }
-"""What lrenv knows of any file: how its controller was trained, and how far its training is. Agents and trainings may
-keep fields of their own beside these."""
+"""Field -> its check, in any file: how its controller was trained, and how far its training is.
+
+Agents and trainings may write other fields beside these."""
 KINDS: dict[str, Check] = {
     "controller": record({"agent": NAME}, FACTS),
     "checkpoint": record({"settings": OBJECT, "iteration": integer(0)}, FACTS),
 }
-"""Kind of file -> what its metadata must be: an agent, or the state of a training."""
+"""Kind of file (an agent, or the state of a training) -> the check of its metadata."""
 
 _NAMES = _check(
     "a name or a list of names",
@@ -154,30 +155,34 @@ _VIEW = record(
 
 
 def check_view(where: str, value: Any) -> None:
-    """A check of a `lrenv.controllers.agent.View`: its names are such that exist and go together."""
+    """Checks the fields of a `lrenv.controllers.agent.View`: their names must exist and be combinable.
+
+    Raises:
+        ValueError: they don't.
+    """
     _VIEW(where, value)
     spaces(view_settings(value), rates=1)
 
 
 def view_settings(view: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a view from what JSON makes of them."""
+    """Returns the fields of a view from JSON, in which tuples are lists."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in view.items()}
 
 
 def spaces(view: Mapping[str, Any], rates: int) -> tuple[gym.Space[Any], gym.Space[Any]]:
-    """The single observation and action spaces of environments with this view.
+    """Returns the single observation and action spaces of environments with this view.
 
     Args:
         view: the fields of a view.
         rates: K, learning rates per trainee where the control's granularity makes several.
 
     Raises:
-        ValueError: unknown names, or such that don't go together.
+        ValueError: names are unknown, or can't be combined.
     """
-    if view["optimizer"] is not None:
-        lookup(OPTIMIZERS, view["optimizer"], "optimizer")
+    optimizer = view["optimizer"]
+    made = None if optimizer is None else make_optimizer(f"sgd{optimizer}" if optimizer.startswith("+") else optimizer)
     # A task's own optimizer may read any hyperparameter.
-    hyper = tuple(HYPERPARAMETERS) if view["optimizer"] is None else tuple(make_optimizer(view["optimizer"]).hyper)
+    hyper = tuple(HYPERPARAMETERS) if made is None or optimizer.startswith("+") else tuple(made.hyper)
     sizes = {"trainee": 1} | dict.fromkeys(("layer", "tensor", "parameter"), rates)
     observer = Observer(view["observe"], torch.float32, {"rates": rates, "parameters": rates})
     return observer.space, Control(view["control"], sizes, hyper).space

@@ -1,7 +1,7 @@
-"""What a program depends on, as a tree, in a file: nested tuples and dicts of tensors, arrays and JSON values.
+"""The state of a training in a controller file: a tree of nested tuples and dicts of tensors, arrays and JSON values.
 
-A leaf is called by its path, such as `env.trainee.params`. It is read back against a template, a tree of the same
-structure, so that a file of something else is told by what differs before anything is overwritten.
+The name of a leaf is its path, such as `env.trainee.params`. A state is read against a template, a tree of the same
+structure, so that a file of another training raises an error that names the difference, before anything is overwritten.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Scalar = bool | int | float | str | None
 
 
 class Stored(NamedTuple):
-    """A tree as `lrenv.controllers.controller_file.write` takes it."""
+    """The leaves of a tree by their paths, as `lrenv.controllers.controller_file.write` takes them."""
 
     tensors: dict[str, Tensor]
     values: dict[str, Scalar]  # JSON
 
 
 def stored(tree: Any) -> Stored:
-    """The leaves of a tree by their paths; tensors are copies, which what goes on does not change."""
+    """Returns the leaves of a tree by their paths; tensors are copied, so that further training doesn't change them."""
     tensors: dict[str, Tensor] = {}
     values: dict[str, Scalar] = {}
     for name, leaf in _leaves(tree)[0]:
@@ -43,13 +43,13 @@ def stored(tree: Any) -> Stored:
 
 
 def restored(template: T, tensors: Mapping[str, Tensor], values: Mapping[str, Any], what: object) -> T:
-    """A tree with the structure, devices and types of the template, and the leaves that `stored` took.
+    """Returns a tree with the structure, devices and types of the template, and the leaves that `stored` took.
 
     Args:
-        template: leaves that are numbers or text may be of any value.
-        tensors: by path.
-        values: by path.
-        what: where they are from, for errors.
+        template: a tree of the same structure, whose leaves have the shapes and types that are wanted.
+        tensors: path -> tensor.
+        values: path -> number or text.
+        what: names their source in errors.
 
     Raises:
         lrenv.controllers.controller_file.ControllerFileError: names, shapes or types differ.
@@ -71,7 +71,7 @@ def _leaf(name: str, like: Any, tensors: Mapping[str, Tensor], values: Mapping[s
         held = tensors.get(name)
         if held is None or held.shape != wanted.shape or held.dtype != wanted.dtype:
             raise _differs(what, f"has {_described(held)} as {name!r}, where {_described(wanted)} is wanted")
-        # A copy: what is read may lie at addresses at which products are rounded differently.
+        # A copy, since tensors from a file may lie at addresses at which products are rounded differently.
         return held.to(wanted.device, copy=True) if isinstance(like, Tensor) else held.clone().numpy()
     held_value = values.get(name)
     if isinstance(like, float) and isinstance(held_value, str | float | int):
@@ -97,5 +97,5 @@ def _leaves(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
 
 
 def _step(key: Any) -> str:
-    """What a step of a path is called: a field, a key of a dict, or a place in a tuple."""
+    """Returns the name of a step of a path: a field, a key of a dict, or a place in a tuple."""
     return str(next(getattr(key, name) for name in ("name", "key", "idx") if hasattr(key, name)))

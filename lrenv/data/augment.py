@@ -1,4 +1,4 @@
-"""Augmentation of image batches, drawn from keys like every other random number."""
+"""Augmentation of image batches, whose random numbers are functions of keys (`lrenv.randomness.draws`)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from lrenv.randomness import draws
 
 PADDING = 4
-"""Pixels that an image may move (He et al. 2016, section 4.2)."""
+"""The number of pixels by which an image may move in each direction (He et al. 2016, section 4.2)."""
 
 
 def crop(key: Tensor, x: Tensor) -> Tensor:
-    """Pads each image with zeros by 4 pixels a side and cuts a window of the old size at a random place.
+    """Pads each image with zeros by 4 pixels per side and cuts a window of the old size at a random place.
 
     Args:
         key: (n,) int64.
@@ -32,9 +32,15 @@ def crop(key: Tensor, x: Tensor) -> Tensor:
 
 
 def crop_flip(key: Tensor, x: Tensor) -> Tensor:
-    """`crop`, and each image mirrored left to right with probability 1/2."""
+    """Mirrors each image left to right with probability 1/2, and crops it as `crop` does.
+
+    Args:
+        key: (n,) int64.
+        x: (n, b, channels, height, width).
+    """
     mirrored = draws.uniform(draws.fold(key, 1), (x.shape[1], 1, 1, 1)) < 0.5
     return crop(key, torch.where(mirrored, x.flip(-1), x))
 
 
 AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"crop": crop, "crop-flip": crop_flip}
+"""Name -> function (keys, images) -> images."""

@@ -1,4 +1,4 @@
-"""Sets that need no files: scikit-learn ships one, the other is generated."""
+"""Data sets that need no files: digits is a part of scikit-learn, MNIST-1D is generated."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lrenv.data.types import Data, Split, with_statistics
 
 
 def digits(label_noise: float = 0.0) -> Data:
-    """Scikit-learn's digits: 1,797 images of 8 x 8 pixels with 17 levels of grey.
+    """Returns scikit-learn's digits: 1,797 images of 8 x 8 pixels with 17 levels of grey.
 
     Args:
         label_noise: the share of the training labels that are replaced by one of the ten drawn with equal chance.
 
     Raises:
-        ValueError: a share below 0 or above 1.
+        ValueError: the share is below 0 or above 1.
     """
     from sklearn.datasets import load_digits
 
@@ -38,7 +38,7 @@ def digits(label_noise: float = 0.0) -> Data:
 
 
 def mnist1d() -> Data:
-    """MNIST-1D by its authors' own generator at their settings; it takes seconds, so its result is stored."""
+    """Generates MNIST-1D by its authors' own code and settings, which takes seconds, so its result is stored."""
     tensors = stored("mnist1d", version("mnist1d"), _generate_mnist1d)
     train, test = (Split(tensors[f"{part}.inputs"], tensors[f"{part}.targets"]) for part in ("train", "test"))
     train, val = train.shuffled().cut(3000, 1000)

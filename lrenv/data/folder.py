@@ -1,7 +1,7 @@
-"""Image folders: one folder per class, with or without a split, decoded once.
+"""Image folders: one folder per class, with or without splits, decoded once.
 
-What is left out of a folder or loses something on the way is told in one `DataWarning`, also where the tensors come out
-of the store; what can't be decoded or learned from is refused.
+One `DataWarning` names files that are left out and images that lose something, also where the tensors come from the
+store. Images that can't be decoded, and folders that can't be learned from, raise an error.
 """
 
 from __future__ import annotations
@@ -29,33 +29,35 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
-"""Those of torchvision's image folders, GIF, and the other names of JPEG. Files of other names are told."""
+"""The suffixes of image files: those of torchvision's image folders, GIF, and the other names of JPEG.
+
+Other files are left out, with a warning."""
 _NO_DATA = frozenset({"thumbs.db", "desktop.ini"})
-"""What file managers leave behind; like hidden files it is not worth a word."""
+"""The names of files that file managers make; they are left out without a warning, as hidden files are."""
 _EIGHT_BITS = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX"})
 """Pillow's modes that become grey or RGB without loss, transparency aside."""
 _QUIET_BELOW = 2_000
-"""Images: about a second of decoding. Fewer show no progress bar."""
+"""The number of images, about a second of decoding, below which no progress bar is shown."""
 _ORIENTATION = 0x0112
-"""EXIF's tag."""
+"""The EXIF tag of the orientation."""
 _FORMAT = 2
-"""Of what is stored; another number makes it anew."""
+"""The version of the stored tensors; with another number they are decoded again."""
 _NAMED = 3
-"""Files of a kind that a warning names."""
+"""The number of files of a kind that a warning names."""
 
 
 class Folder(NamedTuple):
-    """What a folder of images holds."""
+    """The contents of a folder of images."""
 
     pools: dict[str, Split]
     """Each part that is on disk, in order of class and name."""
     classes: list[str]
     notes: list[str]
-    """What was left out or lost something, a clause each."""
+    """A clause per kind of thing that was left out or lost something."""
 
 
 def folder(path: str | os.PathLike[str], size: int | None = None, channels: int = 3, held_out: float = 0.2) -> Data:
-    """A folder of images as a data set; `lrenv.data.load` describes the options.
+    """Returns a folder of images as a data set; `lrenv.data.load` describes the options.
 
     Raises:
         ValueError: an option out of range, a folder that is not laid out as described there, or a class without an
@@ -87,21 +89,31 @@ def folder(path: str | os.PathLike[str], size: int | None = None, channels: int 
             f"held out for {' and '.join(missing)}; add images, or make train/, val/ and test/ yourself"
         )
     notes += [f"{part} has no image of class {_some(names)}" for part, names in absent.items() if names]
-    tell(path, notes)
+    warn_about(path, notes)
     return with_statistics(splits["train"], splits["val"], splits["test"], len(classes))
 
 
-def tell(path: str | os.PathLike[str], notes: list[str]) -> None:
-    """One `DataWarning` of everything that is worth knowing about a folder, if there is anything."""
+def warn_about(path: str | os.PathLike[str], notes: list[str]) -> None:
+    """Issues one `DataWarning` with all notes about a folder, if there are any."""
     if notes:
         warnings.warn(f"images of {os.fspath(path)}: {'; '.join(notes)}", DataWarning, stacklevel=3)
 
 
 def read_folder(path: Path, size: int | None, channels: int) -> Folder:
-    """The decoded images of a folder.
+    """Returns the decoded images of a folder.
 
-    The version under which the tensors are stored comes from the files' names, sizes and times, so that a
-    changed folder replaces its own entry and no other.
+    The version under which the tensors are stored is a hash of the files' names, sizes and times, so that a changed
+    folder replaces its own entry and no other.
+
+    Args:
+        path: the folder.
+        size: the width and height that images get; None for those of the first one.
+        channels: 1 (grey) or 3 (RGB).
+
+    Raises:
+        ValueError: the folder is not laid out as `lrenv.data.load` describes.
+        DataMissing: there is no such folder.
+        DataCorrupt: an image cannot be decoded.
     """
     listed, classes, notes = _list_images(path)
     files = {part: [file for file, _ in images] for part, images in listed.items()}
@@ -121,14 +133,14 @@ def read_folder(path: Path, size: int | None, channels: int) -> Folder:
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first few names, and how many there are."""
+    """Returns the first few names, and how many more there are."""
     names = list(names)
     rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(map(repr, names[:_NAMED])) + rest
 
 
 def _list_images(path: Path) -> tuple[dict[str, list[tuple[Path, int]]], list[str], list[str]]:
-    """Image files and their labels for each part on disk, the classes, and what was left out."""
+    """Returns image files and their labels for each part on disk, the classes, and notes on what was left out."""
     parts = _parts(path)
     labels = {sub.name: label for label, sub in enumerate(_subfolders(parts["train"]))}
     if len(labels) < 2:
@@ -159,7 +171,7 @@ def _list_images(path: Path) -> tuple[dict[str, list[tuple[Path, int]]], list[st
 
 
 def _parts(path: Path) -> dict[str, Path]:
-    """Part -> the folder that holds its class folders."""
+    """Returns part -> the folder that holds its class folders."""
     if not path.is_dir():
         raise DataMissing(f"no image folder {path}: pass the one that holds the class folders, or train/")
     if not _subfolders(path / "train"):
@@ -184,7 +196,7 @@ def _is_image(file: Path) -> bool:
 
 
 def _contents(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The images below a class folder in order of their names, and what else is there; hidden things don't count."""
+    """Returns the images below a class folder in order of their names, and the other files that are not hidden."""
 
     def refuse(error: OSError) -> None:
         raise DataCorrupt(f"cannot read {error.filename}: {error.strerror}") from error
@@ -202,7 +214,7 @@ def _contents(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _decode(files: dict[str, list[Path]], size: int | None, channels: int) -> dict[str, Tensor]:
-    """Images of each part as uint8 (m, channels, H, W), all of one size, and as JSON what decoding changed."""
+    """Returns images of each part as uint8 (m, channels, H, W), all of one size, and as JSON what decoding changed."""
     from rich.console import Console
     from rich.progress import track
 
@@ -235,7 +247,7 @@ def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _open(file: Path, mode: str) -> tuple[Image.Image, list[str]]:
-    """An image of its own size, upright, and what it lost or how it changed."""
+    """Returns an image in its own size, upright, and notes on what decoding changed."""
     from PIL import Image, ImageOps
 
     changes = []
@@ -246,7 +258,7 @@ def _open(file: Path, mode: str) -> tuple[Image.Image, list[str]]:
             if getattr(raw, "is_animated", False):
                 changes.append("only the first frame taken")
             if any(";16" in str(tile) for tile in raw.tile):
-                changes.append("cut from 16 to 8 bits a channel")
+                changes.append("cut from 16 to 8 bits per channel")
             if raw.mode not in _EIGHT_BITS:
                 changes.append(f"colours converted from {raw.mode}")
             if raw.getexif().get(_ORIENTATION, 1) != 1:

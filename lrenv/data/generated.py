@@ -1,11 +1,11 @@
-"""Data that a seed generates, and resampled ones: functions without arguments that give a `Data`, as a task takes them.
+"""Data that are generated from a seed: functions without arguments that return a `Data`, as tasks take them.
 
-Each kind is a frozen dataclass: two with equal settings are equal and give the same data in every process, up to the
-rounding of a machine's matrix products; nothing is kept, so that thousands of them cost no memory. What a network must
-be built for, `shape` and `outputs`, is known before anything is generated.
+Each kind is a frozen dataclass: two with equal settings are equal and return the same data in every process, up to the
+rounding of a machine's matrix products; nothing is kept in memory. The `shape` of an example and the number of
+`outputs`, for which a network is built, are known before anything is generated.
 
-Inputs are normalised by their own mean and standard deviation, over all features at once, so that features whose
-spreads differ stay so. Targets that are numbers have the standard deviation `scale`, noise aside.
+Inputs are normalised by one mean and standard deviation for all features, so that the ratios of the features' spreads
+stay as they are. Targets that are numbers have the standard deviation `scale`, without the noise.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Generated:
-    """What all kinds have.
+    """The settings and properties that all kinds share.
 
     Attributes:
-        seed: of everything that is drawn.
-        examples: of the training split.
-        held_out: examples of the validation split, and as many of the test split.
+        seed: the seed of everything that is drawn.
+        examples: how many examples the training split has.
+        held_out: how many the validation split has, and the test split as well.
     """
 
     seed: int
@@ -39,33 +39,33 @@ class Generated:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an example."""
+        """The shape of an example."""
         raise NotImplementedError
 
     @property
     def outputs(self) -> int:
-        """How many numbers a network is to give for an example, or for each place of a sequence."""
+        """The number of outputs that a network must have, per example or per place of a sequence."""
         raise NotImplementedError
 
     def __call__(self) -> Data:
-        """The data."""
+        """Returns the data."""
         inputs, targets = self.drawn(np.random.default_rng(self.seed), self.examples + 2 * self.held_out)
         pool = Split(_tensor(inputs), _tensor(targets))
         train, val, test = pool.cut(self.examples, self.held_out, self.held_out)
         return with_statistics(train, val, test, 0 if targets.dtype.kind == "f" else self.outputs)
 
     def drawn(self, rng: np.random.Generator, number: int) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-        """Independent examples and their targets."""
+        """Draws independent examples and their targets."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class GaussianMixture(Generated):
-    """Classes that are mixtures of Gaussians with unit covariance, each class with equally many examples.
+    """Classes that are mixtures of Gaussians with unit covariance and have equally many examples.
 
     Attributes:
-        features: d.
-        classes: k.
+        features: d, how many there are.
+        classes: k, how many there are.
         modes: Gaussians per class.
         separation: the root of the mean squared distance between two centres.
         label_noise: the share of the labels of all splits that are replaced by one drawn with equal chance.
@@ -79,16 +79,16 @@ class GaussianMixture(Generated):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an example."""
+        """The shape of an example."""
         return (self.features,)
 
     @property
     def outputs(self) -> int:
-        """The classes."""
+        """The number of classes."""
         return self.classes
 
     def drawn(self, rng: np.random.Generator, number: int) -> tuple[Array, NDArray[np.int64]]:
-        """Examples (m, d) and their labels (m,)."""
+        """Draws examples (m, d) and their labels (m,)."""
         centres = rng.standard_normal((self.classes, self.modes, self.features))
         centres *= self.separation / np.sqrt(2 * self.features)
         labels = rng.permutation(np.arange(number) % self.classes)
@@ -98,15 +98,16 @@ class GaussianMixture(Generated):
 
 @dataclass(frozen=True)
 class Teacher(Generated):
-    """What a random network with one hidden layer of tanh says of Gaussian inputs.
+    """The outputs of a random network with one hidden layer of tanh (the teacher) for Gaussian inputs.
 
     Attributes:
-        features: d.
+        features: d, how many there are.
         width: hidden units of the teacher.
-        answers: numbers that the teacher gives, or classes.
-        says: "numbers" are targets (m, answers); "bits" are their signs as 0 and 1; "classes" are the largest.
-        decay: the variance of feature k is k^-decay: 0 is white, and 2 makes features nearly useless.
-        noise: of "numbers", the standard deviation of noise in units of `scale`; else the share of wrong answers, each
+        answers: how many outputs the teacher has.
+        says: which targets are made of the outputs: "numbers" for themselves, (m, answers); "bits" for their signs as 0
+            and 1; "classes" for the index of the largest, (m,).
+        decay: the variance of feature k is k^-decay: at 0 the features are white, at 2 most are nearly useless.
+        noise: for "numbers" the standard deviation of noise in units of `scale`; else the share of wrong targets, each
             drawn with equal chance.
         scale: the standard deviation of each of the "numbers".
     """
@@ -121,16 +122,16 @@ class Teacher(Generated):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an example."""
+        """The shape of an example."""
         return (self.features,)
 
     @property
     def outputs(self) -> int:
-        """The answers."""
+        """The number of the teacher's outputs."""
         return self.answers
 
     def drawn(self, rng: np.random.Generator, number: int) -> tuple[Array, NDArray[np.generic]]:
-        """Examples (m, d) and the teacher's answers, perturbed."""
+        """Draws examples (m, d), and targets with noise."""
         spread = np.arange(1, self.features + 1) ** (-self.decay / 2)
         inputs = rng.standard_normal((number, self.features)) * spread
         first = rng.standard_normal((self.features, self.width)) * 2 / np.sqrt((spread**2).sum())
@@ -151,7 +152,7 @@ class PowerLawRegression(Generated):
     Feature k has the variance lambda_k = k^-capacity, and lambda_k (w_k)^2 = k^-(1 + source capacity).
 
     Attributes:
-        features: d.
+        features: d, how many there are.
         capacity: beta > 1, how fast the spectrum falls.
         source: s > 0, how fast the target is learned.
         noise: the standard deviation of noise in units of `scale`.
@@ -166,16 +167,16 @@ class PowerLawRegression(Generated):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an example."""
+        """The shape of an example."""
         return (self.features,)
 
     @property
     def outputs(self) -> int:
-        """One number."""
+        """The number of outputs, which is 1."""
         return 1
 
     def drawn(self, rng: np.random.Generator, number: int) -> tuple[Array, Array]:
-        """Examples (m, d) and their targets (m,)."""
+        """Draws examples (m, d) and their targets (m,)."""
         k = np.arange(1, self.features + 1)
         share = k ** (-(1 + self.source * self.capacity))  # of the variance of the targets
         white = rng.standard_normal((number, self.features))
@@ -188,7 +189,7 @@ class Sines(Generated):
     """A sum of sines over the cube from -1 to 1.
 
     Attributes:
-        features: d, axes of the cube.
+        features: d, the axes of the cube.
         terms: how many sines are added, with Gaussian amplitudes.
         frequency: the standard deviation of each component of their frequencies, in periods per unit.
         noise: the standard deviation of noise in units of `scale`.
@@ -203,16 +204,16 @@ class Sines(Generated):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an example."""
+        """The shape of an example."""
         return (self.features,)
 
     @property
     def outputs(self) -> int:
-        """One number."""
+        """The number of outputs, which is 1."""
         return 1
 
     def drawn(self, rng: np.random.Generator, number: int) -> tuple[Array, Array]:
-        """Examples (m, d) and their targets (m,)."""
+        """Draws examples (m, d) and their targets (m,)."""
         inputs = rng.uniform(-1, 1, (number, self.features))
         frequencies = self.frequency * rng.standard_normal((self.features, self.terms))
         waves = np.sin(2 * np.pi * (inputs @ frequencies + rng.random(self.terms)))
@@ -223,11 +224,11 @@ class Sines(Generated):
 
 @dataclass(frozen=True)
 class Sequences(Generated):
-    """Sequences of symbols, of which the next one is asked after each place.
+    """Sequences of symbols, whose targets are the symbols that follow each place.
 
     Attributes:
         symbols: how many there are.
-        length: L, symbols that are seen.
+        length: L, the number of symbols in an example.
     """
 
     symbols: int
@@ -235,39 +236,39 @@ class Sequences(Generated):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an example."""
+        """The shape of an example."""
         return (self.length,)
 
     @property
     def outputs(self) -> int:
-        """The symbols."""
+        """The number of symbols."""
         return self.symbols
 
     def drawn(self, rng: np.random.Generator, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Inputs and targets, both (m, L)."""
+        """Draws inputs and targets, both (m, L)."""
         whole = self.sequences(rng, number)
         return whole[:, :-1], whole[:, 1:]
 
     def sequences(self, rng: np.random.Generator, number: int) -> NDArray[np.int64]:
-        """Independent sequences (m, L + 1)."""
+        """Draws independent sequences (m, L + 1)."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class MarkovChain(Sequences):
-    """Each symbol is drawn given those before it, by a random table.
+    """A Markov chain with a random table of transitions.
 
     Attributes:
-        order: how many symbols before it decide.
-        concentration: of the Dirichlet distribution that each row of the table is drawn from; small ones make the next
-            symbol nearly certain.
+        order: how many symbols determine the distribution of the next one.
+        concentration: the parameter of the Dirichlet distribution from which each row of the table is drawn; where it
+            is small, the next symbol is nearly certain.
     """
 
     order: int = 1
     concentration: float = 0.2
 
     def sequences(self, rng: np.random.Generator, number: int) -> NDArray[np.int64]:
-        """Independent sequences (m, L + 1)."""
+        """Draws independent sequences (m, L + 1)."""
         rows = self.symbols**self.order
         sums = rng.dirichlet(np.full(self.symbols, self.concentration), rows).cumsum(1)[:, :-1]
         found = rng.integers(self.symbols, size=(number, self.length + 1))
@@ -280,13 +281,13 @@ class MarkovChain(Sequences):
 
 @dataclass(frozen=True)
 class Copying(Sequences):
-    """A random word, and then the same word again and again: what comes next can be known from its second time on.
+    """A random word, repeated: from its second occurrence on, each symbol can be predicted with certainty.
 
     The words of a data set have lengths from L // 4 to L // 2, each drawn with equal chance.
     """
 
     def sequences(self, rng: np.random.Generator, number: int) -> NDArray[np.int64]:
-        """Independent sequences (m, L + 1)."""
+        """Draws independent sequences (m, L + 1)."""
         words = rng.integers(self.symbols, size=(number, self.length // 2))
         period = rng.integers(self.length // 4, self.length // 2 + 1, size=(number, 1))
         return np.take_along_axis(words, np.arange(self.length + 1) % period, 1)
@@ -294,15 +295,15 @@ class Copying(Sequences):
 
 @dataclass(frozen=True)
 class Resampled(Generated):
-    """Some examples of digits or MNIST-1D.
+    """A random part of the training examples of digits or MNIST-1D.
 
     Attributes:
-        source: which set.
+        source: which of the two.
         label_noise: the share of the training labels that are replaced by one drawn with equal chance.
-        scale: the standard deviation of the inputs as the network sees them.
+        scale: the standard deviation of the network's inputs.
 
     Raises:
-        ValueError: more examples than the set has.
+        ValueError: more examples are asked for than the set has.
     """
 
     source: Literal["digits", "mnist1d"]
@@ -311,7 +312,7 @@ class Resampled(Generated):
 
     SHAPES = {"digits": (1, 8, 8), "mnist1d": (40,)}
     LARGEST = {"digits": (1200, 297), "mnist1d": (3000, 1000)}
-    """Examples that there are to train on, and to validate and to test."""
+    """Set -> how many examples its training split has, and how many validation and test have each."""
 
     def __post_init__(self) -> None:
         largest = self.LARGEST[self.source]
@@ -320,16 +321,16 @@ class Resampled(Generated):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an example."""
+        """The shape of an example."""
         return self.SHAPES[self.source]
 
     @property
     def outputs(self) -> int:
-        """The classes."""
+        """The number of classes."""
         return 10
 
     def __call__(self) -> Data:
-        """The data."""
+        """Returns the data."""
         whole, rng = load(self.source), np.random.default_rng(self.seed)
         chosen = torch.from_numpy(rng.permutation(len(whole.train.targets))[: self.examples])
         labels = _noisy(whole.train.targets[chosen].numpy(), self.label_noise, whole.classes, rng)
@@ -340,7 +341,7 @@ class Resampled(Generated):
 
 
 def _noisy(labels: NDArray[np.int64], share: float, classes: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Labels of which a share is replaced by one drawn with equal chance."""
+    """Returns labels of which a share is replaced by one drawn with equal chance."""
     wrong = rng.random(labels.shape) < share
     return np.where(wrong, rng.integers(classes, size=labels.shape), labels)
 

@@ -1,4 +1,4 @@
-"""Small sets that come with lrenv or with scikit-learn and are no images to classify: text, tables, a series, a photo.
+"""Small sets that are part of lrenv or scikit-learn and are no images to classify: text, tables, a series, a photo.
 
 `lrenv/data/files/README.md` names the source and the licence of each file.
 """
@@ -27,28 +27,28 @@ SHA256 = {
     "doctor-visits.csv": "9f6c87d05aef087a82cc4465310c8cd3f38327be6eafa43bd81fb98c4f3d088c",
     "mauna-loa-co2.csv": "16695fa2786e53414e5a6b54767a3fdf5de99cfbc68617f69d1362d92776a92f",
 }
-"""Of what the files hold, decompressed."""
+"""File -> the checksum of its decompressed content."""
 BLOCK = 4096
-"""Characters of text that stay in one split."""
+"""The number of consecutive characters of text that stay in one split."""
 NEIGHBOURS = 30
-"""Rows of the doctor visits that stay in one split: the years of one person follow one another."""
+"""The number of consecutive doctor visits that stay in one split, as the years of one person follow one another."""
 HORIZON = 8
-"""Weeks that the concentration of CO2 is forecast ahead."""
+"""The number of weeks by which the concentration of CO2 is forecast."""
 
 
 def text(context: int = 32, every: bool = True) -> Data:
-    """Characters of Python's reference: what comes next?
+    """Returns characters of Python's reference, whose targets are the characters that follow.
 
     The text is cut into blocks of `BLOCK` characters; of the shuffled blocks, 80 % are for training, and a tenth each
     for validation and test. No example reaches over the end of a block.
 
     Args:
-        context: L, characters that are seen.
-        every: True asks for the character after each place, inputs and targets (m, L), for networks that read a
-            sequence; False for the one after the last place, targets (m,).
+        context: L, the number of characters in an example.
+        every: True for the character after each place as targets (m, L), for networks that read a sequence; False for
+            the one after the last place, (m,).
 
     Raises:
-        ValueError: a context that no block holds.
+        ValueError: the context is longer than a block.
     """
     if not 1 <= context < BLOCK:
         raise ValueError(f"context={context} must be at least 1 and below {BLOCK}, the length of a block of text")
@@ -68,9 +68,10 @@ def text(context: int = 32, every: bool = True) -> Data:
 
 
 def shuttle() -> Data:
-    """States of a space shuttle's radiators by nine sensors, 7 % of them anomalies: imbalanced, with heavy tails.
+    """Returns states of a space shuttle's radiators by nine sensors, 7 % of them anomalies.
 
-    Sensors are compressed by sign(x) log(1 + |x|) and standardised one by one.
+    The classes are imbalanced, and the inputs have heavy tails, so sensors are compressed by sign(x) log(1 + |x|) and
+    standardised one by one.
     """
     rows = _rows("shuttle.csv")
     inputs, labels = rows[:, :-1], torch.from_numpy(rows[:, -1].astype(np.int64))
@@ -82,7 +83,7 @@ def shuttle() -> Data:
 
 
 def doctor_visits() -> Data:
-    """Visits to a doctor within a year (counts, as float32) by nine properties of a person and its insurance."""
+    """Returns visits to a doctor within a year (counts, as float32) by nine properties of person and insurance."""
     rows = _rows("doctor-visits.csv")
     blocks = np.arange(len(rows) // NEIGHBOURS * NEIGHBOURS).reshape(-1, NEIGHBOURS)
     order = torch.from_numpy(blocks[_order(len(blocks))].reshape(-1))
@@ -93,9 +94,10 @@ def doctor_visits() -> Data:
 
 
 def co2() -> Data:
-    """Forecasts of atmospheric CO2: its change (ppm) over the next `HORIZON` weeks from the changes of the last year.
+    """Returns a forecast of atmospheric CO2: its change (ppm) in the next `HORIZON` weeks by those of the last year.
 
-    The splits follow one another in time, so validation and test hold what comes later. Missing weeks are interpolated.
+    The splits follow one another in time, so that validation and test are later than training. Missing weeks are
+    interpolated.
     """
     with_gaps = np.array(
         [float(row[1]) if row[1] not in ("", "nan") else np.nan for row in _table("mauna-loa-co2.csv")]
@@ -112,14 +114,14 @@ def co2() -> Data:
 
 
 def photo(octaves: int = 6) -> Data:
-    """A photograph as a function: the colours (R, G, B in 0..1) of 17,000 places of scikit-learn's `china.jpg`.
+    """Returns a photograph as a function: the colours (R, G, B in 0..1) of 17,000 places of scikit-learn's `china.jpg`.
 
     Args:
-        octaves: inputs are sin(2^k pi x) and cos(2^k pi x) of both coordinates x in -1..1, for k below this number: a
-            perceptron of the bare coordinates learns the coarsest structures alone.
+        octaves: inputs are sin(2^k pi x) and cos(2^k pi x) of both coordinates x in -1..1, for k below this number,
+            since a perceptron of the bare coordinates learns nothing but the coarsest structures.
 
     Raises:
-        ValueError: fewer than one octave.
+        ValueError: there is fewer than one octave.
     """
     from sklearn.datasets import load_sample_image
 
@@ -137,7 +139,7 @@ def photo(octaves: int = 6) -> Data:
 
 
 def _standardised(inputs: NDArray[Any], targets: Tensor, sizes: tuple[int, int, int]) -> list[Split]:
-    """Consecutive parts, each column less the mean of the first part, in units of its standard deviation."""
+    """Returns consecutive parts, each column less the mean of the first part, in units of its standard deviation."""
     first = inputs[: sizes[0]]
     scaled = (inputs - first.mean(0)) / first.std(0)
     return Split(torch.from_numpy(scaled.astype(np.float32)), targets).cut(*sizes)
@@ -148,18 +150,18 @@ def _order(number: int) -> Tensor:
 
 
 def _rows(name: str) -> NDArray[np.float64]:
-    """The numbers of a table."""
+    """Returns the numbers of a table."""
     return np.array(_table(name), dtype=np.float64)
 
 
 def _table(name: str) -> list[list[str]]:
-    """The rows of a table, without its header."""
+    """Returns the rows of a table, without its header."""
     return list(csv.reader(io.StringIO(_content(name))))[1:]
 
 
 @cache
 def _content(name: str) -> str:
-    """What a packaged file holds.
+    """Returns the decompressed content of a packaged file.
 
     Raises:
         DataCorrupt: it is missing or holds something else than it should.

@@ -1,4 +1,4 @@
-"""Published sets of images that come as files, in the layout of torchvision's `root` folders."""
+"""Published sets of images that are read from files, in the layout of torchvision's `root` folders."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lrenv.data.folder import read_folder, tell
+from lrenv.data.folder import read_folder, warn_about
 from lrenv.data.store import data_root
 from lrenv.data.types import Data, DataCorrupt, DataMissing, Split, with_statistics
 
 CLASSES = 10
-"""Of every set here."""
+"""The number of classes of every set here."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A published set: its files and what they must hold. A call loads it.
+    """A published set: its files and what they must hold. Calling it loads the set.
 
     Attributes:
         name: the name for `lrenv.data.load`.
-        files: of the training and the test part, relative to `data_root()`.
-        counts: images in the training and the test part.
-        shape: of an image, (C, H, W).
+        files: the files of the training and the test part, relative to `data_root()`.
+        counts: how many images the training and the test part have.
+        shape: (C, H, W) of an image.
         read: reads the files of one part.
-        fetch: downloads all files into a root folder; None if there is no such place on the network.
-        held_out: training images that make the validation split.
+        fetch: downloads all files into a root folder; None if they can't be downloaded.
+        held_out: how many training images make the validation split.
     """
 
     name: str
@@ -43,7 +43,10 @@ class Source:
     held_out: int = 10_000
 
     def __call__(self, whole_train: bool = False) -> Data:
-        """The set, from files that are there; `whole_train` holds nothing out and validates on the test part.
+        """Returns the set, whose files must exist.
+
+        Args:
+            whole_train: train on all training images; the validation split is then the test split.
 
         Raises:
             DataCorrupt: the files are truncated, unreadable, or hold something else than they should.
@@ -56,10 +59,13 @@ class Source:
         return with_statistics(train, val, test, CLASSES)
 
     def provide(self, download: bool | None) -> None:
-        """Makes sure that the files exist, by a download if that is allowed; None asks `$LRENV_DOWNLOAD`.
+        """Makes sure that the files exist.
+
+        Args:
+            download: whether missing files may be downloaded; None for what `$LRENV_DOWNLOAD` says.
 
         Raises:
-            DataMissing: they do not, with the ways to bring them.
+            DataMissing: files are missing; the message lists the ways to get them.
         """
         root, files = data_root(), [file for part in self.files for file in part]
         missing = [file for file in files if not (root / file).exists()]
@@ -77,7 +83,7 @@ class Source:
             except Exception as error:  # the network, the archive and the disk all fail in their own types
                 cause = error
                 lines.append(f"Downloading them failed: {type(error).__name__}: {error}")
-        lines.append("Ways to bring them:")
+        lines.append("Ways to get them:")
         if self.fetch is not None:
             lines.append(f"  - run `lrenv download {self.name}`, or pass download=True to load")
             lines.append("  - set LRENV_DOWNLOAD=1, which allows downloads wherever data is loaded")
@@ -139,7 +145,7 @@ def _read_svhn(file: Path) -> Split:
 
 def _read_class_folders(path: Path) -> Split:
     found = read_folder(path, size=None, channels=3)
-    tell(path, found.notes)
+    warn_about(path, found.notes)
     return found.pools["train"]
 
 
@@ -152,7 +158,7 @@ def _fetch(dataset: str, root: Path) -> None:
 
 
 def _mnist(name: str, dataset: str) -> Source:
-    """A set in MNIST's format, by the name of its class in torchvision."""
+    """Returns a set in MNIST's format, by the name of its class in torchvision."""
     train, test = (
         (f"{dataset}/raw/{part}-images-idx3-ubyte", f"{dataset}/raw/{part}-labels-idx1-ubyte")
         for part in ("train", "t10k")

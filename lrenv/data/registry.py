@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Data sets by name: `load` returns one, and `register_data` adds one."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ _LOADERS: dict[str, Loader] = {
     **{source.name: source for source in SOURCES},
     "folder": folder,
 }
+"""Name -> the function that loads the set."""
 _LOADED: dict[tuple[Loader, Path, tuple[tuple[str, object], ...]], Data] = {}
+"""What `load` has returned so far: (loader, data root, options) -> data set."""
 
 
 def datasets() -> tuple[str, ...]:
-    """The names `load` knows, those of `register_data` included."""
+    """Returns the names that `load` takes, those of `register_data` included."""
     return tuple(_LOADERS)
 
 
@@ -43,8 +45,8 @@ def register_data(name: str, loader: Loader, *, replace: bool = False) -> None:
 
     Args:
         name: the name for `load`.
-        loader: called once for each combination of options, which must be hashable; `from_arrays` builds and
-            checks what it should return.
+        loader: called once per combination of options, which must be hashable; it returns a `Data`, such as
+            `from_arrays` makes and checks.
         replace: allow a name that is taken.
 
     Raises:
@@ -56,7 +58,7 @@ def register_data(name: str, loader: Loader, *, replace: bool = False) -> None:
 
 
 def load(name: str, *, download: bool | None = None, **options: object) -> Data:
-    """A data set by name, loaded on the first call and then kept in memory for the life of the process.
+    """Returns a data set by name, loaded on the first call and then kept in memory for the life of the process.
 
     ============== ======================== ============================================================
     name           train / val / test       inputs
@@ -87,22 +89,22 @@ def load(name: str, *, download: bool | None = None, **options: object) -> Data:
         channels (1 or 3, default 3): grey or RGB.
         held_out (0.2): the fraction of the training images that is held out to make the missing ones of
             validation and test; where both are missing, half of it goes to each.
-        Images are decoded once; the tensors are stored below `data_root()/tensors` until a file changes. Files that
-            are left out, images that lose something (transparency, frames, colours, bits, size), and classes that
-            validation or test lacks are told in one `DataWarning`.
+        Images are decoded once; the tensors are stored below `data_root()/tensors` until a file changes. One
+            `DataWarning` names files that are left out, images that lose something (transparency, frames, colours,
+            bits, size), and classes of which validation or test has no image.
 
-    Loading leaves the global generators of random, NumPy and torch as they were.
+    Loading does not change the global generators of random, NumPy and torch.
 
     Args:
         name: one of `datasets()`.
         download: fetch missing files of mnist, fashion-mnist, cifar10 and svhn; by default only if the
-            environment says `LRENV_DOWNLOAD=1`. Other sets have nothing to fetch.
-        **options: as listed; hashable values. A `path` is made absolute.
+            environment variable `LRENV_DOWNLOAD` is 1. Other sets have nothing to fetch.
+        **options: as listed, with hashable values. A `path` is made absolute.
 
     Raises:
-        ValueError: unknown name, an option out of range, a folder that is not laid out as described, or a class
-            without an image to train on.
-        TypeError: unknown or missing option, or a registered loader that returns no `Data`.
+        ValueError: the name is unknown, an option is out of range, a folder is not laid out as described, or a class
+            has no image to train on.
+        TypeError: an option is unknown or missing, or a registered loader returns no `Data`.
         DataMissing: files are not there and may not, or could not, be downloaded.
         DataCorrupt: files are truncated, unreadable, or hold something else than they should.
     """
@@ -133,9 +135,9 @@ def load(name: str, *, download: bool | None = None, **options: object) -> Data:
 
 @contextmanager
 def _randomness_kept() -> Iterator[None]:
-    """Puts the generators of random, NumPy and torch (CPU) back.
+    """Restores the states of the generators of random, NumPy and torch (CPU) at the end of the block.
 
-    MNIST-1D's generator seeds two of them, and the mere import of sklearn.datasets draws from one.
+    The code that generates MNIST-1D seeds two of them, and importing sklearn.datasets draws from one.
     """
     python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:

@@ -1,4 +1,4 @@
-"""Where data files live, and tensors kept there so that they are made only once."""
+"""The folder of data files, and tensors that are kept in it so that they are computed only once."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from torch import Tensor
 
 
 def data_root() -> Path:
-    """Where data files live: `$LRENV_DATA`, or `~/.cache/lrenv/data`."""
+    """Returns the folder of data files: `$LRENV_DATA`, or `~/.cache/lrenv/data`."""
     return Path(os.environ.get("LRENV_DATA") or "~/.cache/lrenv/data").expanduser().absolute()
 
 
 def stored(name: str, version: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors kept below `data_root()/tensors`, or else those of `make`, which are then put there.
+    """Returns the tensors kept below `data_root()/tensors`, or else those of `make`, which are then kept there.
 
-    A new version deletes the old ones. A file that cannot be read is made anew; a folder that cannot be
-    written costs the next process the same work, nothing else. Both warn.
+    A file that can't be read is written again. Where the folder can't be written, the next process computes the tensors
+    again. Both cases warn.
+
+    Args:
+        name: names the tensors.
+        version: names what they depend on; writing one version deletes the others.
+        make: computes name -> tensor.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
@@ -48,5 +53,5 @@ def stored(name: str, version: str, make: Callable[[], dict[str, Tensor]]) -> di
 
 
 def digest(parts: Iterable[object]) -> str:
-    """A short hash of how the parts print."""
+    """Returns a short hash of how the parts print."""
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]

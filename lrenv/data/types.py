@@ -1,4 +1,4 @@
-"""What a data set is: three splits, and statistics that normalise them; how one's own arrays become one."""
+"""The type of a data set, `Data`: three splits and the statistics that normalise them; `from_arrays` makes one."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 class DataMissing(FileNotFoundError):
-    """Files of a data set are not there, or could not be downloaded."""
+    """An error: files of a data set are not there, or could not be downloaded."""
 
 
 class DataCorrupt(ValueError):
-    """Files of a data set are there, but truncated, unreadable or not what they should be."""
+    """An error: files of a data set are there, but truncated, unreadable or not what they should be."""
 
 
 class DataWarning(UserWarning):
-    """Something of a data set was left out, changed on the way, or can't be measured; the message says what."""
+    """A warning: a part of a data set was left out or changed, or can't be measured; the message says what."""
 
 
 class Split(NamedTuple):
-    """One part of a data set: m examples and what is to be said of them."""
+    """One part of a data set: m examples and their targets."""
 
     inputs: Tensor
     """(m, *shape): uint8 for images (C, H, W), int64 for token ids, float32 otherwise."""
@@ -37,20 +37,20 @@ class Split(NamedTuple):
     (m, d)."""
 
     def shuffled(self) -> Split:
-        """The same examples in a fixed random order."""
+        """Returns the same examples in a fixed random order."""
         order = torch.from_numpy(np.random.default_rng(0).permutation(len(self.targets)))
         return Split(self.inputs[order], self.targets[order])
 
     def cut(self, *sizes: int) -> list[Split]:
-        """Consecutive parts of the given sizes, which add up to the whole."""
+        """Returns consecutive parts of the given sizes, which must add up to the whole."""
         parts = zip(self.inputs.split_with_sizes(sizes), self.targets.split_with_sizes(sizes), strict=True)
         return [Split(inputs, targets) for inputs, targets in parts]
 
 
 class Data(NamedTuple):
-    """A data set. A batch `x` is normalised as `(x - mean) / std`.
+    """A data set, whose batches x are normalised as (x - mean) / std.
 
-    Values are shared between all callers of `load`: treat them as constants.
+    Values are shared between all callers of `load`, so they must not be changed.
     """
 
     train: Split
@@ -66,7 +66,7 @@ class Data(NamedTuple):
 
     @property
     def outputs(self) -> int:
-        """How many numbers a network is to give for an example, or for each place of a sequence."""
+        """The number of outputs that a network must have, per example or per place of a sequence."""
         targets = self.train.targets
         return math.prod(targets.shape[1:]) if targets.is_floating_point() else self.classes
 
@@ -77,7 +77,7 @@ class Data(NamedTuple):
 
     @property
     def target_std(self) -> Tensor:
-        """The standard deviation of the training targets where they are numbers, () or (d,); 1 where they are equal.
+        """The standard deviation of the training targets where they are numbers, () or (d,); 1 where they don't vary.
 
         It is the unit in which outputs of different tasks can be compared.
         """
@@ -88,13 +88,13 @@ class Data(NamedTuple):
         return torch.where(std > torch.finfo(torch.float32).eps * targets.abs().amax(0), std, 1.0).float()
 
     def to(self, device: torch.device | str) -> Data:
-        """The same data on `device`; tensors that are there already are not copied."""
+        """Returns the same data on `device`; tensors that are there already are not copied."""
         train, val, test = (Split(s.inputs.to(device), s.targets.to(device)) for s in self[:3])
         return Data(train, val, test, self.mean.to(device), self.std.to(device), self.classes)
 
 
 Loader: TypeAlias = Callable[..., Data]
-"""Options, as keyword arguments, to a data set."""
+"""A function (options as keyword arguments) -> a data set."""
 
 
 def _are_tokens(inputs: Tensor) -> bool:
@@ -102,25 +102,29 @@ def _are_tokens(inputs: Tensor) -> bool:
 
 
 def absent_classes(split: Split, classes: int) -> list[int]:
-    """The classes that a split has no example of."""
+    """Returns the classes that a split has no example of."""
     return sorted(set(range(classes)) - set(split.targets.unique().tolist()))
 
 
 def with_statistics(train: Split, val: Split, test: Split, classes: int) -> Data:
-    """Adds the mean and standard deviation of the train split, taken in double precision; 0 and 1 for token ids."""
+    """Returns a data set with the mean and standard deviation of its train split, or 0 and 1 for token ids.
+
+    They are computed in double precision. Inputs that vary by less than float32 resolves have a standard deviation of
+    1.
+    """
     if _are_tokens(train.inputs):
         return Data(train, val, test, torch.tensor(0.0), torch.tensor(1.0), classes)
     images = train.inputs.ndim == 4
     channels = train.inputs.unbind(1) if images else (train.inputs,)
     mean, var = torch.stack([_moments(channel) for channel in channels]).T
-    # Less spread than float32 resolves is rounding, which a division would blow up.
+    # Less spread than float32 resolves is rounding error, which a division would magnify.
     std = torch.where(var.sqrt() > torch.finfo(torch.float32).eps * mean.abs(), var.sqrt(), 1.0)
     shape = (-1, 1, 1) if images else ()
     return Data(train, val, test, mean.float().view(shape), std.float().view(shape), classes)
 
 
 def _moments(values: Tensor) -> Tensor:
-    """Mean and variance, (2,) float64."""
+    """Returns mean and variance, (2,) float64."""
     if values.dtype == torch.uint8:
         # A histogram needs no float copy of the images, which could be gigabytes.
         share = values.flatten().bincount(minlength=256).double() / values.numel()
@@ -142,11 +146,10 @@ def from_arrays(
     normalize: bool | None = None,
     classes: int | None = None,
 ) -> Data:
-    """A `Data` from one's own arrays, checked and copied to the CPU.
+    """Returns a `Data` of one's own arrays, checked and copied to the CPU.
 
-    Parts of a validation split serve as probes, so pass it in a shuffled order.
-
-    A class that validation or test has no example of is told in a `DataWarning`.
+    Pass the validation split in a shuffled order, since its first examples stand for the whole where a task measures a
+    part of it. A `DataWarning` names classes of which validation or test has no example.
 
     Args:
         train_inputs: (m, *shape). uint8 images (m, C, H, W) stay uint8, integers (m, L) become token ids (int64),
@@ -194,7 +197,7 @@ def from_arrays(
 
 
 def _classes(splits: dict[str, Split], given: int | None) -> int:
-    """How many classes the splits have, checked."""
+    """Checks the labels and returns how many classes there are."""
     train = splits["train"].targets
     present = train.unique()  # sorted
     classes = int(present[-1]) + 1 if given is None else given
@@ -219,7 +222,7 @@ def _classes(splits: dict[str, Split], given: int | None) -> int:
 def _checked(
     part: str, inputs: ArrayLike | Tensor, targets: ArrayLike | Tensor, normalize: bool | None = None
 ) -> Split:
-    """A split that is right by itself."""
+    """Returns one part as a split, checked by itself."""
     x, y = _copy(f"{part} inputs", inputs), _copy(f"{part} targets", targets)
     if y.is_complex() or y.dtype == torch.bool:
         raise TypeError(
@@ -248,7 +251,7 @@ def _checked(
 
 
 def _input(part: str, x: Tensor, normalize: bool | None) -> Tensor:
-    """Inputs in the type that they are kept in."""
+    """Returns inputs in the type in which they are kept."""
     if x.dtype == torch.uint8 and x.ndim == 4:
         return x
     integers = not x.is_floating_point() and x.dtype != torch.bool

@@ -1,4 +1,20 @@
-"""Networks, and how n copies of one run side by side."""
+"""Networks, and how n copies of one run side by side.
+
+n trainees have the same network and weights of their own. Their parameters are one tensor (n, P), and a layer computes
+all copies in one operation: a linear layer of n copies is the batched matrix product
+
+    y_i = x_i W_i^T + b_i,    i = 1..n,    x (n, b, inputs), W (n, outputs, inputs), b (n, outputs), y (n, b, outputs),
+
+and a convolution is one grouped convolution, whose groups are the copies. Modules without such a rule run by
+`torch.func.vmap`, or, where that can't run them, one copy after another. Each copy gives the numbers that the module
+gives by itself, up to rounding.
+
+Read `stacked.py` first (`Network`: initial weights and forward pass of n copies), then `layers.py` (the rule of each
+layer). The networks themselves are in `architectures.py` (perceptrons, LeNet-5, ResNets, VGG), `sequences.py` (token
+ids), `perceptrons.py` and `gated.py` (further shapes of both); `families.py` has those of drawn tasks, as values.
+`initialisation.py` draws the weights of n seeds fast, `pooling.py` is a faster pool for the CPU, and `convolutions.py`
+with the Triton kernels of `convolution_kernels.py` are faster convolutions for CUDA.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The trainees' networks, each an ordinary `torch.nn.Module` for inputs of one shape.
+"""The trainees' networks of images and features, each an ordinary `torch.nn.Module` for inputs of one shape.
 
-Built from layers that `lrenv.networks.stacked` knows how to batch by hand; a module of any other kind works as well.
-A network is a function (input shape, classes) -> module, so that a task can pair it with any data set.
+They are built from layers for which `lrenv.networks.layers` has a batched rule; a module of any other kind works as
+well. A network is a function (input shape, classes) -> module, so that a task can pair it with any data set.
 """
 
 from __future__ import annotations
@@ -12,13 +12,20 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 Shape = Sequence[int]
-"""Shape of one example: (channels, height, width) for images, (features,) otherwise."""
+"""The shape of one example: (channels, height, width) for images, (L,) for token ids, (features,) otherwise."""
 NetworkFactory = Callable[[Shape, int], nn.Module]
-"""(shape of an example, number of outputs: of classes, or of numbers to predict) -> a freshly initialised module."""
+"""A function (shape of an example, number of outputs) -> a freshly initialised module.
+
+The outputs are one per class, or one per number to predict."""
 
 
 class Residual(nn.Module):
-    """`shortcut(x) + branch(x)`: the sum at the heart of a residual network (He et al. 2016)."""
+    """The sum `shortcut(x) + branch(x)` of which residual networks are made (He et al. 2016).
+
+    Args:
+        branch: the layers that compute the residual.
+        shortcut: the identity, or a projection where the shape changes.
+    """
 
     def __init__(self, branch: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
@@ -26,18 +33,23 @@ class Residual(nn.Module):
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """The sum of both paths, shaped as each."""
+        """Returns the sum of both paths, which have the same shape (b, ...)."""
         total: Tensor = self.shortcut(x) + self.branch(x)
         return total
 
 
 def logistic_regression(shape: Shape, classes: int) -> nn.Module:
-    """One linear layer on the flattened input."""
+    """Builds one linear layer on the flattened input."""
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes))
 
 
 def mlp(*hidden: int, activation: Callable[[], nn.Module] = nn.ReLU) -> NetworkFactory:
-    """A multilayer perceptron with hidden layers of the given widths."""
+    """Returns a factory of multilayer perceptrons.
+
+    Args:
+        *hidden: widths of the hidden layers.
+        activation: builds the module after each hidden layer.
+    """
 
     def make(shape: Shape, classes: int) -> nn.Module:
         layers: list[nn.Module] = [nn.Flatten()]
@@ -51,7 +63,12 @@ def mlp(*hidden: int, activation: Callable[[], nn.Module] = nn.ReLU) -> NetworkF
 
 
 def batch_norm_mlp(*hidden: int, activation: Callable[[], nn.Module] = nn.ReLU) -> NetworkFactory:
-    """A multilayer perceptron with batch normalisation ahead of each activation (Ioffe & Szegedy 2015)."""
+    """Returns a factory of multilayer perceptrons with batch normalisation (Ioffe & Szegedy 2015).
+
+    Args:
+        *hidden: widths of the hidden layers, which have no bias, as the normalisation would remove it.
+        activation: builds the module after each normalisation.
+    """
 
     def make(shape: Shape, classes: int) -> nn.Module:
         layers: list[nn.Module] = [nn.Flatten()]
@@ -65,7 +82,13 @@ def batch_norm_mlp(*hidden: int, activation: Callable[[], nn.Module] = nn.ReLU) 
 
 
 def residual_mlp(width: int = 64, blocks: int = 2, activation: Callable[[], nn.Module] = nn.GELU) -> NetworkFactory:
-    """A perceptron of residual blocks x + W2 activation(W1 layer_norm(x)) between two linear layers."""
+    """Returns a factory of perceptrons with residual blocks x + W2 activation(W1 layer_norm(x)) between linear layers.
+
+    Args:
+        width: units of each hidden layer.
+        blocks: how many blocks.
+        activation: builds the module between the two layers of a block.
+    """
 
     def make(shape: Shape, classes: int) -> nn.Module:
         layers: list[nn.Module] = [nn.Flatten(), nn.Linear(math.prod(shape), width)]
@@ -78,9 +101,12 @@ def residual_mlp(width: int = 64, blocks: int = 2, activation: Callable[[], nn.M
 
 
 def lenet5(shape: Shape, classes: int) -> nn.Module:
-    """LeNet-5 (LeCun et al. 1998) with ReLU and max pooling, as in today's tutorials.
+    """Builds LeNet-5 (LeCun et al. 1998) with ReLU and max pooling, as is usual today.
 
-    28x28 images are padded by 2, as in the original, so that both sizes end in 16 maps of 5x5.
+    Images of 28x28 pixels are padded by 2, as in the original, so that they end in 16 maps of 5x5 as those of 32x32 do.
+
+    Raises:
+        ValueError: examples are no images of at least 20 pixels per side.
     """
     channels, height, width = images(shape, "lenet5", least=20)
     padding = 2 if height == 28 else 0
@@ -95,9 +121,15 @@ def lenet5(shape: Shape, classes: int) -> nn.Module:
 
 
 def resnet18(shape: Shape, classes: int, width: int = 64) -> nn.Module:
-    """ResNet-18 (He et al. 2016) in the form used for 32x32 images: a 3x3 stem and no pooling after it.
+    """Builds ResNet-18 (He et al. 2016) in the form used for 32x32 images: a 3x3 stem and no pooling after it.
 
-    Its four stages have `width`, and 2, 4 and 8 times as many, channels.
+    Args:
+        shape: (channels, height, width) of an image.
+        classes: outputs.
+        width: channels of the first of the four stages; the others have 2, 4 and 8 times as many.
+
+    Raises:
+        ValueError: examples are no images of at least 8 pixels per side.
     """
     channels, _, _ = images(shape, "resnet18", least=8)
 
@@ -121,7 +153,15 @@ def resnet18(shape: Shape, classes: int, width: int = 64) -> nn.Module:
 
 
 def wide_resnet(depth: int = 16, widen: int = 1) -> NetworkFactory:
-    """WRN-depth-widen (Zagoruyko & Komodakis 2016): pre-activated blocks in three groups, no dropout."""
+    """Returns a factory of wide residual networks, WRN-depth-widen (Zagoruyko & Komodakis 2016), without dropout.
+
+    Blocks are pre-activated and in three groups. The factory raises a ValueError if examples are no images of at least
+    4 pixels per side.
+
+    Args:
+        depth: 6 k + 4 for k blocks per group.
+        widen: the factor of the channels 16, 32 and 64 of the groups.
+    """
 
     def block(inputs: int, outputs: int, stride: int) -> nn.Module:
         branch = [
@@ -150,7 +190,11 @@ def wide_resnet(depth: int = 16, widen: int = 1) -> NetworkFactory:
 
 
 def vgg16(shape: Shape, classes: int) -> nn.Module:
-    """VGG-16 with batch normalisation (Simonyan & Zisserman 2015, configuration D), one linear layer on top."""
+    """Builds VGG-16 with batch normalisation (Simonyan & Zisserman 2015, configuration D) and one linear layer on top.
+
+    Raises:
+        ValueError: examples are no images of at least 32 pixels per side.
+    """
     channels, height, width = images(shape, "vgg16", least=32)
     layers: list[nn.Module] = []
     for units, repeats in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
@@ -162,7 +206,14 @@ def vgg16(shape: Shape, classes: int) -> nn.Module:
 
 
 def conv3(units: int = 32) -> NetworkFactory:
-    """The three-layer conv net of Metz et al. 2019, appendix C.2: strides 2, 2, 1, average pool, Glorot start."""
+    """Returns a factory of the three-layer convolutional network of Metz et al. 2019, appendix C.2.
+
+    Strides are 2, 2 and 1, a global average pool follows, and weights start as Glorot and Bengio 2010 propose. The
+    factory raises a ValueError if examples are no images of at least 4 pixels per side.
+
+    Args:
+        units: channels of each layer.
+    """
 
     def make(shape: Shape, classes: int) -> nn.Module:
         channels, _, _ = images(shape, "conv3", least=4)
@@ -184,12 +235,17 @@ def conv3(units: int = 32) -> NetworkFactory:
 def images(shape: Shape, network: str, least: int) -> tuple[int, int, int]:
     """Checks that `shape` is that of images which `network` can take, and returns it.
 
+    Args:
+        shape: of an example.
+        network: its name, for the error.
+        least: pixels per side that it needs.
+
     Raises:
-        ValueError: not (channels, height, width), or smaller than `least` pixels a side.
+        ValueError: the shape is not (channels, height, width), or has fewer than `least` pixels per side.
     """
     if len(shape) != 3 or min(shape[1:]) < least:
         raise ValueError(
-            f"{network} takes images of shape (channels, height, width), at least {least} pixels a side, but the "
+            f"{network} takes images of shape (channels, height, width), at least {least} pixels per side, but the "
             f"data has examples of shape {tuple(shape)}; choose another network, mlp(...) for one"
         )
     channels, height, width = shape

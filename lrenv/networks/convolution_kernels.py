@@ -1,21 +1,24 @@
 """Triton kernels for convolutions of n trainees, each with weights and images of its own.
 
 Examples lie innermost in memory: images are (n, c, h, w, b). Then a kernel's vectors run along the batch, so that every
-load is contiguous at any pixel, and whether a pixel lies in the padding is one decision for a whole vector. (The layout
-of cuda-convnet, Krizhevsky 2012.)
+load is contiguous at any pixel, and one test tells for a whole vector whether a pixel lies in the padding. This is the
+layout of cuda-convnet (Krizhevsky 2012).
 
 - `convolve` works on CUDA cores in float32. A program computes a window of 2 x 2 pixels for some output channels and
-  examples; each thread holds all of the window for its examples in registers. It can rectify the window and keep its
-  maximum alone. The gradient of the input is the same kernel with flipped weights.
+  examples; each thread holds all of the window for its examples in registers. Optionally it applies ReLU to the window
+  and writes its maximum only. The gradient of the input is the same kernel with flipped weights.
 - `weight_gradient` works on CUDA cores, too: a thread holds sums over its examples for some output channels and taps.
   Partial sums of programs are added afterwards, always in the same order.
-- `unpool` spreads the gradient of pooled pixels.
+- `unpool` writes the gradient of a window to the pixel that was its maximum.
 
 Offsets within one trainee's tensors must fit 31 bits; across trainees they are 64 bits.
+
+Sizes are constants of each compiled kernel: C, H and W of the input and OC, OH and OW of the output, B examples,
+kernels of KH x KW with padding PH and PW; OP is OC rounded up to a multiple of BO, the output channels per program.
 """
 
 # mypy: ignore-errors
-# Functions here are written in Triton's language, which takes annotations for its own.
+# Functions here are written in Triton's language, which gives annotations meanings of its own.
 
 import triton
 import triton.language as tl
@@ -25,7 +28,7 @@ import triton.language as tl
 def convolve(
     x,  # (n, C, H, W, B), or (1, C, H, W, B) if SHARED
     weight,  # (n, KH, KW, C, OP), zero from channel OC on
-    bias,  # (n, OC), looked at if BIASED
+    bias,  # (n, OC), read if BIASED
     out,  # (n, OC, OH, OW, B), of windows if POOLED
     which,  # the same in int8, written to if POOLED
     C: tl.constexpr,
@@ -43,12 +46,15 @@ def convolve(
     SHARED: tl.constexpr,
     BIASED: tl.constexpr,
     POOLED: tl.constexpr,
-    MASKED: tl.constexpr,  # whether a window may read or write beside the image
-    UNROLL: tl.constexpr,  # input channels at a time; divides C
+    MASKED: tl.constexpr,  # whether a window may reach over the edge of the image
+    UNROLL: tl.constexpr,  # input channels per turn of the loop; divides C
     BO: tl.constexpr,
-    BB: tl.constexpr,
+    BB: tl.constexpr,  # examples per program
 ):
-    """Stride 1. Where POOLED, `which` is the place of a window's maximum, row by row, or 4 if that is not positive."""
+    """Convolves with stride 1.
+
+    If POOLED, `which` receives the place of each window's maximum, row by row, or 4 if that is not positive.
+    """
     rows: tl.constexpr = OH if POOLED else (OH + 1) // 2
     columns: tl.constexpr = OW if POOLED else (OW + 1) // 2
     position = tl.program_id(0)
@@ -71,7 +77,7 @@ def convolve(
     second = tl.zeros([BO, BB], tl.float32)
     third = tl.zeros([BO, BB], tl.float32)
     fourth = tl.zeros([BO, BB], tl.float32)
-    # Taps that see the padding alone, from every pixel of the window, are left out.
+    # Taps that meet nothing but padding, from every pixel of the window, are left out.
     for i in range(tl.maximum(0, -1 - top), tl.minimum(KH, H - top)):
         for j in range(tl.maximum(0, -1 - left), tl.minimum(KW, W - left)):
             pixel = x + ((top + i) * W + left + j) * B + lanes
@@ -137,13 +143,13 @@ def convolve(
 
 
 # A warp's 32 threads hold 32 examples, and the warps differ in their taps: then no number changes threads in the loop.
-# Triton would give a thread four consecutive examples of an aligned tensor; and it gives the warps to the axis that is
-# hinted to be the most contiguous after the last one.
+# Triton would give a thread four consecutive examples of an aligned tensor; and it distributes the warps over the axis
+# that is hinted to be the most contiguous after the last one.
 @triton.jit(do_not_specialize_on_alignment=["x", "grad", "which"])
 def weight_gradient(
     x,  # (n, C, H, W, B)
     grad,  # (n, OC, OH, OW, B), of windows if POOLED
-    which,  # the same in int8, looked at if POOLED
+    which,  # the same in int8, read if POOLED
     partial,  # (n, SPLITS, OP, KP)
     C: tl.constexpr,
     H: tl.constexpr,
@@ -158,16 +164,16 @@ def weight_gradient(
     PH: tl.constexpr,
     PW: tl.constexpr,
     POOLED: tl.constexpr,
-    KP: tl.constexpr,
-    SPLITS: tl.constexpr,
+    KP: tl.constexpr,  # columns: those of the weights, that of the bias, and zeros
+    SPLITS: tl.constexpr,  # programs among which pixels and examples are divided
     BO: tl.constexpr,
-    BK: tl.constexpr,
+    BK: tl.constexpr,  # taps per thread
     WARPS: tl.constexpr,
 ):
-    """Partial sums over pixels and examples. Column C * KH * KW, after those of the weights, is the bias's.
+    """Computes partial sums over pixels and examples; column C * KH * KW, after those of the weights, is the bias's.
 
-    A thread sums the products of BO channels and BK taps over its share of the examples, without the others: only at
-    the end are the sums of a warp added. Axes are (BO, BK, WARPS, 32).
+    A thread sums the products of BO channels and BK taps over its share of the examples by itself; the sums of a warp's
+    threads are added at the end only. Axes are (BO, BK, WARPS, 32).
     """
     SIDE: tl.constexpr = 2 if POOLED else 1
     SIZE: tl.constexpr = C * KH * KW
@@ -205,7 +211,7 @@ def weight_gradient(
         if POOLED:
             ahead_place = tl.load(tl.max_contiguous(which + pixel + outputs, [1, 1, WARPS, 32]), mask=here, other=4)
         for column in range(0, OW):
-            # What comes from farthest is fetched a pixel ahead.
+            # Gradients, whose loads take longest, are loaded one pixel in advance.
             seen = ahead
             pixel += B
             more = here & (column + 1 < OW)
@@ -245,7 +251,7 @@ def unpool(
     OW: tl.constexpr,
     BB: tl.constexpr,
 ):
-    """Each window's gradient goes to its maximum, and zero to the three others."""
+    """Writes each window's gradient to the pixel of its maximum, and zero to the three others."""
     position = tl.program_id(0)
     lanes = position % tl.cdiv(B, BB) * BB + tl.arange(0, BB)
     position //= tl.cdiv(B, BB)

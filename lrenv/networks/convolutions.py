@@ -1,11 +1,12 @@
-"""Convolutions of n trainees at once on a GPU, by kernels of our own.
+"""Convolutions of n trainees on a CUDA GPU, by kernels of lrenv's own.
 
 cuDNN's grouped convolutions with few channels per group leave most of a GPU idle. `stacked_conv2d` and
-`stacked_conv2d_relu_max_pool` run the kernels of `lrenv.networks.convolution_kernels` instead: reverse mode, once, in
-eager and in compiled code. Second derivatives and forward mode raise an error; `suits` says where they are of use.
+`stacked_conv2d_relu_max_pool` run the kernels of `lrenv.networks.convolution_kernels` instead, in eager and in compiled
+code. They have first derivatives in reverse mode; second derivatives and forward mode raise an error. `suits` tells for
+which layers and images they are used.
 
-Images go through as (n, c, h, w, b) tensors, which the functions here show as (n, b, c, h, w) views: one convolution's
-output is another's input, and `flatten(2)` is what linear layers take, without a copy.
+Images are stored as (n, c, h, w, b) tensors, of which the functions here take and return (n, b, c, h, w) views. So no
+copy is needed between convolutions, nor for `flatten(2)`, the input of linear layers.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ from torch import Tensor, nn
 DEVICE = "cuda"
 """The type of device whose tensors the kernels take."""
 LEAST_BATCH = 32
-"""Examples from which the kernels are used: their vectors run along the batch."""
+"""The number of examples from which on the kernels are used, since their vectors run along the batch."""
 MOST_CHANNELS = 32
-"""Channels, in and out, up to which they are used: from there on, cuDNN's matrix products fill."""
+"""The number of input and output channels up to which the kernels are used; with more, cuDNN's matrix products fill."""
 PROGRAMS = 4096
-"""Programs among which a weight gradient is divided: some for each multiprocessor of the largest GPUs."""
+"""The number of programs among which a weight gradient is divided: some per multiprocessor of the largest GPUs."""
 
 _TRITON = find_spec("triton") is not None and any(map(shutil.which, (os.environ.get("CC", "gcc"), "gcc", "clang")))
 """Whether kernels can be built: Triton needs a C compiler."""
 
 
 def suits(layer: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the kernels can and should run this layer on images x (n, b, c, h, w), if first derivatives are enough.
+    """Returns whether the kernels can and should run this layer on images x (n, b, c, h, w).
 
-    They are for CUDA, float32, stride 1, no dilation, two trainees or more, enough examples and few channels.
+    They have first derivatives in reverse mode only, and are for CUDA, float32, stride 1, no dilation, two trainees or
+    more, at least `LEAST_BATCH` examples and at most `MOST_CHANNELS` channels.
     """
     plain = (layer.stride, layer.dilation, layer.groups, layer.padding_mode) == ((1, 1), (1, 1), 1, "zeros")
     if not plain or isinstance(layer.padding, str) or x.device.type != DEVICE or x.dtype != torch.float32:
@@ -51,10 +53,10 @@ def suits(layer: nn.Conv2d, x: Tensor) -> bool:
 
 
 def stacked_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int] = (0, 0)) -> Tensor:
-    """`torch.nn.functional.conv2d` of each trainee, with stride 1.
+    """Computes `torch.nn.functional.conv2d` of each trainee, with stride 1.
 
     Args:
-        x: (n, b, c, h, w) float32; laid out anew unless its examples lie innermost.
+        x: (n, b, c, h, w) float32; copied unless its examples lie innermost.
         weight: (n, o, c, kh, kw).
         bias: (n, o), if any.
         padding: rows and columns of zeros on each side.
@@ -70,7 +72,7 @@ def stacked_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tupl
 def stacked_conv2d_relu_max_pool(
     x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int] = (0, 0)
 ) -> Tensor:
-    """`stacked_conv2d`, ReLU and a maximum over windows of 2 x 2 in one kernel, of which only the maxima are written.
+    """Computes `stacked_conv2d`, ReLU and maxima over windows of 2 x 2 in one kernel, which writes the maxima only.
 
     Args:
         x: (n, b, c, h, w) float32.
@@ -87,9 +89,9 @@ def stacked_conv2d_relu_max_pool(
 
 
 def _laid(x: Tensor, padding: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-    """(n, c, h, w, b) and the padding that is left: where a copy is needed anyway, it holds the padding as well.
+    """Returns images (n, c, h, w, b) and the padding to be added: where a copy is needed, it holds the padding as well.
 
-    Images that all trainees share are (1, c, h, w, b) where nobody asks for a gradient.
+    Images that all trainees share become (1, c, h, w, b) where gradients are off.
     """
     x = x.permute(0, 2, 3, 4, 1)
     if x.stride(0) == 0 and not torch.is_grad_enabled():
@@ -101,12 +103,12 @@ def _laid(x: Tensor, padding: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Kernels are launched on the current device."""
+    """Makes a CUDA device the current one, on which Triton launches kernels."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _block(channels: int) -> int:
-    """Output channels that a thread holds."""
+    """Returns how many output channels a thread holds."""
     return 8 if channels <= 8 else 16
 
 
@@ -125,9 +127,9 @@ def _out_shape(x: Tensor, weight: Tensor, rows: int, columns: int, pooled: bool)
 def _convolved(
     x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, columns: int, pooled: bool
 ) -> tuple[Tensor, Tensor]:
-    """Images (n, c, h, w, b) to (n, o, h', w', b), and the places of the maxima if pooled (else nothing).
+    """Convolves images (n, c, h, w, b) to (n, o, h', w', b); images (1, c, h, w, b) are the same for all trainees.
 
-    Of images (1, c, h, w, b) all trainees see the same.
+    If pooled, the second output has the places of the maxima; else it is empty.
     """
     from lrenv.networks.convolution_kernels import convolve
 
@@ -171,7 +173,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, columns: int, p
 def _weight_gradient(
     x: Tensor, grad: Tensor, which: Tensor, height: int, width: int, rows: int, columns: int
 ) -> tuple[Tensor, Tensor]:
-    """The gradients (n, o, c, height, width) of the weights and (n, o) of the bias."""
+    """Computes the gradients (n, o, c, height, width) of the weights and (n, o) of the bias."""
     from lrenv.networks.convolution_kernels import weight_gradient
 
     x, grad = x.contiguous(), grad.contiguous()
@@ -211,7 +213,7 @@ def _(
     schema="(Tensor grad, Tensor which, int height, int width) -> Tensor",
 )
 def _unpooled(grad: Tensor, which: Tensor, height: int, width: int) -> Tensor:
-    """The gradient (n, o, height, width, b) of the pixels of which the windows' gradient is (n, o, h, w, b)."""
+    """Computes the gradient (n, o, height, width, b) of pixels from that of their windows, (n, o, h, w, b)."""
     from lrenv.networks.convolution_kernels import unpool
 
     grad = grad.contiguous()
@@ -232,7 +234,7 @@ def _(grad: Tensor, which: Tensor, height: int, width: int) -> Tensor:
 
 
 class _Convolution(torch.autograd.Function):
-    """`_convolved` with its gradient in reverse mode."""
+    """The function `_convolved` with its gradient in reverse mode."""
 
     @staticmethod
     def forward(
@@ -259,7 +261,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class _Last(torch.autograd.Function):
-    """A gradient that has no derivative: asked for one, it says so instead of leaving a term out."""
+    """A gradient without a derivative of its own: taking one raises an error, where it would otherwise count as 0."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

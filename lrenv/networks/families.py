@@ -1,7 +1,7 @@
-"""Networks as values: factories that are equal where their settings are, and that know what a pass costs.
+"""Networks as values: factories that are equal where their settings are, and that count the FLOPs of a pass.
 
 FLOPs are counted as `torch.utils.flop_counter.FlopCounterMode` counts them: two per multiplication in a matrix product,
-nothing for what goes element by element.
+none for elementwise operations.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from lrenv.networks.sequences import transformer
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU,
 }  # fmt: skip
-"""Name -> module."""
+"""Name -> module of an activation."""
 
 
 class Flops(NamedTuple):
-    """Of one example."""
+    """The floating-point operations of one example's forward and backward pass."""
 
     forward: int
     backward: int
@@ -32,7 +32,7 @@ class Flops(NamedTuple):
 
 @dataclass(frozen=True)
 class Perceptron:
-    """Linear layers, and activations between them; a linear model if there are no hidden layers.
+    """A perceptron of linear layers with activations between them; without hidden layers it is a linear model.
 
     Attributes:
         widths: units of the hidden layers.
@@ -45,7 +45,7 @@ class Perceptron:
     layer_norm: bool = False
 
     def __call__(self, shape: Shape, outputs: int) -> nn.Module:
-        """A freshly initialised module."""
+        """Builds a freshly initialised module."""
         layers: list[nn.Module] = [nn.Flatten()]
         width = math.prod(shape)
         for units in self.widths:
@@ -58,7 +58,7 @@ class Perceptron:
         return nn.Sequential(*layers, nn.Linear(width, outputs))
 
     def flops(self, shape: Shape, outputs: int) -> Flops:
-        """Of one example."""
+        """Counts the FLOPs of one example."""
         return _of_layers(math.prod(shape), *self.widths, outputs)
 
     def __str__(self) -> str:
@@ -69,19 +69,25 @@ class Perceptron:
 
 @dataclass(frozen=True)
 class ResidualPerceptron:
-    """`lrenv.networks.residual_mlp`: blocks x + W2 activation(W1 layer_norm(x)) between two linear layers."""
+    """The network `lrenv.networks.residual_mlp`: blocks x + W2 activation(W1 layer_norm(x)) between two linear layers.
+
+    Attributes:
+        width: units of each hidden layer.
+        blocks: how many blocks.
+        activation: a name in `ACTIVATIONS`.
+    """
 
     width: int
     blocks: int
     activation: str = "gelu"
 
     def __call__(self, shape: Shape, outputs: int) -> nn.Module:
-        """A freshly initialised module."""
+        """Builds a freshly initialised module."""
         make: NetworkFactory = residual_mlp(self.width, self.blocks, ACTIVATIONS[self.activation])
         return make(shape, outputs)
 
     def flops(self, shape: Shape, outputs: int) -> Flops:
-        """Of one example."""
+        """Counts the FLOPs of one example."""
         return _of_layers(math.prod(shape), *[self.width] * (2 * self.blocks + 1), outputs)
 
     def __str__(self) -> str:
@@ -90,22 +96,31 @@ class ResidualPerceptron:
 
 @dataclass(frozen=True)
 class Transformer:
-    """`lrenv.networks.transformer`: causal, with learned positions and layer norm ahead of each part."""
+    """The network `lrenv.networks.transformer`: causal, with learned positions and pre-normalisation.
+
+    Attributes:
+        width: numbers per place.
+        heads: heads of attention; they divide the width.
+        layers: layers, each of attention and a perceptron.
+    """
 
     width: int
     heads: int
     layers: int
 
     def __call__(self, shape: Shape, outputs: int) -> nn.Module:
-        """A freshly initialised module."""
+        """Builds a freshly initialised module."""
         return transformer(self.width, self.heads, self.layers)(shape, outputs)
 
     def flops(self, shape: Shape, outputs: int) -> Flops:
-        """Of one sequence (L,): per layer 12 w^2 multiplications per place in linear layers, 2 L w in attention."""
+        """Counts the FLOPs of one sequence (L,).
+
+        Per layer and place there are 12 w^2 multiplications in linear layers and 2 L w in attention.
+        """
         (length,) = shape
         w = self.width
         forward = 2 * length * (self.layers * (12 * w**2 + 2 * length * w) + w * outputs)
-        return Flops(forward, 2 * forward)  # what enters the first product has weights of its own behind it
+        return Flops(forward, 2 * forward)  # the inputs of the first product are learned embeddings
 
     def __str__(self) -> str:
         return f"transformer, layers: {self.layers} of {self.width}, heads: {self.heads}"
@@ -115,6 +130,6 @@ Family = Perceptron | ResidualPerceptron | Transformer
 
 
 def _of_layers(*sizes: int) -> Flops:
-    """Of linear layers: the backward pass takes two such products, but nothing asks for the gradient of the inputs."""
+    """Counts the FLOPs of linear layers; their backward pass takes two products, the first layer's only one."""
     products = [2 * one * other for one, other in itertools.pairwise(sizes)]
     return Flops(sum(products), 2 * sum(products) - products[0])

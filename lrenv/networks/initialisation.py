@@ -1,11 +1,11 @@
 """Initial weights of many copies of a module, each as if its constructor had run with a seed of its own.
 
 A constructor spends most of its time on building Python objects. So its random draws are recorded once and then
-replayed, seed by seed, straight into the rows of one tensor. Whether replaying gives the constructor's numbers is tried
-on other seeds; where it doesn't, the constructor runs for every copy.
+repeated, seed by seed, in the rows of one tensor. Whether this gives the constructor's numbers is tested on the seeds
+`TRIALS`; if it doesn't, the constructor runs for every copy.
 
-Constructors draw from torch's global generator. While one runs, its draws come from a generator of their own instead:
-the global one belongs to the program, and to its other threads.
+Constructors draw from torch's global generator, which belongs to the program and to its other threads. While one runs
+here, its draws come from a generator of lrenv's own instead (`Drawing`).
 """
 
 from __future__ import annotations
@@ -27,22 +27,24 @@ from lrenv.randomness import mersenne
 TRIALS = (1, 2)
 """Seeds on which a recording is compared with the constructor."""
 RANDOM = (torch.ops.aten.uniform_.default, torch.ops.aten.normal_.default)
+"""The random operations that can be repeated."""
 CONSTANT = (torch.ops.aten.zero_.default, torch.ops.aten.fill_.Scalar)
-"""They count, too: a constructor may draw a bias and then set it to zero."""
+"""The constant fills that are recorded as well, since a constructor may draw a bias and then set it to zero."""
 UNIFORM = RANDOM[0]
 MANY = 256
-"""Copies from which on drawing them on a CUDA device is faster: there the time hardly depends on their number."""
+"""The number of copies from which on they are drawn on a CUDA device, where time hardly depends on their number."""
 CPU = torch.device("cpu")
 Scaled = Callable[[Tensor, np.float32, np.float32], Tensor]
+"""A function (numbers in [0, 1), low, high) -> numbers in [low, high)."""
 SCALED: tuple[Scaled, ...] = (
     lambda x, low, high: torch.add(torch.full_like(x, float(low)), x, alpha=float(high - low)),
     lambda x, low, high: x * float(high - low) + float(low),
 )
-"""Numbers in [0, 1) brought to [low, high), with one rounding or two: kernels differ in that."""
+"""The same scaling with one rounding and with two, in which the kernels of devices differ."""
 
 
 class Draw(NamedTuple):
-    """One fill of a parameter: `fill(row[start:end], *arguments)`."""
+    """One operation that fills a parameter, `fill(row[start:end], *arguments)`."""
 
     start: int
     end: int
@@ -51,7 +53,7 @@ class Draw(NamedTuple):
 
 
 class Initialiser:
-    """Draws the initial parameters and buffers of a module's copies.
+    """A function (seeds, device) -> initial parameters and buffers of copies of a module.
 
     Args:
         make: builds a freshly initialised module, drawing from torch's global generator as modules do.
@@ -60,8 +62,9 @@ class Initialiser:
         module: one of those that `make` built.
 
     Raises:
-        TypeError: `make` gives something else than a module.
-        ValueError: the module can't be trained as it is, is the same one each time, or other than its seed says.
+        TypeError: `make` returns something else than a module.
+        ValueError: the module can't be trained as it is, `make` returns the same one each time, or weights depend on
+            something else than the seed.
     """
 
     def __init__(self, make: Callable[[], nn.Module]) -> None:
@@ -82,15 +85,15 @@ class Initialiser:
             )
 
     def __call__(self, seeds: Sequence[int], device: torch.device = CPU) -> tuple[Tensor, Tensors]:
-        """Parameters (n, P) and buffers name -> (n, *shape), one copy per seed.
+        """Draws parameters (n, P) and buffers name -> (n, *shape), one copy per seed.
 
-        The copy with seed s is what `torch.manual_seed(s)` followed by the module's constructor gives on a CPU,
+        The copy with seed s has the weights that the module's constructor draws on a CPU after `torch.manual_seed(s)`,
         whatever the other seeds are; the global generator is neither read nor changed.
 
         Args:
             seeds: one per copy.
-            device: many copies with uniform weights are drawn there, if the numbers are those of the CPU; others on the
-                CPU, where they then are.
+            device: where `MANY` copies or more with uniform weights are drawn, if the numbers are those of the CPU;
+                others are drawn, and returned, on the CPU.
         """
         scaled = self._scaled(device) if device.type == "cuda" and len(seeds) >= MANY else None
         if scaled is not None:
@@ -107,7 +110,7 @@ class Initialiser:
         return torch.stack([_flat(module) for module in modules]), buffers
 
     def _scaled(self, device: torch.device) -> Scaled | None:
-        """The arithmetic by which a device's numbers are those of the CPU; None if there is none."""
+        """Returns the scaling by which a device's numbers are those of the CPU; None if there is none."""
         if device not in self._arithmetic:
             self._arithmetic[device] = self._tried(device)
         return self._arithmetic[device]
@@ -126,7 +129,7 @@ class Initialiser:
         return None
 
     def _drawn_on(self, seeds: Tensor, scaled: Scaled) -> Tensor:
-        """As `_fill` for each of the seeds (n,), on their device."""
+        """Does what `_fill` does for each of the seeds (n,), on their device; returns the rows (n, P)."""
         assert self._draws is not None
         number = sum(draw.end - draw.start for draw in self._draws if draw.fill == UNIFORM)
         numbers = mersenne.uniform(seeds, number)
@@ -142,7 +145,11 @@ class Initialiser:
         return rows
 
     def another(self, seed: int) -> nn.Module:
-        """The module with the weights of a seed."""
+        """Builds the module with the weights of a seed.
+
+        Raises:
+            ValueError: `make` returned a module with the same parameters as before.
+        """
         module = build(self._make, seed)
         if set(map(id, module.parameters())) & set(map(id, self.module.parameters())):
             raise ValueError(
@@ -167,15 +174,16 @@ class Initialiser:
 
 
 def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """The module that `torch.manual_seed(seed)` and `make()` give; the global generator is left alone."""
+    """Returns the module that `make()` builds after `torch.manual_seed(seed)`; the global generator is not changed."""
     with Drawing(seed):
         return make()
 
 
 class Drawing(TorchDispatchMode):
-    """Inside, what would draw from torch's global generator draws from one of its own, in the thread that entered.
+    """A context in which draws come from a generator of its own instead of torch's global one.
 
-    The numbers are those that `torch.manual_seed(seed)` would give. Whoever brings a generator keeps it.
+    It holds for the thread that enters it. The numbers are those that follow `torch.manual_seed(seed)`. Draws with a
+    generator of their own are not affected.
 
     Args:
         seed: of the generator.
@@ -196,7 +204,7 @@ class Drawing(TorchDispatchMode):
         name = "generator" if func._overloadname == "default" else f"{func._overloadname}_generator"
         if name in func.overloadpacket.overloads():
             return getattr(func.overloadpacket, name)(*args, **kwargs, generator=self._generator)
-        with _GLOBAL:  # the few that know no other generator, such as dropout's own kernel
+        with _GLOBAL:  # the few that take no generator, such as dropout's own kernel
             held = torch.default_generator.get_state()
             torch.default_generator.set_state(self._generator.get_state())
             try:
@@ -207,10 +215,11 @@ class Drawing(TorchDispatchMode):
 
 
 _GLOBAL = threading.Lock()
+"""The lock under which the global generator's state is exchanged."""
 
 
 class _Recorder(Drawing):
-    """Notes how tensors are filled, in order."""
+    """A `Drawing` that records how tensors are filled, in order."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
@@ -224,7 +233,7 @@ class _Recorder(Drawing):
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def draws(self, module: nn.Module) -> list[Draw] | None:
-        """The fills as places in the row of all parameters; None if something else was drawn."""
+        """Returns the fills by their places in the row of all parameters; None if something else was drawn."""
         places, start = {}, 0
         for parameter in module.parameters():
             places[parameter.data_ptr()] = (parameter.shape, start, start + parameter.numel())
@@ -264,7 +273,7 @@ def _check(module: nn.Module) -> None:
     if elsewhere:
         raise ValueError(
             f"parameters {', '.join(elsewhere)} are on {named[elsewhere[0]].device}; build the network on the CPU: its "
-            "copies are brought to their device from there"
+            "copies are moved to their device from there"
         )
 
 

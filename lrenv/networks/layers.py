@@ -1,14 +1,14 @@
-"""Layers of n trainees at once: the hand-batched form of each common module, `vmap` or one after another for the rest.
+"""The forward pass of n copies of a module: a batched rule for each common layer, `vmap` or a loop for the others.
 
-A linear layer of n trainees is one batched matrix product, a convolution one grouped convolution. Both give the
-numbers of the module run alone. Inputs and outputs have shape (n, b, ...). Images between convolutions are views of a
-(b, n * channels, height, width) tensor, so that entering and leaving a layer costs no copy.
+A linear layer of n copies is one batched matrix product, a convolution one grouped convolution. Both give the numbers
+that each copy gives by itself, up to rounding. Inputs and outputs have shape (n, b, ...). Images between convolutions
+are views of a (b, n * channels, height, width) tensor, so that a layer's inputs and outputs need no copy.
 
-Only plain layers are batched by hand: what a hook, a parametrisation or a subclass adds is left to PyTorch. No rule
-writes in place; an in-place activation gives the numbers of the other kind.
+`RULES` has the batched rules; they run plain layers alone (`is_plain`), and PyTorch runs what hooks, parametrisations
+and subclasses add. No rule writes in place; an in-place activation gives the numbers of the other kind.
 
-On a CPU the environment sends trainees with convolutions through one by one (`Trainee.groups`); that, and the layouts
-and pools below, follow from `benchmarks/layers.py`.
+On a CPU the environment computes trainees with convolutions one by one (`Trainee.chunks`); that, and the layouts and
+pools below, follow from `benchmarks/layers.py`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from lrenv.randomness import draws
 Tensors = dict[str, Tensor]
 """Name -> (n, *shape): parameters and buffers."""
 Pass = Callable[[Tensors, Tensors, Any], Any]
-"""(parameters, state, inputs (n, b, ...)) -> outputs (n, b, ...); new running statistics are written to `state`.
+"""A forward pass (parameters, state, inputs (n, b, ...)) -> outputs (n, b, ...).
 
-Between layers may stand whatever PyTorch's modules hand on, such as the tuple of a recurrent layer."""
+It writes new running statistics to `state`. Inputs and outputs may be trees of tensors, such as the tuple of a
+recurrent layer."""
 
 
 class FirstOrder(dict[str, Tensor]):
-    """Parameters by which nobody differentiates twice, nor in forward mode: layers may use kernels that can't."""
+    """Parameters for which first derivatives in reverse mode are enough, so layers may use kernels without others."""
 
 
 class Dropout(nn.Module):
@@ -45,10 +46,10 @@ class Dropout(nn.Module):
 
     Args:
         p: probability of a zero.
-        inplace: whether a module of its own (not a rule here) sees its input overwritten, as with `torch.nn.Dropout`.
+        inplace: whether `forward` overwrites its input, as `torch.nn.Dropout` does; the batched rule never does.
 
     Attributes:
-        calls: how often it ran in this pass: each time it draws another mask.
+        calls: how often it has run in this pass; the mask depends on it, so that each call has another one.
     """
 
     key: Tensor
@@ -59,14 +60,19 @@ class Dropout(nn.Module):
         self.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zeroes each element with probability p while training, and rescales the others."""
+        """Sets each element of x to 0 with probability p in training mode, and divides the others by 1 - p."""
         if not self.training or self.p == 0:
             return x
-        dropped = self.dropped(self.key, x)
+        dropped = self.drop(self.key, x)
         return x.copy_(dropped) if self.inplace else dropped
 
-    def dropped(self, key: Tensor, x: Tensor) -> Tensor:
-        """One call on x, whose first axes are those of the key."""
+    def drop(self, key: Tensor, x: Tensor) -> Tensor:
+        """Does the same out of place in any mode, and counts the call.
+
+        Args:
+            key: (...) int64.
+            x: (..., *shape), whose first axes are those of the key.
+        """
         key = draws.fold(key, self.calls) if self.calls else key
         self.calls += 1
         keep = draws.uniform(key, x.shape[key.ndim :], x.dtype) >= self.p
@@ -74,14 +80,15 @@ class Dropout(nn.Module):
 
 
 def children(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """As `named_children`, which leaves out a module that stands in several places after the first."""
+    """Returns names and children; modules that occur several times too, which `named_children` lists once."""
     return [(name, child) for name, child in module._modules.items() if child is not None]
 
 
-def plain(module: nn.Module) -> bool:
-    """Whether a module computes what its type says and nothing else, and has a rule.
+def is_plain(module: nn.Module) -> bool:
+    """Returns whether a module is of a type that has a rule and computes what that type computes, and nothing else.
 
-    Types are exact, for a subclass may compute something else, as `torch.nn.utils.parametrize` makes one.
+    Subclasses don't count, since they may compute something else (`torch.nn.utils.parametrize` makes such), nor do
+    modules with hooks, with a `forward` of their own, or with a computed weight.
     """
     kind = type(module)
     if kind not in _FORWARDS or kind.forward is not _FORWARDS[kind] or "forward" in module.__dict__:
@@ -95,74 +102,83 @@ def plain(module: nn.Module) -> bool:
 
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-"""Attributes of a module that hold what is run around its passes."""
+"""Attributes of a module that hold the hooks that run before and after its passes."""
 
 
-def all_plain(module: nn.Module) -> bool:
-    """Whether rules run the whole of a module, and out of place is what it asks for."""
-    if not plain(module) or getattr(module, "inplace", False):
+def is_all_plain(module: nn.Module) -> bool:
+    """Returns whether rules run the whole of a module, and none of its parts is to work in place."""
+    if not is_plain(module) or getattr(module, "inplace", False):
         return False
-    return type(module) not in (nn.Sequential, Residual) or all(all_plain(child) for _, child in children(module))
+    return type(module) not in (nn.Sequential, Residual) or all(is_all_plain(child) for _, child in children(module))
 
 
-def planned(module: nn.Module, prefix: str = "") -> Pass:
-    """How `module`, whose tensors carry `prefix` in their names, runs for n trainees side by side."""
-    if not plain(module):
-        return partial(vmapped, module, prefix)
+def batched_pass(module: nn.Module, prefix: str = "") -> Pass:
+    """Returns the forward pass of n copies of a module: by its rule if it is plain, by `vmap` otherwise.
+
+    Args:
+        module: the module.
+        prefix: what the names of its tensors begin with in the parameters and the state.
+    """
+    if not is_plain(module):
+        return partial(run_vmapped, module, prefix)
     if isinstance(module, nn.Sequential):
         layers = children(module)
         for i, (_, child) in enumerate(layers[:-1]):
             following = layers[i + 1][1]
             # The maximum of the positive parts is the positive part of the maximum: a quarter of the work.
-            if type(child) is nn.ReLU and type(following) is nn.MaxPool2d and plain(child) and plain(following):
+            if type(child) is nn.ReLU and type(following) is nn.MaxPool2d and is_plain(child) and is_plain(following):
                 layers[i], layers[i + 1] = layers[i + 1], layers[i]
-        return partial(_in_turn, _passes(layers, prefix))
+        return partial(_run_in_order, _batched_passes(layers, prefix))
     if isinstance(module, Residual):
-        shortcut, branch = (planned(getattr(module, name), f"{prefix}{name}.") for name in ("shortcut", "branch"))
-        return partial(_added, shortcut, branch)
+        shortcut, branch = (batched_pass(getattr(module, name), f"{prefix}{name}.") for name in ("shortcut", "branch"))
+        return partial(_run_residual, shortcut, branch)
     return partial(RULES[type(module)], module, prefix)
 
 
-def _passes(layers: list[tuple[str, nn.Module]], prefix: str) -> list[Pass]:
-    """Of consecutive layers; a convolution, a pool over pairs and ReLU are one pass, which may be one kernel."""
-    passes = [planned(child, f"{prefix}{name}.") for name, child in layers]
+def _batched_passes(layers: list[tuple[str, nn.Module]], prefix: str) -> list[Pass]:
+    """Returns the passes of consecutive layers; a convolution, a pool over pairs and ReLU are one pass."""
+    passes = [batched_pass(child, f"{prefix}{name}.") for name, child in layers]
     for i in reversed(range(len(layers) - 2)):
         name, layer = layers[i]
-        if isinstance(layer, nn.Conv2d) and _pools_pairs(layer, layers[i + 1][1], layers[i + 2][1]):
-            passes[i : i + 3] = [partial(_pooled_pairs, layer, f"{prefix}{name}.", passes[i : i + 3])]
+        if isinstance(layer, nn.Conv2d) and _is_conv_pool_relu(layer, layers[i + 1][1], layers[i + 2][1]):
+            passes[i : i + 3] = [partial(_conv_pool_relu, layer, f"{prefix}{name}.", passes[i : i + 3])]
     return passes
 
 
-def _in_turn(passes: list[Pass], parameters: Tensors, state: Tensors, x: Any) -> Any:
+def _run_in_order(passes: list[Pass], parameters: Tensors, state: Tensors, x: Any) -> Any:
     for each in passes:
         x = each(parameters, state, x)
     return x
 
 
-def _added(shortcut: Pass, branch: Pass, parameters: Tensors, state: Tensors, x: Any) -> Any:
+def _run_residual(shortcut: Pass, branch: Pass, parameters: Tensors, state: Tensors, x: Any) -> Any:
     return shortcut(parameters, state, x) + branch(parameters, state, x)
 
 
-def vmapped(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors, x: Any) -> Any:
-    """Every module without a rule, side by side."""
-    weights, buffers = _own(module, prefix, parameters, state)
+def run_vmapped(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors, x: Any) -> Any:
+    """Runs n copies of any module by `vmap`."""
+    weights, buffers = _tensors_of(module, prefix, parameters, state)
 
-    outputs, buffers = vmap(partial(alone, module))(weights, buffers, tree_map(_given, x))
+    outputs, buffers = vmap(partial(run_copy, module))(weights, buffers, tree_map(_contiguous_copy, x))
     state.update({prefix + name: b for name, b in buffers.items()})
     return outputs
 
 
-def alone(module: nn.Module, weights: Tensors, buffers: Tensors, x: Any) -> tuple[Any, Tensors]:
-    """One copy as PyTorch runs it: its outputs, and its buffers after the pass; those handed over stay as they are."""
-    # Modules update buffers in place, or put others there: what then has a buffer's name is its new value.
+def run_copy(module: nn.Module, weights: Tensors, buffers: Tensors, x: Any) -> tuple[Any, Tensors]:
+    """Runs one copy as PyTorch does.
+
+    Returns:
+        Its outputs, and its buffers after the pass; the arguments stay as they are.
+    """
+    # Modules update buffers in place or replace them: what has a buffer's name afterwards is its new value.
     held = weights | {name: b.clone() for name, b in buffers.items()}
     outputs = functional_call(module, held, (x,))
     return outputs, {name: held[name] for name in buffers}
 
 
-def looped(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
-    """Any module, one copy after another: for what `vmap` can't run, and for hooks on gradients."""
-    weights, buffers = _own(module, prefix, parameters, state)
+def run_sequentially(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
+    """Runs n copies of any module one after another, for modules that `vmap` can't run and for hooks on gradients."""
+    weights, buffers = _tensors_of(module, prefix, parameters, state)
     hooks = {name: tuple((p._backward_hooks or {}).values()) for name, p in module.named_parameters()}
     # Unbound, not indexed: the gradients of n copies then come together in one pass.
     rows = [{name: w.unbind() for name, w in each.items()} for each in (weights, buffers)]
@@ -173,35 +189,35 @@ def looped(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors, 
         for name, w in own.items():
             for hook in hooks[name] if w.requires_grad else ():
                 w.register_hook(hook)
-        restart(dropout)
-        output, held = alone(module, own, held, _given(part))
+        reset_calls(dropout)
+        output, held = run_copy(module, own, held, _contiguous_copy(part))
         outputs.append(output)
         after.append(held)
     state.update({prefix + name: torch.stack([each[name] for each in after]) for name in buffers})
     return torch.stack(outputs)
 
 
-def restart(dropout: Iterable[Dropout]) -> None:
-    """A new pass begins: dropout counts its calls anew."""
+def reset_calls(dropout: Iterable[Dropout]) -> None:
+    """Sets the number of calls to 0, as a pass begins."""
     for part in dropout:
         part.calls = 0
 
 
-def _given(x: Any) -> Any:
-    """What a module gets: to write to as it likes, and in order, for `Tensor.view` depends on that."""
+def _contiguous_copy(x: Any) -> Any:
+    """Copies a tensor, so that a module may write to it, into contiguous memory, on which `Tensor.view` depends."""
     return x.clone(memory_format=torch.contiguous_format) if isinstance(x, Tensor) else x
 
 
-def _own(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
-    """A module's parameters and buffers under its own names."""
+def _tensors_of(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
+    """Returns a module's parameters and buffers under its own names."""
     weights = {name: parameters[prefix + name] for name, _ in module.named_parameters()}
-    # In evaluation mode a dropout's key is not in the state, and not looked at.
+    # In evaluation mode a dropout's key is not in the state, and is not used.
     return weights, {name: state[prefix + name] for name, _ in module.named_buffers() if prefix + name in state}
 
 
-def _as_it_is(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
-    """A plain layer with settings, or an input, that no rule is made for."""
-    outputs: Tensor = vmapped(module, prefix, parameters, state, x)
+def _fallback(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
+    """Runs a plain layer whose settings or input its rule doesn't cover."""
+    outputs: Tensor = run_vmapped(module, prefix, parameters, state, x)
     return outputs
 
 
@@ -218,9 +234,9 @@ def _unfold(x: Tensor, n: int) -> Tensor:
 
 def _linear(layer: nn.Linear, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
     if x.ndim < 3:
-        return _as_it_is(layer, prefix, parameters, state, x)
-    # Activations lie in memory as (n, features, b): the gradients of weights then come out laid as the weights are,
-    # and a sum over examples runs along memory.
+        return _fallback(layer, prefix, parameters, state, x)
+    # Activations lie in memory as (n, features, b): the gradients of weights then have the layout of the weights, and
+    # sums over examples run along memory.
     columns = x.flatten(1, -2).transpose(1, 2)
     weight = parameters[f"{prefix}weight"]
     if layer.bias is None:
@@ -233,7 +249,7 @@ def _linear(layer: nn.Linear, prefix: str, parameters: Tensors, state: Tensors, 
 
 def _conv2d(layer: nn.Conv2d, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
     if layer.padding_mode != "zeros" or x.ndim != 5:
-        return _as_it_is(layer, prefix, parameters, state, x)
+        return _fallback(layer, prefix, parameters, state, x)
     if isinstance(parameters, FirstOrder) and convolutions.suits(layer, x):
         return _by_kernel(convolutions.stacked_conv2d, layer, prefix, parameters, x)
     n = x.shape[0]
@@ -246,22 +262,22 @@ def _conv2d(layer: nn.Conv2d, prefix: str, parameters: Tensors, state: Tensors, 
     return _unfold(out, n)
 
 
-def _pools_pairs(layer: nn.Module, pool: nn.Module, relu: nn.Module) -> bool:
-    """Whether these are a convolution, a pool over pairs of its rows and columns, and ReLU, all of them plain."""
+def _is_conv_pool_relu(layer: nn.Module, pool: nn.Module, relu: nn.Module) -> bool:
+    """Returns whether these are a convolution, a pool over pairs of its rows and columns, and ReLU, all plain."""
     if (type(layer), type(pool), type(relu)) != (nn.Conv2d, nn.MaxPool2d, nn.ReLU):
         return False
     assert isinstance(pool, nn.MaxPool2d)
     pairs = (pool.kernel_size, pool.stride, pool.padding, pool.dilation) in _PAIRS
-    return pairs and not pool.ceil_mode and not pool.return_indices and all(map(plain, (layer, pool, relu)))
+    return pairs and not pool.ceil_mode and not pool.return_indices and all(map(is_plain, (layer, pool, relu)))
 
 
-def _pooled_pairs(
-    layer: nn.Conv2d, prefix: str, apart: list[Pass], parameters: Tensors, state: Tensors, x: Tensor
+def _conv_pool_relu(
+    layer: nn.Conv2d, prefix: str, passes: list[Pass], parameters: Tensors, state: Tensors, x: Tensor
 ) -> Tensor:
-    """The three layers that `_pools_pairs` finds, by one kernel or by their passes `apart`."""
+    """Runs the three layers that `_is_conv_pool_relu` finds, by one kernel or by their three passes."""
     if isinstance(parameters, FirstOrder) and x.ndim == 5 and convolutions.suits(layer, x):
         return _by_kernel(convolutions.stacked_conv2d_relu_max_pool, layer, prefix, parameters, x)
-    pooled: Tensor = _in_turn(apart, parameters, state, x)
+    pooled: Tensor = _run_in_order(passes, parameters, state, x)
     return pooled
 
 
@@ -270,13 +286,13 @@ def _by_kernel(kernel: Callable[..., Tensor], layer: nn.Conv2d, prefix: str, par
 
 
 def _batch_norm(layer: nn.BatchNorm2d, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
-    """Batch normalisation of every copy at once: its channels are the n * c folded ones.
+    """Normalises the batches of all copies in one call, with n * c channels.
 
-    `F.batch_norm` would update the running statistics in place, which no functional transform can follow; so
-    they are derived from the statistics that the same kernel hands back.
+    `F.batch_norm` would update the running statistics in place, which functional transforms don't allow; so they are
+    computed from the batch statistics that the same kernel returns.
     """
     if x.ndim != 5:
-        return _as_it_is(layer, prefix, parameters, state, x)
+        return _fallback(layer, prefix, parameters, state, x)
     n = x.shape[0]
     folded = _fold(x)
     weight = parameters[f"{prefix}weight"].flatten() if layer.affine else None
@@ -289,7 +305,7 @@ def _batch_norm(layer: nn.BatchNorm2d, prefix: str, parameters: Tensors, state: 
         count = folded.numel() // folded.shape[1]
         unbiased = (inverse_std.detach() ** -2 - layer.eps) * (count / max(count - 1, 1))
         seen = state[f"{prefix}num_batches_tracked"] + 1
-        # momentum=None asks for the plain average over all batches so far (torch.nn.BatchNorm2d).
+        # momentum=None stands for the plain average over all batches so far (torch.nn.BatchNorm2d).
         share: Any = layer.momentum if layer.momentum is not None else (1 / seen.to(mean.dtype)).unsqueeze(-1)
         state[f"{prefix}running_mean"] = mean + share * (batch_mean.detach().view_as(mean) - mean)
         state[f"{prefix}running_var"] = var + share * (unbiased.view_as(var) - var)
@@ -298,22 +314,22 @@ def _batch_norm(layer: nn.BatchNorm2d, prefix: str, parameters: Tensors, state: 
 
 
 def _fills_vectors(layer: nn.Conv2d) -> bool:
-    """Whether a convolution is faster with its channels innermost.
+    """Returns whether a convolution is faster with its channels innermost.
 
-    It is where the channels that it writes, and those that it reads unless they are an image's, fill vectors of 16.
+    This is so where its output channels, and its input channels unless they are those of an image, fill vectors of 16.
     """
     return layer.out_channels % 16 == 0 and (layer.in_channels % 16 == 0 or layer.in_channels <= 4)
 
 
 def _flatten(module: nn.Flatten, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
     if (module.start_dim, module.end_dim) != (1, -1) or x.ndim < 3:
-        return _as_it_is(module, prefix, parameters, state, x)
+        return _fallback(module, prefix, parameters, state, x)
     return x.flatten(2)
 
 
 def _pool(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
     if x.ndim != 5 or getattr(module, "return_indices", False):
-        return _as_it_is(module, prefix, parameters, state, x)
+        return _fallback(module, prefix, parameters, state, x)
     pooled: Tensor = module(_fold(x))
     return _unfold(pooled, x.shape[0])
 
@@ -321,7 +337,7 @@ def _pool(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors, x
 def _max_pool(module: nn.MaxPool2d, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
     pairs = (module.kernel_size, module.stride, module.padding, module.dilation) in _PAIRS
     if x.ndim != 5 or module.return_indices:
-        return _as_it_is(module, prefix, parameters, state, x)
+        return _fallback(module, prefix, parameters, state, x)
     even = x.shape[-1] % 2 == x.shape[-2] % 2 == 0
     # PyTorch's kernel is the faster one on a GPU, in compiled code, and where channels lie innermost.
     if pairs and even and x.stride(-1) == 1 and x.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -330,6 +346,7 @@ def _max_pool(module: nn.MaxPool2d, prefix: str, parameters: Tensors, state: Ten
 
 
 _PAIRS = ((2, 2, 0, 1), ((2, 2), (2, 2), 0, 1))
+"""Kernel, stride, padding and dilation of a pool over pairs of rows and columns."""
 
 
 def _elementwise(module: nn.Module, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
@@ -338,7 +355,7 @@ def _elementwise(module: nn.Module, prefix: str, parameters: Tensors, state: Ten
         function = OUT_OF_PLACE[type(module)](module)
     if x.ndim != 3:
         return function(x)
-    # In the order in which `_linear` leaves them in memory: a compiler would lay them anew.
+    # In the order in which `_linear` leaves them in memory: a compiler would change the layout.
     return function(x.transpose(1, 2)).transpose(1, 2)
 
 
@@ -348,10 +365,11 @@ OUT_OF_PLACE: dict[type[nn.Module], Callable[[Any], Callable[[Tensor], Tensor]]]
     nn.ELU: lambda module: partial(F.elu, alpha=module.alpha),
     nn.SiLU: lambda module: F.silu,
 }
+"""Type of an activation that may work in place -> (module -> the function that does the same out of place)."""
 
 
 def _dropout(module: Dropout, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
-    return module.dropped(state[f"{prefix}key"], x) if module.training and module.p > 0 else x
+    return module.drop(state[f"{prefix}key"], x) if module.training and module.p > 0 else x
 
 
 RULES: dict[type[nn.Module], Callable[..., Tensor]] = {
@@ -366,7 +384,8 @@ RULES: dict[type[nn.Module], Callable[..., Tensor]] = {
         (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Identity), _elementwise
     ),
 }
-"""Module type -> its batched form (module, prefix of its names, parameters, state, x) -> output."""
+"""Module type -> its batched rule (module, prefix of its names, parameters, state, x) -> output."""
 _WEIGHTED = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)
+"""Types with a rule that have a weight and a bias."""
 _KINDS: tuple[Any, ...] = (*RULES, nn.Sequential, Residual)
 _FORWARDS = {kind: kind.forward for kind in _KINDS}

@@ -1,6 +1,6 @@
 """Maximum pooling over pairs of rows and columns, faster on a CPU than PyTorch's kernel where rows lie innermost.
 
-Plain maxima of strided views vectorise, and where each maximum was is found again when a gradient asks for it. Of equal
+Maxima of strided views vectorise, and the place of each maximum is computed again in the backward pass. Of equal
 numbers the first of the window counts, row by row, as in `torch.nn.functional.max_pool2d(x, 2)`.
 """
 
@@ -13,7 +13,10 @@ from torch import Tensor
 
 
 def max_pool_pairs(x: Tensor) -> Tensor:
-    """(..., 2h, 2w) -> (..., h, w); reverse and forward mode, and both at once, are supported."""
+    """Returns the maxima (..., h, w) of windows of 2 x 2 of x (..., 2h, 2w).
+
+    It can be differentiated in reverse and in forward mode, and in one through the other.
+    """
     if not torch.is_grad_enabled():
         return torch.maximum(*_rows(torch.maximum(*_columns(x))))  # has its own forward derivative
     pooled: Tensor = _MaxPoolPairs.apply(x)[0]
@@ -29,9 +32,9 @@ def _rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _MaxPoolPairs(torch.autograd.Function):
-    """Gives the pooled rows as well, which the derivatives compare with."""
+    """The two maxima, and those over columns as well, with which the derivatives compare."""
 
-    generate_vmap_rule = True  # forward mode sends its tangents through together
+    generate_vmap_rule = True  # forward mode stacks its tangents by vmap
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Networks of token ids (L,): a perceptron of the last characters, and a small transformer."""
+"""Networks of sequences of token ids (L,): a perceptron of the last characters, and a small transformer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from lrenv.networks.architectures import NetworkFactory, Residual, Shape
 
 
 def context_mlp(hidden: int = 64, embedding: int = 8) -> NetworkFactory:
-    """Embeds each of the L tokens, and predicts from all of them by one hidden layer (Bengio et al. 2003).
+    """Returns a factory of perceptrons that embed each of the L tokens and have one hidden layer (Bengio et al. 2003).
+
+    The factory raises a ValueError if examples are no sequences.
 
     Args:
-        hidden: units.
+        hidden: units of the hidden layer.
         embedding: numbers per token.
     """
 
@@ -28,17 +30,18 @@ def context_mlp(hidden: int = 64, embedding: int = 8) -> NetworkFactory:
 
 
 def transformer(width: int = 32, heads: int = 2, layers: int = 1) -> NetworkFactory:
-    """A causal transformer with learned positions and layer norm ahead of each part (Radford et al. 2019).
+    """Returns a factory of causal transformers with learned positions and pre-normalisation (Radford et al. 2019).
 
-    Its outputs (L, classes) predict the token after each place.
+    Outputs (L, classes) predict the token after each place. The factory raises a ValueError if examples are no
+    sequences.
 
     Args:
         width: numbers per place; the perceptron of each layer has four times as many units.
-        heads: of attention; they divide the width.
-        layers: attention and a perceptron each.
+        heads: heads of attention; they divide the width.
+        layers: layers, each of attention and a perceptron.
 
     Raises:
-        ValueError: heads that don't divide the width.
+        ValueError: the heads don't divide the width.
     """
     if width % heads:
         raise ValueError(f"width={width} must be a multiple of heads={heads}")
@@ -59,7 +62,12 @@ def transformer(width: int = 32, heads: int = 2, layers: int = 1) -> NetworkFact
 
 
 class Positions(nn.Module):
-    """Adds a learned vector per place to the embedded tokens."""
+    """An embedding of tokens, to which a learned vector per place is added.
+
+    Args:
+        tokens: the embedding.
+        length: L, places.
+    """
 
     def __init__(self, tokens: nn.Embedding, length: int) -> None:
         super().__init__()
@@ -67,7 +75,7 @@ class Positions(nn.Module):
         self.places = nn.Parameter(0.02 * torch.randn(length, tokens.embedding_dim))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(b, L) token ids -> (b, L, width)."""
+        """Returns the sums (b, L, width) of both vectors of token ids (b, L)."""
         embedded: Tensor = self.tokens(ids)
         return embedded + self.places
 
@@ -75,7 +83,12 @@ class Positions(nn.Module):
 class CausalAttention(nn.Module):
     """Attention of each place to itself and those before it (Vaswani et al. 2017, equation 1).
 
-    It is written out, since fused kernels of attention can be neither stacked over trainees nor differentiated forward.
+    It is written out, since fused kernels of attention can be neither stacked over trainees nor differentiated in
+    forward mode.
+
+    Args:
+        width: numbers per place.
+        heads: heads of width / heads numbers each.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -85,7 +98,7 @@ class CausalAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, L, width) -> (b, L, width)."""
+        """Returns the outputs (b, L, width) for inputs x (b, L, width)."""
         # (b, L, 3, heads, width / heads) -> three tensors (b, heads, L, width / heads)
         queries, keys, values = self.joint(x).unflatten(-1, (3, self.heads, -1)).transpose(-4, -2).unbind(-3)
         scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])
@@ -96,7 +109,7 @@ class CausalAttention(nn.Module):
 
 
 def sequence_length(shape: Shape, network: str) -> int:
-    """The length of a sequence.
+    """Returns the length of a sequence.
 
     Raises:
         ValueError: examples are no sequences.

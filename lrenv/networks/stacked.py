@@ -1,13 +1,13 @@
 """n copies of one network as stacked tensors: any `torch.nn.Module` becomes a batch of independent trainees.
 
-The parameters of n copies are one tensor (n, P); `lrenv.networks.layers` says how each layer runs for all of them at
-once.
+The parameters of n copies are one tensor (n, P), whose columns are those of `torch.nn.utils.parameters_to_vector`;
+`lrenv.networks.layers` runs each layer for all copies.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,13 +25,13 @@ from lrenv.networks.layers import (
     FirstOrder,
     Pass,
     Tensors,
-    all_plain,
-    alone,
+    batched_pass,
     children,
-    looped,
-    planned,
-    restart,
-    vmapped,
+    is_all_plain,
+    reset_calls,
+    run_copy,
+    run_sequentially,
+    run_vmapped,
 )
 from lrenv.randomness import draws
 from lrenv.runtime.ambient import with_own_settings, without_gradients
@@ -42,27 +42,28 @@ T = TypeVar("T")
 class Network:
     """n stacked copies of the module that `make` builds, their parameters one tensor (n, P).
 
-    Every parameter has a gradient in every step: of one that a step does not use it is 0, and the optimizer's moments
-    and weight decay move it on, where `torch.optim` would leave it alone.
+    Every parameter has a gradient in every step. If a step does not use a parameter, its gradient is 0, and moments and
+    weight decay of the optimizer still change it, where `torch.optim` would not.
 
     Args:
         make: builds a freshly initialised module, drawing from torch's global generator as modules do.
 
     Attributes:
         shapes: parameter name -> shape of one copy, in the module's own order, which is that of the P columns.
-        size: P, the parameters of one copy.
-        layers: the modules that hold parameters, in order.
-        pieces: granularity -> how many consecutive columns each piece has: all of them are one ("trainee"), or a piece
-            is a layer, or a tensor.
+        size: P, the number of parameters of one copy.
+        layers: the names of the modules that hold parameters, in order.
+        pieces: granularity -> how many consecutive columns each piece has. At "trainee" all columns are one piece; at
+            "layer" and "tensor" each layer and each tensor is one.
         stochastic: whether the module draws random numbers in training (dropout).
-        first, last: the columns of the first and the last weight (the tensors with two or more axes; else any).
-        apart: why the copies run one after another; empty where they run side by side, which is faster.
+        first, last: the columns of the first and the last weight, the tensors with two or more axes; if there are none,
+            of the first and the last parameter.
+        why_sequential: why the copies run one after another; empty where they run side by side, which is faster.
 
     Raises:
-        TypeError: `make` gives something else than a module.
-        ValueError: the module has no parameters, frozen ones, or a kind of dropout that can't be drawn statelessly;
-            or another reason why it can't be trained as it is, with what to do
-            (`lrenv.networks.initialisation.Initialiser`).
+        TypeError: `make` returns something else than a module.
+        ValueError: the module has no parameters, frozen ones, or a kind of dropout that can't be drawn statelessly, or
+            can't be trained for another reason (`lrenv.networks.initialisation.Initialiser`); the message says what to
+            do.
     """
 
     @without_gradients
@@ -80,8 +81,7 @@ class Network:
             sizes[owner] += size
         self.pieces = {"trainee": [self.size], "layer": list(sizes.values()), "tensor": self._sizes}
         self._owners = owners
-        matrices = [name for name, shape in self.shapes.items() if len(shape) > 1] or list(self.shapes)
-        self.first, self.last = (self._columns(name) for name in (matrices[0], matrices[-1]))
+        self.first, self.last = (self._columns(name) for name in outer_weights(self.shapes))
         _replace_dropout(self._module)
         named = self._module.named_modules(remove_duplicate=False)
         self._dropout = {name: part for name, part in named if isinstance(part, Dropout)}
@@ -90,17 +90,17 @@ class Network:
         self._lock = threading.RLock()
         # A tensor that two modules share has one name: only `functional_call` finds it from both.
         shared = _shares_tensors(self._module)
-        self._plain = all_plain(self._module) and not shared
-        self._run = partial(vmapped, self._module, "") if shared else planned(self._module)
-        self.apart = ""
+        self._all_plain = is_all_plain(self._module) and not shared
+        self._run = partial(run_vmapped, self._module, "") if shared else batched_pass(self._module)
+        self.why_sequential = ""
         if any(parameter._backward_hooks for parameter in self._module.parameters()):
-            self._run_apart("parameters have hooks on their gradients")
+            self._run_sequentially("parameters have hooks on their gradients")
 
     @with_own_settings
     def init(self, seeds: Sequence[int], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensors]:
-        """Fresh parameters (n, P) and buffers, one copy per seed.
+        """Draws initial parameters (n, P) and buffers, one copy per seed.
 
-        The copy with seed s is what `torch.manual_seed(s)` followed by the module's constructor gives, whatever
+        The copy with seed s has the weights that the module's constructor draws after `torch.manual_seed(s)`, whatever
         the other seeds are; the global generator is neither read nor changed.
         """
         params, buffers = self._initial(seeds, device)
@@ -114,11 +114,12 @@ class Network:
         return any(isinstance(part, nn.modules.conv._ConvNd) for part in self._module.modules())
 
     @without_gradients
-    def rehearse(self, x: Tensor, dtype: torch.dtype) -> torch.Size:
-        """Runs the network on a few examples before anything is trained.
+    def dry_run(self, x: Tensor, dtype: torch.dtype) -> torch.Size:
+        """Runs the network on a few examples before anything is trained, to see whether it can be trained, and how.
 
-        Where rules don't run the whole of it, what n copies give side by side, in both modes, and their gradients, are
-        compared with what each gives alone; where they differ, or `vmap` can't run it, the copies run `apart`.
+        Unless rules run the whole of it, outputs and gradients of n copies side by side are compared with those of each
+        copy by itself, in training and in evaluation mode. Where they differ, or `vmap` can't run the network, its
+        copies run one after another from then on (`why_sequential`).
 
         Args:
             x: (b, ...), of the training split, as trainees see them.
@@ -128,33 +129,33 @@ class Network:
             The shape (b, ...) of the outputs.
 
         Raises:
-            ValueError: the network can't take such examples, gives something else than one tensor (b, ...), changes its
-                own weights, or gives other outputs when it runs again; the message says what to do.
+            ValueError: the network can't take such examples, returns something else than one tensor (b, ...), changes
+                its own weights, or returns other outputs when it runs again; the message says what to do.
         """
         x = x.cpu()
         params, buffers = self.init([0, 1], x.device, dtype)
         with self._lock, Drawing(0):  # what it draws must not come from the global generator, even if it is refused
-            shape = self._try(params, buffers, x, True)
-            self._try(params, buffers, x, False)
-            if self._plain or self.apart:
+            shape = self._check_copy(params, buffers, x, True)
+            self._check_copy(params, buffers, x, False)
+            if self._all_plain or self.why_sequential:
                 return shape
-            each = self._results(partial(looped, self._module, ""), params, buffers, x)
+            each = self._results(partial(run_sequentially, self._module, ""), params, buffers, x)
             try:
                 together = self._results(self._run, params, buffers, x)
             except Exception as error:
-                self._run_apart(str(error).strip().split("\n")[0])
+                self._run_sequentially(str(error).strip().split("\n")[0])
                 return shape
             if not all(_near(a, b) for a, b in zip(together, each, strict=True)):
-                self._run_apart("side by side their numbers differ from those of the module alone")
+                self._run_sequentially("side by side their numbers differ from those of the module alone")
         return shape
 
-    def _run_apart(self, reason: str) -> None:
-        self._run, self.apart, self._plain = partial(looped, self._module, ""), reason, False
+    def _run_sequentially(self, reason: str) -> None:
+        self._run, self.why_sequential, self._all_plain = partial(run_sequentially, self._module, ""), reason, False
 
-    def _try(self, params: Tensor, buffers: Tensors, x: Tensor, training: bool) -> torch.Size:
-        """One copy as plain PyTorch runs it, twice; gives the shape of its outputs."""
+    def _check_copy(self, params: Tensor, buffers: Tensors, x: Tensor, training: bool) -> torch.Size:
+        """Runs one copy twice as plain PyTorch does and checks what it does; returns the shape of its outputs."""
         self._module.train(training)
-        # The module itself has the weights of the other copy: what looks at them instead of these is found out.
+        # The module itself holds the weights of another copy, so that outputs computed from those are noticed.
         weights = {name: w[1].clone().requires_grad_() for name, w in self.named(params).items()}
         mode = "training" if training else "evaluation"
 
@@ -169,8 +170,8 @@ class Network:
                 ) from error
 
         def run() -> Any:
-            restart(self._dropout.values())
-            return alone(self._module, weights, {name: b[1] for name, b in buffers.items()}, x.clone())[0]
+            reset_calls(self._dropout.values())
+            return run_copy(self._module, weights, {name: b[1] for name, b in buffers.items()}, x.clone())[0]
 
         outputs = attempt(run)
         if not isinstance(outputs, Tensor):
@@ -185,7 +186,7 @@ class Network:
             )
         if training and not outputs.requires_grad:
             raise ValueError("the network's outputs don't depend on its parameters in a way that has a gradient")
-        if self._plain:
+        if self._all_plain:
             return outputs.shape
         found = attempt(lambda: _gradients(outputs, list(weights.values()))) if training else []
         changed = [name for name, w in weights.items() if not torch.equal(w, self.named(params)[name][1])]
@@ -201,12 +202,12 @@ class Network:
                 "attention and recurrent layers to 0), or keeps something from one pass to the next, which must be a "
                 "buffer"
             )
-        if training and not self.apart:  # hooks on gradients, for which copies run apart, are not called here
+        if training and not self.why_sequential:  # hooks on gradients, for which copies run apart, are not called here
             self._check_gradients(found, list(weights), x)
         return outputs.shape
 
     def _check_gradients(self, found: list[Tensor], names: list[str], x: Tensor) -> None:
-        """Raises ValueError if a module with its own weights has other gradients than those of the copy tried."""
+        """Raises a ValueError if a module that holds the same weights has other gradients than the copy tried."""
         module = self._initial.another(1).to(found[0].dtype)
         _replace_dropout(module)
         own = dict(module.named_parameters())
@@ -219,7 +220,7 @@ class Network:
             )
 
     def _results(self, run: Pass, params: Tensor, buffers: Tensors, x: Tensor) -> list[Tensor]:
-        """Outputs and buffers in both modes, and gradients, of copies that all see the examples x (b, ...)."""
+        """Returns outputs and buffers in both modes, and gradients, of copies that all see the examples x (b, ...)."""
         x = x.expand(len(params), *x.shape)
         found: list[Tensor] = []
         for training in (True, False):
@@ -235,7 +236,7 @@ class Network:
 
     @without_gradients
     def activations(self, x: Tensor, dtype: torch.dtype) -> list[int]:
-        """How many numbers each layer puts out for one of the examples x (b, ...); views don't count."""
+        """Counts the outputs of each layer for one of the examples x (b, ...); layers that return views don't count."""
         counts: list[int] = []
 
         def note(_module: nn.Module, _inputs: object, output: object) -> None:
@@ -256,18 +257,18 @@ class Network:
         return counts
 
     def named(self, params: Tensor) -> Tensors:
-        """The columns of (n, P) parameters, or gradients, as views: name -> (n, *shape)."""
+        """Returns views of (n, P) parameters, or gradients, by parameter name: name -> (n, *shape)."""
         named = zip(self.shapes.items(), params.split(self._sizes, dim=1), strict=True)
         return {name: x.unflatten(1, shape) if shape else x.squeeze(1) for (name, shape), x in named}
 
     def summed(self, x: Tensor, granularity: str) -> Tensor:
-        """Sums (n, K) over the K pieces of a tensor (n, P); at granularity "parameter", the tensor itself."""
+        """Returns the sums (n, K) over the K pieces of a tensor (n, P); at "parameter" the tensor itself."""
         if granularity == "parameter":
             return x
         return torch.stack([piece.sum(1) for piece in x.split(self.pieces[granularity], 1)], 1)
 
     def fan_in(self, granularity: str) -> Tensor:
-        """How many numbers each output of a piece sums up: (K,) for the K pieces, float64.
+        """Returns how many terms each output of a piece sums up: (K,) for the K pieces, float64.
 
         A weight (outputs, inputs, ...) has the product of all axes but the first; of an embedding that is its width. A
         layer has that of its first weight, and so have its biases and gains, which are tensors of one axis or none. A
@@ -301,15 +302,15 @@ class Network:
         key: Tensor | None = None,
         first_order: bool = False,
     ) -> tuple[Tensor, Tensors]:
-        """Runs the copies side by side.
+        """Computes the outputs of all copies.
 
         Args:
             params: (n, P).
             buffers: name -> (n, *shape).
             x: (n, b, *example); never written to.
             training: whether dropout and batch statistics are in force, as in `torch.nn.Module.train`.
-            key: (n,) int64, where dropout masks come from; needed in training where `stochastic`.
-            first_order: whether first derivatives in reverse mode are all that will be asked for.
+            key: (n,) int64, from which dropout masks are drawn; needed in training if `stochastic`.
+            first_order: whether first derivatives in reverse mode are the only ones that will be taken.
 
         Returns:
             Outputs (n, b, ...), and the buffers after the pass (new running statistics, in training mode).
@@ -318,7 +319,7 @@ class Network:
         if torch.compiler.is_compiling():
             return self._pass(self._run, named, buffers, x, training, key)
         with self._lock:  # a pass changes the module, if only until it ends
-            run = partial(looped, self._module, "") if _has_any_global_hook() else self._run
+            run = partial(run_sequentially, self._module, "") if _has_any_global_hook() else self._run
             return self._pass(run, named, buffers, x, training, key)
 
     def _pass(
@@ -329,7 +330,7 @@ class Network:
         state = dict(buffers)
         if key is not None:
             state |= {f"{name}.key".lstrip("."): draws.fold(key, i) for i, name in enumerate(self._dropout)}
-            restart(self._dropout.values())
+            reset_calls(self._dropout.values())
         outputs = run(parameters, state, x)
         return outputs, {name: state[name] for name in buffers}
 
@@ -339,8 +340,14 @@ class Network:
         return slice(start, start + self._sizes[position])
 
 
+def outer_weights(shapes: Mapping[str, torch.Size]) -> tuple[str, str]:
+    """The names of the first and of the last weight: the tensors with two or more axes, or any where there are none."""
+    matrices = [name for name, shape in shapes.items() if len(shape) > 1] or list(shapes)
+    return matrices[0], matrices[-1]
+
+
 def _gradients(outputs: Tensor, weights: list[Tensor]) -> list[Tensor]:
-    """Of the outputs' sum, 0 for weights that it does not depend on."""
+    """Returns the gradients of the outputs' sum, 0 for weights on which it does not depend."""
     found = torch.autograd.grad(outputs.sum(), weights, allow_unused=True, retain_graph=True)
     return [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
 
@@ -371,7 +378,7 @@ def _replace_dropout(module: nn.Module) -> None:
 
 
 def _near(a: Tensor, b: Tensor) -> bool:
-    """Whether numbers differ by rounding alone."""
+    """Returns whether numbers differ by rounding alone."""
     if not b.is_floating_point():
         return torch.equal(a, b)
     scale = float(b.abs().amax()) if b.numel() else 0.0

@@ -1,12 +1,10 @@
 """Stateless random draws: every random number is a function of (seed, stream, step).
 
-There is no generator to carry along, so env i of a batch draws exactly what it would draw alone, a
-snapshot needs no random state, and antithetic or paired runs are the same seeds used twice.
-Hashing is the finaliser of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number
-generators", figure 15) on int64 tensors, whose products wrap around modulo 2**64 as the method needs.
-Shuffling is the swap-or-not network (Hoang, Morris & Rogaway 2012, "An enciphering scheme based on a
-card shuffle", figure 1): a permutation of any size that is evaluated at single positions, so that a batch
-without replacement costs the batch and not the data set.
+Hashing is the finaliser of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators",
+figure 15) on int64 tensors, whose products wrap around modulo 2**64 as the method needs. Shuffling is the swap-or-not
+network (Hoang, Morris & Rogaway 2012, "An enciphering scheme based on a card shuffle", figure 1): a permutation of any
+size that is evaluated at single positions, so that the time of a batch without replacement does not depend on the size
+of the data set.
 """
 
 from __future__ import annotations
@@ -20,16 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 GOLDEN = -7046029254386353131  # 2**64 / golden ratio, as a signed 64-bit integer
-# Between adjacent rounds a point keeps its place with probability 1/2, so 16 rounds leave 1.5e-5 of the
-# points untouched; tests/test_draws.py checks that positions and pairs are uniform.
+# In each round a position is swapped with probability 1/2, so 16 rounds leave 1.5e-5 of the positions as they are;
+# tests/test_draws.py checks that positions and pairs are uniform.
 SHUFFLE_ROUNDS = 16
 
-# Each round uses the one before several times: a compiler that inlines whatever is cheap would write every round out
-# a thousandfold.
+# Each round uses the one before several times, so a compiler that inlines cheap operations would repeat the code of
+# every round a thousand times.
 COMPILER_OPTIONS = {"realize_opcount_threshold": 8}
 
 BATCH, DROPOUT, AUGMENT, INITIAL_LR, EPISODE = range(5)
-"""Streams: draws made for different purposes from the same seed must not share numbers."""
+"""The streams: draws for different purposes from the same seed must not share numbers."""
 
 
 def _shift(bits: Tensor, by: int) -> Tensor:
@@ -45,7 +43,7 @@ def mix(bits: Tensor) -> Tensor:
 
 def fold(key: Tensor, data: Tensor | int) -> Tensor:
     """Derives an independent key from `key` and `data` (a stream, a step, an index); shapes broadcast."""
-    # (data + 1) * GOLDEN. The complement keeps a compiler from multiplying an index ahead of time, in 32 bits.
+    # (data + 1) * GOLDEN. The complement keeps a compiler from multiplying an index in advance, in 32 bits.
     offset = ~data * -GOLDEN
     if isinstance(offset, int):  # tensors wrap around by themselves
         offset = (offset + 2**63) % 2**64 - 2**63
@@ -53,19 +51,28 @@ def fold(key: Tensor, data: Tensor | int) -> Tensor:
 
 
 def uniform(key: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32) -> Tensor:
-    """Uniform numbers in [0, 1): keys of shape (...) give numbers of shape (..., *shape)."""
+    """Draws uniform numbers in [0, 1).
+
+    Args:
+        key: (...) int64.
+        shape: of the numbers per key.
+        dtype: float32 for 24 random bits, float64 for 53.
+
+    Returns:
+        (..., *shape).
+    """
     count = math.prod(shape)
-    # Hashed, not multiplied: the compiler computes products of an index ahead of time, and they overflow.
+    # Hashed, not multiplied: the compiler computes products of an index in advance, and they overflow.
     bits = mix(mix(key).unsqueeze(-1) + mix(torch.arange(count, device=key.device)))
     mantissa = 24 if dtype == torch.float32 else 53
     return (_shift(bits, 64 - mantissa).to(dtype) * 2.0**-mantissa).reshape(*key.shape, *shape)
 
 
 def permuted(key: Tensor, position: Tensor, size: int) -> Tensor:
-    """The elements at `position` of the random permutation of range(size) that `key` names.
+    """Returns the elements at `position` of the random permutation of range(size) that belongs to `key`.
 
     Args:
-        key: int64, broadcasts against `position`; one permutation a key.
+        key: int64, broadcasts against `position`; there is one permutation per key.
         position: int64 in [0, size).
         size: how many elements are permuted; below 2**31.
     """
@@ -86,7 +93,7 @@ def permuted(key: Tensor, position: Tensor, size: int) -> Tensor:
 
 
 def epoch_indices(seed: Tensor, step: Tensor, batch_size: int, size: int, replacement: bool = False) -> Tensor:
-    """Which examples the batches of the given inner steps hold.
+    """Returns the indices of the examples in the batches of the given inner steps.
 
     Without replacement, each epoch is a fresh permutation cut into `size // batch_size` full batches; the
     remainder of an epoch is left out, as with `DataLoader(drop_last=True)`, and differs from epoch to epoch.
@@ -96,7 +103,7 @@ def epoch_indices(seed: Tensor, step: Tensor, batch_size: int, size: int, replac
         step: (n, s) int64, inner steps.
         batch_size: b, at most `size`.
         size: examples in the data set.
-        replacement: draw every example independently instead.
+        replacement: draw every example independently.
 
     Returns:
         (n, s, b) int64 in [0, size).
@@ -113,9 +120,9 @@ def epoch_indices(seed: Tensor, step: Tensor, batch_size: int, size: int, replac
 
 
 def episode_seeds(seeds: NDArray[np.int64], episodes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The seeds of the given episodes of envs with the given seeds, (n,) each.
+    """Returns the seeds of the given episodes of envs with the given seeds, (n,) each.
 
-    Episode 0 has the env's own seed, the later ones hash it.
+    Episode 0 has the environment's own seed; those of later episodes are hashed from it.
     """
     folded = fold(fold(torch.from_numpy(seeds), EPISODE), torch.from_numpy(episodes)) & (2**62 - 1)
     return np.where(episodes == 0, seeds, folded.numpy())

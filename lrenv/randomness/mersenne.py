@@ -1,8 +1,9 @@
-"""torch's CPU generator, for many seeds at once on any device: MT19937 (Matsumoto and Nishimura 1998).
+"""The generator of torch's CPU draws, for many seeds in parallel on any device: MT19937 (Matsumoto and Nishimura 1998).
 
 `torch.manual_seed(s)` followed by `Tensor.uniform_` on the CPU draws one 32-bit word per float32 and keeps its lower 24
 bits. Each trainee's initial weights are such a sequence from its own seed. Seeding and twisting are sequential within a
-sequence, but not across seeds: here every operation is on (n, ...) tensors, one row per seed. Words are held in int64.
+sequence, but not across seeds: here every operation is on (n, ...) tensors, one row per seed. Words are stored in
+int64.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import torch
 from torch import Tensor
 
 WORDS = 624
-"""Words of the state, which one twist renews."""
+"""The number of words of the state, all of which a twist replaces."""
 MIDDLE = 397
+"""The distance of the two words from which a twist computes the new one (m in the paper)."""
 MANTISSA = 24
-"""Random bits of a float32 in [0, 1)."""
+"""The number of random bits of a float32 in [0, 1)."""
 
 
 def uniform(seed: Tensor, count: int) -> Tensor:
-    """The first numbers that `uniform_` draws after `manual_seed`, as float32 in [0, 1).
+    """Returns the first numbers that `Tensor.uniform_` draws after `torch.manual_seed`, as float32 in [0, 1).
 
     Args:
         seed: (n,) int64; torch seeds with the lower 32 bits.
@@ -35,7 +37,7 @@ def uniform(seed: Tensor, count: int) -> Tensor:
 
 
 def _states(seed: Tensor) -> Iterator[Tensor]:
-    """The state (n, 624) after each twist."""
+    """Yields the state (n, 624) after each twist."""
     state = _seeded(seed)
     while True:
         state = _twisted(state)
@@ -52,7 +54,7 @@ def _seeded(seed: Tensor) -> Tensor:
 
 
 def _twisted(old: Tensor) -> Tensor:
-    """The next state. Each word depends on one that is `MIDDLE` words later, or, towards the end, renewed already."""
+    """Returns the next state; a word depends on that `MIDDLE` words later, which near the end is already a new one."""
     following = old.roll(-1, 1)
     size = WORDS - MIDDLE
     first = old[:, MIDDLE:] ^ _mixed(old[:, :size], following[:, :size])

@@ -1,7 +1,7 @@
-"""Which seeds are for what: one ledger, so that nothing is reported on a seed that it was chosen by or learned on.
+"""The ledger of seeds, by which no result is reported on a seed that served for learning or for choosing.
 
 Every purpose has a range of its own, and every training a million seeds of its own. A purpose takes the first of its
-seeds, so that the same question is always asked of the same trainees:
+seeds, so that agents are compared on the same trainees:
 
     >>> seeds_for("tuning", 3)
     [10000, 10001, 10002]
@@ -10,7 +10,7 @@ seeds, so that the same question is always asked of the same trainees:
 
 Drawn tasks are numbered by the same ledger (`lrenv.training.drawn`): a task's number is the seed of its settings.
 
-An environment that goes on to further episodes hashes its seed into new ones (`lrenv.randomness.draws.episode_seeds`).
+The seeds of an environment's further episodes are hashed from its own (`lrenv.randomness.draws.episode_seeds`).
 """
 
 from __future__ import annotations
@@ -34,23 +34,24 @@ RANGES = {
 """Purpose -> its seeds: results are reported on the first; grids are searched, the best controller of a training is
 chosen, the schedules on the way of a search are measured, and the settings of trainings are chosen on the others."""
 TRAINING = 1_000_000
-"""Training s has the seeds from s + 1 times this on, and as many."""
+"""The number of seeds of a training; those of training s begin at s + 1 times this."""
 OVERFLOW = 2**40
-"""A training that needs more than its million goes on this far above them, again and again: far above the first
-million of every other training."""
+"""The distance at which a training that needs more than a million seeds gets the next million, and so on.
+
+It lies far above the first million of every other training."""
 
 
 def seeds_for(purpose: str, number: int, first: int = 0, training: int = 0) -> list[int]:
-    """The seeds of some trainees.
+    """Returns the seeds of some trainees.
 
     Args:
         purpose: one of `RANGES`, or "training".
         number: how many.
         first: the place of the first of them among the seeds of the purpose.
-        training: s, the seed of the training that the trainees belong to; of the purpose "training" alone.
+        training: s, the seed of the training that the trainees belong to; only for the purpose "training".
 
     Raises:
-        ValueError: an unknown purpose, a negative place or training, or more seeds than the purpose has.
+        ValueError: the purpose is unknown, a place or the training is negative, or the purpose has fewer seeds.
     """
     places = range(first, first + number)
     if min(first, number, training) < 0:
@@ -67,17 +68,18 @@ def seeds_for(purpose: str, number: int, first: int = 0, training: int = 0) -> l
 
 
 def seeds_given(seed: int | Sequence[int | None] | None, n: int) -> tuple[list[int | None], int | None]:
-    """What a `reset(seed=...)` asks of n environments.
+    """Returns the seeds that `reset(seed=...)` means for n environments.
 
     Args:
-        seed: s, for seeds s, s + 1, ...; a list, one per environment, whose None leaves one alone; None draws an s.
-        n: environments.
+        seed: an integer s for the seeds s, s + 1, ...; a list with one seed per environment, or None for environments
+            that are not reset; None for a random s.
+        n: how many environments there are.
 
     Returns:
-        A seed for each environment, and s if there is one.
+        A seed per environment, and s if there is one.
 
     Raises:
-        ValueError: too few or too many, no integers, or such as int64 doesn't hold.
+        ValueError: there are too few or too many, or they are no integers from 0 to 2**63 - 1.
     """
     first = int(gym.utils.seeding.np_random()[0].integers(2**31)) if seed is None else _integer(seed)
     seeds: list[int | None] = []

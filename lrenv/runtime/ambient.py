@@ -1,28 +1,30 @@
-"""torch's settings around a call: inside lrenv its own hold, so that none that a program has made changes a number.
+"""Isolation from torch's settings: inside lrenv its own hold, so that those of the program around it change no number.
 
-What torch keeps for a thread is put aside for the call: a default device and any other `TorchFunctionMode`, autocast,
-and inference mode (which counts as `torch.no_grad()`: what is computed is detached). What it keeps for the process is
-changed while any thread is inside, and put back by the last one to leave: the default dtype, reduced precision of
-float32 products (`torch.set_float32_matmul_precision`) and of cuDNN's convolutions, which of cuDNN's kernels may be
-chosen, anomaly detection, cached parametrisations.
+Functions are decorated: `with_own_settings` where they may be differentiated, `without_gradients` where not.
 
-Of cuDNN, only kernels that give the same bits each time are used, chosen by shapes and not by trying which is fastest
-now. What else on CUDA adds in an order of its own is left to it: the backward passes of overlapping or uneven pools
-(`max_pool2d` with a stride below its kernel, adaptive pools), of gathers that compiled code (`compile=True`) adds up by
-atomics, of recurrent layers and interpolation. So stacked perceptrons repeat to the last bit there, and so do stacked
-convolutions on the kernels of `lrenv.networks.convolutions`; other networks repeat up to rounding, and to the last bit
-only where PyTorch's operations do.
+Settings of the thread are switched off for the call: a default device and any other `TorchFunctionMode`, autocast, and
+inference mode (which counts as `torch.no_grad()`, so results are detached). Settings of the process are changed while
+any thread is inside, and restored by the last one that leaves: the default dtype, reduced precision of float32 products
+(`torch.set_float32_matmul_precision`) and of cuDNN's convolutions, the choice of cuDNN's kernels, anomaly detection,
+and cached parametrisations.
+
+Of cuDNN, only kernels that give the same bits each time are used, chosen by shapes and not by timing. Other operations
+on CUDA that add in varying order are not replaced: the backward passes of overlapping or uneven pools (`max_pool2d`
+with a stride below its kernel, adaptive pools), of gathers that compiled code (`compile=True`) adds up by atomics, of
+recurrent layers and interpolation. So stacked perceptrons repeat to the last bit there, and so do stacked convolutions
+on the kernels of `lrenv.networks.convolutions`; other networks repeat up to rounding, and to the last bit only where
+PyTorch's operations do.
 
 A program that changes a setting of the process in one thread while another is inside changes it there, too.
 
-Left as they are, on purpose:
+Not changed, on purpose:
 
 - grad mode, which is how the functional core is asked for derivatives;
 - the number of threads, and the choice of kernels but for cuDNN's (`torch.use_deterministic_algorithms`, which would
   refuse some networks, and the rest of `torch.backends`), which change numbers by rounding at most;
 - the precision of products where a program has set it backend by backend (`torch.backends.cuda.matmul.fp32_precision`)
   in a way that torch can't give a single name;
-- a `TorchDispatchMode`, which sees every operation, as fake tensors need it to;
+- a `TorchDispatchMode`, which must see every operation, as for fake tensors;
 - torch's generators, from which nothing here draws (`lrenv.randomness.draws`, `lrenv.networks.initialisation`).
 """
 
@@ -81,21 +83,21 @@ def _set_cached(number: int) -> None:
     parametrize._cache_enabled = number
 
 
-OF_THE_PROCESS: tuple[tuple[Callable[[], Any], Callable[[Any], None], Any], ...] = (
+PROCESS_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], None], Any], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
     (_matmul_precision, torch.set_float32_matmul_precision, "highest"),
     (_convolutions_rounded, _round_convolutions, False),
-    # The same kernels each time, and none that adds in whatever order its threads come.
+    # The same kernels each time, and none whose order of additions depends on threads.
     (_cudnn, _set_cudnn, (True, False)),
     # A diverging trainee is no error.
     (_anomaly, _set_anomaly, (False, True)),
     (_cached, _set_cached, 0),
 )
-"""How to read a setting of the whole process, how to make it, and lrenv's own value."""
+"""The settings of the whole process: functions that read and set each of them, and lrenv's own value."""
 
 
 class _Process:
-    """Holds lrenv's own settings of the process for as long as any thread is inside."""
+    """A context that keeps lrenv's own settings of the process while any thread is inside."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -105,7 +107,7 @@ class _Process:
     def __enter__(self) -> None:
         with self._lock:
             self._inside += 1
-            for i, (read, make, own) in enumerate(OF_THE_PROCESS):
+            for i, (read, make, own) in enumerate(PROCESS_SETTINGS):
                 found = read()
                 if found != own:
                     self._before[i] = found
@@ -116,7 +118,7 @@ class _Process:
             self._inside -= 1
             if self._inside == 0:
                 for i, found in self._before.items():
-                    OF_THE_PROCESS[i][1](found)
+                    PROCESS_SETTINGS[i][1](found)
                 self._before = {}
 
 
@@ -129,13 +131,13 @@ _PROCESS, _THREAD = _Process(), _Thread()
 
 @contextmanager
 def own_settings() -> Iterator[None]:
-    """Inside, lrenv's own settings hold; grad mode stays the caller's. Entering twice costs nothing more."""
+    """Makes lrenv's own settings hold within the block, except grad mode, which is the caller's; may be nested."""
     if _THREAD.inside:
         yield
         return
     with ExitStack() as stack:
         stack.enter_context(_PROCESS)
-        for context in _put_aside():
+        for context in _without_thread_settings():
             stack.enter_context(context)
         _THREAD.inside = True
         try:
@@ -144,7 +146,7 @@ def own_settings() -> Iterator[None]:
             _THREAD.inside = False
 
 
-def _put_aside() -> Iterator[AbstractContextManager[Any]]:
+def _without_thread_settings() -> Iterator[AbstractContextManager[Any]]:
     if torch._C._len_torch_function_stack():
         yield torch._C.DisableTorchFunction()
     if torch._C._is_any_autocast_enabled():
@@ -155,10 +157,7 @@ def _put_aside() -> Iterator[AbstractContextManager[Any]]:
 
 
 def with_own_settings(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates a function that may be differentiated through: inside, lrenv's own settings hold.
-
-    Grad mode is the caller's.
-    """
+    """Decorates a function that may be differentiated: inside, lrenv's own settings and the caller's grad mode hold."""
 
     @wraps(function)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -171,10 +170,10 @@ def with_own_settings(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def without_gradients(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates a function that gives no derivatives, such as a constructor or an adapter's method.
+    """Decorates a function that has no derivatives, such as a constructor or an adapter's method.
 
-    Inside, lrenv's own settings hold, gradients are off, and neither transforms of `torch.func` nor hooks on saved
-    tensors reach there.
+    Inside, lrenv's own settings hold, gradients are off, and transforms of `torch.func` and hooks on saved tensors have
+    no effect.
     """
 
     @wraps(function)

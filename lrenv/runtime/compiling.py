@@ -1,8 +1,8 @@
-"""Compiled and captured functions: what makes a decision cheap to call.
+"""Compiled and captured functions, which call decisions with little overhead.
 
 `compiled` is `torch.compile` for functions that are called with the same shapes again and again. `Captured` records all
-kernels of a decision as one CUDA graph and replays them: launching a few thousand kernels one by one takes longer than
-running them, for up to some thousand small networks.
+kernels of a decision as one CUDA graph and replays them, since launching a few thousand kernels one by one takes longer
+than running them, for up to some thousand small networks.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")
 O = TypeVar("O")  # noqa: E741 - output, as S is the state
 Compile = bool | Literal["graph"]
-"""False runs operations one by one; True compiles them, and captures decisions on CUDA; "graph" captures alone."""
+"""The setting: False runs operations one by one; True compiles them, and on CUDA captures decisions as well; "graph"
+captures decisions without compiling."""
 Recording = Callable[[Callable[[], None]], Callable[[], object]]
-"""Runs a function some times, and gives what runs it again with its tensors in the same places."""
+"""A function that runs another a few times and returns one that runs it again on the same tensors."""
 WARM_UPS = 2
-"""Runs before a capture: libraries set up their handles and kernels are chosen in them, which no capture may hold."""
+"""The number of runs before a capture, in which libraries create handles and choose kernels; captures must not."""
 
 
 def checked(compile: Compile, device: torch.device) -> Compile:
-    """The setting, if it can work on this device.
+    """Returns the setting, if it can work on this device.
 
     Raises:
-        ValueError: another word, CUDA graphs without CUDA, or no compiler here; the message says what to do.
+        ValueError: it is none of the three, asks for CUDA graphs on another device, or for a compiler that is missing;
+            the message says what to do.
     """
     if compile not in (True, False, "graph"):
         raise ValueError(f"compile={compile!r} must be True, False or 'graph'")
@@ -60,7 +62,7 @@ def _missing_compiler(device: torch.device) -> str | None:
 
 
 def compiled(function: F, compile: Compile = True, **options: Any) -> F:
-    """The function, compiled where that is asked for: the only place where eager or compiled is chosen.
+    """Returns the function, compiled where that is asked for: the only place where eager or compiled is chosen.
 
     With `compile=True` calls run code from `torch.compile` while gradients are off, and the function itself while they
     are on, since compiled code gives no derivatives of derivatives. With False and "graph" the function always runs
@@ -68,7 +70,7 @@ def compiled(function: F, compile: Compile = True, **options: Any) -> F:
 
     Args:
         function: takes and gives tensors, of the same shapes in every call; rates and seeds are tensors, too, or each
-            value would compile anew. What it is a method of must not change afterwards.
+            value would compile anew. If it is a method, its object must not change afterwards.
         compile: the setting of that name.
         **options: of the compiler.
     """
@@ -78,7 +80,7 @@ def compiled(function: F, compile: Compile = True, **options: Any) -> F:
     def entry(*arguments: Any) -> Any:
         return function(*arguments)
 
-    # The compiler allows each code object a few graphs: one that all environments shared would use them up.
+    # The compiler limits the graphs per code object, so a code object that all environments shared would exceed them.
     code = entry.__code__.replace(co_name=getattr(function, "__name__", "compiled"))
     own = FunctionType(code, entry.__globals__, code.co_name, None, entry.__closure__)
     settings = options | {"guard_filter_fn": _of_arguments}
@@ -91,19 +93,19 @@ def compiled(function: F, compile: Compile = True, **options: Any) -> F:
 
 
 def _of_arguments(guards: Sequence[Any]) -> list[bool]:
-    """Which of the compiler's assumptions a call checks: those about its arguments, and about the state of PyTorch.
+    """Selects the compiler's assumptions that a call checks: those on its arguments, and on the state of PyTorch.
 
-    The others, of which a graph that trains a network has hundreds, would cost time in every call.
+    The others, of which a graph that trains a network has hundreds, would take time in every call.
     """
     return [guard.name == "" or guard.name.startswith("arguments") for guard in guards]
 
 
 class CaptureError(ValueError):
-    """A decision can't be captured, or the device failed in it; the message says what to do."""
+    """An error: a decision can't be captured, or the device failed in it; the message says what to do."""
 
 
 class _Place(NamedTuple, Generic[S]):
-    """Where recordings read and write states of one shape."""
+    """The tensors in which recordings read and write states of one shape."""
 
     state: S
     leaves: list[Tensor]
@@ -112,29 +114,29 @@ class _Place(NamedTuple, Generic[S]):
 
 
 class _Graph(NamedTuple):
-    """One recording."""
+    """One recording, for one shape of the arguments."""
 
-    inputs: list[Tensor]  # the other arguments
+    inputs: list[Tensor]  # the arguments besides the state
     replay: Callable[[], object]
-    output: list[Any]  # of the last run, in tensors that replays write to
+    output: list[Any]  # of the last run, in tensors to which replays write
 
 
 class Captured(Generic[S, O]):
     """A function (state, ...) -> (state, output) that is recorded once for each shape of its arguments, then replayed.
 
-    A recording reads and writes tensors in fixed places. Arguments are copied there, unless they are there already, and
-    the state that comes out lies where the state that went in lay. Outputs lie in places of their own.
+    A recording reads and writes tensors at fixed addresses. Arguments are copied there, unless they are there already,
+    and the new state replaces the old one at its address. Outputs have addresses of their own.
 
     Args:
-        function: takes a tree of tensors, the state, and more trees of tensors and plain values; gives a state of the
-            same structure and shapes, and another tree of tensors, the output. It neither waits for the device nor
-            changes its arguments.
-        record: `cuda_graph` of a device, or a stand-in.
-        what: is captured, for errors.
+        function: takes a tree of tensors, the state, and more trees of tensors and plain values; returns a state of the
+            same structure and shapes, and another tree of tensors, the output. It must neither wait for the device nor
+            change its arguments.
+        record: `cuda_graph` of a device; tests pass other functions.
+        what: names the function in errors.
 
     Raises:
-        CaptureError: in a call, whose arguments are left as they were: the function can't be recorded, as where it
-            waits for the device, or the device fails.
+        CaptureError: in a call: the function can't be recorded, as where it waits for the device, or the device fails.
+            The arguments stay as they were.
     """
 
     def __init__(self, function: Callable[..., tuple[S, O]], record: Recording, what: str = "the function") -> None:
@@ -145,13 +147,13 @@ class Captured(Generic[S, O]):
         self._graphs: dict[tuple[Any, ...], _Graph] = {}
 
     def __call__(self, state: S, *arguments: Any, donate: bool = False) -> tuple[S, O]:
-        """The next state, and the output.
+        """Returns the next state, and the output.
 
         Args:
-            state: before.
-            *arguments: the function's others; each plain value among them has a recording of its own.
-            donate: the caller gives the state away: the next one and the output stay where the next call will overwrite
-                them, instead of being copied out.
+            state: the state before.
+            *arguments: the function's other arguments; each plain value among them has a recording of its own.
+            donate: whether the caller no longer needs the state: then the next one and the output are not copied, and
+                the next call overwrites them.
         """
         place = self._placed(state)
         others, structure = tree_flatten(arguments)
@@ -172,7 +174,7 @@ class Captured(Generic[S, O]):
         return tree_unflatten(_copied(place.leaves), place.structure), tree_unflatten(_copied(outputs), shape)
 
     def holds(self, tree: Any) -> bool:
-        """Whether the next call may overwrite a tensor of this tree."""
+        """Returns whether the next call may overwrite a tensor of this tree."""
         held = [x for place in self._places.values() for x in place.leaves]
         held += [x for graph in self._graphs.values() for x in tree_flatten(graph.output)[0]]
         memory = {x.untyped_storage().data_ptr() for x in held}
@@ -200,13 +202,13 @@ class Captured(Generic[S, O]):
         output: list[O] = []
 
         def freed(x: Tensor) -> Tensor:
-            """What lies in the place of another must leave before that is written to."""
+            """Copies a tensor that lies in memory which is to be overwritten."""
             return x.clone() if x.untyped_storage().data_ptr() in memory else x
 
         def run() -> None:
             state, given = self._function(place.state, *arguments)
             output[:] = [tree_map(freed, given)]
-            # What stays is in its place.
+            # Leaves that are the same tensor as before are in their place.
             moved = [
                 (old, new) for old, new in zip(place.leaves, tree_flatten(state)[0], strict=True) if old is not new
             ]
@@ -244,7 +246,10 @@ def _line(error: Exception) -> str:
 
 
 def cuda_graph(device: torch.device) -> Recording:
-    """Recording on a CUDA device; what one device records shares its memory, since one replay follows another."""
+    """Returns the function that records on a CUDA device.
+
+    All recordings of one such function share memory, since one replay follows another.
+    """
     pool = torch.cuda.graph_pool_handle()
 
     def record(function: Callable[[], None]) -> Callable[[], object]:

@@ -1,4 +1,4 @@
-"""Files that a kill at any moment leaves whole: written aside and renamed, or appended to by whole lines."""
+"""Files that are whole even if the process is killed: replaced by renaming, or appended to by whole lines."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 try:
     import fcntl
-except ImportError:  # on Windows, where two processes that write in one place are not told apart
+except ImportError:  # on Windows, where a second process that writes to the same folder is not noticed
     fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Says which file can't be written, and what to do, whatever the system calls it.
+    """Turns an OSError of the block into one that names the file that can't be written and says what to do.
 
     Raises:
         OSError: the block raised one.
@@ -31,9 +31,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
-    """Writes a file aside and renames it: there is always the old content or the new one.
+    """Replaces a file in one step, so that it always has either the old content or the new one.
 
-    Aside is a file whose name ends in `.partial`; the next write replaces it if this one is killed. Folders are made.
+    The content is written to a file whose name ends in `.partial` and is then renamed; if the process is killed
+    meanwhile, the next write replaces that file. Missing folders are made.
 
     Raises:
         OSError: the folder can't be written, or is full; the old file stays as it was.
@@ -51,7 +52,7 @@ def replace_file(path: Path, content: bytes | str) -> None:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
-    with suppress(OSError):  # without it, a loss of power may bring the old file back, but no half of one
+    with suppress(OSError):  # without it, the old file may be there after a loss of power, but no half of one
         _sync(path.parent)
 
 
@@ -65,7 +66,7 @@ def _sync(folder: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Appends a line that holds no line break, in one write; `whole_lines` tells whether all of it got there.
+    """Appends a line, which must hold no line break, in one write; `whole_lines` leaves out one that was cut short.
 
     Raises:
         OSError: the file can't be written, or the disk is full; the lines before it stay as they were.
@@ -74,7 +75,7 @@ def append_line(path: Path, line: str) -> None:
         before, content = file.tell(), line.encode() + b"\n"
         try:
             written = file.write(content)
-            while written < len(content):  # a full disk takes a part, and refuses the next
+            while written < len(content):  # a full disk writes a part, and fails at the next
                 written += file.write(content[written:])
         except OSError:
             file.truncate(before)
@@ -82,9 +83,10 @@ def append_line(path: Path, line: str) -> None:
 
 
 def whole_lines(path: Path) -> list[str]:
-    """The lines of a file that ends with a line break each; none where there is no file.
+    """Returns the lines of a file that end with a line break; none where there is no file.
 
-    A write that was cut short leaves a torn last line, which the next one must not go on from: it is cut off.
+    A write that was cut short leaves an incomplete last line, which is removed from the file, so that the next one
+    begins a line of its own.
     """
     if not path.exists():
         return []
@@ -96,13 +98,14 @@ def whole_lines(path: Path) -> list[str]:
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file that holds one per line, as `append_line` writes them; none where there is no file.
+    """Returns the JSON objects of a file that holds one per line, as `append_line` writes them.
 
-    A last line that is torn, or that the disk lost, is cut off.
+    Where there is no file, there are none. An incomplete or damaged last line is removed from the file.
 
     Raises:
         OSError: the file can't be written.
-        ValueError: another line holds no object, or the only one, which then is the beginning of somebody's own file.
+        ValueError: a line before the last one holds no object; or the only line is whole and holds none, in which case
+            the file was written by something else.
     """
     found: list[dict[str, Any]] = []
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
@@ -119,7 +122,7 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _json_object(line: bytes) -> dict[str, Any] | None:
-    """What a line holds; None of one that is torn or holds something else."""
+    """Returns the object that a line holds; None if it is incomplete or holds something else."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -130,10 +133,10 @@ def _json_object(line: bytes) -> dict[str, Any] | None:
 
 
 def lock(descriptor: int, path: Path) -> None:
-    """Keeps an open file or folder for this process, until the descriptor is closed.
+    """Locks an open file or folder for this process, until the descriptor is closed.
 
     Raises:
-        OSError: another process has it.
+        OSError: another process has locked it.
     """
     if fcntl is None:
         return
@@ -146,11 +149,11 @@ def lock(descriptor: int, path: Path) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Makes a folder, and keeps it for this process within the block.
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder, and locks it for this process within the block.
 
     Raises:
-        OSError: it can't be made, or another process has it.
+        OSError: it can't be made, or another process has locked it.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

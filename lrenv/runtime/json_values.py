@@ -1,4 +1,4 @@
-"""JSON that every reader takes: it knows neither NaN nor infinity, and strict readers fail where they are written."""
+"""JSON that every reader takes: the format has neither NaN nor infinity, and strict readers fail at them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def json_value(value: Any, exact: bool = False) -> Any:
-    """A value of which each number is finite, dicts, lists and tuples within it likewise.
+    """Returns the value with replacements for numbers that are not finite, also within dicts, lists and tuples.
 
     Args:
-        value: what is to be written as JSON.
-        exact: write NaN and infinities as text, "nan", "inf" and "-inf", which `float` reads back; else they are None.
+        value: a value to be written as JSON.
+        exact: replace NaN and infinities by text, "nan", "inf" and "-inf", which `float` reads back; else by None.
     """
     if isinstance(value, dict):
         return {key: json_value(x, exact) for key, x in value.items()}
@@ -24,8 +24,8 @@ def json_value(value: Any, exact: bool = False) -> Any:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON with null for numbers that are not finite.
+    """Returns a value as JSON, with null for numbers that are not finite.
 
-    What else JSON doesn't know, such as an optimizer, is written as it prints.
+    Objects that JSON doesn't have, such as an optimizer, are written as their `repr`.
     """
     return json.dumps(json_value(value), indent=indent, allow_nan=False, default=repr)

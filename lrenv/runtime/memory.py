@@ -1,4 +1,4 @@
-"""Which device trainees live on, how much memory it has, and how much they take, predicted from the shapes alone."""
+"""The device of trainees, how much memory it has, and how much memory trainees take, predicted from shapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 MOST = 2**31
-"""How many fit is not told beyond this number."""
+"""The number up to which an error tells how many trainees fit."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,9 @@ class Memory:
 
     Attributes:
         data: the data set, shared by all trainees.
-        held: what each trainee keeps between decisions: weights, those of the best checkpoint, optimizer state,
-            predictions.
-        training: what each trainee of the chunk at work takes on top: a batch, the outputs of the layers, gradients.
-        measuring: the same for a piece of the validation split.
+        held: bytes per trainee between decisions: weights, those of the best checkpoint, optimizer state, predictions.
+        training: further bytes per trainee of the chunk in training: a batch, the outputs of the layers, gradients.
+        measuring: the same while a piece of the validation split is measured.
     """
 
     data: int
@@ -31,16 +30,17 @@ class Memory:
     measuring: int
 
     def total(self, n: int, chunk_size: int) -> int:
-        """Bytes of n trainees in chunks of at most `chunk_size`; the process itself takes some hundred MiB more.
+        """Computes the bytes of n trainees in chunks of at most `chunk_size`.
 
-        What is held exists before a decision, after it and, where there are several chunks, as their parts.
+        States exist before a decision, after it and, where there are several chunks, as their parts. The process itself
+        takes some hundred MiB more.
         """
         times = 2 if n <= chunk_size else 3
         return self.data + times * n * self.held + min(n, chunk_size) * max(self.training, self.measuring)
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
-    """The given device; without one, CUDA where there is any, else the CPU.
+    """Returns the given device; without one, CUDA where there is any, else the CPU.
 
     Raises:
         ValueError: no such device here.
@@ -55,7 +55,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 
 
 def available(device: torch.device) -> int | None:
-    """Bytes that trainees can take: what a GPU has free, or a machine has in all; None where that can't be told."""
+    """Returns the bytes that trainees can take: a GPU's free memory, or all of a machine's; None if it is unknown."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
@@ -65,7 +65,7 @@ def available(device: torch.device) -> int | None:
 
 
 def check_fits(what: str, number: int, needed: Callable[[int], int], device: torch.device, instead: str) -> None:
-    """Refuses more than a device's memory holds, before anything of that size is made.
+    """Raises an error if something needs more memory than a device has, before any of it is allocated.
 
     Args:
         what: the things that are asked for, as the subject of a sentence.

@@ -1,4 +1,4 @@
-"""Settings of the whole process, and what signals do to it. Entry points use them; importing the package never does."""
+"""Settings and signals of the whole process. Entry points use them; importing the package never does."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ import torch
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""What asks a process to end: Ctrl-C, a scheduler, a terminal that is closed."""
+"""The signals that ask a process to end: by Ctrl-C, a scheduler, or a terminal that is closed."""
 GRACE_SECONDS = 3.0
-"""Signals that follow one sooner than this are the same request: they must not cut short what it has begun."""
+"""The time within which further signals are the same request; they must not interrupt the saving that it has begun."""
 BURST_SECONDS = 0.1
-"""An interrupted command waits so long for more of them before it ends: none is to hit the interpreter's shutdown."""
+"""The time that an interrupted command waits for more signals, so that none arrives in the interpreter's shutdown."""
 MENDABLE = (
     ValueError, TypeError, OSError, ImportError, MemoryError, OverflowError, gym.error.Error, torch.OutOfMemoryError,
 )  # fmt: skip
-"""Errors that the user can mend. Others are defects of lrenv or of the user's own code, which a traceback finds."""
+"""The errors that the user can correct; others are defects of lrenv or of the user's own code, and show a traceback."""
 
 Handler = Callable[[int, FrameType | None], Any]
 
 
 def keep_memory() -> bool:
-    """Tells glibc's allocator to keep freed memory instead of handing it back to the system.
+    """Makes glibc's allocator keep freed memory instead of returning it to the system.
 
-    By default each large tensor is mapped afresh and costs a page fault for every 4 KiB; kept memory has none. On two
-    cores LeNet-5 at batch 1,000 trained 1.9 times as fast in a plain loop (`benchmarks/against_loop.py`), and 64
-    perceptrons were measured 1.1 times as fast (`benchmarks/allocator.py`).
+    By default each large tensor is mapped anew, with a page fault per 4 KiB; memory that is kept has none. On two cores
+    LeNet-5 at batch 1,000 trained 1.9 times as fast in a plain loop (`benchmarks/against_loop.py`), and 64 perceptrons
+    were measured 1.1 times as fast (`benchmarks/allocator.py`).
 
     Returns:
-        Whether it took effect: only where the C library is glibc.
+        Whether it took effect, which it does only where the C library is glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -52,12 +52,12 @@ def keep_memory() -> bool:
 
 
 def command_line() -> str:
-    """What this process was started with, to be kept beside results: the program without its folder, and arguments."""
+    """Returns this process's program, without its folder, and arguments, to be kept with results."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def machine() -> str:
-    """What this process runs on, to be kept beside results: processor, threads, card if there is one, versions."""
+    """Returns processor, number of threads, GPU if there is one, and versions, to be kept with results."""
     card = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
     threads = f"{torch.get_num_threads()} threads"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, lrenv {version('lrenv')}"
@@ -66,9 +66,9 @@ def machine() -> str:
 
 @contextmanager
 def _handled(handler: Handler) -> Iterator[None]:
-    """`SIGNALS` go to the handler, but those that the process was started to ignore, as by nohup.
+    """Sets the handler of `SIGNALS` within the block, but not of those that are ignored, as after nohup.
 
-    Only the main thread can say what signals do; elsewhere, nothing changes.
+    Only the main thread can set handlers; in others, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -86,9 +86,9 @@ def _handled(handler: Handler) -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """INT, TERM and HUP raise KeyboardInterrupt within the block, once for all that arrive at about the same time.
+    """Makes INT, TERM and HUP raise KeyboardInterrupt within the block, once for all within `GRACE_SECONDS`.
 
-    So long work needs to know one way of being interrupted, and can save what it has on the way out.
+    So there is one kind of interruption, after which a long computation can save its state.
     """
     last = -GRACE_SECONDS
 
@@ -105,7 +105,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Within the block, INT, TERM and HUP wait; the last one that came is delivered after it."""
+    """Delays INT, TERM and HUP to the end of the block, where the last one that came is delivered."""
     came: list[int] = []
     try:
         with _handled(lambda number, frame: came.append(number)):
@@ -119,8 +119,8 @@ def status_of(work: Callable[[], Any]) -> int:
     """Does the work of a command.
 
     Returns:
-        The exit status: 0, 2 after an error that the user can mend (`MENDABLE`), which is told in a line, and 130 after
-        an interruption.
+        The exit status: 0, 2 after an error that the user can correct (`MENDABLE`), which is printed in one line, and
+        130 after an interruption.
     """
     with interruptible():
         try:

@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 QUIET_SECONDS = 10.0
-"""Where there is no terminal, a line is printed this often at most."""
+"""The shortest time between two lines where there is no terminal."""
 
 
 class Report(Protocol):
-    """Says how far the work has come."""
+    """A function that shows how much of the work is done."""
 
     def __call__(self, done: int, status: str = "") -> None:
-        """`done` of the total, and how it goes."""
+        """Shows that `done` of the total are done, and the status behind it."""
 
 
 @contextmanager
@@ -27,12 +27,12 @@ def progress(total: int, unit: str, done: int = 0) -> Iterator[Report]:
 
     Args:
         total: how much there is to do.
-        unit: of what.
+        unit: what is counted, such as "runs".
         done: how much was done before.
     """
     console = Console(stderr=True)
     if console.is_terminal:
-        if _BARS:  # work within work has a line of its own below the other's
+        if _BARS:  # nested work has a line of its own below the outer one
             yield from _line_of(_BARS[-1], total, unit, done)
             return
         columns = (
@@ -64,7 +64,7 @@ _BARS: list[Progress] = []
 
 
 def _line_of(bar: Progress, total: int, unit: str, done: int) -> Iterator[Report]:
-    """A line of a bar, for as long as the generator runs; an outermost line stays to be read."""
+    """Shows a line of a bar for as long as the generator runs; the outermost line stays on the screen."""
     task = bar.add_task("", total=total, completed=done, unit=unit, status="")
     try:
         yield lambda done, status="": bar.update(task, completed=done, status=status)

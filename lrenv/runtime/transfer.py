@@ -1,4 +1,4 @@
-"""Bringing tensors from their device to the host in one transfer, however many they are."""
+"""Copying any number of tensors from their device to the host in one transfer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
 def to_host(tree: Any) -> Any:
-    """The tree with a NumPy array in the place of every tensor, of the same shape, dtype and numbers.
+    """Returns the tree with a NumPy array in the place of every tensor, of the same shape, dtype and numbers.
 
-    The tensors are flattened to bytes, laid end to end, copied to the host at once, and split there. So the host waits
-    for the device once, which costs more than the copy itself where tensors are small.
+    The tensors are flattened to bytes, concatenated, copied to the host together, and split there. So the host waits
+    for the device once, since waiting takes longer than the copy itself where tensors are small.
 
     Args:
         tree: nested tuples, dicts and lists of tensors on one device.
@@ -34,5 +34,5 @@ def to_host(tree: Any) -> Any:
 
 
 def _bytes(x: Tensor) -> Tensor:
-    # A single number counts as contiguous whatever its stride, which a view of other elements does not bear.
+    # A single number counts as contiguous whatever its stride, but can't be viewed as bytes with every stride.
     return x.contiguous().as_strided((x.numel(),), (1,)).view(torch.uint8)

@@ -14,25 +14,25 @@ T = TypeVar("T")
 
 
 def select(mask: Tensor, yes: T, no: T) -> T:
-    """Per env, `yes` where the mask (n,) holds and `no` elsewhere."""
+    """Returns, per environment, the leaves of `yes` where the mask (n,) is true and those of `no` elsewhere."""
     chosen: T = tree_map(lambda a, b: torch.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b), yes, no)
     return chosen
 
 
 def scatter(rows: Tensor, new: T, old: T) -> T:
-    """`old` with the envs `rows` (m,) replaced by the m envs of `new`."""
+    """Returns `old` with its environments `rows` (m,) replaced by the m environments of `new`."""
     merged: T = tree_map(lambda a, b: b.index_copy(0, rows, a.to(b.dtype)), new, old)
     return merged
 
 
 def replace_rows(rows: Tensor, new: T, old: T, keep: Any) -> T:
-    """As `scatter(rows, new[rows], old)`, in place: far cheaper where few envs of large trees change.
+    """Returns what `scatter(rows, new[rows], old)` returns, in place, for few environments of large trees.
 
     Args:
-        rows: (m,), of the envs.
-        new: all n envs.
-        old: is used up.
-        keep: a tree that must stay as it is: leaves that share memory with it, or with one another, are copied.
+        rows: (m,), the indices of the environments.
+        new: a tree of all n environments.
+        old: a tree that is overwritten.
+        keep: a tree that is not overwritten: leaves that share memory with it, or with one another, are copied.
     """
     taken = {x.untyped_storage().data_ptr() for x in tree_leaves(keep)}
 
@@ -47,7 +47,7 @@ def replace_rows(rows: Tensor, new: T, old: T, keep: Any) -> T:
 
 
 def cut(tree: T, sizes: Sequence[int]) -> list[T]:
-    """Consecutive groups of envs, as views."""
+    """Cuts the environments of a tree into consecutive parts of the given sizes; returns views."""
     if len(sizes) == 1:
         return [tree]
     ends = list(itertools.accumulate(sizes))
@@ -55,7 +55,7 @@ def cut(tree: T, sizes: Sequence[int]) -> list[T]:
 
 
 def join(trees: Sequence[T]) -> T:
-    """The envs of all trees, one after the other; a single tree is handed back as it is."""
+    """Joins the environments of all trees, one after the other; a single tree is returned as it is."""
     if len(trees) == 1:
         return trees[0]
     joined: T = tree_map(lambda *parts: torch.cat(parts), *trees)
