@@ -68,7 +68,7 @@ def _learned(advertise: Callable[[str, str], None]) -> None:
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two groups of seeds, two parts of a tuning."""
     monkeypatch.setattr(comparison, "GROUP", 3)
-    monkeypatch.setattr(comparison, "AT_ONCE", 12)
+    monkeypatch.setattr(comparison, "AT_ONCE", 20)
 
 
 def run(out: Path | None, **settings: Any) -> Comparison:
