@@ -7,7 +7,10 @@ Importing the package registers `lrenv/<task>-v0` for every task:
     envs = gym.make_vec("lrenv/digits-mlp-v0", num_envs=64)
     result = lrenv.evaluate(lrenv.make_agent("linear", peak=1e-2), "digits-mlp", seeds=range(10))
 
-`make_agent`, `evaluate` and `compare` are imported when they are first used, for what they need takes time.
+    controller = lrenv.LRController(optimizer, "cosine:peak=0.01", horizon=5000)
+
+The last line drives one's own PyTorch loop. `LRController`, `make_agent`, `evaluate` and `compare` are imported when
+they are first used, for what they need takes time.
 """
 
 from __future__ import annotations
@@ -31,8 +34,10 @@ if TYPE_CHECKING:
     from lrenv.benchmark.comparison import compare
     from lrenv.benchmark.evaluation import evaluate
     from lrenv.controllers.agent import make_agent
+    from lrenv.home.controller import LRController
 
 __all__ = [
+    "LRController",
     "LogUniform",
     "Task",
     "compare",
@@ -46,6 +51,7 @@ __all__ = [
 ]
 
 _LATER = {
+    "LRController": "lrenv.home.controller",
     "compare": "lrenv.benchmark.comparison",
     "evaluate": "lrenv.benchmark.evaluation",
     "make_agent": "lrenv.controllers.agent",

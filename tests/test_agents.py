@@ -64,6 +64,7 @@ def lstm_policy(kind: type[LSTMPolicy], optimizer: str) -> LSTMPolicy:
 
 TABLE: dict[str, Callable[[], Agent]] = {
     "constant": lambda: by_grid("constant"),
+    "constant-ema": lambda: make_agent("constant-ema", peak=0.1, ema=0.9),
     "step": lambda: make_agent("step", peak=0.1, discount_step=3, discount_factor=0.5),
     "exponential": lambda: by_grid("exponential"),
     "linear": lambda: by_grid("linear"),
@@ -75,6 +76,7 @@ TABLE: dict[str, Callable[[], Agent]] = {
     "power": lambda: make_agent("power", peak=0.1, power=2),
     "rex": lambda: make_agent("rex", peak=0.1, weight_decay=0.01),
     "rex, by fan-in": lambda: make_agent("rex", peak=0.1, warmup=0.1, fan_in=0.5),
+    "refined": lambda: make_agent("refined", norms=(3.0, 2.0, 1.0, 2.0), peak=0.1),
     "plateau": lambda: make_agent("plateau", peak=1.0, patience=0),
     "plateau, by fan-in": lambda: make_agent("plateau", peak=1.0, patience=0, fan_in=1, weight_decay=0.1),
     "greedy": lambda: make_agent("greedy", peak=1.0, patience=0),
@@ -314,9 +316,9 @@ def test_a_view_says_whether_the_horizon_is_known() -> None:
     assert all(isinstance(x, bool) for x in known.values())
     unaware = [name for name, x in known.items() if not x]
     assert unaware == [
-        "constant", "step", "sgdr", "inverse-sqrt", "plateau", "plateau, by fan-in", "greedy", "greedy-bounded",
-        "sgd-hd", "sgd-hd, multiplicative", "nesterov-hd", "adam-hd", "adam-hd, in its loop", "gala", "osgm", "noh",
-        "dmopt", "learned-optimizer", "metz2019-cpu",
+        "constant", "constant-ema", "step", "sgdr", "inverse-sqrt", "plateau", "plateau, by fan-in", "greedy",
+        "greedy-bounded", "sgd-hd", "sgd-hd, multiplicative", "nesterov-hd", "adam-hd", "adam-hd, in its loop", "gala",
+        "osgm", "noh", "dmopt", "learned-optimizer", "metz2019-cpu",
     ]  # fmt: skip
     assert View("scale", ("paper", "gradient_square")).horizon is False
     assert View("scale", ("paper", "scale-free")).horizon is True

@@ -195,7 +195,7 @@ def dropout(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, classes))
 
 base = make_task("digits-mlp", batch_size=4, budget=3, interval=2)
-for optimizer in OPTIMIZERS:
+for optimizer in (*OPTIMIZERS, "adam+ema"):
     play(make_task(base, optimizer=optimizer))
 for kind in KINDS:
     for granularity in ("", "/layer", "/parameter"):

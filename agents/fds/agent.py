@@ -51,6 +51,7 @@ class FDS(BaseAgent[tuple[()]]):
     """
 
     NAME: ClassVar[str] = "fds"
+    reads: ClassVar[tuple[str, ...]] = ("inner_step", "budget")
 
     lr: tuple[float, ...]
     momentum: tuple[float, ...] = ()

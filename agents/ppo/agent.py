@@ -141,6 +141,9 @@ class PPOController(BaseAgent[LSTMState]):
 
     CLIP = 10.0
     """Normalised observations are clipped here, as in training."""
+    SEEN = 4.0
+    """Of the observations that it was trained on, at most a sixteenth lay further from the mean than so many standard
+    deviations (Chebyshev's inequality), and of anything like a normal distribution one in ten thousand."""
 
     def __init__(
         self, policy: ActorCriticPolicy, mean: Array, std: Array, view: View, architecture: Architecture
@@ -152,6 +155,11 @@ class PPOController(BaseAgent[LSTMState]):
 
     def __repr__(self) -> str:
         return "ppo-lstm" if self.architecture.lstm else "ppo"
+
+    @property
+    def observation_range(self) -> tuple[Array, Array]:
+        """Between which numbers (observation,) nearly all observations lay when it was trained."""
+        return self.mean - self.SEEN * self.std, self.mean + self.SEEN * self.std
 
     def start(self, observation: Array) -> LSTMState:
         """Gives the state of the LSTM at the start of an episode; none where the actor is a perceptron.

@@ -95,6 +95,29 @@ def constant(
     )  # fmt: skip
 
 
+@tuned(FURTHER, peak=PEAKS, ema=(0.9, 0.99, 0.999))
+def constant_ema(
+    peak: Hyperparameter,
+    ema: Hyperparameter = 0.99,
+    warmup: Hyperparameter = 0,
+    fan_in: Hyperparameter | None = None,
+    weight_decay: Hyperparameter | None = None,
+) -> Scheduled:
+    """The same rate throughout, and an average of the weights in the place of a decay, for runs without a horizon.
+
+    Args:
+        peak: the rate.
+        ema: decay per inner step of the average that is measured and tested (`lrenv.training.optimizers.ema`).
+        warmup: linear warm-up.
+        fan_in: rates per layer.
+        weight_decay: instead of the task's.
+    """
+    return scheduled(
+        "constant-ema", formulas.constant, horizon=False, peak=peak, ema=ema, warmup=warmup, fan_in=fan_in,
+        weight_decay=weight_decay,
+    )  # fmt: skip
+
+
 @tuned(FURTHER, peak=(0.1, 0.01, 0.001, 0.0001), discount_step=(10, 20, 50, 100), discount_factor=(0.99, 0.9, 0.88))
 def step(
     peak: Hyperparameter,

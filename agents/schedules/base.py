@@ -8,6 +8,8 @@ A schedule gives one rate per trainee, and these settings mean the same in all o
   geometric mean of the layers' rates, which is also what tables show, and one grid of peaks suits every e. With e = 0
   all multipliers are exactly 1; without `fan_in` there is one rate per trainee.
 - `weight_decay`: instead of the task's own. Actions hold it in the environment's precision (`lrenv.envs.actions`).
+- `ema`: evaluation weights. The task's optimizer keeps an exponential moving average of the weights with this decay
+  per inner step, which is measured and tested in their place (`lrenv.training.optimizers.ema`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -37,7 +39,7 @@ from lrenv.envs.actions import action_of
 from lrenv.envs.observations import CLOCK
 from lrenv.lookup import what_is
 
-BESIDE = ("weight_decay",)
+BESIDE = ("weight_decay", "ema")
 """What a schedule may set beside the rate."""
 OPTIONAL = ("fan_in", *BESIDE)
 """Settings that change what an agent sees and turns; None leaves it as it is."""
@@ -80,6 +82,7 @@ def view_of_schedule(hyperparameters: Hyperparameters, horizon: bool) -> View:
     return View(
         (main, *beside) if beside else main,
         ("clock", "fan_in") if "fan_in" in given else "clock",
+        optimizer="+ema" if "ema" in given else None,
         horizon=horizon or bool(((warmup > 0) & (warmup < 1)).any()),
     )
 
@@ -92,7 +95,10 @@ class RateAgent(BaseAgent[C]):
         name: the agent's public name, e.g. `one-cycle`.
         hyperparameters: (name, value) pairs, among them `peak` and `warmup`; a value is a number or a tuple of n.
         view: it observes the clock and sets the rate.
+        reads: the columns of the clock that the rate depends on (`lrenv.controllers.agent.Agent`).
     """
+
+    reads: ClassVar[tuple[str, ...]] = ("inner_step", "budget")
 
     name: str
     hyperparameters: Hyperparameters

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,8 @@ class Progress(NamedTuple):
 @dataclass(frozen=True, repr=False)
 class Greedy(RateAgent[Progress]):
     """An agent that raises the rate while the validation loss improves, and lowers it otherwise; see `greedy`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("inner_step", "budget", "val_loss")
 
     def start(self, observation: Any) -> Progress:
         """Gives the peak as rate, and no losses seen."""

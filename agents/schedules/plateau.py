@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ class Progress(NamedTuple):
 @dataclass(frozen=True, repr=False)
 class Plateau(RateAgent[Progress]):
     """An agent that lowers the rate when the validation loss stops improving; see `plateau`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("inner_step", "budget", "val_loss")
 
     def start(self, observation: Any) -> Progress:
         """Gives the peak as rate, and no losses seen."""

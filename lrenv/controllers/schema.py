@@ -19,8 +19,7 @@ import torch
 
 from lrenv.envs.actions import HYPERPARAMETERS, Control
 from lrenv.envs.observations import Observer
-from lrenv.lookup import lookup
-from lrenv.training.optimizers import OPTIMIZERS, make_optimizer
+from lrenv.training.optimizers import make_optimizer
 
 Check = Callable[[str, Any], None]
 """A function (place, value) that raises a ValueError if the value doesn't fit."""
@@ -180,10 +179,10 @@ def spaces(view: Mapping[str, Any], rates: int) -> tuple[gym.Space[Any], gym.Spa
     Raises:
         ValueError: names are unknown, or can't be combined.
     """
-    if view["optimizer"] is not None:
-        lookup(OPTIMIZERS, view["optimizer"], "optimizer")
+    optimizer = view["optimizer"]
+    made = None if optimizer is None else make_optimizer(f"sgd{optimizer}" if optimizer.startswith("+") else optimizer)
     # A task's own optimizer may read any hyperparameter.
-    hyper = tuple(HYPERPARAMETERS) if view["optimizer"] is None else tuple(make_optimizer(view["optimizer"]).hyper)
+    hyper = tuple(HYPERPARAMETERS) if made is None or optimizer.startswith("+") else tuple(made.hyper)
     sizes = {"trainee": 1} | dict.fromkeys(("layer", "tensor", "parameter"), rates)
     observer = Observer(view["observe"], torch.float32, {"rates": rates, "parameters": rates})
     return observer.space, Control(view["control"], sizes, hyper).space

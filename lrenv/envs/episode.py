@@ -107,7 +107,8 @@ class Episode:
         self.control = Control(control, self.trainee.rates, task.hyper, dtype)
         sizes = {"rates": self.control.rates, "parameters": network.size}
         self.observer = Observer(observe, dtype, sizes)
-        self._meter = DynamicsMeter(task, network, motion=self.observer.motion or reward not in BUILT_IN)
+        motion = self.observer.motion or reward not in BUILT_IN
+        self._meter = DynamicsMeter(task.budget, task.interval, motion)
         gradients = [part for part in self.observer.white_box if part in (*PRODUCTS, MEAN)]
         self._gradients = GradientObserver(self.trainee, gradients, self.control.granularity) if gradients else None
         self._constant = {}
@@ -145,8 +146,8 @@ class Episode:
         train_loss, _ = self.trainee.loss(trainee.params, trainee, self.trainee.batch_indices(trainee, 1)[:, 0])
         measured = self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
         hyper = self.trainee.hyper(n, self.control.hyperparameters)
-        untrained = Trained(trainee.step, trainee.params, measured.loss, measured.predictions)
-        still = self._meter.still(trainee.params)
+        untrained = Trained(trainee.step, self._layers(trainee), measured.loss, measured.predictions)
+        still = self._meter.still(untrained.layers)
         dynamics, displacements = self._meter.measure(untrained, untrained, train_loss[:, None], lr[:, None], still)
         state = EpisodeState(
             trainee,
@@ -252,22 +253,29 @@ class Episode:
         """
         # A tensor of its own: the loss before stays in the state, too.
         last = Measurement(state.dynamics.val_loss.clone(), state.metric, state.predictions)
-        measured = last if due is False else self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
+        weights = self.trainee.optimizer.evaluated(trainee.params, trainee.opt)
+        measured = last if due is False else self.trainee.evaluate(weights, trainee.buffers, self.trainee.val)
         if isinstance(due, Tensor):
             measured = select(due, measured, last)
-        before = Trained(state.trainee.step, state.trainee.params, state.dynamics.val_loss, state.predictions)
-        now = Trained(trainee.step, trainee.params, measured.loss, measured.predictions)
+        start = state.trainee
+        before = Trained(start.step, self._layers(start), state.dynamics.val_loss, state.predictions)
+        now = Trained(trainee.step, self._layers(trainee), measured.loss, measured.predictions)
         dynamics, displacements = self._meter.measure(before, now, losses, lr, state.displacement, state.dynamics)
         diverged = state.diverged | ~(dynamics.train_loss.isfinite() & measured.loss.isfinite())
         diverged = diverged | ~trainee.params.sum(1).isfinite()  # one pass: a sum keeps NaN and infinity
         best = state.best
         if due is not False:
-            present = Checkpoint(measured.loss, trainee.params, trainee.buffers)
+            present = Checkpoint(measured.loss, weights, trainee.buffers)
             best = select((measured.loss < state.best.val_loss) & ~diverged, present, state.best)
         after = EpisodeState(
             trainee, lr, hyper, dynamics, measured.metric, measured.predictions, displacements, best, diverged, ()
         )
         return after, self._time_step(after, sums)
+
+    def _layers(self, trainee: TraineeState) -> tuple[Tensor, Tensor]:
+        """The weights (n, size) of the first and of the last layer."""
+        network = self.trainee.network
+        return trainee.params[:, network.first], trainee.params[:, network.last]
 
     @with_own_settings
     def time_step(self, state: EpisodeState) -> TimeStep:
@@ -300,7 +308,8 @@ class Episode:
         """
         parts = cut(rows, self.trainee.chunks(len(rows)))
         best = join([self._tested(state.best.params, state.best.buffers, part) for part in parts])
-        last = join([self._tested(state.trainee.params, state.trainee.buffers, part) for part in parts])
+        weights = self.trainee.optimizer.evaluated(state.trainee.params, state.trainee.opt)
+        last = join([self._tested(weights, state.trainee.buffers, part) for part in parts])
         diverged, metric = state.diverged[rows], self.trainee.metric
         measured = {"test_loss": best.loss, "final_test_loss": last.loss.masked_fill(diverged, math.inf)}
         if metric:

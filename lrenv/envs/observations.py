@@ -12,6 +12,7 @@ White-box parts are gradients and parameters themselves. They make the observati
 |---|---|---|
 | `hypergradient` | K | sum over the interval's steps of -<g_(t+1), d_t> (Baydin et al. 2018, equation 5) |
 | `gradient_square` | K | sum of |g_(t+1)|^2 |
+| `gradient_absolute` | K | sum of the absolute values of g_(t+1), its l1 norm |
 | `direction_square` | K | sum of |d_t|^2 |
 | `gradient_change_square` | K | sum of |g_(t+1) - g'_t|^2; g'_t is at w_t on the same batch: a gradient more per step |
 | `mean_gradient` | P | mean of g_(t+1) |
@@ -255,6 +256,14 @@ class Observer:
         # A diverged trainee's gradients are no numbers, which no space holds.
         return shown | {name: white_box[name].nan_to_num().to(self._dtype) for name in self.white_box}
 
+    def outside(self, dynamics: Dynamics) -> Tensor:
+        """Which signals (n, number of signals) lie outside their bounds, or are no numbers, before they are clamped."""
+        found = []
+        for table in self._sets.values():
+            for (low, high), value in zip(table.signals.values(), table.raw(dynamics), strict=True):
+                found.append(~((value >= low) & (value <= high)))
+        return torch.stack(found, -1)
+
     def _values(self, dynamics: Dynamics, tables: Sequence[_Table]) -> Tensor:
         return torch.stack([column for table in tables for column in table.columns(dynamics)], -1).to(self._dtype)
 
@@ -263,19 +272,24 @@ class _Table(NamedTuple):
     """An observation in columns."""
 
     signals: dict[str, tuple[float, float]]  # name -> bounds
-    columns: Callable[[Dynamics], Sequence[Tensor]]  # dynamics -> (n,) each, within the bounds
+    raw: Callable[[Dynamics], Sequence[Tensor]]  # dynamics -> (n,) each
+    columns: Callable[[Dynamics], Sequence[Tensor]]  # the same within the bounds
 
 
 def _table(observation: Observation, name: str, dtype: torch.dtype) -> _Table:
     if isinstance(observation, Mapping):
         signals = list(observation.values())
 
+        def raw(dynamics: Dynamics) -> Sequence[Tensor]:
+            return [signal.value(dynamics) for signal in signals]
+
         def bounded(dynamics: Dynamics) -> Sequence[Tensor]:
             return [
-                signal.value(dynamics).nan_to_num(nan=signal.high).clamp(signal.low, signal.high) for signal in signals
+                value.nan_to_num(nan=signal.high).clamp(signal.low, signal.high)
+                for signal, value in zip(signals, raw(dynamics), strict=True)
             ]
 
-        return _Table({key: (signal.low, signal.high) for key, signal in observation.items()}, bounded)
+        return _Table({key: (signal.low, signal.high) for key, signal in observation.items()}, raw, bounded)
     trial = observation(Dynamics(*(torch.ones(2, dtype=dtype) for _ in Dynamics._fields)))
     if not isinstance(trial, Tensor) or trial.ndim != 2 or len(trial) != 2 or not trial.shape[1]:
         shape = tuple(trial.shape) if isinstance(trial, Tensor) else what_is(trial)
@@ -284,4 +298,7 @@ def _table(observation: Observation, name: str, dtype: torch.dtype) -> _Table:
     def unbounded(dynamics: Dynamics) -> Sequence[Tensor]:
         return observation(dynamics).nan_to_num().unbind(1)
 
-    return _Table({f"{name}.{i}": (-np.inf, np.inf) for i in range(trial.shape[1])}, unbounded)
+    def unchecked(dynamics: Dynamics) -> Sequence[Tensor]:
+        return observation(dynamics).unbind(1)
+
+    return _Table({f"{name}.{i}": (-np.inf, np.inf) for i in range(trial.shape[1])}, unchecked, unbounded)

@@ -7,7 +7,7 @@ The parameters of n copies are one tensor (n, P), whose columns are those of `to
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -81,8 +81,7 @@ class Network:
             sizes[owner] += size
         self.pieces = {"trainee": [self.size], "layer": list(sizes.values()), "tensor": self._sizes}
         self._owners = owners
-        matrices = [name for name, shape in self.shapes.items() if len(shape) > 1] or list(self.shapes)
-        self.first, self.last = (self._columns(name) for name in (matrices[0], matrices[-1]))
+        self.first, self.last = (self._columns(name) for name in outer_weights(self.shapes))
         _replace_dropout(self._module)
         named = self._module.named_modules(remove_duplicate=False)
         self._dropout = {name: part for name, part in named if isinstance(part, Dropout)}
@@ -269,7 +268,7 @@ class Network:
         return torch.stack([piece.sum(1) for piece in x.split(self.pieces[granularity], 1)], 1)
 
     def fan_in(self, granularity: str) -> Tensor:
-        """How many numbers each output of a piece sums up: (K,) for the K pieces, float64.
+        """Returns how many terms each output of a piece sums up: (K,) for the K pieces, float64.
 
         A weight (outputs, inputs, ...) has the product of all axes but the first; of an embedding that is its width. A
         layer has that of its first weight, and so have its biases and gains, which are tensors of one axis or none. A
@@ -339,6 +338,12 @@ class Network:
         position = list(self.shapes).index(name)
         start = sum(self._sizes[:position])
         return slice(start, start + self._sizes[position])
+
+
+def outer_weights(shapes: Mapping[str, torch.Size]) -> tuple[str, str]:
+    """The names of the first and of the last weight: the tensors with two or more axes, or any where there are none."""
+    matrices = [name for name, shape in shapes.items() if len(shape) > 1] or list(shapes)
+    return matrices[0], matrices[-1]
 
 
 def _gradients(outputs: Tensor, weights: list[Tensor]) -> list[Tensor]:

@@ -127,7 +127,7 @@ class TaskDistribution:
             raise ValueError(f"limit={self.limit} FLOPs are too few for a drawn task; take {CHEAPEST:g} or more")
 
     def task(self, number: int) -> Task:
-        """Task number i.
+        """Returns task number i.
 
         Raises:
             TypeError: no integer.
@@ -157,7 +157,7 @@ class TaskDistribution:
         return [self.task(i) for i in seeds_for(purpose, number, first, training)]
 
     def describe(self, number: int) -> dict[str, Any]:
-        """What a number draws, as plain values."""
+        """Returns the settings that a number draws, as plain values."""
         task = self.task(number)
         data, network = parts(task)
         return {
@@ -205,7 +205,7 @@ def drawn(number: int = 0, limit: float = LIMIT) -> Task:
 
 
 def parts(task: Task) -> tuple[Generated, Family]:
-    """The data and the network of a drawn task.
+    """Returns the data and the network of a drawn task.
 
     Raises:
         TypeError: it is another task.
@@ -216,7 +216,7 @@ def parts(task: Task) -> tuple[Generated, Family]:
 
 
 def flops(task: Task) -> int:
-    """What an episode of one trainee of a drawn task costs, as its module's docstring says."""
+    """Returns the FLOPs of an episode of one trainee of a drawn task, as defined above."""
     data, network = parts(task)
     forward, backward = network.flops(data.shape, data.outputs)
     measured = min(data.held_out, task.val_examples or data.held_out)

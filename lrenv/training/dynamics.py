@@ -29,9 +29,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lrenv.networks.stacked import Network
-from lrenv.training.tasks import Task
-
 
 class Dynamics(NamedTuple):
     """How the training of n trainees goes, measured once per decision; every leaf is (n,)."""
@@ -57,32 +54,30 @@ class Dynamics(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """n trainees at one end of an interval, as far as dynamics look at them; every leaf has the env axis first."""
+    """The state of n trainees at one end of an interval, for their dynamics; every leaf has the env axis first."""
 
     step: Tensor  # (n,) int64, inner steps taken
-    params: Tensor  # (n, P)
+    layers: tuple[Tensor, Tensor]  # weights (n, size) of the first and of the last layer
     val_loss: Tensor  # (n,), as last measured
     predictions: Tensor  # (n, k, p), on validation examples, as last measured
 
 
 class DynamicsMeter:
-    """Measures the dynamics of a task's trainees.
+    """Measures the dynamics of trainees.
 
     Args:
-        task: its budget and interval count.
-        network: which weights are those of the first and the last layer.
-        motion: whether to measure how these layers move. It takes several passes over the first layer, which is often
-            the largest; without it, updates and cosines are 0.
+        budget: T, inner steps of an episode; infinity where it has no end.
+        interval: N, inner steps between two decisions.
+        motion: whether to measure how the first and the last layer move. It takes several passes over the first layer,
+            which is often the largest; without it, updates and cosines are 0.
     """
 
-    def __init__(self, task: Task, network: Network, motion: bool) -> None:
-        self._budget, self._interval = task.budget, task.interval
-        self._last = network.last
-        self._moving = (network.first, network.last) if motion else ()
+    def __init__(self, budget: float, interval: int, motion: bool) -> None:
+        self._budget, self._interval, self._motion = budget, interval, motion
 
-    def still(self, params: Tensor) -> tuple[Tensor, ...]:
-        """Displacements (n, size) of weights (n, P) that have not moved yet, per layer whose motion is measured."""
-        return tuple(torch.zeros_like(params[:, columns]) for columns in self._moving)
+    def still(self, layers: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Displacements (n, size) of weights that have not moved yet, per layer whose motion is measured."""
+        return tuple(torch.zeros_like(weights) for weights in layers) if self._motion else ()
 
     def measure(
         self,
@@ -93,7 +88,7 @@ class DynamicsMeter:
         displacements: tuple[Tensor, ...],
         previous: Dynamics | None = None,
     ) -> tuple[Dynamics, tuple[Tensor, ...]]:
-        """The dynamics of an interval.
+        """Returns the dynamics of an interval.
 
         Untrained networks are at the end of an interval in which nothing has moved: `before` is `after`, and the loss
         of the first batch is that of its only step.
@@ -110,12 +105,10 @@ class DynamicsMeter:
             The dynamics, and the displacements of this interval.
         """
         train_loss, spread = self._moments(losses, before.step)
-        last = after.params[:, self._last]
+        last = after.layers[1]
         nothing = torch.zeros_like(train_loss)
-        motions = [
-            _motion(before.params[:, columns], after.params[:, columns], displacement)
-            for columns, displacement in zip(self._moving, displacements, strict=True)
-        ]
+        moved = zip(before.layers, after.layers, displacements, strict=True) if self._motion else ()
+        motions = [_motion(*layer) for layer in moved]
         first_motion, last_motion = motions or [Motion(nothing, nothing, nothing)] * 2
         dynamics = Dynamics(
             inner_step=after.step.to(lr.dtype),

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ A learned optimizer also reads its own parameters here, `theta` (n, D), where ea
 
 
 def descend(params: Tensor, direction: Tensor, lr: Tensor) -> Tensor:
-    """One step of descent, `params - lr * direction`: the only place where a learning rate acts.
+    """Takes one step of descent, `params - lr * direction`: the only place where a learning rate acts.
 
     Args:
         params: (n, P).
@@ -37,6 +38,10 @@ def descend(params: Tensor, direction: Tensor, lr: Tensor) -> Tensor:
         lr: (n, 1) for one rate per trainee, (n, P) for one per parameter.
     """
     return torch.addcmul(params, lr, direction, value=-1)
+
+
+def _as_they_are(params: Tensor, state: OptState) -> Tensor:
+    return params
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,15 @@ class Optimizer:
         hyper: default of each hyperparameter that an agent may also control while training:
             `momentum` (beta_1 for the Adam family) and `weight_decay`.
         decoupled: weight decay is no part of the loss that is minimised (AdamW), but a step of its own.
+        evaluated: (parameters, state) -> the parameters that are measured, kept as best checkpoint, and tested, such as
+            an average of the iterates; the iterates themselves by default.
     """
 
     init: Callable[[Tensor], OptState]
     direction: Callable[[Tensor, OptState, Tensor, Hyper], tuple[Tensor, OptState]]
     hyper: dict[str, float] = field(default_factory=dict)
     decoupled: bool = False
+    evaluated: Callable[[Tensor, OptState], Tensor] = _as_they_are
 
     def regularised(self, grads: Tensor, params: Tensor, hyper: Hyper) -> Tensor:
         """Gradients (n, P) of what is minimised: of the loss, and of the L2 penalty unless it is decoupled."""
@@ -71,7 +79,7 @@ def _decayed(grads: Tensor, params: Tensor, hyper: Hyper) -> Tensor:
 
 
 def sgd() -> Optimizer:
-    """Plain stochastic gradient descent: the direction is the gradient."""
+    """Returns stochastic gradient descent, whose direction is the gradient."""
 
     def direction(grads: Tensor, state: OptState, params: Tensor, hyper: Hyper) -> tuple[Tensor, OptState]:
         return _decayed(grads, params, hyper), state
@@ -80,7 +88,7 @@ def sgd() -> Optimizer:
 
 
 def momentum(nesterov: bool = False) -> Optimizer:
-    """SGD with heavy-ball momentum v = mu v + g, or with Nesterov's look-ahead g + mu v.
+    """Returns SGD with heavy-ball momentum v = mu v + g, or with Nesterov's look-ahead g + mu v.
 
     Sutskever et al. 2013, in the form of `torch.optim.SGD(momentum=mu, nesterov=nesterov)`.
     """
@@ -98,7 +106,7 @@ def momentum(nesterov: bool = False) -> Optimizer:
 
 
 def rmsprop(alpha: float = 0.99, eps: float = 1e-8, eps_root: float = 0.0) -> Optimizer:
-    """RMSprop (Tieleman & Hinton 2012), with the defaults of `torch.optim.RMSprop`.
+    """Returns RMSprop (Tieleman & Hinton 2012), with the defaults of `torch.optim.RMSprop`.
 
     `eps_root` is added under the root, as in `adam`.
     """
@@ -115,7 +123,7 @@ def rmsprop(alpha: float = 0.99, eps: float = 1e-8, eps_root: float = 0.0) -> Op
 
 
 def adam(beta2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, decoupled: bool = False) -> Optimizer:
-    """Adam (Kingma & Ba 2015, algorithm 1), or AdamW (Loshchilov & Hutter 2019, algorithm 2).
+    """Returns Adam (Kingma & Ba 2015, algorithm 1), or AdamW (Loshchilov & Hutter 2019, algorithm 2).
 
     Args:
         beta2: decay of the second moment. beta_1 is the hyperparameter `momentum`, 0.9.
@@ -151,11 +159,56 @@ def adam(beta2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, decoupl
 
 
 def unit() -> Optimizer:
-    """No optimizer: the direction is 1 everywhere, so that rates, one per parameter, are the update itself.
+    """Returns no optimizer but the direction 1 everywhere, so that rates, one per parameter, are the update itself.
 
     For agents that put out updates, such as learned optimizers (Andrychowicz et al. 2016, equation 1).
     """
     return Optimizer(lambda params: {}, lambda grads, state, params, hyper: (torch.ones_like(grads), state))
+
+
+def ema(optimizer: Optimizer, decay: float = 0.99) -> Optimizer:
+    """An optimizer whose evaluation weights are an exponential moving average of its iterates (Polyak averaging).
+
+    After step t they are the mean of w_0, ..., w_t with weights decay^(t - i), so that the initial weights count as one
+    iterate among the others and the mean needs no correction of its bias:
+
+        s_t = 1 + decay s_(t-1),    e_t = e_(t-1) + (w_t - e_(t-1)) / s_t,    s_(-1) = 0.
+
+    The first average is w_0 to the last bit, and with a decay of 0 all of them are the iterates. Steps are those of
+    the optimizer. What layers keep besides, such as running means of batch norm, belongs to the iterates and is not
+    averaged.
+
+    Args:
+        optimizer: any other.
+        decay: per inner step, the hyperparameter `ema`; an average reaches back about 1 / (1 - decay) steps.
+
+    Raises:
+        ValueError: the optimizer has evaluation weights already.
+    """
+    if optimizer.evaluated is not _as_they_are:
+        raise ValueError("this optimizer has evaluation weights already: leave out one +ema")
+    slots = ("ema", "ema_weight", "ema_decay")
+
+    def init(params: Tensor) -> OptState:
+        nothing = torch.zeros_like(params[:, :1])
+        average = {"ema": torch.zeros_like(params), "ema_weight": nothing, "ema_decay": nothing.clone()}
+        return optimizer.init(params) | average
+
+    def averaged(params: Tensor, state: OptState, decay: Tensor) -> tuple[Tensor, Tensor]:
+        weight = 1 + decay * state["ema_weight"]
+        return torch.lerp(state["ema"], params, 1 / weight), weight
+
+    def direction(grads: Tensor, state: OptState, params: Tensor, hyper: Hyper) -> tuple[Tensor, OptState]:
+        average, weight = averaged(params, state, hyper["ema"])
+        own = {name: slot for name, slot in state.items() if name not in slots}
+        steps, own = optimizer.direction(grads, own, params, hyper)
+        # The decay is kept for the iterate that this step leads to; a copy, for no two leaves of a state are one.
+        return steps, own | {"ema": average, "ema_weight": weight, "ema_decay": hyper["ema"].clone()}
+
+    def evaluated(params: Tensor, state: OptState) -> Tensor:
+        return averaged(params, state, state["ema_decay"])[0]
+
+    return Optimizer(init, direction, optimizer.hyper | {"ema": decay}, optimizer.decoupled, evaluated)
 
 
 def _root(square: Tensor, eps_root: Tensor | float) -> Tensor:
@@ -177,13 +230,15 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
     "unit": unit,
 }
 """Name -> factory. Plug-ins may pass an `Optimizer`, or an `OptimizerFactory`, wherever a name is taken."""
+WRAPPERS: dict[str, Callable[[Optimizer], Optimizer]] = {"ema": ema}
+"""Name -> what makes another optimizer of one, as in "adam+ema"; "+ema" stands for the task's own with an average."""
 
 
 def make_optimizer(optimizer: str | Optimizer | OptimizerFactory, sizes: Sequence[int] = (1,)) -> Optimizer:
-    """The optimizer of that name, or the given one.
+    """Returns the optimizer of that name, or the given one.
 
     Args:
-        optimizer: a name, an optimizer, or what makes one for a network.
+        optimizer: a name, also with wrappers, as in "adam+ema"; an optimizer; or what makes one for a network.
         sizes: columns of each of the network's tensors; what an optimizer is called and reads is the same for all.
 
     Raises:
@@ -200,4 +255,22 @@ def make_optimizer(optimizer: str | Optimizer | OptimizerFactory, sizes: Sequenc
         )
     if callable(optimizer):
         return optimizer(sizes)
-    return lookup(OPTIMIZERS, optimizer, "optimizer")()
+    base, *wrappers = optimizer.split("+") if isinstance(optimizer, str) else [optimizer]
+    made = lookup(OPTIMIZERS, base, "optimizer")()
+    for name in wrappers:
+        made = lookup(WRAPPERS, name, "wrapper of an optimizer")(made)
+    return made
+
+
+def wrapped(optimizer: str | Optimizer | OptimizerFactory, wrappers: str) -> str | Optimizer | OptimizerFactory:
+    """An optimizer with wrappers, such as "+ema", put around it."""
+    if isinstance(optimizer, str):
+        return optimizer + wrappers
+    return partial(_wrapped, optimizer, tuple(wrappers.split("+")[1:]))
+
+
+def _wrapped(optimizer: Optimizer | OptimizerFactory, wrappers: tuple[str, ...], sizes: Sequence[int]) -> Optimizer:
+    made = make_optimizer(optimizer, sizes)
+    for name in wrappers:
+        made = lookup(WRAPPERS, name, "wrapper of an optimizer")(made)
+    return made

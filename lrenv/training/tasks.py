@@ -23,7 +23,7 @@ from lrenv.lookup import count, lookup, what_is
 from lrenv.networks.architectures import NetworkFactory
 from lrenv.training import analytic, power_law
 from lrenv.training.losses import LOSSES, PerExample
-from lrenv.training.optimizers import Optimizer, OptimizerFactory, make_optimizer
+from lrenv.training.optimizers import Optimizer, OptimizerFactory, make_optimizer, wrapped
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Task:
         data_options: what `lrenv.data.load` gets besides the name.
         loss: a name in `lrenv.training.losses.LOSSES`, or a function (outputs (b, ...), targets (b, ...)) -> a loss
             per example (b,), of one network; what it is must be clear to `torch.func.vmap`.
-        optimizer: a name in `lrenv.training.optimizers.OPTIMIZERS`, an `Optimizer`, or an `OptimizerFactory`.
+        optimizer: a name in `lrenv.training.optimizers.OPTIMIZERS`, also with a wrapper, as in "adam+ema", an
+            `Optimizer`, or an `OptimizerFactory`.
         momentum: mu, or beta_1 for the Adam family; None is the optimizer's own.
         weight_decay: None is the optimizer's own.
         batch_size: b, examples an inner step.
@@ -128,7 +129,7 @@ class Task:
         initial_rates(self.initial_lr)
 
     def load(self) -> Data:
-        """The data; a named set is loaded once and kept, a function is called each time.
+        """Returns the data; a named set is loaded once and kept, a function is called each time.
 
         Raises:
             TypeError: the function gives something else than a `Data`.
@@ -148,7 +149,7 @@ class Task:
         return data
 
     def module(self) -> nn.Module:
-        """A freshly initialised network for this task's data, drawn from torch's global generator."""
+        """Returns a freshly initialised network for this task's data, drawn from torch's global generator."""
         data = self.load()
         return self.network(data.train.inputs.shape[1:], data.outputs)
 
@@ -156,7 +157,7 @@ class Task:
     def hyper(self) -> dict[str, float]:
         """The optimizer's hyperparameters besides the learning rate."""
         own = {name: getattr(self, name) for name in ("momentum", "weight_decay")}
-        return {name: default if own[name] is None else own[name] for name, default in self._defaults.items()}
+        return self._defaults | {name: value for name, value in own.items() if value is not None}
 
     @property
     def _defaults(self) -> dict[str, float]:
@@ -168,7 +169,7 @@ LARGEST_RATE = 1e38
 
 
 def initial_rates(initial_lr: InitialLR) -> tuple[float, ...]:
-    """The rates that bound or list `initial_lr`.
+    """Returns the rates that bound or list `initial_lr`.
 
     Raises:
         ValueError: an empty choice, a rate that is negative or not finite, or a range that is not one.
@@ -239,7 +240,7 @@ def _register_id(name: str) -> None:
 
 
 def tasks() -> tuple[str, ...]:
-    """The names of all tasks: those that are registered, and those that installed packages advertise."""
+    """Returns the names of all tasks: those that are registered, and those that installed packages advertise."""
     return tuple(dict.fromkeys((*_TASKS, *sources.advertised(GROUP))))
 
 
@@ -273,13 +274,14 @@ def _found(spec: specs.Spec, settings: dict[str, Any]) -> Task:
 
 
 def make_task(task: str | Task, **settings: Any) -> Task:
-    """The task of that name with some settings changed: `make_task("digits-mlp", budget=500)`.
+    """Returns the task of that name with some settings changed: `make_task("digits-mlp", budget=500)`.
 
     Args:
         task: a name, a task of one's own in a Python file, `my_tasks.py:mine`, or a task to change. A spec may hold
             settings, such as `digits-mlp:budget=500` (`lrenv.specs`). Where the file holds a function that gives a
             task, it is called with the settings that it takes.
-        **settings: fields of `Task`. `path=`, and whatever else is no field, goes to `data_options`.
+        **settings: fields of `Task`; the optimizer "+ema" is the task's own with an average. `path=`, and whatever else
+            is no field, goes to `data_options`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -299,6 +301,9 @@ def make_task(task: str | Task, **settings: Any) -> Task:
     if options and base.data != "folder":
         name = next(iter(options))
         lookup(dict.fromkeys(known), name, "setting of a task")
+    own = settings.get("optimizer")
+    if isinstance(own, str) and own.startswith("+"):
+        settings["optimizer"] = wrapped(base.optimizer, own)
     options = {**base.data_options, **settings.pop("data_options", {}), **options}
     return replace(base, **settings, data_options=options)
 

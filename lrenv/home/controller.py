@@ -1,0 +1,475 @@
+"""`LRController`: a learning-rate scheduler for any PyTorch loop, whose rates an agent chooses."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from lrenv.controllers.agent import Agent
+from lrenv.home.driver import Act, Driver
+from lrenv.home.fallback import Fallback, Schedule
+from lrenv.home.groups import FAMILIES, Groups
+from lrenv.home.history import Decision, History
+from lrenv.home.needs import check_evaluate, check_horizon
+from lrenv.home.observing import Evaluate, Layer, Observing, Validation, watched_weights
+from lrenv.home.processes import from_first, is_first
+from lrenv.home.stepping import Steps
+from lrenv.lookup import count, what_is
+from lrenv.runtime.transfer import to_host
+
+IDLE = 20
+"""Calls of `step` in a row without a step of the optimizer, after which that is said: a GradScaler halves its scale at
+each step that it skips, and begins at 2^16."""
+VERSION = 1
+"""Of what `state_dict` gives."""
+
+
+class LRController(LRScheduler):
+    """Drives the learning rate of a PyTorch loop with an agent; `step(loss)` after each step of the optimizer.
+
+        controller = lrenv.LRController(optimizer, "controller.safetensors", horizon=5000, evaluate=validate)
+        for x, y in batches:
+            loss = loss_function(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            controller.step(loss)
+
+    The agent decides before the first step of the optimizer and then every `every` steps; in between, `step` only keeps
+    the loss where it is, and nothing waits for the device. What the agent observes is computed by the functions that
+    environments use, and what it does is carried out by them: it chooses the rates that it would choose in an
+    environment of the same task. To the last detail this needs `start(loss)` before the first step, for an environment
+    shows the loss of the first batch before it is trained on; otherwise the validation loss stands for it, or where
+    there is none, the agent first decides when the first `step` brings that loss.
+
+    Steps are those that the optimizer took: calls of `step` while a GradScaler skips steps, or gradients are
+    accumulated, don't count, nor does their loss. With several processes, losses are averaged over them, and the
+    first one's measurements and decisions are everyone's. Schedules look at no loss, and so ask for none.
+
+    A loss or a weight that is no number leaves the rate as it is until there are numbers again.
+
+    Args:
+        optimizer: whose rates are driven. Its first rate is where relative controls start; its other groups keep their
+            ratio to it.
+        agent: a name (`cosine:peak=0.1`), the path of a controller file, an agent, or a model of Stable-Baselines3.
+        horizon: T, steps of the optimizer in all; None for a run without an end, for agents that don't look at it.
+        every: N, steps between two decisions; by default the agent's own interval, and 1 for schedules.
+        evaluate: called at decisions: gives the validation loss, or (logits, targets) of the same examples each time.
+        bounds: rates of the first group are kept between these two.
+        shadow: whether to change nothing, and only keep in `history` what would be done to the rates that there are.
+        module: is in evaluation mode while `evaluate` runs, and its order of parameters tells the first and the last
+            layer; without it, that of the optimizer's groups does.
+        first: the weight of the first layer, or its name in `module`; found as in environments if None.
+        last: that of the last layer.
+        loss: what logits and targets give, a name in `lrenv.training.losses.LOSSES`.
+        target_std: the standard deviation of the training targets where they are numbers; by default that of the
+            validation targets.
+        fallback: a schedule that takes over from the rate of the moment, over the steps that are left, if the agent saw
+            what it was not trained on at more than `patience` decisions in a row; None for never.
+        patience: how many such decisions are let pass.
+
+    Attributes:
+        history: the latest decisions (`lrenv.home.history.History`).
+        horizon: T.
+        every: N.
+        last_epoch: steps so far, as torch's schedulers call them.
+
+    Raises:
+        ValueError: the agent needs what there is not: a horizon, an evaluation, gradients, rates per layer; or the
+            model is frozen, or settings can't be meant. The message says what to do.
+        TypeError: something else than what is asked for.
+        FileNotFoundError: no such controller file.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        agent: str | Path | Agent,
+        horizon: int | None = None,
+        every: int | None = None,
+        evaluate: Evaluate | None = None,
+        bounds: tuple[float, float] | None = None,
+        shadow: bool = False,
+        *,
+        module: nn.Module | None = None,
+        first: Layer = None,
+        last: Layer = None,
+        loss: str = "cross_entropy",
+        target_std: float | Tensor | None = None,
+        fallback: str | None = "linear",
+        patience: int = 10,
+    ) -> None:
+        # The constructor of torch's schedulers, which is not called, would set rates at once.
+        self.optimizer = optimizer
+        self._driver = Driver(agent)
+        name, needs = self._driver.name, self._driver.needs
+        self.horizon = None if horizon is None else count("horizon", horizon)
+        check_horizon(self._driver.agent, self._driver.view, horizon)
+        check_evaluate(self._driver.agent, needs, evaluate)
+        every = every if every is not None else self._driver.view.interval or (1 if needs.clock_alone else None)
+        if every is None:
+            raise ValueError(f"agent {name!r} has no interval of its own: pass every=, the steps between two decisions")
+        self.every = min(count("every", every), self.horizon or every)
+        self._bounds = _checked_bounds(bounds)
+        self._shadow = shadow
+        fall = Fallback(None if needs.clock_alone else fallback, patience)
+        self._groups = Groups(optimizer, write=not shadow)
+        first_weight, last_weight = watched_weights(self._groups.all, module, first, last)
+        like = torch.zeros((), dtype=torch.float64)  # clocks need no more
+        if not needs.clock_alone:
+            dtype = torch.float64 if last_weight.dtype == torch.float64 else torch.float32
+            like = torch.zeros((), dtype=dtype, device=last_weight.device)
+        self._like = like
+        self._driver.attach(self._groups.names(), like.dtype)
+        self._watched = (first_weight, last_weight) if needs.weights else None
+        validation = None
+        if evaluate is not None and not needs.clock_alone:
+            validation = Validation(evaluate, loss, module, target_std, needs.predictions)
+        self._can_begin = validation is not None or not needs.training
+        observer = self._driver.observer(like.dtype)
+        self._observing = Observing(observer, needs, validation, self._watched, like, self.every)
+        self._fallback, self.history = fall, History()
+        self._lr = torch.tensor([[self._groups.base]], dtype=like.dtype)
+        self._hyper = self._groups.hyper(self._driver.control.hyperparameters, like.dtype)
+        self._held: float | None = None
+        self._begun = False
+        self._losses: list[Tensor] = []
+        self._found_inf: list[Tensor | None] = []
+        self._said: list[str] = []
+        self._idle = self.last_epoch = 0
+        self._due = 0.0  # the step at which there is something to do next
+        self._plan()
+        self.base_lrs: Any = self._groups.initial()
+        self._check_family()
+        self._stepping = Steps(optimizer, self._before_step)
+
+    def __repr__(self) -> str:
+        return f"LRController({self._driver.name}, step {self.last_epoch} of {self.horizon or 'any number'})"
+
+    def start(self, loss: Tensor | float | None = None) -> None:
+        """Lets the agent decide before the first step; without this call, that happens as the optimizer steps first.
+
+        Args:
+            loss: of the first batch, before it is trained on; once the agent has decided, nothing happens.
+        """
+        if not self._begun:
+            self._begun = True
+            self._decide(None if loss is None else _loss(loss).reshape(1))
+
+    def _before_step(self) -> None:
+        if self._can_begin:
+            self.start()
+
+    def step(self, loss: Any = None, stepped: bool | None = None) -> None:
+        """Counts a step of the optimizer, after it; every `every` steps the agent decides.
+
+        Args:
+            loss: of the batch that was trained on: a tensor on any device, or a number. None will do for agents that
+                don't look at training losses.
+            stepped: whether the optimizer took a step since the last call; None if that is to be noticed, as it can be
+                where `optimizer.step` is called by Python and not by a captured graph.
+
+        Raises:
+            TypeError: a loss that is no number.
+            ValueError: no loss, where the agent looks at it.
+        """
+        training = self._driver.needs.training
+        value = _loss(loss) if training else None
+        noticed = self._stepping.since()
+        if not (noticed if stepped is None else stepped):
+            self._idle += 1
+            if self._idle == IDLE:
+                self._say(
+                    "idle",
+                    f"step was called {IDLE} times since the optimizer's last step, and doesn't count these calls: "
+                    "pass the optimizer that trains the model, or stepped=True where its steps are in a captured graph",
+                )
+            return
+        self._idle = 0
+        if not self._begun:
+            self.start(value)
+        self.last_epoch += 1
+        if value is not None and self._due < math.inf:
+            self._losses.append(value)
+        if self._stepping.found_inf is not None or self._found_inf:
+            self._found_inf.append(self._stepping.found_inf)
+        if self.last_epoch >= self._due:
+            self._arrive()
+
+    def _arrive(self) -> None:
+        """What happens at the step that was planned for."""
+        if self._found_inf and not self._all_taken():
+            return
+        if self.horizon is not None and self.last_epoch > self.horizon:
+            self._due = math.inf
+            self._losses = []
+            self._say("overrun", f"training goes on after horizon={self.horizon} steps: the last rate stays; "
+                      "extend(steps) lets the agent go on")  # fmt: skip
+            return
+        losses = torch.stack([x.to(self._losses[0].device) for x in self._losses]) if self._losses else None
+        self._losses = []
+        self._decide(losses)
+        self._plan()
+
+    def _all_taken(self) -> bool:
+        """Takes back the steps that a fused optimizer skipped, now that waiting for the device is due in any case."""
+        taken = [found is None or not bool(found) for found in self._found_inf]
+        self._found_inf = []
+        self.last_epoch -= taken.count(False)
+        if self._losses:
+            counted = [True] * (len(self._losses) - len(taken)) + taken
+            self._losses = [x for x, kept in zip(self._losses, counted, strict=True) if kept]
+        return self.last_epoch >= self._due
+
+    def _plan(self) -> None:
+        """When there is something to do next: a decision, or one step after the horizon, of which there is to tell."""
+        following = self.last_epoch - self.last_epoch % self.every + self.every
+        end = math.inf if self.horizon is None else self.horizon
+        self._due = following if following < end else end + 1
+
+    def _decide(self, losses: Tensor | None) -> None:
+        """A decision, after steps with the losses (k,)."""
+        lr = torch.full_like(self._lr, self._groups.rate()) if self._shadow else self._lr
+        step, horizon = self.last_epoch, math.inf if self.horizon is None else float(self.horizon)
+        self._check_watched()
+        seen = self._observing.look(step, horizon, losses, lr)
+        # In one transfer, for which the device is waited for.
+        host = to_host((seen.observation, seen.outside, seen.finite, seen.dynamics.train_loss, seen.dynamics.val_loss))
+        observation, outside, finite, train_loss, val_loss = host
+        why: list[str] = []
+        act = Act((), lr, self._hyper)
+        if not finite[0]:
+            why.append("a loss or a weight is not finite")
+            self._say("broken", f"a loss or a weight was not finite at step {step}: the rate stays until they are")
+        else:
+            self._observing.keep()
+            if strange := self._driver.unfamiliar(observation, outside):
+                why.append(f"outside what the agent was trained on: {', '.join(strange)}")
+            if self._fallback.notice(bool(strange), step, float(lr)):
+                self._say(
+                    "fallback",
+                    f"for {self._fallback.patience + 1} decisions in a row the agent saw what it was not trained on "
+                    f"({', '.join(strange)}): from step {step} the schedule {self._fallback.name!r} goes on from the "
+                    "rate of that moment",
+                )
+            if self._fallback.since is None:
+                act = self._driver.act(observation, lr, self._hyper)
+            else:
+                why.append(f"the schedule {self._fallback.name!r} has taken over")
+                act = act._replace(lr=torch.full_like(lr, self._fallback.rate(step, horizon, self.every)))
+        proposed = self._agreed(act.lr)
+        rate, reason = self._allowed(float(proposed))
+        why += reason
+        hyper = {name: self._agreed(value) for name, value in act.hyper.items()}
+        if not self._shadow:
+            self._lr, self._hyper = torch.full_like(self._lr, rate), hyper
+            self._write()
+        self.history.add(
+            Decision(
+                step, tuple(self._groups.rates()), self._groups.rates_at(float(proposed)),
+                {name: float(value) for name, value in hyper.items()}, float(train_loss[0]), float(val_loss[0]),
+                self._driver.named(observation), act.action, tuple(why),
+            )
+        )  # fmt: skip
+
+    def _allowed(self, rate: float) -> tuple[float, list[str]]:
+        """The rate that is set where the agent asks for another, and why."""
+        if self._held is not None:
+            return self._held, ["held"]
+        low, high = self._bounds
+        clipped = min(max(rate, low), high)
+        return clipped, [f"clipped to {low:g} .. {high:g}"] if clipped != rate else []
+
+    def _write(self) -> None:
+        self._groups.set_rate(float(self._lr))
+        self._groups.set_hyper({name: float(value) for name, value in self._hyper.items()})
+
+    def hold(self, lr: float | None = None) -> None:
+        """Keeps a rate from now on, whatever the agent does; it goes on watching.
+
+        Args:
+            lr: of the first group; that of the moment if None.
+
+        Raises:
+            ValueError: a rate below 0 or not finite; or in shadow mode, which changes nothing.
+        """
+        if self._shadow:
+            raise ValueError("shadow=True changes no rate, so there is none to hold: set the optimizer's own")
+        lr = float(self._lr) if lr is None else lr
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"lr must be a rate, 0 or more, not {lr}")
+        self._held = lr
+        self._lr = torch.full_like(self._lr, lr)
+        self._groups.set_rate(lr)
+
+    def release(self) -> None:
+        """Lets the agent go on after `hold`, from the rate that was held, at its next decision."""
+        self._held = None
+
+    def extend(self, steps: int) -> None:
+        """Moves the horizon; an agent that had reached the end goes on.
+
+        Args:
+            steps: how many more.
+
+        Raises:
+            ValueError: the run has no end, or not at least one step more.
+        """
+        if self.horizon is None:
+            raise ValueError("this run has no horizon, so there is nothing to extend")
+        self.horizon += count("steps", steps)
+        self._said = [kind for kind in self._said if kind != "overrun"]
+        at_end = self._begun and self.last_epoch == self.horizon - steps and self.last_epoch % self.every == 0
+        self._plan()
+        if at_end:  # the decision that the end had spared
+            self._due = float(self.last_epoch)
+            self._arrive()
+
+    def rate_at(self, step: int) -> float:
+        """The rate of the first group at a step, for schedules.
+
+        Raises:
+            ValueError: the agent reacts to training.
+        """
+        horizon = math.inf if self.horizon is None else float(self.horizon)
+        return Schedule(self._driver.agent).rate(step - step % self.every, horizon, self.every)
+
+    def get_last_lr(self) -> list[Any]:
+        """The rates of the parameter groups."""
+        return self._groups.rates()
+
+    def get_lr(self) -> list[Any]:
+        """As `get_last_lr`."""
+        return self._groups.rates()
+
+    def _agreed(self, value: Tensor) -> Tensor:
+        """What the first process decided; clocks are the same everywhere."""
+        return value if self._driver.needs.clock_alone else from_first(value.to(self._like.device)).cpu()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later decisions depend on, for `torch.save` and `torch.load(weights_only=True)`.
+
+        It is small, but for agents that observe how layers move: these need the weights of the first and the last layer
+        at the last decision, and how far they had moved. `history` is not in it.
+        """
+        if self._found_inf:
+            self._all_taken()
+        return {
+            "version": VERSION,
+            "agent": self._driver.name,
+            "every": self.every,
+            "horizon": self.horizon,
+            "last_epoch": self.last_epoch,
+            "begun": self._begun,
+            "lr": float(self._lr),
+            "hyper": {name: float(value) for name, value in self._hyper.items()},
+            "held": self._held,
+            "base": self._groups.base,
+            "initial": self._groups.initial(),
+            "losses": torch.stack(self._losses) if self._losses else None,
+            "driver": self._driver.state(),
+            "observing": self._observing.state(),
+            "fallback": self._fallback.state(),
+            "said": list(self._said),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Goes on exactly as the controller would have whose state this is, with the rates that it had set.
+
+        The optimizer's state may be loaded before or after. What is refused changes nothing.
+
+        Raises:
+            ValueError: the state of something else, of another agent, or with another `every`.
+        """
+        state = state_dict
+        if not isinstance(state, Mapping) or state.get("version") != VERSION or "driver" not in state:
+            raise ValueError("this is no state of an LRController of this version: pass what its state_dict() gave")
+        for key, mine in (("agent", self._driver.name), ("every", self.every)):
+            if state[key] != mine:
+                raise ValueError(
+                    f"the state is that of a controller with {key} {state[key]!r}, and this one has {mine!r}: make it "
+                    "with the same settings"
+                )
+        self.horizon, self.last_epoch, self._begun = state["horizon"], state["last_epoch"], state["begun"]
+        self._lr = torch.full_like(self._lr, state["lr"])
+        self._hyper = {name: torch.full_like(self._lr, value) for name, value in state["hyper"].items()}
+        self._held, self._said = state["held"], list(state["said"])
+        self._groups.restore(state["base"], state["initial"])
+        self._losses = [] if state["losses"] is None else [x.clone() for x in state["losses"].unbind()]
+        self._found_inf = []
+        self._driver.restore(state["driver"])
+        self._observing.restore(state["observing"])
+        self._fallback.restore(state["fallback"])
+        self.base_lrs = self._groups.initial()
+        self._plan()
+        if self.horizon is not None and self.last_epoch > self.horizon:
+            self._due = math.inf
+        if self._begun and not self._shadow:
+            self._write()
+
+    def _check_family(self) -> None:
+        """Warns if the agent was trained on another kind of optimizer."""
+        trained = FAMILIES.get(str(self._driver.view.optimizer))
+        if trained is not None and trained != self._groups.family():
+            self._say(
+                "family",
+                f"agent {self._driver.name!r} was trained on {self._driver.view.optimizer!r} ({trained}), and this "
+                f"optimizer is {self._groups.family()}: rates that suit one may not suit the other",
+            )
+
+    def _check_watched(self) -> None:
+        """Says so if the optimizer has been given other parameters than those that are looked at."""
+        if self._watched is None:
+            return
+        held = {id(parameter) for group in self._groups.all for parameter in group["params"]}
+        if not all(id(weight) in held for weight in self._watched):
+            self._say(
+                "replaced",
+                "the optimizer's groups were replaced, and it no longer trains the first and the last layer that are "
+                "looked at: make a new controller for it",
+            )
+
+    def _say(self, kind: str, sentence: str) -> None:
+        """Warns once of each kind of thing, in one process."""
+        if kind not in self._said:
+            self._said.append(kind)
+            if is_first():
+                warnings.warn(sentence, stacklevel=2)
+
+
+def _checked_bounds(bounds: tuple[float, float] | None) -> tuple[float, float]:
+    """The bounds, or none.
+
+    Raises:
+        ValueError: they aren't two rates, the lower one first.
+    """
+    if bounds is None:
+        return -math.inf, math.inf
+    if not (isinstance(bounds, tuple | list) and len(bounds) == 2 and 0 <= bounds[0] <= bounds[1]):
+        raise ValueError(f"bounds must be two rates, 0 or more, the lower one first, not {bounds!r}")
+    return float(bounds[0]), float(bounds[1])
+
+
+def _loss(loss: Any) -> Tensor:
+    """A loss (), in memory of its own: the next step may overwrite that of the loop's.
+
+    Raises:
+        TypeError: no number.
+        ValueError: there is none.
+    """
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        own = loss.detach().clone()
+        return own if own.ndim == 0 else own.reshape(())
+    if isinstance(loss, float | int) and not isinstance(loss, bool):
+        return torch.tensor(float(loss), dtype=torch.float64)
+    if loss is None:
+        raise ValueError("the agent looks at training losses: call step(loss) with the loss of the batch")
+    held = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else what_is(loss)
+    raise TypeError(f"step takes the loss of a batch, one number, not {held}")

@@ -1,0 +1,120 @@
+"""One agent for one loop: its needs, its carry, and what its actions do to the rate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lrenv.controllers.agent import Agent, State, called, make_agent
+from lrenv.controllers.sb3_agent import as_agent
+from lrenv.envs.actions import Control
+from lrenv.envs.observations import Observer
+from lrenv.home.needs import Needs, check_black_box, checked_view, needs_of
+from lrenv.runtime.ambient import without_gradients
+from lrenv.training.optimizers import Hyper
+
+
+class Act(NamedTuple):
+    """What the agent does."""
+
+    action: tuple[float, ...]
+    lr: Tensor  # (1, 1)
+    hyper: Hyper  # name -> (1, 1)
+
+
+class Driver:
+    """An agent that drives one loop, in which it decides on the host.
+
+    Args:
+        agent: a name, a controller file, an agent, or a model of Stable-Baselines3.
+
+    Attributes:
+        agent: the agent.
+        name: what it is called.
+        view: what it observes and controls.
+        needs: what it looks at.
+
+    Raises:
+        ValueError: it can't be made, or drives no loop; the message says which agents do.
+        FileNotFoundError: no such file.
+    """
+
+    def __init__(self, agent: str | Path | Agent) -> None:
+        self.agent = make_agent(agent) if isinstance(agent, str | Path) else as_agent(agent)
+        self.name = called(self.agent)
+        self.view = checked_view(self.agent)
+        observer = self.observer(torch.float64)
+        check_black_box(self.agent, observer)
+        self.needs: Needs = needs_of(self.agent, observer)
+        self._names = observer.names
+        reads = getattr(self.agent, "reads", self._names)
+        self._read = np.array([name in reads for name in self._names])
+        self._memory: State = None
+        self._asked = False
+
+    def observer(self, dtype: torch.dtype) -> Observer:
+        """Makes its observations in this dtype."""
+        return Observer(self.view.observe, dtype, {"rates": 1, "parameters": 1})
+
+    def attach(self, hyper: tuple[str, ...], dtype: torch.dtype) -> None:
+        """Says which hyperparameters the optimizer has besides the rate, and the dtype of observations.
+
+        Raises:
+            ValueError: the agent controls one that the optimizer has not.
+        """
+        self.control = Control(self.view.control, {"trainee": 1}, hyper, dtype)
+
+    @without_gradients
+    def act(self, observation: NDArray[Any], lr: Tensor, hyper: Hyper) -> Act:
+        """Asks the agent, which then remembers the observation (1, signals).
+
+        Raises:
+            ValueError: its action is none that its control takes.
+        """
+        start = np.array([not self._asked])
+        action, memory = self.agent.predict(observation, self._memory, start, deterministic=True)
+        try:
+            checked = self.control.check(action, 1)
+        except ValueError as error:
+            raise ValueError(f"agent {self.name!r}: {error}") from error
+        self._memory, self._asked = memory, True
+        rates, others = self.control.apply(torch.from_numpy(checked), lr, hyper)
+        return Act(tuple(checked[0].tolist()), rates, others)
+
+    def unfamiliar(self, observation: NDArray[Any], outside: NDArray[np.bool_]) -> list[str]:
+        """The signals that it reads whose values are not like those that it was trained on.
+
+        Args:
+            observation: (1, signals).
+            outside: (1, signals), which of them lie outside the bounds of their space.
+        """
+        seen = getattr(self.agent, "observation_range", None)
+        strange = outside[0] if seen is None else (observation[0] < seen[0]) | (observation[0] > seen[1])
+        return [name for name, read, odd in zip(self._names, self._read, strange, strict=True) if read and odd]
+
+    def named(self, observation: NDArray[Any]) -> dict[str, float]:
+        """Signal that it reads -> value, of an observation (1, signals)."""
+        values = zip(self._names, self._read, observation[0].tolist(), strict=True)
+        return {name: value for name, read, value in values if read}
+
+    def state(self) -> dict[str, Any]:
+        """Its memory, as tensors.
+
+        Raises:
+            TypeError: it is made of something else than arrays and tensors.
+        """
+        memory = () if self._memory is None else self._memory
+        if not all(isinstance(x, np.ndarray | Tensor) for x in memory):
+            raise TypeError(f"agent {self.name!r} has a memory that is no tuple of arrays, which can't be saved")
+        kept = [torch.as_tensor(np.array(x) if isinstance(x, np.ndarray) else x.cpu()).clone() for x in memory]
+        return {"asked": self._asked, "memory": None if self._memory is None else kept}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        self._asked = state["asked"]
+        self._memory = None if state["memory"] is None else tuple(x.clone().numpy() for x in state["memory"])

@@ -1,0 +1,101 @@
+"""What takes over where an agent sees what it was never trained on: a schedule from the rate that it had reached."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from lrenv import specs
+from lrenv.controllers.agent import Agent, called, make_agent
+from lrenv.envs.actions import Control
+from lrenv.envs.observations import Observer
+from lrenv.home.needs import check_black_box, checked_view, needs_of
+from lrenv.runtime.ambient import without_gradients
+from lrenv.training.dynamics import Dynamics
+
+
+class Schedule:
+    """An agent whose rate is a function of the time alone.
+
+    Args:
+        agent: of the view of schedules; it sets the rate by the clock.
+
+    Raises:
+        ValueError: another agent.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        view = checked_view(agent)
+        self._agent = agent
+        self._observer = Observer(view.observe, torch.float64, {})
+        check_black_box(agent, self._observer)
+        self._control = Control(view.control, {"trainee": 1}, ("momentum", "weight_decay"), torch.float64)
+        main = view.control if isinstance(view.control, str) else view.control[0]
+        if main not in ("set", "set-raw") or not needs_of(agent, self._observer).clock_alone:
+            raise ValueError(f"agent {called(agent)!r} has no rate as a function of the step: it reacts to training")
+
+    @without_gradients
+    def rate(self, step: int, horizon: float, interval: int) -> float:
+        """The rate at a step of a run of so many."""
+        known = {"inner_step": step, "budget": horizon, "interval": interval}
+        numbers = [known.get(name, torch.nan) for name in Dynamics._fields]
+        dynamics = Dynamics(*(torch.tensor([x], dtype=torch.float64) for x in numbers))
+        observation = self._observer.observe(dynamics, {})
+        assert isinstance(observation, torch.Tensor)
+        action, memory = self._agent.predict(observation.numpy(), None, np.array([True]), deterministic=True)
+        if memory is not None:
+            raise ValueError(
+                f"agent {called(self._agent)!r} has a memory, so its rate is no function of the step alone"
+            )
+        given = torch.from_numpy(self._control.check(action, 1))
+        return float(self._control.apply(given, torch.zeros(1, 1, dtype=torch.float64), {})[0])
+
+
+class Fallback:
+    """Takes over after many decisions in a row at which the agent saw what it was not trained on.
+
+    Args:
+        name: a schedule's spec, such as "linear" or "constant:warmup=100"; None never takes over. Without a `peak`, it
+            goes on from the rate of the moment, over the steps that are left.
+        patience: how many such decisions in a row are let pass.
+
+    Attributes:
+        name, patience: as above.
+        since: the step at which it took over; None if it has not.
+    """
+
+    def __init__(self, name: str | None, patience: int) -> None:
+        self.name, self.patience = name, patience
+        self._strange = 0
+        self.since: int | None = None
+        self._peak = 0.0
+        if name is not None:
+            self._schedule(1e-3)
+
+    def notice(self, strange: bool, step: int, lr: float) -> bool:
+        """Counts a decision; tells whether the schedule takes over at it."""
+        self._strange = self._strange + 1 if strange else 0
+        if self.name is None or self.since is not None or self._strange <= self.patience:
+            return False
+        self.since, self._peak = step, lr
+        return True
+
+    def rate(self, step: int, horizon: float, interval: int) -> float:
+        """The rate at a step, after it took over."""
+        assert self.since is not None
+        return self._schedule(self._peak).rate(step - self.since, horizon - self.since, interval)
+
+    def state(self) -> dict[str, Any]:
+        """What it depends on, as plain values."""
+        return {"strange": self._strange, "since": self.since, "peak": self._peak}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        self._strange, self.since, self._peak = state["strange"], state["since"], state["peak"]
+
+    def _schedule(self, peak: float) -> Schedule:
+        assert self.name is not None
+        own = specs.parse(self.name).settings
+        return Schedule(make_agent(self.name, **({} if "peak" in own else {"peak": peak})))

@@ -1,0 +1,146 @@
+"""The hyperparameters of an optimizer's parameter groups, of which an agent sets one of each kind for all groups."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrenv.training.optimizers import Hyper
+
+Group = dict[str, Any]
+FAMILIES = {
+    "sgd": "SGD without momentum", "momentum": "SGD with momentum", "nesterov": "SGD with momentum",
+    "rmsprop": "RMSprop", "adam": "Adam", "adamw": "Adam",
+}  # fmt: skip
+"""lrenv's optimizers -> the families within which rates carry over."""
+OF_TORCH = {"Adam": "Adam", "AdamW": "Adam", "NAdam": "Adam", "RAdam": "Adam", "RMSprop": "RMSprop"}
+LEAST_MOMENTUM = 1e-12
+"""With a momentum of exactly 0, torch's SGD leaves its buffer alone, which would be stale when there is some again."""
+
+
+class Groups:
+    """The parameter groups of an optimizer.
+
+    An agent sets one rate, that of the first group whose rate isn't 0 when the controller is made. Others keep the
+    ratio to it that they were made with, which stands in each group as `initial_lr`, as with torch's schedulers. So a
+    checkpoint of the optimizer has it, too, and a group that is added later has the ratio of its first rate to the
+    first rate of that group.
+
+    Args:
+        optimizer: with `param_groups`.
+        write: whether groups may be changed at all.
+
+    Raises:
+        ValueError: it has no groups, or none with a rate.
+    """
+
+    def __init__(self, optimizer: Any, write: bool) -> None:
+        self._optimizer, self._write = optimizer, write
+        self._expected: list[float] = []
+        initial = self.initial()
+        self.base = next((lr for lr in initial if lr), 0.0)
+
+    @property
+    def all(self) -> list[Group]:
+        """The groups as they are now: loading a state puts new ones in their place.
+
+        Raises:
+            ValueError: there are none.
+        """
+        groups: list[Group] = list(getattr(self._optimizer, "param_groups", ()))
+        if not groups or any("lr" not in group for group in groups):
+            raise ValueError(
+                "the optimizer has no parameter groups with a rate `lr`: pass the one that trains the model"
+            )
+        return groups
+
+    def initial(self) -> list[float]:
+        """The rates that the groups were made with."""
+        found = []
+        for i, group in enumerate(self.all):
+            if "initial_lr" not in group and self._write:
+                group["initial_lr"] = self._expected[i] if i < len(self._expected) else float(group["lr"])
+            found.append(float(group["initial_lr"] if "initial_lr" in group else group["lr"]))
+        return found
+
+    def restore(self, base: float, initial: Sequence[float]) -> None:
+        """Goes on with the ratios of a checkpoint, also of groups that are added only later."""
+        self.base, self._expected = base, list(initial)
+        if self._write:
+            for group, lr in zip(self.all, initial, strict=False):
+                group["initial_lr"] = lr
+
+    def rates_at(self, lr: float) -> tuple[float, ...]:
+        """The rates of all groups where that of the first is `lr`."""
+        return tuple(lr * (initial / self.base if self.base else 1.0) for initial in self.initial())
+
+    def rates(self) -> list[float]:
+        """The rates of all groups now."""
+        return [float(group["lr"]) for group in self.all]
+
+    def rate(self) -> float:
+        """The rate now of the group that the agent sets."""
+        index = next((i for i, lr in enumerate(self.initial()) if lr), 0)
+        return float(self.all[index]["lr"])
+
+    def set_rate(self, lr: float) -> None:
+        """Sets the rates of all groups; tensors are filled, so that compiled and captured steps see them."""
+        for group, rate in zip(self.all, self.rates_at(lr), strict=True):
+            _put(group, "lr", rate)
+
+    def names(self) -> tuple[str, ...]:
+        """The hyperparameters besides the rate that agents can control here."""
+        group = self.all[0]
+        held = {"momentum": "momentum" in group or "betas" in group, "weight_decay": "weight_decay" in group}
+        return tuple(name for name, there in held.items() if there)
+
+    def hyper(self, names: Collection[str], dtype: torch.dtype) -> Hyper:
+        """The first group's values, name -> (1, 1)."""
+        return {name: torch.tensor([[self._values(name)[0]]], dtype=dtype) for name in names}
+
+    def set_hyper(self, hyper: dict[str, float]) -> None:
+        """Sets momentum (beta_1 where there are betas) in all groups, and weight decay in those that have some."""
+        for name, value in hyper.items():
+            some = any(self._values(name))
+            for group, held in zip(self.all, self._values(name), strict=True):
+                if name == "weight_decay" and some and not held:
+                    continue  # biases and norms are often spared
+                if name == "momentum" and "betas" in group:
+                    _put_beta(group, value)
+                elif name == "momentum":
+                    _put(group, name, max(value, LEAST_MOMENTUM))
+                else:
+                    _put(group, name, value)
+
+    def _values(self, name: str) -> list[float]:
+        groups = self.all
+        if name == "momentum" and "betas" in groups[0]:
+            return [float(group["betas"][0]) for group in groups]
+        return [float(group[name]) for group in groups]
+
+    def family(self) -> str:
+        """What kind of optimizer it is."""
+        name = type(self._optimizer).__name__
+        if name != "SGD":
+            return OF_TORCH.get(name, name)
+        return "SGD with momentum" if self._values("momentum")[0] else "SGD without momentum"
+
+
+def _put(group: Group, name: str, value: float) -> None:
+    if isinstance(group[name], Tensor):
+        with torch.no_grad():
+            group[name].fill_(value)
+    else:
+        group[name] = value
+
+
+def _put_beta(group: Group, value: float) -> None:
+    first, *others = group["betas"]
+    if isinstance(first, Tensor):
+        with torch.no_grad():
+            first.fill_(value)
+    else:
+        group["betas"] = (value, *others)

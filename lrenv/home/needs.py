@@ -1,0 +1,141 @@
+"""What an agent needs of a loop: which quantities of training its observation depends on."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lrenv.controllers.agent import Agent, View, called, view_of
+from lrenv.envs.observations import Observer
+from lrenv.training.dynamics import Dynamics
+
+WORKS = (
+    "agents that work are controller files with one rate per network, schedules, plateau, and any BaseAgent like them"
+)
+TRAINING = {"train_loss", "previous_train_loss", "loss_spread"}
+PREDICTIONS = {"prediction_variance", "prediction_change"}
+VALIDATION = {"val_loss", "previous_val_loss", "initial_val_loss"} | PREDICTIONS
+MOTION = {"first_update", "last_update", "first_cosine", "last_cosine"}
+LAST = {"weight_mean", "weight_variance"}
+
+
+class Needs(NamedTuple):
+    """What an agent looks at."""
+
+    training: bool  # losses of training steps
+    validation: bool  # the loss on validation data
+    predictions: bool  # outputs on validation data
+    motion: bool  # the first and the last layer now and at the decision before
+    weights: bool  # the first or the last layer
+
+    @property
+    def clock_alone(self) -> bool:
+        """Whether it looks at the time alone."""
+        return not (self.training or self.validation or self.weights)
+
+
+def needs_of(agent: Agent, observer: Observer) -> Needs:
+    """What the agent looks at, by the signals that it reads and what they depend on.
+
+    Raises:
+        ValueError: its `reads` names a signal that it doesn't observe.
+    """
+    reads = tuple(getattr(agent, "reads", observer.names))
+    if unknown := [name for name in reads if name not in observer.names]:
+        raise ValueError(
+            f"agent {called(agent)!r}: `reads` names {', '.join(unknown)}, but it observes {', '.join(observer.names)}"
+        )
+    fields = _fields(observer, reads)
+    return Needs(
+        bool(fields & TRAINING),
+        bool(fields & VALIDATION),
+        bool(fields & PREDICTIONS),
+        bool(fields & MOTION),
+        bool(fields & (MOTION | LAST)),
+    )
+
+
+def _fields(observer: Observer, reads: tuple[str, ...]) -> set[str]:
+    """The quantities that the signals depend on: those with which they change."""
+    # Numbers as a training may have them, each within the bounds of every signal.
+    sample = Dynamics(
+        *(
+            torch.tensor([x])
+            for x in (30.0, 100.0, 10.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.1, 0.05, 0.02, 0.03, 0.04, 0.01, 0.002, 0.003, 0.3,
+                      0.4)
+        )
+    )  # fmt: skip
+    columns = [observer.names.index(name) for name in reads]
+
+    def seen(dynamics: Dynamics) -> Tensor:
+        values = observer.observe(dynamics, {})
+        assert isinstance(values, Tensor)
+        return values[:, columns]
+
+    before = seen(sample)
+    return {
+        name
+        for name, value in sample._asdict().items()
+        if any(not torch.equal(seen(sample._replace(**{name: factor * value})), before) for factor in (0.7, 1.5))
+    }
+
+
+def checked_view(agent: Agent) -> View:
+    """The agent's view, if a loop can serve it.
+
+    Raises:
+        ValueError: it is an optimizer itself, observes gradients, or sets a rate per layer, tensor or parameter; the
+            message says which agents work.
+    """
+    view, name = view_of(agent), called(agent)
+    if view.optimizer is not None and not isinstance(view.optimizer, str):
+        raise ValueError(f"agent {name!r} is an optimizer itself, so it can't drive another one: {WORKS}")
+    controls = (view.control,) if isinstance(view.control, str) else view.control
+    finer = [each.partition("/")[2] for each in controls if "/" in each]
+    if finer:
+        raise ValueError(f"agent {name!r} sets a rate per {finer[0]}, but here is one per network: {WORKS}")
+    return view
+
+
+def check_black_box(agent: Agent, observer: Observer) -> None:
+    """Refuses an agent that observes gradients or parameters.
+
+    Raises:
+        ValueError: it does; the message says which agents work.
+    """
+    if observer.white_box:
+        raise ValueError(
+            f"agent {called(agent)!r} observes {', '.join(observer.white_box)}, which a loop doesn't hand out: {WORKS}"
+        )
+
+
+def check_horizon(agent: Agent, view: View, horizon: int | None) -> None:
+    """Refuses an endless run for an agent that looks at its end.
+
+    Raises:
+        ValueError: it does, and there is none.
+    """
+    if view.horizon and horizon is None:
+        raise ValueError(
+            f"agent {called(agent)!r} observes progress, so it must know how long training takes: pass horizon=, the "
+            "number of optimizer steps, or take an agent that doesn't, such as plateau or constant"
+        )
+
+
+def check_evaluate(agent: Agent, needs: Needs, evaluate: Any) -> None:
+    """Refuses a run without validation for an agent that looks at it.
+
+    Raises:
+        TypeError: `evaluate` is no function.
+        ValueError: the agent needs one.
+    """
+    if evaluate is not None and not callable(evaluate):
+        raise TypeError("evaluate must be a function without arguments that gives a loss, or (logits, targets)")
+    if needs.validation and evaluate is None:
+        what = "predictions on validation data" if needs.predictions else "the validation loss"
+        gives = "(logits, targets)" if needs.predictions else "that loss, or (logits, targets)"
+        raise ValueError(
+            f"agent {called(agent)!r} observes {what}: pass evaluate=, a function without arguments that gives {gives}"
+        )

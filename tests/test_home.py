@@ -1,0 +1,466 @@
+"""`lrenv.LRController` in loops of one's own: schedulers' protocol, what users can do, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    OneCycleLR,
+    StepLR,
+)
+
+import lrenv
+from lrenv.agents import BaseAgent, View
+from lrenv.home.controller import LRController
+
+T = 24
+Torch = Callable[[Any], LRScheduler]
+
+
+class Loop:
+    """A small regression, trained as a user would."""
+
+    def __init__(self, groups: Sequence[float] = (0.1,), kind: Any = torch.optim.SGD, **options: Any) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+        parts = list(self.model.parameters())
+        shares = [parts] if len(groups) == 1 else [parts[:2], parts[2:]]
+        self.optimizer = kind([{"params": p, "lr": lr} for p, lr in zip(shares, groups, strict=True)], **options)
+        self.x, self.y = torch.randn(T * 4, 3), torch.randn(T * 4, 1)
+        self.at = 0
+
+    def validate(self) -> Tensor:
+        return nn.functional.mse_loss(self.model(self.x), self.y)
+
+    def step(self, *schedulers: Any, loss: float = 1.0) -> list[float]:
+        """One step; gives the rates that it was trained with."""
+        i = 4 * (self.at % T)
+        batch = nn.functional.mse_loss(self.model(self.x[i : i + 4]), self.y[i : i + 4])
+        self.optimizer.zero_grad()
+        batch.backward()
+        self.optimizer.step()
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        for scheduler in schedulers:
+            scheduler.step(*((batch * loss,) if isinstance(scheduler, LRController) else ()))
+        self.at += 1
+        return rates
+
+    def run(self, controller: Any, steps: int = T) -> list[list[float]]:
+        return [self.step(controller) for _ in range(steps)]
+
+
+class Reacting(BaseAgent[tuple[Any]]):
+    """An agent that looks at everything and remembers the mean of what it saw."""
+
+    view = View(control="scale", observe="scale-free", interval=3)
+
+    def start(self, observation: Any) -> tuple[Any]:
+        return (np.zeros(len(observation)),)
+
+    def act(self, observation: Any, carry: tuple[Any]) -> tuple[Any, tuple[Any]]:
+        mean = 0.5 * carry[0] + observation.mean(1)
+        return np.sin(7 * mean)[:, None], (mean,)
+
+
+class Training(BaseAgent[tuple[()]]):
+    """An agent that looks at training losses alone."""
+
+    view = View(control="scale", observe="scale-free", interval=3)
+    reads = ("train_change", "loss_spread", "last_update")
+
+    def act(self, observation: Any, carry: tuple[()]) -> tuple[Any, tuple[()]]:
+        return np.sin(observation[:, [2, 5, 7]].sum(1, keepdims=True)), ()
+
+
+SCHEDULES: dict[str, Torch] = {
+    "constant:peak=0.1": lambda o: LambdaLR(o, lambda t: 1.0),
+    "step:peak=0.1:discount_step=5:discount_factor=0.5": lambda o: StepLR(o, 5, 0.5),
+    "exponential:peak=0.1:decay=0.1": lambda o: ExponentialLR(o, 0.1 ** (1 / T)),
+    "linear:peak=0.1": lambda o: LinearLR(o, 1.0, 0.0, T),
+    "cosine:peak=0.1": lambda o: CosineAnnealingLR(o, T),
+    "one-cycle:peak=0.1": lambda o: OneCycleLR(o, [0.1, 0.02], T, cycle_momentum=False),
+    "inverse-sqrt:peak=0.1:timescale=4": lambda o: LambdaLR(o, lambda t: (4 / max(t + 1, 4)) ** 0.5),
+    "sgdr:peak=0.1:period=7": lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 7),
+}
+
+
+def resumed(
+    make: Callable[[Loop], LRController], loop: Loop, controller: LRController, optimizer_first: bool
+) -> tuple[Loop, LRController]:
+    """Another loop that goes on from a checkpoint, which is read back as plain weights."""
+    file = io.BytesIO()
+    torch.save({"c": controller.state_dict(), "o": loop.optimizer.state_dict(), "m": loop.model.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    other = Loop([0.3] * len(loop.optimizer.param_groups))
+    other.at = loop.at
+    second = make(other)
+    if optimizer_first:
+        other.optimizer.load_state_dict(saved["o"])
+    second.load_state_dict(saved["c"])
+    if not optimizer_first:
+        other.optimizer.load_state_dict(saved["o"])
+    other.model.load_state_dict(saved["m"])
+    return other, second
+
+
+@pytest.mark.parametrize("optimizer_first", [False, True])
+@pytest.mark.parametrize("spec", SCHEDULES)
+def test_schedules_give_torchs_rates_and_resume(spec: str, optimizer_first: bool) -> None:
+    loop, peer = Loop([0.1, 0.02]), Loop([0.1, 0.02])
+    scheduler = SCHEDULES[spec](peer.optimizer)
+    expected = [peer.step(scheduler) for _ in range(T)]
+
+    def make(loop: Loop) -> LRController:
+        return LRController(loop.optimizer, spec, horizon=T)
+
+    controller = make(loop)
+    found = loop.run(controller, 11)
+    loop, controller = resumed(make, loop, controller, optimizer_first)
+    found += loop.run(controller, T - 11)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-18)
+    assert [controller.rate_at(t) for t in range(T)] == pytest.approx([rate for rate, _ in expected], rel=1e-12)
+
+
+@pytest.mark.parametrize("agent", [Reacting(), Training()])
+@pytest.mark.parametrize("at", [1, 7, 9])
+@pytest.mark.parametrize("optimizer_first", [False, True])
+def test_what_reacts_resumes_exactly(agent: Any, at: int, optimizer_first: bool) -> None:
+    """Within an interval, and at its end."""
+
+    def make(loop: Loop) -> LRController:
+        return LRController(loop.optimizer, agent, horizon=T, evaluate=loop.validate, module=loop.model)
+
+    whole = Loop([0.1, 0.02])
+    expected = whole.run(make(whole))
+    assert len({rate for rate, _ in expected}) > 4
+    loop = Loop([0.1, 0.02])
+    controller = make(loop)
+    found = loop.run(controller, at)
+    loop, controller = resumed(make, loop, controller, optimizer_first)
+    assert found + loop.run(controller, T - at) == expected
+
+
+def test_it_is_a_scheduler_whose_rates_others_can_read() -> None:
+    loop = Loop([0.1, 0.02])
+    controller = LRController(loop.optimizer, "linear:peak=0.1", horizon=T)
+    assert isinstance(controller, LRScheduler)
+    assert controller.get_last_lr() == [0.1, 0.02] == controller.base_lrs
+    loop.step()
+    controller.step()  # schedules ask for no loss
+    assert controller.get_last_lr() == pytest.approx([0.1 * (1 - 1 / T), 0.02 * (1 - 1 / T)])
+    assert controller.last_epoch == 1
+
+
+def test_tensor_rates_are_filled_and_groups_added_later_keep_their_ratio() -> None:
+    loop = Loop([0.1])
+    rate = loop.optimizer.param_groups[0]["lr"] = torch.tensor(0.1)
+    controller = LRController(loop.optimizer, "linear:peak=0.1", horizon=T)
+    loop.run(controller, 6)
+    extra = nn.Parameter(torch.zeros(1))
+    loop.optimizer.add_param_group({"params": [extra], "lr": 0.01})
+    rates = loop.run(controller, 6)
+    assert loop.optimizer.param_groups[0]["lr"] is rate
+    assert rates[-1] == pytest.approx([0.1 * (1 - 11 / T), 0.01 * (1 - 11 / T)])
+
+
+def test_momentum_and_weight_decay_are_set_where_groups_have_them() -> None:
+    class All(BaseAgent[tuple[()]]):
+        view = View(control=("set-raw", "momentum", "weight_decay"), observe="clock", interval=2)
+        reads = ("inner_step",)
+
+        def act(self, observation: Any, carry: tuple[()]) -> tuple[Any, tuple[()]]:
+            return np.array([[0.05, -1 / 3, 0.2]]), ()
+
+    loop = Loop([0.1, 0.02], torch.optim.AdamW)
+    loop.optimizer.param_groups[1]["weight_decay"] = 0.0
+    controller = LRController(loop.optimizer, All(), horizon=T)
+    loop.step(controller)
+    first, second = loop.optimizer.param_groups
+    assert (first["betas"], second["betas"]) == ((pytest.approx(0.9), 0.999),) * 2
+    assert (first["weight_decay"], second["weight_decay"]) == (pytest.approx(1e-3), 0.0)
+    with pytest.raises(ValueError, match="has no momentum"):
+        LRController(torch.optim.Adagrad(loop.model.parameters()), All(), horizon=T)
+
+
+def test_the_user_stays_in_charge(tmp_path: Path) -> None:
+    loop = Loop()
+    controller = LRController(loop.optimizer, "linear:peak=0.1", horizon=T, bounds=(0.05, 0.08))
+    assert loop.run(controller, 3) == [[0.08]] * 3
+    controller.hold(0.2)
+    assert loop.run(controller, 2) == [[0.2]] * 2
+    controller.release()
+    loop.step(controller)
+    assert loop.run(controller, 1)[0] == [pytest.approx(0.1 * (1 - 6 / T))]
+    whys = [decision.why for decision in controller.history]
+    assert whys[0] == ("clipped to 0.05 .. 0.08",)
+    assert whys[4] == ("held",)
+    assert whys[6] == ()
+    controller.history.write_csv(tmp_path / "history.csv")
+    with (tmp_path / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["saw.inner_step"]) for row in rows] == [row["step"] for row in controller.history.rows()]
+    assert float(rows[1]["proposed.0"]) == pytest.approx(0.1 * (1 - 1 / T))
+    controller.history.plot(tmp_path / "history.png")
+    assert (tmp_path / "history.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_a_shadow_changes_nothing_and_says_what_it_would_do() -> None:
+    alone, loop = Loop([0.1, 0.02]), Loop([0.1, 0.02])
+    expected = [alone.step(own) for own in [CosineAnnealingLR(alone.optimizer, T)] for _ in range(T)]
+    shadow = LRController(loop.optimizer, Reacting(), horizon=T, evaluate=loop.validate, shadow=True, fallback=None)
+    own = CosineAnnealingLR(loop.optimizer, T)
+    found = [loop.step(own, shadow) for _ in range(T)]
+    assert found == expected
+    for decision in shadow.history:
+        assert decision.rates == tuple(expected[decision.step]) or decision.step
+        factor = 2 ** decision.action[0]
+        assert decision.proposed == pytest.approx([factor * lr for lr in decision.rates], rel=1e-5)
+    with pytest.raises(ValueError, match="shadow=True changes no rate"):
+        shadow.hold(0.1)
+
+
+def test_training_goes_on_after_the_horizon_and_can_be_extended() -> None:
+    loop = Loop()
+    controller = LRController(loop.optimizer, "linear:peak=0.1", horizon=6)
+    loop.run(controller, 6)
+    with pytest.warns(UserWarning, match="after horizon=6 steps: the last rate stays"):
+        loop.step(controller)
+    assert loop.step(controller) == [pytest.approx(0.1 * (1 - 5 / 6))]
+    controller.extend(14)
+    assert controller.horizon == 20
+    loop.run(controller, 2)
+    assert loop.step(controller) == [pytest.approx(0.1 * (1 - 10 / 20))]
+    with pytest.raises(ValueError, match="no horizon"):
+        LRController(Loop().optimizer, "constant:peak=0.1").extend(3)
+
+
+def test_extended_at_its_end_it_goes_on_as_if_there_were_none() -> None:
+    """Of an agent that doesn't look at the end."""
+    runs = []
+    for extended in (False, True):
+        loop = Loop()
+        controller = LRController(
+            loop.optimizer,
+            "plateau:peak=0.1:patience=0:factor=0.5:threshold=0.1",
+            6 if extended else 12,
+            2,
+            loop.validate,
+        )
+        runs.append(loop.run(controller, 6))
+        if extended:
+            controller.extend(6)
+        runs[-1] += loop.run(controller, 6)
+    assert runs[0] == runs[1]
+    assert len({rate for (rate,) in runs[0]}) > 2
+
+
+def test_broken_losses_hold_the_rate_and_the_loop_goes_on() -> None:
+    loop = Loop()
+    controller = LRController(loop.optimizer, Training(), horizon=T)
+    loop.run(controller, 7)
+    before = controller.get_last_lr()
+    loop.step(controller, loss=float("nan"))
+    with pytest.warns(UserWarning, match="not finite at step 9: the rate stays"):
+        loop.step(controller, loss=float("nan"))
+    assert controller.get_last_lr() == before
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loop.step(controller, loss=float("nan"))
+        loop.run(controller, 5)
+    assert controller.get_last_lr() != before
+    assert controller.history[3].why == ("a loss or a weight is not finite",)
+
+
+def test_strange_observations_are_flagged_and_a_schedule_takes_over() -> None:
+    agent = Reacting()
+    agent.observation_range = np.full(11, -1e3), np.array([1e3] * 10 + [0.4])  # type: ignore[attr-defined]
+    loop = Loop()
+    controller = LRController(loop.optimizer, agent, horizon=T, evaluate=loop.validate, patience=1)
+    loop.run(controller, 12)
+    assert controller.history[3].why == ()
+    with pytest.warns(UserWarning, match=r"2 decisions in a row .*\(progress\): from step 15 the schedule 'linear'"):
+        loop.run(controller, 6)
+    assert controller.history[4].why == ("outside what the agent was trained on: progress",)
+    start = controller.history[4].rates[0]
+    assert loop.step(controller) == [pytest.approx(start * (1 - (18 - 15) / (T - 15)))]
+    assert controller.history[5].why[-1] == "the schedule 'linear' has taken over"
+
+
+def test_skipped_and_accumulated_steps_do_not_count() -> None:
+    """The same decisions as without them."""
+    plain, loop = Loop(), Loop()
+    controller = LRController(plain.optimizer, Reacting(), horizon=T, evaluate=plain.validate)
+    expected = plain.run(controller)
+    controller = LRController(loop.optimizer, Reacting(), horizon=T, evaluate=loop.validate)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1000)
+    found = []
+    for i in range(T):
+        for broken in (True, False) if i in (0, 4, 11) else (False,):
+            k = 4 * i
+            parts = [nn.functional.mse_loss(loop.model(loop.x[j : j + 1]), loop.y[j : j + 1]) for j in range(k, k + 4)]
+            loop.optimizer.zero_grad()
+            for part in parts:
+                scaler.scale(part / 4).backward()
+                if part is not parts[-1]:
+                    controller.step(part)  # as a loop that calls it per batch
+            if broken:
+                next(loop.model.parameters()).grad.fill_(torch.inf)  # type: ignore[union-attr]
+            scaler.step(loop.optimizer)
+            if not broken:
+                found.append([float(group["lr"]) for group in loop.optimizer.param_groups])
+            scaler.update()
+            controller.step(sum(parts) / 4)
+    assert controller.last_epoch == T
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_fused_optimizer_that_skips_steps_is_noticed() -> None:
+    runs = []
+    for skip in (False, True):
+        loop = Loop(kind=torch.optim.SGD, fused=True)
+        controller = LRController(loop.optimizer, Training(), horizon=T)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+        found: list[float] = []
+        for i in range(T):
+            for broken in (True, False) if skip and i in (2, 3, 7) else (False,):
+                loss = nn.functional.mse_loss(loop.model(loop.x[4 * i : 4 * i + 4]), loop.y[4 * i : 4 * i + 4])
+                loop.optimizer.zero_grad()
+                scaler.scale(loss).backward()
+                if broken:
+                    next(loop.model.parameters()).grad.fill_(torch.inf)  # type: ignore[union-attr]
+                scaler.step(loop.optimizer)
+                if not broken:
+                    found.append(float(loop.optimizer.param_groups[0]["lr"]))
+                scaler.update(1.0)
+                controller.step(loss)
+        runs.append(found)
+    np.testing.assert_allclose(runs[1], runs[0], rtol=1e-5)
+    assert len(set(runs[0])) > 4
+
+
+def test_without_validation_training_losses_will_do() -> None:
+    loop = Loop()
+    controller = LRController(loop.optimizer, Training(), horizon=T)
+    rates = loop.run(controller)
+    assert rates[0] == [0.1]  # nothing is known before the first loss
+    assert len({rate for (rate,) in rates}) > 4
+    assert np.isnan(controller.history[1].val_loss)
+    with pytest.raises(ValueError, match="looks at training losses: call step"):
+        controller.step()
+    with pytest.raises(TypeError, match=r"one number, not a tensor of shape \(2,\)"):
+        controller.step(torch.ones(2))
+
+
+def test_evaluation_mode_and_gradients_are_as_before() -> None:
+    loop = Loop()
+    loop.model.insert(2, nn.Dropout())
+    loop.model[0].eval()
+    modes = []
+
+    def validate() -> Tensor:
+        modes.append((loop.model[2].training, torch.is_grad_enabled()))
+        return loop.validate()
+
+    controller = LRController(loop.optimizer, "plateau:peak=0.1", every=2, evaluate=validate, module=loop.model)
+    loop.run(controller, 5)
+    assert modes == [(False, False)] * 3
+    assert [part.training for part in loop.model] == [False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("agent", "settings", "message"),
+    [
+        ("cosine:peak=0.1", {}, "observes progress, so it must know how long training takes: pass horizon="),
+        (Reacting(), {"evaluate": lambda: 1.0}, "observes progress"),
+        ("plateau:peak=0.1", {"every": 5}, "observes the validation loss: pass evaluate="),
+        ("plateau:peak=0.1", {"evaluate": lambda: 1.0}, "no interval of its own: pass every="),
+        ("sgd-hd", {"horizon": 9}, "observes hypergradient, which a loop doesn't hand out: agents that work are"),
+        ("sgd-hd:granularity=layer", {"horizon": 9}, "sets a rate per layer, but here is one per network: agents that"),
+        ("metz2019-cpu", {"horizon": 9}, "is an optimizer itself"),
+        ("linear:peak=0.1", {"horizon": 9, "bounds": (2, 1)}, "bounds must be two rates"),
+        ("linear:peak=0.1", {"horizon": 0}, "horizon must be at least 1"),
+        ("linear:peak=0.1", {"horizon": 9, "first": "nowhere"}, "first='nowhere' is no parameter that the optimizer"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_driven_is_refused(agent: Any, settings: dict[str, Any], message: str) -> None:
+    loop = Loop()
+    kept = ("lr", "momentum", "weight_decay")
+    before = [loop.optimizer.param_groups[0][name] for name in kept]
+    with pytest.raises(ValueError, match=message):
+        LRController(loop.optimizer, agent, **settings)
+    step = loop.optimizer.step
+    assert getattr(step, "__func__", None) is torch.optim.SGD.step
+    assert before == [loop.optimizer.param_groups[0][name] for name in kept]
+
+
+def test_frozen_models_and_other_optimizers_are_told() -> None:
+    loop = Loop()
+    loop.model.requires_grad_(False)
+    with pytest.raises(ValueError, match="the model is frozen: no parameter of the optimizer requires a gradient"):
+        LRController(loop.optimizer, "linear:peak=0.1", horizon=9)
+    loop = Loop()
+    agent = Training()
+    agent.view = View("scale", "scale-free", 3, "adam")
+    with pytest.warns(UserWarning, match=r"was trained on 'adam' \(Adam\), and this optimizer is SGD without momentum"):
+        LRController(loop.optimizer, agent, horizon=9)
+    agent.view = View("scale", "scale-free", 3, "sgd")
+    controller = LRController(loop.optimizer, agent, horizon=T)
+    loop.run(controller, 3)
+    loop.optimizer.param_groups.clear()
+    loop.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 0.1})
+    with pytest.warns(UserWarning, match="no longer trains the first and the last layer"):
+        loop.run(controller, 3)
+    for _ in range(19):
+        controller.step(torch.tensor(1.0))
+    with pytest.warns(UserWarning, match="doesn't count these calls: pass the optimizer that trains the model"):
+        controller.step(torch.tensor(1.0))
+    assert controller.last_epoch == 6
+    controller.step(torch.tensor(1.0), stepped=True)
+    assert controller.last_epoch == 7
+
+
+def test_evaluate_must_give_what_is_observed() -> None:
+    class Seeing(Training):
+        view = View(control="scale", observe="dynamics", interval=3)
+        reads = ("prediction_change",)
+
+    loop = Loop()
+    controller = LRController(loop.optimizer, Seeing(), horizon=T, evaluate=loop.validate)
+    with pytest.raises(ValueError, match=r"evaluate must give \(logits, targets\) and not the loss alone"):
+        controller.start()
+    controller = LRController(loop.optimizer, Seeing(), horizon=T, evaluate=lambda: (loop.model(loop.x), loop.y))
+    with pytest.raises(TypeError, match="loss 'cross_entropy' can't take .* name another by loss="):
+        controller.start()
+    controller = LRController(loop.optimizer, "plateau:peak=0.1", every=3, evaluate=lambda: "low")
+    with pytest.raises(TypeError, match="evaluate must give a loss, which is one number, or a pair"):
+        controller.start()
+
+
+def test_states_of_others_are_refused() -> None:
+    loop = Loop()
+    controller = LRController(loop.optimizer, "linear:peak=0.1", horizon=T)
+    with pytest.raises(ValueError, match="no state of an LRController"):
+        controller.load_state_dict({"last_epoch": 3})
+    other = LRController(loop.optimizer, "cosine:peak=0.1", horizon=T).state_dict()
+    with pytest.raises(ValueError, match="a controller with agent 'cosine"):
+        controller.load_state_dict(other)
+    assert controller.last_epoch == 0
+
+
+def test_it_is_exported() -> None:
+    assert lrenv.LRController is LRController

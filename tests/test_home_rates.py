@@ -1,0 +1,139 @@
+"""A controller in a plain loop chooses the rates that it chooses in an environment of the same task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lrenv
+from lrenv.agents.ppo.agent import Architecture, PPOController
+from lrenv.controllers.agent import Agent, View
+from lrenv.data import Data
+from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.training.losses import LOSSES
+from lrenv.training.tasks import Task
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "momentum": lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9),
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+
+
+def policy(observe: str, lstm: bool, interval: int, control: Any = "scale", size: int = 8) -> PPOController:
+    """A controller with random weights, whose actions react to what it sees."""
+    torch.manual_seed(3)
+    architecture = Architecture(size, 1 if isinstance(control, str) else len(control), lstm=lstm)
+    actor = architecture.build()
+    with torch.no_grad():
+        for name, parameter in actor.named_parameters():
+            parameter.normal_(std=0.0 if "bias" in name else 0.3)
+    actor.set_training_mode(False)
+    return PPOController(actor, np.zeros(size), np.ones(size), View(control, observe, interval), architecture)
+
+
+def environment_rates(
+    task: Task, agent: Agent, seed: int, **settings: Any
+) -> tuple[list[float], LearningRateVectorEnv]:
+    envs = LearningRateVectorEnv(1, task, dtype="float64", device="cpu", **agent.view.settings() | settings)
+    if isinstance(agent, PPOController):  # or else it would ask for the same largest change each time
+        envs.reset(seed=seed)
+        agent.mean = envs.step(np.zeros_like(envs.action_space.sample()))[0][0]
+    observation, _ = envs.reset(seed=seed)
+    rates, state = [], None
+    for i in range(envs.episode.decisions):
+        action, state = agent.predict(observation, state, np.array([i == 0]), deterministic=True)
+        observation, _, _, _, info = envs.step(action)
+        rates.append(float(info["lr"][0]))
+    assert len(set(rates)) > 2
+    if isinstance(agent, PPOController):
+        assert np.ptp(np.diff(np.log2(rates))) > 0.05  # it reacts
+    return rates, envs
+
+
+def loop_rates(task: Task, agent: Agent, seed: int, envs: LearningRateVectorEnv, **settings: Any) -> list[float]:
+    """As a user would write it, on the batches of the environment."""
+    trainee = envs.episode.trainee
+    torch.manual_seed(seed)
+    module = task.module().double()
+    assert not isinstance(task.initial_lr, tuple)
+    optimizer = OPTIMIZERS[str(task.optimizer)](module.parameters(), lr=task.initial_lr)
+    loss_function = LOSSES[str(task.loss)].per_example
+    indices = trainee.batch_indices(trainee.init([seed]), task.budget)[0]
+    controller = lrenv.LRController(
+        optimizer, agent, horizon=task.budget, evaluate=lambda: (module(trainee.val.inputs), trainee.val.targets),
+        module=module, loss=task.loss, fallback=None, **settings,
+    )  # fmt: skip
+    rates = []
+    for batch in indices:
+        outputs, targets = module(trainee.train.inputs[batch]), trainee.train.targets[batch]
+        loss = loss_function(outputs[None], targets[None]).mean()
+        controller.start(loss)
+        optimizer.zero_grad()
+        loss.backward()
+        rates.append(controller.get_last_lr()[0])
+        optimizer.step()
+        controller.step(loss)
+    return rates[:: controller.every]
+
+
+@pytest.mark.parametrize("lstm", [False, True])
+@pytest.mark.parametrize(("observe", "size", "optimizer"), [("dynamics", 8, "adam"), ("scale-free", 11, "momentum")])
+@pytest.mark.parametrize("budget", [40, 42])
+def test_ppo_chooses_the_environments_rates(
+    toy: Callable[..., Task], observe: str, size: int, optimizer: str, lstm: bool, budget: int
+) -> None:
+    """42 steps end in an interval that is cut short."""
+    task = toy(optimizer=optimizer, budget=budget, interval=4, initial_lr=0.01)
+    agent = policy(observe, lstm, 4, size=size)
+    rates, envs = environment_rates(task, agent, 5)
+    np.testing.assert_allclose(loop_rates(task, agent, 5, envs), rates, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "agent",
+    ["plateau:peak=0.5:patience=0:factor=0.5:warmup=6", "cosine:peak=0.3:warmup=5", "linear:peak=0.2",
+     "one-cycle:peak=0.3", "exponential:peak=0.3:decay=0.1", "sgdr:peak=0.3:period=9",
+     "inverse-sqrt:peak=0.3:timescale=4"],
+)  # fmt: skip
+def test_schedules_choose_the_environments_rates(toy: Callable[..., Task], agent: str) -> None:
+    task = toy(budget=30, interval=3)
+    made = lrenv.make_agent(agent)
+    rates, envs = environment_rates(task, made, 5)
+    np.testing.assert_allclose(loop_rates(task, made, 5, envs, every=3), rates, rtol=1e-12)
+
+
+def test_of_regression_and_other_modules(toy: Callable[..., Task]) -> None:
+    """Predictions are compared in units of the training targets; the last layer is found behind norms."""
+    data = _numbers()
+    task = toy(data, budget=24, network=_normed, loss="mse", optimizer="adamw", initial_lr=0.01)
+    agent = policy("dynamics", False, 4)
+    rates, envs = environment_rates(task, agent, 2)
+    found = loop_rates(task, agent, 2, envs, target_std=float(data.target_std))
+    np.testing.assert_allclose(found, rates, rtol=1e-9)
+
+
+def test_momentum_and_weight_decay_are_set(toy: Callable[..., Task]) -> None:
+    task = toy(optimizer="momentum", budget=24, initial_lr=0.01)
+    agent = policy("dynamics", False, 4, control=("scale", "momentum", "weight_decay"))
+    rates, envs = environment_rates(task, agent, 2)
+    np.testing.assert_allclose(loop_rates(task, agent, 2, envs), rates, rtol=1e-9)
+
+
+def _numbers() -> Data:
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((44, 6))
+    targets = 7 * inputs[:, :2].sum(1, keepdims=True) + rng.standard_normal((44, 1))
+    cuts = [slice(24), slice(24, 34), slice(34, 44)]
+    arrays = [part for cut in cuts for part in (inputs[cut], targets[cut].astype(np.float32))]
+    return lrenv.data.from_arrays(*arrays)
+
+
+def _normed(shape: Any, outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, outputs), nn.Identity())
