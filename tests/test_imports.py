@@ -16,7 +16,7 @@ LAYERS = (
     "lookup", "specs", "sources",
     "runtime", "runtime.files", "runtime.json_values", "runtime.ambient", "runtime.process", "runtime.progress",
     "runtime.trees", "runtime.memory", "runtime.compiling", "runtime.transfer",
-    "randomness", "randomness.draws", "randomness.mersenne", "randomness.seeds",
+    "randomness", "randomness.draws", "randomness.mersenne", "randomness.named", "randomness.seeds",
     "data.types", "data.store", "data.embedded", "data.packaged", "data.folder", "data.published", "data.registry",
     "data", "data.augment", "data.generated",
     "networks.architectures", "networks.perceptrons", "networks.sequences", "networks.gated", "networks",
