@@ -5,10 +5,13 @@
 | file | what it does |
 |---|---|
 | `controller.py` | counts steps, decides, keeps what is needed to go on; what users call |
+| `deciding.py` | one decision after another |
+| `driver.py` | the agent: its memory, and what its actions do to the rate |
 | `observing.py` | looks at a loop with the functions that environments use |
 | `needs.py` | what an agent needs of a loop, and whether one can give it |
 | `groups.py` | reads and sets rates, momentum and weight decay of an optimizer's parameter groups |
 | `stepping.py` | notices which steps an optimizer took |
 | `fallback.py` | what takes over where an agent has not been trained |
+| `processes.py` | makes several processes observe and decide the same |
 | `history.py` | what was decided when, and why: a table and a plot |
 """

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from lrenv.controllers.agent import Agent
-from lrenv.home.driver import Act, Driver
+from lrenv.home.deciding import Decider
+from lrenv.home.driver import Driver
 from lrenv.home.fallback import Fallback, Schedule
 from lrenv.home.groups import FAMILIES, Groups
 from lrenv.home.history import Decision, History
 from lrenv.home.needs import check_evaluate, check_horizon
 from lrenv.home.observing import Evaluate, Layer, Observing, Validation, watched_weights
-from lrenv.home.processes import from_first, is_first
+from lrenv.home.processes import is_first
 from lrenv.home.stepping import Steps
 from lrenv.lookup import count, what_is
-from lrenv.runtime.transfer import to_host
 
 IDLE = 20
 """Calls of `step` in a row without a step of the optimizer, after which that is said: a GradScaler halves its scale at
@@ -126,7 +126,6 @@ class LRController(LRScheduler):
         if not needs.clock_alone:
             dtype = torch.float64 if last_weight.dtype == torch.float64 else torch.float32
             like = torch.zeros((), dtype=dtype, device=last_weight.device)
-        self._like = like
         self._driver.attach(self._groups.names(), like.dtype)
         self._watched = (first_weight, last_weight) if needs.weights else None
         validation = None
@@ -134,8 +133,9 @@ class LRController(LRScheduler):
             validation = Validation(evaluate, loss, module, target_std, needs.predictions)
         self._can_begin = validation is not None or not needs.training
         observer = self._driver.observer(like.dtype)
-        self._observing = Observing(observer, needs, validation, self._watched, like, self.every)
-        self._fallback, self.history = fall, History()
+        observing = Observing(observer, needs, validation, self._watched, like, self.every)
+        self._decider = Decider(self._driver, observing, fall, self.every, like.device)
+        self.history = History()
         self._lr = torch.tensor([[self._groups.base]], dtype=like.dtype)
         self._hyper = self._groups.hyper(self._driver.control.hyperparameters, like.dtype)
         self._held: float | None = None
@@ -231,53 +231,31 @@ class LRController(LRScheduler):
     def _plan(self) -> None:
         """When there is something to do next: a decision, or one step after the horizon, of which there is to tell."""
         following = self.last_epoch - self.last_epoch % self.every + self.every
-        end = math.inf if self.horizon is None else self.horizon
-        self._due = following if following < end else end + 1
+        self._due = following if following < self._end else self._end + 1
 
     def _decide(self, losses: Tensor | None) -> None:
         """A decision, after steps with the losses (k,)."""
         lr = torch.full_like(self._lr, self._groups.rate()) if self._shadow else self._lr
-        step, horizon = self.last_epoch, math.inf if self.horizon is None else float(self.horizon)
         self._check_watched()
-        seen = self._observing.look(step, horizon, losses, lr)
-        # In one transfer, for which the device is waited for.
-        host = to_host((seen.observation, seen.outside, seen.finite, seen.dynamics.train_loss, seen.dynamics.val_loss))
-        observation, outside, finite, train_loss, val_loss = host
-        why: list[str] = []
-        act = Act((), lr, self._hyper)
-        if not finite[0]:
-            why.append("a loss or a weight is not finite")
-            self._say("broken", f"a loss or a weight was not finite at step {step}: the rate stays until they are")
-        else:
-            self._observing.keep()
-            if strange := self._driver.unfamiliar(observation, outside):
-                why.append(f"outside what the agent was trained on: {', '.join(strange)}")
-            if self._fallback.notice(bool(strange), step, float(lr)):
-                self._say(
-                    "fallback",
-                    f"for {self._fallback.patience + 1} decisions in a row the agent saw what it was not trained on "
-                    f"({', '.join(strange)}): from step {step} the schedule {self._fallback.name!r} goes on from the "
-                    "rate of that moment",
-                )
-            if self._fallback.since is None:
-                act = self._driver.act(observation, lr, self._hyper)
-            else:
-                why.append(f"the schedule {self._fallback.name!r} has taken over")
-                act = act._replace(lr=torch.full_like(lr, self._fallback.rate(step, horizon, self.every)))
-        proposed = self._agreed(act.lr)
-        rate, reason = self._allowed(float(proposed))
-        why += reason
-        hyper = {name: self._agreed(value) for name, value in act.hyper.items()}
+        outcome = self._decider.decide(self.last_epoch, self._end, losses, lr, self._hyper)
+        for kind, sentence in outcome.said.items():
+            self._say(kind, sentence)
+        proposed, hyper = float(outcome.act.lr), outcome.act.hyper
+        rate, why = self._allowed(proposed)
         if not self._shadow:
             self._lr, self._hyper = torch.full_like(self._lr, rate), hyper
             self._write()
         self.history.add(
             Decision(
-                step, tuple(self._groups.rates()), self._groups.rates_at(float(proposed)),
-                {name: float(value) for name, value in hyper.items()}, float(train_loss[0]), float(val_loss[0]),
-                self._driver.named(observation), act.action, tuple(why),
+                self.last_epoch, tuple(self._groups.rates()), self._groups.rates_at(proposed),
+                {name: float(value) for name, value in hyper.items()}, outcome.train_loss, outcome.val_loss,
+                outcome.observation, outcome.act.action, (*outcome.why, *why),
             )
         )  # fmt: skip
+
+    @property
+    def _end(self) -> float:
+        return math.inf if self.horizon is None else float(self.horizon)
 
     def _allowed(self, rate: float) -> tuple[float, list[str]]:
         """The rate that is set where the agent asks for another, and why."""
@@ -338,8 +316,7 @@ class LRController(LRScheduler):
         Raises:
             ValueError: the agent reacts to training.
         """
-        horizon = math.inf if self.horizon is None else float(self.horizon)
-        return Schedule(self._driver.agent).rate(step - step % self.every, horizon, self.every)
+        return Schedule(self._driver.agent).rate(step - step % self.every, self._end, self.every)
 
     def get_last_lr(self) -> list[Any]:
         """The rates of the parameter groups."""
@@ -348,10 +325,6 @@ class LRController(LRScheduler):
     def get_lr(self) -> list[Any]:
         """As `get_last_lr`."""
         return self._groups.rates()
-
-    def _agreed(self, value: Tensor) -> Tensor:
-        """What the first process decided; clocks are the same everywhere."""
-        return value if self._driver.needs.clock_alone else from_first(value.to(self._like.device)).cpu()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later decisions depend on, for `torch.save` and `torch.load(weights_only=True)`.
@@ -374,9 +347,7 @@ class LRController(LRScheduler):
             "base": self._groups.base,
             "initial": self._groups.initial(),
             "losses": torch.stack(self._losses) if self._losses else None,
-            "driver": self._driver.state(),
-            "observing": self._observing.state(),
-            "fallback": self._fallback.state(),
+            "decider": self._decider.state(),
             "said": list(self._said),
         }
 
@@ -389,7 +360,7 @@ class LRController(LRScheduler):
             ValueError: the state of something else, of another agent, or with another `every`.
         """
         state = state_dict
-        if not isinstance(state, Mapping) or state.get("version") != VERSION or "driver" not in state:
+        if not isinstance(state, Mapping) or state.get("version") != VERSION or "decider" not in state:
             raise ValueError("this is no state of an LRController of this version: pass what its state_dict() gave")
         for key, mine in (("agent", self._driver.name), ("every", self.every)):
             if state[key] != mine:
@@ -404,9 +375,7 @@ class LRController(LRScheduler):
         self._groups.restore(state["base"], state["initial"])
         self._losses = [] if state["losses"] is None else [x.clone() for x in state["losses"].unbind()]
         self._found_inf = []
-        self._driver.restore(state["driver"])
-        self._observing.restore(state["observing"])
-        self._fallback.restore(state["fallback"])
+        self._decider.restore(state["decider"])
         self.base_lrs = self._groups.initial()
         self._plan()
         if self.horizon is not None and self.last_epoch > self.horizon:
