@@ -89,8 +89,11 @@ class Decider:
 
     def state(self) -> dict[str, Any]:
         """What later decisions depend on: plain values and tensors."""
-        parts = {"driver": self._driver, "observing": self._observing, "fallback": self._fallback}
-        return {name: part.state() for name, part in parts.items()}
+        return {
+            "driver": self._driver.state(),
+            "observing": self._observing.state(),
+            "fallback": self._fallback.state(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from what `state` gave."""
