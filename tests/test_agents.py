@@ -76,6 +76,7 @@ TABLE: dict[str, Callable[[], Agent]] = {
     "power": lambda: make_agent("power", peak=0.1, power=2),
     "rex": lambda: make_agent("rex", peak=0.1, weight_decay=0.01),
     "rex, by fan-in": lambda: make_agent("rex", peak=0.1, warmup=0.1, fan_in=0.5),
+    "refined": lambda: make_agent("refined", norms=(3.0, 2.0, 1.0, 2.0), peak=0.1),
     "plateau": lambda: make_agent("plateau", peak=1.0, patience=0),
     "plateau, by fan-in": lambda: make_agent("plateau", peak=1.0, patience=0, fan_in=1, weight_decay=0.1),
     "greedy": lambda: make_agent("greedy", peak=1.0, patience=0),

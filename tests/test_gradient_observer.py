@@ -24,6 +24,8 @@ from lrenv.training.trainee import Observed, Trainee
 F64 = torch.float64
 GRANULARITIES = ("trainee", "layer", "tensor", "parameter")
 EVERYTHING = tuple(WHITE_BOX)
+CHEAP = ("hypergradient", "gradient_square", "gradient_absolute", "direction_square")
+"""Products that take no gradient more."""
 
 
 def conv_net(shape: Any, classes: int) -> nn.Module:
@@ -59,18 +61,20 @@ def test_sums_are_what_they_say(toy: Callable[..., Task], optimizer: str, granul
         for decision in range(3):
             observation = time_step.observation
             assert isinstance(observation, dict)
-            products = dict.fromkeys(("hypergradient", "gradient_square", "direction_square"), torch.zeros(()))
+            products = dict.fromkeys(CHEAP, torch.zeros(()))
             change, seen = torch.zeros(()), []
             for t in range(4 * decision - 4, 4 * decision) if decision else ():
                 (_, _, d, before), (_, after, _, _) = history[t], history[t + 1]
                 products["hypergradient"] = products["hypergradient"] - after * d
                 products["gradient_square"] = products["gradient_square"] + after**2
+                products["gradient_absolute"] = products["gradient_absolute"] + after.abs()
                 products["direction_square"] = products["direction_square"] + d**2
                 change = change + (after - before) ** 2
                 seen.append(after)
             if not decision:
                 seen = [history[0][1]]
                 products["gradient_square"] = seen[0] ** 2
+                products["gradient_absolute"] = seen[0].abs()
             for name, product in {**products, "gradient_change_square": change}.items():
                 columns = product.expand(3, e.trainee.network.size).split(pieces, 1)
                 expected = torch.stack([column.sum(1) for column in columns], 1)
@@ -285,7 +289,7 @@ def test_a_dead_trainee_causes_no_measurements(toy: Callable[..., Task], monkeyp
         _, _, terminated, _, _ = envs.step(np.array([[3e38 if 2 <= step < 4 else 0.1], [0.1]], np.float32))
         died.append(bool(terminated[0]))
     assert died[3]
-    assert len(calls) == 4 + 2, "every fifth step, and the test losses of two ends"
+    assert len(calls) == 4 + 2 * 2, "every fifth step, and both test losses of two ends"
 
 
 def test_whom_to_measure_must_be_said(toy: Callable[..., Task]) -> None:

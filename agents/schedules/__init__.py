@@ -14,6 +14,7 @@
 | `one-cycle` | half a cosine up, half a cosine down | `OneCycleLR`; Smith and Topin 2017, arXiv:1708.07120 |
 | `sgdr` | cosines with restarts | Loshchilov and Hutter 2016, "SGDR", arXiv:1608.03983 |
 | `inverse-sqrt` | peak sqrt(s / max(t + 1, s)) | Vaswani et al. 2017, arXiv:1706.03762 |
+| `refined` | w_t times the sum of later w, w = G^-2 of a run's gradient norms | Defazio et al. 2023, arXiv:2310.07831 |
 | `greedy` | raised while the validation loss improves, lowered while it does not | arXiv:2512.14527 |
 | `greedy-bounded` | the same, between a hundredth and ten times of the initial rate | |
 | `plateau` | lowered where the validation loss stops improving | `ReduceLROnPlateau` |
@@ -21,7 +22,7 @@
 Every one can have a rate per layer, in proportion to a power of its fan-in, and a weight decay (`base.py`).
 
 Read `formulas.py` first (the rates), then `base.py` (the clock, the warm-up, the multipliers) and `agent.py` (the names
-with their defaults), then `plateau.py` and `greedy.py`, which are no functions of time. A new schedule needs its
-formula, its name in `agent.py`, the limits of its own hyperparameters in `lrenv.agents.hyperparameters`, and an entry
-point in `pyproject.toml`.
+with their defaults), then `refined.py`, which needs a run, and `plateau.py` and `greedy.py`, which are no functions of
+time. A new schedule needs its formula, its name in `agent.py`, the limits of its own hyperparameters in
+`lrenv.agents.hyperparameters`, and an entry point in `pyproject.toml`.
 """

@@ -1,4 +1,4 @@
-"""What a comparison says in words and numbers: the entries of its table, who is ahead of whom, and the small print."""
+"""What a comparison says in words and numbers: the entries of its table, who is ahead of whom, and the notes."""
 
 from __future__ import annotations
 

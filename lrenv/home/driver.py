@@ -1,4 +1,4 @@
-"""An agent at the wheel of one loop: its needs, its memory, and what its actions do to the rate."""
+"""One agent for one loop: its needs, its carry, and what its actions do to the rate."""
 
 from __future__ import annotations
 

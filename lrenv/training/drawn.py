@@ -111,28 +111,28 @@ class Chance:
         self._key = "/".join(map(str, key))
 
     def uniform(self, what: str) -> float:
-        """In [0, 1)."""
+        """Draws a number in [0, 1)."""
         digest = hashlib.blake2b(f"{self._key}/{what}".encode(), digest_size=8).digest()
         return float((int.from_bytes(digest) >> 11) * 2.0**-53)
 
     def between(self, what: str, low: float, high: float) -> float:
-        """Uniform."""
+        """Draws a number uniformly."""
         return float(f"{low + (high - low) * self.uniform(what):.3g}")
 
     def scale(self, what: str, low: float, high: float) -> float:
-        """Uniform on a logarithmic scale."""
+        """Draws a number uniformly on a logarithmic scale."""
         return float(f"{low * (high / low) ** self.uniform(what):.3g}")
 
     def count(self, what: str, low: int, high: int) -> int:
-        """A whole number from low to high, as good as uniform on a logarithmic scale."""
+        """Returns a whole number from low to high, as good as uniform on a logarithmic scale."""
         return min(int(low * ((high + 1) / low) ** self.uniform(what)), high)
 
     def whether(self, what: str, share: float) -> bool:
-        """True with this chance."""
+        """Draws True with this chance."""
         return self.uniform(what) < share
 
     def one_of(self, what: str, weights: Mapping[T, float]) -> T:
-        """One with chances in proportion to the weights."""
+        """Draws one with chances in proportion to the weights."""
         chance = self.uniform(what) * sum(weights.values())
         sums = itertools.accumulate(weights.values())
         return next(name for name, total in zip(weights, sums, strict=True) if chance < total)
@@ -160,7 +160,7 @@ class TaskDistribution:
             raise ValueError(f"limit={self.limit} FLOPs are too few for a drawn task; take {CHEAPEST:g} or more")
 
     def task(self, number: int) -> Task:
-        """Task number i.
+        """Returns task number i.
 
         Raises:
             TypeError: no integer.
@@ -190,7 +190,7 @@ class TaskDistribution:
         return [self.task(i) for i in seeds_for(purpose, number, first, training)]
 
     def describe(self, number: int) -> dict[str, Any]:
-        """What a number draws, as plain values."""
+        """Returns the settings that a number draws, as plain values."""
         task = self.task(number)
         data, network = parts(task)
         return {
@@ -238,7 +238,7 @@ def drawn(number: int = 0, limit: float = LIMIT) -> Task:
 
 
 def parts(task: Task) -> tuple[Generated, Family]:
-    """The data and the network of a drawn task.
+    """Returns the data and the network of a drawn task.
 
     Raises:
         TypeError: it is another task.
@@ -249,7 +249,7 @@ def parts(task: Task) -> tuple[Generated, Family]:
 
 
 def flops(task: Task) -> int:
-    """What an episode of one trainee of a drawn task costs, as its module's docstring says."""
+    """Returns the FLOPs of an episode of one trainee of a drawn task, as defined above."""
     data, network = parts(task)
     forward, backward = network.flops(data.shape, data.outputs)
     measured = min(data.held_out, task.val_examples or data.held_out)
