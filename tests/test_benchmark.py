@@ -332,7 +332,10 @@ def test_weight_decay_is_searched_where_it_is_decoupled() -> None:
         asked.append(key["weight_decay"])
         return work()
 
+    averaged = replace(entry, agent="constant-ema")
     for optimizer, tried in (("adam", [None]), ("adamw", [0.0, 0.5]), ("sgd", [None])):
+        search = search_of(averaged, f"{task}:optimizer={optimizer}", weight_decay=(0.0, 0.5))
+        assert search.decays() == tried, "an average around it is the same optimizer"
         search = replace(search_of(entry, f"{task}:optimizer={optimizer}", weight_decay=(0.0, 0.5)), once=once)
         asked.clear()
         found = grid_search(search)
@@ -375,6 +378,9 @@ def test_what_schedules_make_use_of(agent: str, horizon: bool, validation: bool)
 def test_what_views_offer() -> None:
     assert privileges_of(make_agent("sgd-hd")) == Privileges(False, False, True, True)
     assert privileges_of(make_agent("gala")) == Privileges(False, False, True, False)
+
+    assert privileges_of(make_agent("prodigy")) == Privileges(True, False, True, True)
+    assert privileges_of(make_agent("dog")) == Privileges(False, False, True, True)
 
     class Own(Scaling):
         view = View(observe="dynamics")
@@ -447,6 +453,8 @@ def test_divergence_and_failure_count_as_the_cap() -> None:
     assert a.tasks == pytest.approx({"t": 2.0, "u": 4.0})
     assert (a.diverged, a.failures) == (1, ["u: it broke"])
     assert b.tasks["t"] == pytest.approx(1.0), "1 / cap and cap"
+    nowhere = scored(outcome([*lines, line("c", "t", [math.nan, 1.0]), line("c", "u", [1.0, 1.0])], cap=4.0))
+    assert row_of(nowhere, "c").tasks["t"] == pytest.approx(2.0), "no number is as bad as any"
     assert "a failed on u: it broke" in markdown(scores)
 
 

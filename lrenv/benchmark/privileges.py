@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrenv.controllers.agent import Agent, view_of
+from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.envs.observations import CLOCK, OBSERVATIONS, WHITE_BOX
 
 VALIDATION = {"val_loss", "val_change", "gap", "prediction_variance", "prediction_change"}
@@ -43,6 +44,8 @@ def privileges_of(agent: Agent) -> Privileges:
     alone is asked for its actions on clocks that differ in them.
     """
     view = view_of(agent)
+    if isinstance(agent, OptimizerAgent):
+        return Privileges(bool(view.horizon), False, True, True)
     observed = view.observe if isinstance(view.observe, tuple | list) else (view.observe,)
     signals: set[str] = set()
     for each in observed:

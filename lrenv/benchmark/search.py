@@ -120,7 +120,9 @@ class Search:
 
     def decays(self) -> list[float | None]:
         """The weight decays to try; None, which is the task's own, unless the optimizer decouples it."""
-        optimizer = view_of(self.sample()).optimizer or self.task.optimizer
+        own = view_of(self.sample()).optimizer
+        wraps = isinstance(own, str) and own.startswith("+")  # such as "+ema", around the task's own
+        optimizer = self.task.optimizer if own is None or wraps else own
         tried = bool(self.suite.weight_decay) and not callable(optimizer) and make_optimizer(optimizer).decoupled
         return list(self.suite.weight_decay) if tried else [None]
 
