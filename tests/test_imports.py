@@ -33,7 +33,7 @@ LAYERS = (
     "controllers", "controllers.schema", "controllers.controller_file", "controllers.state_file", "controllers.agent",
     "controllers.sb3_agent", "controllers.optimizer_agent",
     "home", "home.processes", "home.stepping", "home.groups", "home.history", "home.needs", "home.observing",
-    "home.driver", "home.fallback", "home.controller",
+    "home.driver", "home.fallback", "home.deciding", "home.controller",
     "benchmark.held_out", "benchmark.statistics", "benchmark.selection", "benchmark.optimizer_runs",
     "benchmark.evaluation", "benchmark.tuning",
     "benchmark.cells",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lrenv.controllers.agent import Agent, View, called, view_of
+from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.envs.observations import Observer
 from lrenv.training.dynamics import Dynamics
 
@@ -82,6 +83,13 @@ def _fields(observer: Observer, reads: tuple[str, ...]) -> set[str]:
     }
 
 
+def clock(step: Tensor, horizon: float, interval: int) -> Dynamics:
+    """What is known at steps (n,) without a look at a loop; the rest is NaN."""
+    known = {"budget": horizon, "interval": interval}
+    others = {name: torch.full_like(step, known.get(name, torch.nan)) for name in Dynamics._fields}
+    return Dynamics(**others | {"inner_step": step})
+
+
 def checked_view(agent: Agent) -> View:
     """The agent's view, if a loop can serve it.
 
@@ -90,7 +98,8 @@ def checked_view(agent: Agent) -> View:
             message says which agents work.
     """
     view, name = view_of(agent), called(agent)
-    if view.optimizer is not None and not isinstance(view.optimizer, str):
+    own = view.optimizer is not None and not isinstance(view.optimizer, str)
+    if own or isinstance(agent, OptimizerAgent):
         raise ValueError(f"agent {name!r} is an optimizer itself, so it can't drive another one: {WORKS}")
     controls = (view.control,) if isinstance(view.control, str) else view.control
     finer = [each.partition("/")[2] for each in controls if "/" in each]
