@@ -7,6 +7,7 @@
 | `ppo` | act by a policy trained with reinforcement learning | Xu et al. 2019 |
 | `noh` | set a rate per parameter by an LSTM | Fu et al. 2017 |
 | `fds` | follow a schedule that was differentiated through training | Micaelli and Storkey 2021 |
+| `tuning_free` | are optimizers that find their rates, from their authors' packages | six papers of 2023 and 2024 |
 | `learned_optimizer` | are the trainee's optimizer, a trained perceptron | Metz et al. 2019 |
 
 Each folder's `__init__` gives the paper, its equation and the order to read in. The files have the same names in all of
@@ -21,6 +22,7 @@ if __name__ == "agents":
 
 from lrenv.agents.base import BaseAgent
 from lrenv.controllers.agent import Agent, View, agents, make_agent
+from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.controllers.sb3_agent import SB3Agent
 
-__all__ = ["Agent", "BaseAgent", "SB3Agent", "View", "agents", "make_agent"]
+__all__ = ["Agent", "BaseAgent", "OptimizerAgent", "SB3Agent", "View", "agents", "make_agent"]

@@ -50,7 +50,7 @@ class BaseAgent(ABC, Generic[C]):
     """What the agent observes and controls."""
 
     def start(self, observation: Any) -> C:
-        """Gives the carry with which n environments begin an episode.
+        """Returns the carry with which n environments begin an episode.
 
         Args:
             observation: (n, ...), or a dict of such where the view observes white-box parts.

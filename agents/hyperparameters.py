@@ -38,7 +38,7 @@ class Tunable(Protocol[P, A_co]):
 def tuned(
     further: Mapping[str, tuple[Any, ...]] = MappingProxyType({}), **grid: tuple[Any, ...]
 ) -> Callable[[Callable[P, A_co]], Tunable[P, A_co]]:
-    """Attach the default tuning grid to a factory, as `factory.grid`, and what a larger one adds, `factory.further`."""
+    """Attaches the default tuning grid to a factory, `factory.grid`, and what a larger one adds, `factory.further`."""
 
     def attach(factory: Callable[P, A_co]) -> Tunable[P, A_co]:
         tunable = cast("Tunable[P, A_co]", factory)
@@ -94,7 +94,7 @@ _ORDER = (("floor", "peak"), ("warmup", "timescale"), ("low", "high"), ("low", "
 
 
 def checked(**given: Hyperparameter | Choice | None) -> Hyperparameters:
-    """The hyperparameters as hashable values.
+    """Returns the hyperparameters as hashable values.
 
     Raises:
         ValueError: one of them is wrong; the message says which, and what it may be.
@@ -137,7 +137,7 @@ def in_order(arrays: Mapping[str, NDArray[Any]], shown: Mapping[str, object] | N
 
 
 def per_env(hyperparameters: Hyperparameters, n: int) -> dict[str, Array]:
-    """Name -> array of shape () or (n,).
+    """Returns name -> array of shape () or (n,).
 
     Raises:
         ValueError: an array of another length.
@@ -156,5 +156,5 @@ def per_env(hyperparameters: Hyperparameters, n: int) -> dict[str, Array]:
 
 
 def show(name: str, settings: Iterable[tuple[str, object]]) -> str:
-    """An agent as the call that made it, long arrays cut short."""
+    """Returns an agent as the call that made it, long arrays cut short."""
     return f"{name}({', '.join(f'{key}={reprlib.repr(value)}' for key, value in settings)})"

@@ -19,7 +19,7 @@ QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class Settings:
-    """Which tasks to look at."""
+    """The settings: which tasks to describe."""
 
     number: int = 1000
     """How many."""

@@ -27,7 +27,7 @@ DESCRIBED = ("name", "data", "network", "summary", "data_options")
 
 
 def tasks_table() -> Table:
-    """A row per task, and below them what can be set."""
+    """Returns a row per task, and below them what can be set."""
     shown = Table("task", "what", "batch", "budget", "optimizer", caption_justify="left")
     for name in tasks():
         try:
@@ -48,7 +48,7 @@ def tasks_table() -> Table:
 
 
 def memory(envs: int) -> Table:
-    """How much memory trainees of each task take.
+    """Returns a table of the memory that trainees of each task take.
 
     Args:
         envs: how many trainees the total is for.
@@ -72,7 +72,7 @@ def memory(envs: int) -> Table:
 
 
 def agents_lines(trainings: Collection[str]) -> list[str]:
-    """Two lines per agent: what it is, and what can be set.
+    """Returns two lines per agent: what it is, and what can be set.
 
     Args:
         trainings: what `lrenv train` trains.
@@ -139,7 +139,7 @@ def _plain(kind: Any) -> bool:
 
 
 def choices() -> dict[str, str]:
-    """Setting of a command -> what it can be."""
+    """Returns, per setting of a command, what it can be."""
     return {
         "task": f"{', '.join(tasks())}, or my_tasks.py:name",
         "agents": f"{', '.join(agents())}, my_agents.py:Name, or a controller file",
@@ -151,7 +151,7 @@ def choices() -> dict[str, str]:
 
 
 def explained(settings: type[Any]) -> str:
-    """What a command does, and what its settings can be."""
+    """Returns what a command does, and what its settings can be."""
     names = {f.name for f in fields(settings)}
     listed = [f"--{name}: {choice}." for name, choice in choices().items() if name in names]
     return "\n".join([_summary(settings), *listed])

@@ -15,7 +15,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def lookup(table: Mapping[str, T], name: str, kind: str, hint: str = "") -> T:
-    """`table[name]`.
+    """Returns `table[name]`.
 
     Args:
         table: name -> what it means.
@@ -36,7 +36,7 @@ def lookup(table: Mapping[str, T], name: str, kind: str, hint: str = "") -> T:
 
 
 def what_is(value: object) -> str:
-    """What an object is, for an error: "a str", "a tuple of 2", "the class Linear", "None"."""
+    """Describes an object for an error: "a str", "a tuple of 2", "the class Linear", "None"."""
     if value is None or isinstance(value, type):
         return "None" if value is None else f"the class {value.__name__}"
     name = type(value).__name__
@@ -80,7 +80,7 @@ def check_new(kind: str, name: str, taken: Collection[str], own: Collection[str]
 
 
 def error_line(error: BaseException, file: str | None = None) -> str:
-    """An error in a line: what it is, what it says, and where in the code that it came from.
+    """Returns an error in a line: what it is, what it says, and where in the code that it came from.
 
     Args:
         error: the error, with its traceback.

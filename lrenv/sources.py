@@ -28,7 +28,7 @@ _MODULES: dict[Path, tuple[str, ModuleType]] = {}
 
 @cache
 def advertised(group: str) -> Mapping[str, tuple[EntryPoint, ...]]:
-    """What installed packages advertise under an entry-point group.
+    """Returns what installed packages advertise under an entry-point group.
 
     Returns:
         Name -> its entry points, more than one where packages disagree.
@@ -40,7 +40,7 @@ def advertised(group: str) -> Mapping[str, tuple[EntryPoint, ...]]:
 
 
 def load_advertised(group: str, name: str, kind: str) -> Any:
-    """The object that a package advertises under a name.
+    """Returns the object that a package advertises under a name.
 
     Args:
         group: the entry-point group.
@@ -65,12 +65,12 @@ def load_advertised(group: str, name: str, kind: str) -> Any:
 
 
 def source(point: EntryPoint) -> str:
-    """An entry point in words: what it refers to, and whose it is."""
+    """Returns an entry point in words: what it refers to, and whose it is."""
     return f"{point.value} of the package {point.dist.name}" if point.dist else point.value
 
 
 def load_own(own: Own) -> Any:
-    """What a Python file calls by a name.
+    """Returns the object that a Python file holds under a name.
 
     The file runs as a module of its own, with its folder at the head of Python's path meanwhile, as a script's would
     be; it can import what lies beside it.
@@ -87,12 +87,12 @@ def load_own(own: Own) -> Any:
 
 
 def digest(path: Path) -> str:
-    """What tells a file from another of the same name."""
+    """Returns a hash that tells a file from another of the same name."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def own_path(own: Own) -> Path:
-    """The path of the file.
+    """Returns the path of the file.
 
     Raises:
         FileNotFoundError: there is no such file.

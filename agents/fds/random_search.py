@@ -44,7 +44,7 @@ class RandomSearch(ScheduleTraining):
         return self._best
 
     def drawn(self) -> dict[str, Tensor]:
-        """The schedules of this outer step's trainees, name -> (n, S), drawn at random."""
+        """Returns the schedules of this outer step's trainees, name -> (n, S), drawn at random."""
         numbers = self.settings.numbers_of_segments
         key = draws.fold(torch.tensor(self.settings.seed), self.iteration)
         places = draws.uniform(key, (self.settings.trainees, sum(numbers.values())), torch.float64)
@@ -73,7 +73,7 @@ class RandomSearch(ScheduleTraining):
         return loss, {}
 
     def state(self) -> dict[str, Any]:
-        """The best schedule, and its loss."""
+        """Returns the best schedule, and its loss."""
         return {"best": self._best, "lowest": self._lowest}
 
     def restore_state(self, state: dict[str, Any]) -> None:
@@ -82,5 +82,5 @@ class RandomSearch(ScheduleTraining):
 
 
 def schedule_training(settings: FDSSettings) -> ScheduleTraining:
-    """The training that the settings ask for."""
+    """Returns the training that the settings ask for."""
     return RandomSearch(settings) if settings.method == "random" else FDSTraining(settings)

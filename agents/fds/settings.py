@@ -73,7 +73,7 @@ class FDSSettings(OuterSettings):
         return {"lr": self.lr_step, "momentum": self.momentum_step, "weight_decay": self.weight_decay_step}
 
     def make_task(self, **others: Any) -> Task:
-        """The task with these settings, and others.
+        """Returns the task with these settings, and others.
 
         Raises:
             ValueError: the schedule has more segments than the budget has steps, or does not fit the optimizer.

@@ -52,7 +52,7 @@ class Searched(NamedTuple):
 
 
 def sign_step(searched: Searched, gradient: Tensor, highest: float) -> Searched:
-    """The outer step lambda <- lambda - gamma sign(g) on the values of a hyperparameter.
+    """Returns the outer step lambda <- lambda - gamma sign(g) on the values of a hyperparameter.
 
     Args:
         searched: the values, their step sizes gamma, and the last signs.
@@ -97,17 +97,17 @@ class ScheduleTraining(Training[FDSSettings]):
         return self.iteration * self.settings.trainees
 
     def controller(self) -> FDS:
-        """The schedule as an agent."""
+        """Returns the schedule as an agent."""
         values = {name: tuple(values.tolist()) for name, values in self.schedule.items()}
         return self.agent(**values, optimizer=self.settings.optimizer)
 
     def groups(self) -> list[slice]:
-        """The trainees of an outer step in groups that are trained together."""
+        """Returns the trainees of an outer step in groups that are trained together."""
         sizes = self.trainee.chunks(self.settings.trainees)
         return [slice(last - n, last) for n, last in zip(sizes, accumulate(sizes), strict=True)]
 
     def status(self, row: dict[str, float]) -> str:
-        """The validation loss, and the schedule."""
+        """Returns the validation loss, and the schedule."""
         shown = "  ".join(f"{name} {' '.join(f'{x:.2g}' for x in values)}" for name, values in self.schedule.items())
         return f"val loss {row['episode/val_loss']:.4f}  {shown}"
 
@@ -183,7 +183,7 @@ class FDSTraining(ScheduleTraining):
         return losses, {"hypergradient": gradient, "step_size": sizes}
 
     def hypergradient(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """The last validation losses (n,), and the mean hypergradients (S,) of the trainees that have finite ones."""
+        """Returns the last validation losses (n,), and mean hypergradients (S,) of trainees that have finite ones."""
         seeds = self.training_seeds(self.settings.trainees, self.episodes)
         parts = []
         for group in self.groups():
@@ -197,7 +197,7 @@ class FDSTraining(ScheduleTraining):
         return objective[:, 0], {name: x.nanmean(0) for name, x in finite.items()}
 
     def state(self) -> dict[str, Any]:
-        """The tensors that the next outer step depends on."""
+        """Returns the tensors that the next outer step depends on."""
         return self.searched
 
     def restore_state(self, state: dict[str, Any]) -> None:

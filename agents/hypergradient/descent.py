@@ -46,11 +46,11 @@ class HypergradientDescent(Recurrence[Rate]):
     """SGD-HD, Nesterov-HD and Adam-HD: alpha_t = alpha_(t-1) - beta h_t, gradient descent on the rate (equation 7)."""
 
     def initial(self, rate: Array) -> Rate:
-        """Gives the carry at the first rates."""
+        """Returns the carry at the first rates."""
         return Rate(rate)
 
     def update(self, carry: Rate, seen: Parts, values: Values) -> Rate:
-        """Gives alpha_t = alpha_(t-1) - beta h_t."""
+        """Returns alpha_t = alpha_(t-1) - beta h_t."""
         alpha, h = carry.rate, seen["hypergradient"]  # h_t = -<g_t, d_(t-1)>
         return Rate(alpha - values["beta"] * h)
 
@@ -59,7 +59,7 @@ class MultiplicativeDescent(HypergradientDescent):
     """The normalised rule of section 3: relative changes of at most beta, whatever the scale of gradients."""
 
     def update(self, carry: Rate, seen: Parts, values: Values) -> Rate:
-        """Gives alpha_t = alpha_(t-1) (1 + beta cos(g_t, d_(t-1)))."""
+        """Returns alpha_t = alpha_(t-1) (1 + beta cos(g_t, d_(t-1)))."""
         norms = np.sqrt(seen["gradient_square"]) * np.sqrt(seen["direction_square"])
         cosine: Array = -np.divide(seen["hypergradient"], norms, out=np.zeros_like(norms), where=norms > 0)
         return Rate(carry.rate * (1 + values["beta"] * cosine))

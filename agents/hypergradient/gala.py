@@ -47,7 +47,7 @@ class GALA(Recurrence[Surrogates]):
     """Follow the regularised leader: eta = (delta eta_0 + sum of alignments) / (delta + sum of curvatures)."""
 
     def initial(self, rate: Array) -> Surrogates:
-        """Gives the carry at the first rates, with empty sums."""
+        """Returns the carry at the first rates, with empty sums."""
         return Surrogates(rate, np.zeros(rate.shape), np.zeros(rate.shape))
 
     def update(self, carry: Surrogates, seen: Parts, values: Values) -> Surrogates:

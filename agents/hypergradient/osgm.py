@@ -44,7 +44,7 @@ class OSGM(Recurrence[StepSizes]):
     """AdaGrad on the feedback u: p = p - eta u / sqrt(sum of u^2)."""
 
     def initial(self, rate: Array) -> StepSizes:
-        """Gives the carry at the first step sizes, with an empty sum."""
+        """Returns the carry at the first step sizes, with an empty sum."""
         return StepSizes(rate, np.zeros(rate.shape))
 
     def update(self, carry: StepSizes, seen: Parts, values: Values) -> StepSizes:

@@ -54,11 +54,11 @@ class Recurrence(BaseAgent[C]):
 
     @abstractmethod
     def initial(self, rate: Array) -> C:
-        """Gives the carry at the first rates (n, K): a NamedTuple of arrays (n, K) with a field `rate`."""
+        """Returns the carry at the first rates (n, K): a NamedTuple of arrays (n, K) with a field `rate`."""
 
     @abstractmethod
     def update(self, carry: C, seen: Parts, values: Values) -> C:
-        """Gives the carry after the training that was seen, with its new rates.
+        """Returns the carry after the training that was seen, with its new rates.
 
         Args:
             carry: at the last decision.
@@ -67,12 +67,12 @@ class Recurrence(BaseAgent[C]):
         """
 
     def start(self, observation: Mapping[str, NDArray[Any]]) -> C:
-        """Gives the carry at `initial_lr`."""
+        """Returns the carry at `initial_lr`."""
         shape = read_parts(self.name, observation, self.view.observe)["hypergradient"].shape
         return self.initial(np.broadcast_to(self._values(shape[0])["initial_lr"], shape))
 
     def act(self, observation: Mapping[str, NDArray[Any]], carry: C) -> tuple[Array, C]:
-        """Gives the rates (n, K) of the intervals that now start.
+        """Returns the rates (n, K) of the intervals that now start.
 
         Raises:
             ValueError: a part is missing, or n is not the length of array hyperparameters.
@@ -95,7 +95,7 @@ class Recurrence(BaseAgent[C]):
 
 
 def read_parts(agent: str, observation: Mapping[str, NDArray[Any]], names: str | tuple[str, ...]) -> Parts:
-    """The named parts of a white-box observation, in double precision.
+    """Returns the named parts of a white-box observation, in double precision.
 
     Raises:
         ValueError: one of them is not there.
@@ -112,7 +112,7 @@ def read_parts(agent: str, observation: Mapping[str, NDArray[Any]], names: str |
 
 
 def control_of(granularity: str) -> str:
-    """The control that sets a rate for each piece of a trainee.
+    """Returns the control that sets a rate for each piece of a trainee.
 
     Raises:
         ValueError: an unknown granularity.
@@ -121,7 +121,7 @@ def control_of(granularity: str) -> str:
 
 
 def rates_from(initial_lr: Hyperparameter, **others: Hyperparameter | None) -> Hyperparameters:
-    """The hyperparameters of a recurrence, checked; None leaves one out.
+    """Returns the hyperparameters of a recurrence, checked; None leaves one out.
 
     Raises:
         ValueError: one of them is wrong.

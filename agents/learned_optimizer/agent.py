@@ -92,7 +92,7 @@ class Architecture:
         return self.hidden * (self.inputs + 1) + 2 * (self.hidden + 1)
 
     def init(self, seed: int) -> Tensor:
-        """An untrained theta (D,): normal weights of variance 1 / inputs, biases of 0."""
+        """Returns an untrained theta (D,): normal weights of variance 1 / inputs, biases of 0."""
         generator = torch.Generator().manual_seed(seed)
         layers = []
         for outputs, inputs in ((self.hidden, self.inputs), (2, self.hidden)):
@@ -101,7 +101,7 @@ class Architecture:
         return torch.cat(layers)
 
     def layers(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """The hidden layer (n, hidden, inputs + 1) and the output layer (n, 2, hidden + 1) of thetas (n, D).
+        """Returns the hidden layer (n, hidden, inputs + 1) and the output layer (n, 2, hidden + 1) of thetas (n, D).
 
         Raises:
             ValueError: D is another length than this architecture's.
@@ -152,7 +152,7 @@ class LearnedOptimizer(BaseAgent[tuple[()]]):
         return "learned-optimizer"
 
     def __call__(self, sizes: Sequence[int]) -> Optimizer:
-        """Gives the optimizer of networks whose tensors have that many columns."""
+        """Returns the optimizer of networks whose tensors have that many columns."""
         shape = self.architecture
         held: dict[tuple[torch.device, torch.dtype], Constants] = {}
 
@@ -200,7 +200,7 @@ class LearnedOptimizer(BaseAgent[tuple[()]]):
         return View(control="set-raw", observe="clock", optimizer=self, horizon=False)
 
     def act(self, observation: NDArray[Any], carry: tuple[()]) -> tuple[NDArray[Any], tuple[()]]:
-        """Gives a rate of 1 for each of n environments, (n, 1)."""
+        """Returns a rate of 1 for each of n environments, (n, 1)."""
         return np.ones((len(observation), 1), observation.dtype), ()
 
     def save(self, path: Path, metadata: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ class Tuning:
     rates: NDArray[np.float64]
 
     def best(self, objective: str) -> float:
-        """The rate with the lowest loss; the objective is train or valid.
+        """Returns the rate with the lowest loss; the objective is train or valid.
 
         Raises:
             ValueError: every rate diverges.

@@ -39,7 +39,7 @@ square, which derivatives hold, is within the range of float32. It doesn't chang
 
 
 def moving_averages(gradient: Tensor, m: Tensor, v: Tensor, decays: Tensor) -> tuple[Tensor, Tensor]:
-    """Gives the next m and v, (n, 5, P) each, for gradients (n, P) and decays beta (5, 1)."""
+    """Returns the next m and v, (n, 5, P) each, for gradients (n, P) and decays beta (5, 1)."""
     g = gradient.unsqueeze(1)
     return torch.lerp(g, m, decays), torch.lerp(g.square(), v, decays)  # lerp(g, m, beta) = beta m + (1 - beta) g
 
@@ -47,7 +47,7 @@ def moving_averages(gradient: Tensor, m: Tensor, v: Tensor, decays: Tensor) -> t
 def features_of_weights(
     gradient: Tensor, weight: Tensor, m: Tensor, v: Tensor, momentum: bool = True, rms: bool = True
 ) -> Tensor:
-    """The features of each weight before their normalisation, and 1 for the bias, (n, F + 1, P).
+    """Returns the features of each weight before their normalisation, and 1 for the bias, (n, F + 1, P).
 
     Args:
         gradient: (n, P).
@@ -74,11 +74,11 @@ def features_of_weights(
 
 
 def features_of_time(step: Tensor, timescales: Tensor) -> Tensor:
-    """tanh(t / eta - 1), (n, 9), for numbers t of inner steps taken (n, 1)."""
+    """Returns tanh(t / eta - 1), (n, 9), for numbers t of inner steps taken (n, 1)."""
     return torch.tanh(step / timescales - 1)
 
 
 def mean_square(features: Tensor) -> Tensor:
-    """The square (n, F) by whose root features (n, F, P) of one tensor are divided."""
+    """Returns the square (n, F) by whose root features (n, F, P) of one tensor are divided."""
     square: Tensor = torch.linalg.vector_norm(features, dim=2).square() / features.shape[2]
     return square + LEAST

@@ -57,12 +57,12 @@ def perturbations(pairs: int, theta: Tensor, sigma: float, generator: torch.Gene
 
 
 def paired(state: S) -> S:
-    """Each of m trainees twice, (2m, ...): the common start of both trainees of each pair."""
+    """Returns each of m trainees twice, (2m, ...): the common start of both trainees of each pair."""
     return join([state, state])
 
 
 def one_of_each(state: S, first: Tensor) -> S:
-    """One trainee of each pair: that at theta + e where `first` (m,) holds, else the other (algorithm 1)."""
+    """Returns one trainee of each pair: that at theta + e where `first` (m,) holds, else the other (algorithm 1)."""
     m = len(first)
     plus, minus = (tree_map(lambda x: x[part], state) for part in (slice(m), slice(m, None)))  # noqa: B023
     chosen: S = select(first, plus, minus)
@@ -138,7 +138,7 @@ def evaluated(
 
 
 def survivors(samples: Samples[S], kept: NDArray[np.bool_]) -> Samples[S]:
-    """The samples without those of pairs that have diverged; `kept` (m,) is theirs, on the host."""
+    """Returns the samples without those of pairs that have diverged; `kept` (m,) is theirs, on the host."""
     if kept.all():
         return samples
     rows = torch.from_numpy(np.flatnonzero(kept)).to(samples.loss.device)
@@ -154,7 +154,7 @@ PRECISIONS = (1e-200, 1e200)
 
 
 def merged(one: Tensor, other: Tensor) -> Tensor:
-    """The mean of two estimators, weighted by their inverse empirical variances, weight by weight.
+    """Returns the mean of two estimators, weighted by their inverse empirical variances, weight by weight.
 
     g = (g_1 / v_1 + g_2 / v_2) / (1 / v_1 + 1 / v_2)    (equation 1)
 

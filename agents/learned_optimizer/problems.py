@@ -62,7 +62,7 @@ def problems(settings: LearnedOptimizerSettings) -> Problems:
 
 
 def class_subset(data: Data, classes: Sequence[int]) -> Data:
-    """The examples of some classes, which are numbered anew in the order given."""
+    """Returns the examples of some classes, which are numbered anew in the order given."""
     number = torch.full((data.classes,), -1)
     number[list(classes)] = torch.arange(len(classes))
 

@@ -112,7 +112,7 @@ class LearnedOptimizerSettings(OuterSettings):
                 )
 
     def each_task(self) -> list[Task]:
-        """The tasks of `tasks`, before classes and networks are drawn."""
+        """Returns the tasks of `tasks`, before classes and networks are drawn."""
         names = specs.split(self.tasks or self.task)
         own = {name: getattr(self, name) for name in ("budget", "interval", "val_examples")}
         return [make_task(name, **{key: value for key, value in own.items() if value is not None}) for name in names]
@@ -128,7 +128,7 @@ class LearnedOptimizerSettings(OuterSettings):
         return Architecture(self.hidden, self.momentum, self.rms, self.time)
 
     def unroll(self, update: int, chance: float, budget: int) -> int:
-        """The inner steps of a truncation at an update, jittered by a uniform random number `chance` in [0, 1)."""
+        """Returns the inner steps of a truncation at an update, jittered by a uniform number `chance` in [0, 1)."""
         last = budget if self.last_unroll is None else self.last_unroll
         steps = self.first_unroll + (last - self.first_unroll) * min(1.0, update / self.curriculum)
         return max(1, round(steps * (1 + self.jitter * (2 * chance - 1))))

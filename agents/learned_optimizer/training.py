@@ -65,7 +65,7 @@ class Truncation(NamedTuple):
 
 
 def unrolled(trainee: Trainee, steps: int, objective: str, taken: int = 0) -> Rollout[TraineeState]:
-    """A truncation as a rollout: its loss is the mean of the objective over its steps (figure 2).
+    """Returns a truncation as a rollout: its loss is the mean of the objective over its steps (figure 2).
 
     Each interval is trained a second time on the way back, so that the memory of a gradient is that of one interval.
 
@@ -221,7 +221,7 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         return self._trainees[problem]
 
     def status(self, row: dict[str, float]) -> str:
-        """The length of truncations, the objective, and the number of pairs that diverged."""
+        """Returns the length of truncations, the objective, and the number of pairs that diverged."""
         return f"unroll {row['outer/unroll']:.0f}  loss {row['outer/loss']:.4f}  diverged {row['outer/diverged']:.0f}"
 
     @property
@@ -230,7 +230,7 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         return len(self.held_out) * self.settings.eval_seeds
 
     def held_out_loss(self, controller: Controller) -> float:
-        """The objective on held-out problems: mean training loss, or best validation loss; infinite if one diverges."""
+        """Returns the held-out objective: mean training loss or best validation loss; infinite if one diverges."""
         losses = []
         for task in self.held_out:
             result = evaluate(controller, task, self.held_out_seeds, device=self.settings.device)
@@ -239,16 +239,16 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         return float(np.mean(losses))
 
     def controller(self) -> LearnedOptimizer:
-        """The optimizer with theta so far."""
+        """Returns the optimizer with theta so far."""
         return LearnedOptimizer(self.theta.detach().cpu().clone(), self.settings.architecture)
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next update depends on."""
+        """Returns everything on which the next update depends."""
         own = {"theta": self.theta.detach(), "adam": self.optimizer.state[self.theta], "workers": self.workers}
         return own | {"started": self.started, "trained": self.trained}
 
     def template(self, values: dict[str, Any]) -> dict[str, Any]:
-        """A state whose workers are on the problems of the one to restore, whose networks may have other sizes."""
+        """Returns a state whose workers are on the problems of the one to restore, as networks may have other sizes."""
         problems = [values.get(f"workers.{i}.problem", 0) for i in range(self.settings.workers)]
         return self.state() | {
             "workers": [w._replace(trainees=self._untrained(p)) for w, p in zip(self.workers, problems, strict=True)]

@@ -62,19 +62,19 @@ class LSTMPolicy(BaseAgent[tuple[Tensor, ...]]):
 
     @abstractmethod
     def action(self, output: Tensor) -> Tensor:
-        """The actions (n, P) of the LSTM's outputs (n, P)."""
+        """Returns the actions (n, P) of the LSTM's outputs (n, P)."""
 
     @staticmethod
     @abstractmethod
     def action_gradients(hypergradients: Tensor) -> Tensor:
-        """The derivatives of a window's training loss by its actions, both (decisions, n, P).
+        """Returns the derivatives of a window's training loss by its actions, both (decisions, n, P).
 
         Args:
             hypergradients: for each decision, the derivatives of the losses that its own steps led to.
         """
 
     def start(self, observation: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        """Gives the LSTM's carry, (n, hidden, P) for each layer's hidden state and cell, all 0.
+        """Returns the LSTM's carry, (n, hidden, P) for each layer's hidden state and cell, all 0.
 
         Raises:
             ValueError: the observation has no mean gradients of a batch of trainees.
@@ -89,7 +89,7 @@ class LSTMPolicy(BaseAgent[tuple[Tensor, ...]]):
         return self.network.start(*shape)
 
     def act(self, observation: Mapping[str, Any], carry: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Gives the actions (n, P), on the device of the LSTM and differentiable by its weights, and its next carry."""
+        """Returns actions (n, P), on the device of the LSTM and differentiable by its weights, and its next carry."""
         gradient = torch.as_tensor(observation[MEAN], dtype=torch.float32, device=self.device)
         output, carry = self.network(gradient, carry)
         return self.action(output), carry
@@ -100,7 +100,7 @@ class LSTMPolicy(BaseAgent[tuple[Tensor, ...]]):
         return self.network.offset.device
 
     def on_device(self, device: torch.device) -> Self:
-        """Gives this policy if it is on that device, else a copy there; evaluations pass the trainees' device."""
+        """Returns this policy if it is on that device, else a copy there; evaluations pass the trainees' device."""
         if device.type == self.device.type and device.index in (None, self.device.index):
             return self
         weights = {name: x.detach().to(device, copy=True) for name, x in self.network.state_dict().items()}
@@ -161,12 +161,12 @@ class NOH(LSTMPolicy):
     OPTIMIZERS = tuple(name for name in OPTIMIZERS if name != "unit")
 
     def action(self, output: Tensor) -> Tensor:
-        """The rates (n, P)."""
+        """Returns the rates (n, P)."""
         return self.architecture.scale * output.exp()
 
     @staticmethod
     def action_gradients(hypergradients: Tensor) -> Tensor:
-        """The hypergradients themselves."""
+        """Returns the hypergradients themselves."""
         return hypergradients
 
 
@@ -183,10 +183,10 @@ class DMopt(LSTMPolicy):
     OPTIMIZERS = ("unit",)
 
     def action(self, output: Tensor) -> Tensor:
-        """The updates (n, P)."""
+        """Returns the updates (n, P)."""
         return self.architecture.scale * output
 
     @staticmethod
     def action_gradients(hypergradients: Tensor) -> Tensor:
-        """For each decision the sum of its hypergradient and all later ones."""
+        """Returns for each decision the sum of its hypergradient and all later ones."""
         return hypergradients.flip(0).cumsum(0).flip(0)

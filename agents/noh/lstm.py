@@ -35,7 +35,7 @@ class Architecture:
     scale: float = 1e-2
 
     def tensor_specs(self) -> dict[str, TensorSpec]:
-        """The tensors that the file of a `CoordinateLSTM` must hold, by name."""
+        """Returns the tensors that the file of a `CoordinateLSTM` must hold, by name."""
         hidden = self.hidden
         specs = {"output": TensorSpec((1, hidden)), "offset": TensorSpec((1, 1))}
         for i in range(self.layers):
@@ -56,7 +56,7 @@ ARCHITECTURE = schema.record(
 
 
 def preprocessed(gradient: Tensor, cut: float) -> Tensor:
-    """The LSTM's two inputs (n, 2, P) for gradients (n, P), of magnitude 1 whatever theirs is.
+    """Returns the LSTM's two inputs (n, 2, P) for gradients (n, P), of magnitude 1 whatever theirs is.
 
     h = (log|g| / c, sgn g) where |g| >= e^-c, else (-1, e^c g): Fu et al. 2017, section 2.2, after Andrychowicz et al.
     2016, appendix A.
@@ -109,7 +109,7 @@ class CoordinateLSTM(nn.Module):
             input_gate.copy_(-forget_gate)
 
     def start(self, trainees: int, parameters: int) -> tuple[Tensor, ...]:
-        """The carry before the first gradient: hidden state h and cell c of each layer, (n, hidden, P), all 0.
+        """Returns the carry before the first gradient: hidden state h and cell c of each layer, (n, hidden, P), all 0.
 
         Args:
             trainees: n.
@@ -119,7 +119,7 @@ class CoordinateLSTM(nn.Module):
         return (zeros,) * (2 * len(self.weights))
 
     def forward(self, gradient: Tensor, carry: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Gives the outputs (n, P) for gradients (n, P), and the next carry."""
+        """Returns the outputs (n, P) for gradients (n, P), and the next carry."""
         x, after = preprocessed(gradient, self.cut), []
         for weight, bias, h, c in zip(self.weights, self.biases, carry[::2], carry[1::2], strict=True):
             each = (len(gradient), -1, -1)

@@ -130,7 +130,7 @@ class NOHTraining(Training[NOHSettings]):
         vector_to_parameters(descend(weights, direction, rate)[0], parameters)
 
     def held_out_loss(self, controller: Controller) -> float:
-        """The mean training loss over the last tenth of held-out runs; infinite if one diverges."""
+        """Returns the mean training loss over the last tenth of held-out runs; infinite if one diverges."""
         decisions = self._episode.decisions
         # Nothing is chosen by validation losses, so they are not measured on the way.
         task = replace(self.task, measure_interval=decisions * self.task.interval)
@@ -139,16 +139,16 @@ class NOHTraining(Training[NOHSettings]):
         return float(selection_losses(last, result.diverged).mean())
 
     def status(self, row: dict[str, float]) -> str:
-        """The training loss, and the first and the last rate of the window."""
+        """Returns the training loss, and the first and the last rate of the window."""
         rates = " ".join(f"{row[f'train/rate_{at}']:.1e}" for at in ("first", "last"))
         return f"train loss {row['train/loss']:.4f}  lr {rates}"
 
     def controller(self) -> LSTMPolicy:
-        """The policy with its weights so far."""
+        """Returns the policy with its weights so far."""
         return self.policy
 
     def state(self) -> dict[str, Any]:
-        """The tensors that the next window depends on."""
+        """Returns the tensors that the next window depends on."""
         network = dict(self._network.state_dict())
         return {"network": network, "moments": self._moments, "carry": self._carry, "env": self._state}
 

@@ -21,7 +21,7 @@ from lrenv.runtime.files import append_line, replace_file, whole_lines, writing
 class CSVLog(KVWriter):
     """A table of what is logged, a row per iteration, in the order in which columns first appear.
 
-    Rows are appended. Where a row brings a new column, the table is written aside and renamed.
+    Rows are appended. Where a row has a new column, the table is written aside and renamed.
 
     Args:
         path: the file.

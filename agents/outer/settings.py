@@ -75,13 +75,13 @@ class OuterSettings:
         return make_task(self.task, **{name: value for name, value in own.items() if value is not None}, **others)
 
     def files(self) -> dict[str, str]:
-        """Spec of something of one's own -> what tells its file from another version."""
+        """Returns spec of one's own object -> hash of its file."""
         listed = [spec for each in own_specs(vars(self)).values() for spec in each]
         owns = {spec: specs.parse(spec).own for spec in listed}
         return {spec: sources.digest(sources.own_path(own)) for spec, own in owns.items() if own is not None}
 
     def as_json(self) -> dict[str, Any]:
-        """Gives the settings as JSON values, without those that say what to do about an earlier training."""
+        """Returns the settings as JSON values, without those that say what to do about an earlier training."""
         return {
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
@@ -89,13 +89,13 @@ class OuterSettings:
         }
 
     def essence(self) -> dict[str, Any]:
-        """Gives the settings that a resumed training must share with its beginning, as JSON values."""
+        """Returns the settings that a resumed training must share with its beginning, as JSON values."""
         free = ("out", "device", self.LENGTH)
         return {name: value for name, value in self.as_json().items() if name not in free}
 
 
 def own_specs(settings: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Name of a setting -> the specs in it that name something of one's own, in a Python file."""
+    """Returns name of a setting -> the specs in it that name something of one's own, in a Python file."""
     texts = {name: settings.get(name) for name in ("task", "tasks", "observe", "reward")}
     listed = {name: specs.split(text) for name, text in texts.items() if isinstance(text, str)}
     found = {name: [spec for spec in each if specs.parse(spec).own] for name, each in listed.items()}

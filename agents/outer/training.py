@@ -98,18 +98,18 @@ class Training(ABC, Generic[S]):
 
     @abstractmethod
     def controller(self) -> Controller:
-        """Gives the controller as it is now, without a draw from a global generator."""
+        """Returns the controller as it is now, without a draw from a global generator."""
 
     @abstractmethod
     def status(self, row: dict[str, float]) -> str:
-        """Gives what to show of an iteration, in a line."""
+        """Returns what to show of an iteration, in a line."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Gives everything that the next iteration depends on: a tree of tensors, arrays and JSON values."""
+        """Returns everything that the next iteration depends on: a tree of tensors, arrays and JSON values."""
 
     def template(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Gives a state with the structure and the shapes of that which has the JSON values `values`, path -> value."""
+        """Returns a state with structure and shapes of that which has the JSON values `values`, path -> value."""
         return self.state()
 
     @abstractmethod
@@ -120,7 +120,7 @@ class Training(ABC, Generic[S]):
         """Takes the logger, for trainings that log more than `iterate` gives."""
 
     def training_seeds(self, number: int, first: int = 0) -> list[int]:
-        """Gives seeds that no other training has."""
+        """Returns seeds that no other training has."""
         return seeds_for("training", number, first, self.settings.seed)
 
     @property
@@ -144,7 +144,7 @@ class Training(ABC, Generic[S]):
         return "-" if self.best_val_loss is None else f"{self.best_val_loss:.4f}"
 
     def held_out_loss(self, controller: Controller) -> float:
-        """Gives the loss by which controllers are chosen: the mean over held-out seeds of best validation losses."""
+        """Returns the loss by which controllers are chosen: the mean over held-out seeds of best validation losses."""
         settings = self.settings
         result = evaluate(
             controller, self.task, self.held_out_seeds, device=settings.device, capture=settings.compile is not False
@@ -152,7 +152,7 @@ class Training(ABC, Generic[S]):
         return float(selection_losses(result.val_loss, result.diverged).mean())
 
     def validate(self) -> dict[str, float]:
-        """Gives the controller's held-out loss, and keeps the best controller so far for the next checkpoint."""
+        """Returns the controller's held-out loss, and keeps the best controller so far for the next checkpoint."""
         controller = self.controller()
         loss = self.held_out_loss(controller)
         loss = math.inf if math.isnan(loss) else loss
@@ -169,7 +169,7 @@ class Training(ABC, Generic[S]):
         return {"eval/val_loss": loss, "eval/best_val_loss": self.best_val_loss}
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Gives the tensors and metadata of a checkpoint; before the first iteration they depend on settings alone."""
+        """Returns tensors and metadata of a checkpoint; before the first iteration they depend on settings alone."""
         settings = self.settings
         tensors, values = stored(self.state() if self.iteration else {})
         return tensors, {
@@ -316,6 +316,6 @@ def begin_adam(optimizer: torch.optim.Optimizer) -> None:
 
 
 def on_host(values: dict[str, Tensor]) -> dict[str, float]:
-    """Brings single numbers of a device to the host in one transfer, so that logging waits for the device once."""
+    """Copies single numbers of a device to the host in one transfer, so that logging waits for the device once."""
     found = torch.stack([value.double() for value in values.values()]).cpu().tolist()
     return dict(zip(values, found, strict=True))

@@ -36,7 +36,7 @@ LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 
 
 def two_rates(policy: ActorCriticPolicy, actor_lr: float, critic_lr: float) -> torch.optim.Optimizer:
-    """Adam with actor and critic in parameter groups of their own, each at its rate (section 3.3)."""
+    """Returns Adam with actor and critic in parameter groups of their own, each at its rate (section 3.3)."""
     groups: dict[str, list[torch.nn.Parameter]] = {"actor": [], "critic": []}
     for name, parameter in policy.named_parameters():
         groups["critic" if name.startswith(CRITIC) else "actor"].append(parameter)
@@ -182,12 +182,12 @@ class PPOTraining(Training[PPOSettings]):
         return self.watch.summary()
 
     def status(self, row: dict[str, float]) -> str:
-        """Gives return, rates and validation loss in a line."""
+        """Returns return, rates and validation loss in a line."""
         rates = " ".join(f"{row[f'episode/lr_{at}']:.1e}" for at in ("first", "middle", "last"))
         return f"return {row['episode/return']:.3f}  lr {rates}  val loss {row['episode/val_loss']:.4f}"
 
     def controller(self) -> PPOController:
-        """Gives the controller as it is now."""
+        """Returns the controller as it is now."""
         rms = self.normalised.obs_rms
         assert isinstance(rms, RunningMeanStd)
         policy = self.architecture.build()
@@ -197,7 +197,7 @@ class PPOTraining(Training[PPOSettings]):
         return PPOController(policy, rms.mean.copy(), std, self.view, self.architecture)
 
     def state(self) -> dict[str, Any]:
-        """Gives everything that the next iteration depends on."""
+        """Returns everything that the next iteration depends on."""
         model, normalised = self.model, self.normalised
         _, keys, position, *_ = np.random.get_state(legacy=True)  # noqa: NPY002 - Stable-Baselines3 shuffles with it
         return {
@@ -218,7 +218,7 @@ class PPOTraining(Training[PPOSettings]):
         }
 
     def template(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Gives the state at the first decision."""
+        """Returns the state at the first decision."""
         self.model._last_obs = self.normalised.reset()
         self.model._last_original_obs = self.normalised.get_original_obs()
         self.model._last_episode_starts = np.ones(self.settings.envs, dtype=bool)

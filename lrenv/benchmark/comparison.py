@@ -25,6 +25,7 @@ from lrenv.benchmark.statistics import paired, welch
 from lrenv.benchmark.tuning import AT_ONCE, TUNING_SEEDS, Once, afresh, tune
 from lrenv.controllers.agent import Agent, AgentError, view_of
 from lrenv.controllers.controller_file import read_metadata
+from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.envs.actions import is_relative
 from lrenv.envs.own import observation_name
 from lrenv.envs.snapshots import described
@@ -173,7 +174,10 @@ def _rows(
         try:
             for group in (seeds[first : first + GROUP] for first in range(0, len(seeds), GROUP)):
                 run = partial(evaluate, agent, task, group, initial_lr=initial_lr, name=name, device=device)
-                parts.append(once({"agent": contender.spec, "start": start, "first_seed": group[0]}, run))
+                key = {"agent": contender.spec, "start": start, "first_seed": group[0]}
+                if isinstance(agent, OptimizerAgent):  # another version of its package is another agent
+                    key["source"] = agent.source()
+                parts.append(once(key, run))
         except OSError:
             raise
         except Exception as error:

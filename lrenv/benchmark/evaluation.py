@@ -13,7 +13,9 @@ import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from lrenv.benchmark.optimizer_runs import run_optimizers
 from lrenv.controllers.agent import Agent, AgentError, State, View, called, make_agent, view_of
+from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.controllers.sb3_agent import as_agent
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.lookup import count, error_line, what_is
@@ -99,7 +101,8 @@ def evaluate(
 
     Args:
         agent: an agent, or the name, spec or file of one; a Stable-Baselines3 model is one as it stands, with the
-            normalisation of its environment and what that let it see and turn (`lrenv.agents.SB3Agent`).
+            normalisation of its environment and what that let it see and turn (`lrenv.agents.SB3Agent`). One that
+            is an optimizer of its own (`lrenv.agents.OptimizerAgent`) trains on the same initial weights and batches.
         task: a task, or its name.
         seeds: of the initial weights and batches.
         initial_lr: the rate before the first action, for agents that scale it; the task's own if None.
@@ -121,6 +124,8 @@ def evaluate(
     if not seeds:
         raise ValueError("evaluate needs at least one seed")
     chosen = choose_device(device)
+    if isinstance(agent, OptimizerAgent):
+        return _optimized(agent, name, task, seeds, chosen)
     envs = _environments(name, view, task, len(seeds), chosen, "graph" if capture and chosen.type == "cuda" else False)
     acting = agent.on_device(chosen) if hasattr(agent, "on_device") else agent
     begin = time.perf_counter()
@@ -165,6 +170,22 @@ def evaluate(
         curves={key: np.stack(curve) for key, curve in curves.items()},
         seconds=time.perf_counter() - begin,
         view={key: x if isinstance(x, str | int) or _names(x) else called(x) for key, x in view.settings().items()},
+    )
+
+
+def _optimized(agent: OptimizerAgent, name: str, task: Task, seeds: list[int], device: torch.device) -> Result:
+    """The runs of an agent that is an optimizer."""
+    begin = time.perf_counter()
+    runs = run_optimizers(agent, name, task, seeds, device)
+    return Result(
+        agent=name,
+        task=task.name,
+        metric=runs.metric,
+        seeds=np.asarray(seeds, dtype=np.int64),
+        **runs.arrays,
+        curves=runs.curves,
+        seconds=time.perf_counter() - begin,
+        view={"optimizer": agent.source(), "loop": "one per run, not stacked"},
     )
 
 

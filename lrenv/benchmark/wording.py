@@ -1,4 +1,4 @@
-"""What a comparison says in words and numbers: the entries of its table, who is ahead of whom, and the small print."""
+"""What a comparison says in words and numbers: the entries of its table, who is ahead of whom, and the notes."""
 
 from __future__ import annotations
 
@@ -86,6 +86,12 @@ def caption(comparison: Comparison) -> str:
             f"Student's t. Two agents are level where it holds 0 (paired t-test: p of {LEVEL} or more); there is no "
             "correction for the number of agents."
         )
+    alone = [row.label for row in comparison.rows if row.result is not None and "loop" in row.result.view]
+    if alone:
+        said.append(
+            f"Of {_listed(alone)} each run has an optimizer of its own, in a loop that is not stacked, on the initial "
+            "weights and batches of the others."
+        )
     if isinstance(comparison.task.initial_lr, LogUniform) and any(" to " in row.label for row in comparison.rows):
         said.append("Where the rate is scaled, each run's initial rate is drawn from the task's range by its seed.")
     return " ".join(said)
@@ -97,6 +103,8 @@ def what(view: dict[str, Any]) -> str:
     def listed(names: str | tuple[str, ...]) -> str:
         return " and ".join(names) if isinstance(names, tuple) else names
 
+    if "loop" in view:
+        return f"optimizer {view['optimizer']}, {view['loop']}"
     said = [f"observation {listed(view['observe'])}", f"control {listed(view['control'])}"]
     if "interval" in view:
         said.append("an action at every step" if view["interval"] == 1 else f"an action every {view['interval']} steps")

@@ -6,5 +6,5 @@ it; no file runs code.
 
 Read `agent.py` first (`Agent`, `View`, `make_agent`), then `controller_file.py` (reading and writing), `schema.py`
 (what the metadata of a file must be) and `state_file.py` (the state of a training as such a file). `sb3_agent.py` makes
-agents of Stable-Baselines3 models.
+agents of Stable-Baselines3 models, and `optimizer_agent.py` of PyTorch's optimizers.
 """

@@ -70,7 +70,8 @@ class Agent(Protocol):
     device: evaluations call it with the device of the trainees. Other agents decide on the host.
 
     In a loop of one's own (`lrenv.LRController`) two attributes spare or tell something, where an agent has them:
-    `reads`, the names of the signals in its observation that its actions depend on, without which it reads all; and
+    `reads`, the names of the signals in its observation, and nothing else but the carry, that its actions depend on,
+    without which it reads all; and
     `observation_range`, a pair of arrays (signals,), between which nearly all observations lay when it was trained.
     """
 

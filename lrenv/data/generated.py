@@ -60,27 +60,36 @@ class Generated:
 
 
 @dataclass(frozen=True)
-class GaussianMixture(Generated):
+class Vectors(Generated):
+    """The kinds whose examples are vectors.
+
+    Attributes:
+        features: d, the components of an example.
+    """
+
+    features: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an example."""
+        return (self.features,)
+
+
+@dataclass(frozen=True)
+class GaussianMixture(Vectors):
     """Classes that are mixtures of Gaussians with unit covariance and have equally many examples.
 
     Attributes:
-        features: d, how many there are.
         classes: k, how many there are.
         modes: Gaussians per class.
         separation: the root of the mean squared distance between two centres.
         label_noise: the share of the labels of all splits that are replaced by one drawn with equal chance.
     """
 
-    features: int
     classes: int
     modes: int = 1
     separation: float = 4.0
     label_noise: float = 0.0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of an example."""
-        return (self.features,)
 
     @property
     def outputs(self) -> int:
@@ -97,11 +106,10 @@ class GaussianMixture(Generated):
 
 
 @dataclass(frozen=True)
-class Teacher(Generated):
+class Teacher(Vectors):
     """The outputs of a random network with one hidden layer of tanh (the teacher) for Gaussian inputs.
 
     Attributes:
-        features: d, how many there are.
         width: hidden units of the teacher.
         answers: how many outputs the teacher has.
         says: which targets are made of the outputs: "numbers" for themselves, (m, answers); "bits" for their signs as 0
@@ -112,18 +120,12 @@ class Teacher(Generated):
         scale: the standard deviation of each of the "numbers".
     """
 
-    features: int
     width: int
     answers: int
     says: Literal["numbers", "bits", "classes"] = "classes"
     decay: float = 0.0
     noise: float = 0.0
     scale: float = 1.0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of an example."""
-        return (self.features,)
 
     @property
     def outputs(self) -> int:
@@ -146,29 +148,22 @@ class Teacher(Generated):
 
 
 @dataclass(frozen=True)
-class PowerLawRegression(Generated):
+class PowerLawRegression(Vectors):
     """Linear regression with the exponents of `lrenv.training.power_law`, on Gaussian features.
 
     Feature k has the variance lambda_k = k^-capacity, and lambda_k (w_k)^2 = k^-(1 + source capacity).
 
     Attributes:
-        features: d, how many there are.
         capacity: beta > 1, how fast the spectrum falls.
         source: s > 0, how fast the target is learned.
         noise: the standard deviation of noise in units of `scale`.
         scale: the standard deviation of the targets without noise.
     """
 
-    features: int
     capacity: float
     source: float
     noise: float = 0.0
     scale: float = 1.0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of an example."""
-        return (self.features,)
 
     @property
     def outputs(self) -> int:
@@ -185,27 +180,20 @@ class PowerLawRegression(Generated):
 
 
 @dataclass(frozen=True)
-class Sines(Generated):
+class Sines(Vectors):
     """A sum of sines over the cube from -1 to 1.
 
     Attributes:
-        features: d, the axes of the cube.
         terms: how many sines are added, with Gaussian amplitudes.
         frequency: the standard deviation of each component of their frequencies, in periods per unit.
         noise: the standard deviation of noise in units of `scale`.
         scale: the standard deviation of the targets without noise.
     """
 
-    features: int
     terms: int
     frequency: float
     noise: float = 0.0
     scale: float = 1.0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of an example."""
-        return (self.features,)
 
     @property
     def outputs(self) -> int:

@@ -8,5 +8,6 @@ Read in this order:
 4. `episode`: all of it as pure functions, step(state, action) -> (state, time step).
 5. `vector_env` and `env`, the adapters to Gymnasium, and `sb3_vec_env`, that to Stable-Baselines3.
 
-The others serve the adapters: `episode_seeds`, `snapshots` (environments as values), `rendering`.
+The others serve the adapters: `episode_seeds`, `snapshots` (environments as values), `rendering`, and `own` (rewards
+and observations of one's own, by their file).
 """

@@ -54,17 +54,17 @@ def _discrete(action: Tensor, lr: Tensor) -> Tensor:
 
 
 def momentum(action: Tensor) -> Tensor:
-    """[-1, 1] -> momentum, or decay of an average: 1 - mu lies on a log scale between 1 (no momentum) and 1e-3."""
+    """Returns the momentum mu, or decay of an average: 1 - mu lies on a log scale between 1 (none) and 1e-3."""
     return 1 - 10.0 ** (-1.5 * (action + 1))
 
 
 def weight_decay(action: Tensor) -> Tensor:
-    """[-1, 1] -> weight decay on a log scale between 1e-6 and 1e-1, and none at -1."""
+    """Returns the weight decay of an action in [-1, 1], on a log scale between 1e-6 and 1e-1, and none at -1."""
     return torch.where(action <= -1, 0.0, 10.0 ** (2.5 * (action + 1) - 6))
 
 
 def action_of(name: str, value: Tensor) -> Tensor:
-    """The action in [-1, 1] that gives `name`, a key of `HYPERPARAMETERS`, this value, or the nearest it can have."""
+    """Returns the action in [-1, 1] that sets `name`, a key of `HYPERPARAMETERS`, to this value or the nearest one."""
     exponent = -(1 - value).log10() / 1.5 if name in ("momentum", "ema") else (value.log10() + 6) / 2.5
     return (exponent - 1).clamp(-1, 1)
 
@@ -85,7 +85,7 @@ HYPERPARAMETERS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def is_relative(control: str | tuple[str, ...]) -> bool:
-    """Whether rates under this control depend on where they started."""
+    """Returns whether rates under this control depend on where they started."""
     names = (control,) if isinstance(control, str) else control
     return any(name.partition("/")[0] in ("scale", "discrete") for name in names)
 
@@ -145,7 +145,7 @@ class Control:
         return gym.spaces.Box(-high, high, dtype=dtype)
 
     def check(self, actions: Any, n: int) -> NDArray[Any]:
-        """The actions of n trainees as an array (n, K + hyperparameters) of the space's dtype.
+        """Returns the actions of n trainees as an array (n, K + hyperparameters) of the space's dtype.
 
         Raises:
             ValueError: wrong shape, no numbers, not finite in the space's dtype, or outside the space.
@@ -182,7 +182,7 @@ class Control:
         return rows
 
     def apply(self, action: Tensor, lr: Tensor, hyper: Hyper) -> tuple[Tensor, Hyper]:
-        """The rates and hyperparameters that actions lead to.
+        """Returns the rates and hyperparameters that actions lead to.
 
         Args:
             action: (n, A), K columns for the rates and one for each controlled hyperparameter.

@@ -49,7 +49,7 @@ class LearningRateEnv(gym.Env[Array, Array]):
         return row(observation, 0), _first(info)
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """One decision; see `LearningRateVectorEnv.step`.
+        """Takes one decision; see `LearningRateVectorEnv.step`.
 
         Raises:
             gymnasium.error.ResetNeeded: the episode has not begun, or has ended.
@@ -64,7 +64,7 @@ class LearningRateEnv(gym.Env[Array, Array]):
         return row(observation, 0), float(reward[0]), self._terminated, False, _first(info)
 
     def snapshot(self) -> Snapshot:
-        """Everything that the future of this environment depends on."""
+        """Returns everything on which the future of this environment depends."""
         return self._envs.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -73,7 +73,7 @@ class LearningRateEnv(gym.Env[Array, Array]):
         self._terminated = bool(snapshot.ended[0])
 
     def render(self) -> Any:
-        """An image (height, width, 3) for "rgb_array"; None for "human", which prints as it goes."""
+        """Returns an image (height, width, 3) for "rgb_array"; None for "human", which prints as it goes."""
         images = self._envs.render()
         return None if images is None else images[0]
 

@@ -221,6 +221,21 @@ class Episode:
         """Whether the next step with `donate` may overwrite a state, a time step, or a tree of them."""
         return self._captured is not None and self._captured.holds(tree)
 
+    @with_own_settings
+    def trained(
+        self, state: EpisodeState, trainee: TraineeState, losses: Tensor, lr: Tensor, due: NDArray[np.bool_] | None
+    ) -> tuple[EpisodeState, TimeStep]:
+        """A decision as `step` makes it, of trainees that something else has trained for the interval.
+
+        Args:
+            state: n episodes before the interval.
+            trainee: after it, with the weights that are to be measured.
+            losses: (n, N) of its steps.
+            lr: (n, K) rates to report.
+            due: as for `step`.
+        """
+        return self._measure(state, trainee, losses, lr, state.hyper, {}, _all_or_some(due, lr.device))
+
     def _decided(self, state: EpisodeState, action: Tensor, due: Tensor | bool) -> tuple[EpisodeState, TimeStep]:
         """A decision of one chunk; `due` (n,) tells which environments to measure, True means all, False none."""
         lr, hyper = self.control.apply(action, state.lr, state.hyper)

@@ -58,11 +58,11 @@ class EpisodeSeeds:
         self.episodes[mask] += 1
 
     def present(self) -> NDArray[np.int64]:
-        """The seeds (n,) of the present episodes."""
+        """Returns the seeds (n,) of the present episodes."""
         return draws.episode_seeds(self.env_seeds, self.episodes)
 
     def upcoming(self, begun: Mask) -> NDArray[np.int64]:
-        """The seeds (n,) of the present episodes where `begun` (n,) holds, and of the next ones elsewhere."""
+        """Returns the seeds (n,) of the present episodes where `begun` (n,) holds, and of the next ones elsewhere."""
         return draws.episode_seeds(self.env_seeds, self.episodes + ~begun)
 
     def copied(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

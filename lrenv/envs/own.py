@@ -15,7 +15,7 @@ from lrenv.envs.rewards import REWARDS, register_reward
 
 
 def reward_name(spec: str) -> str:
-    """The name of the reward that a spec gives: that of a registered one, or of one's own, which is then registered.
+    """Returns the name of the reward that a spec names: a registered one, or one's own, which is then registered.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -26,7 +26,7 @@ def reward_name(spec: str) -> str:
 
 
 def observation_name(spec: str) -> str:
-    """The name of the observation that a spec gives; raises as `reward_name` does."""
+    """Returns the name of the observation that a spec names; raises as `reward_name` does."""
     return _name(spec, "observation", OBSERVATIONS, register_observation)
 
 

@@ -33,7 +33,7 @@ class History:
             row.append((float(info["inner_step"][i]), float(info["train_loss"][i]), float(info["val_loss"][i]), lr))
 
     def line(self) -> str:
-        """One line on the whole batch."""
+        """Returns a line on the whole batch."""
         info = self._info
         lr = info["lr"].reshape(len(info["lr"]), -1).mean(1)
         return (
@@ -43,7 +43,7 @@ class History:
         )
 
     def draw(self) -> tuple[NDArray[np.uint8], ...]:
-        """One image (height, width, 3) per env: losses and learning rate over inner steps."""
+        """Draws one image (height, width, 3) per env: losses and learning rate over inner steps."""
         return tuple(self._draw(row) for row in self._rows)
 
     def _draw(self, row: list[tuple[float, float, float, float]]) -> NDArray[np.uint8]:

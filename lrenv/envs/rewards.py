@@ -31,24 +31,24 @@ CAP = 4.0
 
 
 def val_loss(d: Dynamics, diverged: Tensor) -> Tensor:
-    """The reward of Xu et al. 2019, section 2.2: the validation loss of each decision, negative as it is to fall."""
+    """Returns the negative validation loss of each decision, the reward of Xu et al. 2019, section 2.2."""
     return torch.where(diverged, -_cap(d) * (_decisions_left(d) + 1), -_capped(d.val_loss, d))
 
 
 def log_val_loss(d: Dynamics, diverged: Tensor) -> Tensor:
-    """The negative logarithm of the validation loss."""
+    """Returns the negative logarithm of the validation loss."""
     return torch.where(diverged, -_log(_cap(d)) * _decisions_left(d) - 1, -_log(_capped(d.val_loss, d)))
 
 
 def improvement(d: Dynamics, diverged: Tensor) -> Tensor:
-    """How far the logarithm of the validation loss has fallen: the return is how far it fell in all."""
+    """Returns how far the logarithm of the validation loss has fallen: the return is how far it fell in all."""
     # The validation loss before is NaN where a run diverged earlier.
     previous = _log(_capped(d.previous_val_loss.nan_to_num(nan=torch.inf), d))
     return torch.where(diverged, previous - _log(_cap(d)) - 1, previous - _log(_capped(d.val_loss, d)))
 
 
 def final(d: Dynamics, diverged: Tensor) -> Tensor:
-    """The negative validation loss at the end of the budget, and 0 at every decision before."""
+    """Returns the negative validation loss at the end of the budget, and 0 at every decision before."""
     at_end = (d.inner_step >= d.budget).to(d.val_loss.dtype)
     return torch.where(diverged, -2 * _cap(d), -_capped(d.val_loss, d) * at_end)
 
@@ -99,7 +99,7 @@ def register_reward(name: str, reward: Reward, replace_existing: bool = False) -
 
 
 def make_reward(reward: str | Reward) -> Reward:
-    """The reward of that name, or the given function.
+    """Returns the reward of that name, or the given function.
 
     Raises:
         TypeError: neither a name nor a function.

@@ -58,7 +58,7 @@ class LearningRateVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """One decision in every environment.
+        """Takes one decision in every environment.
 
         Returns:
             Observations, rewards (n,) float32, dones (n,), and a list of n infos. `self.info` is the batched info.
@@ -73,15 +73,15 @@ class LearningRateVecEnv(VecEnv):
         return observation, reward.astype(np.float32), terminated, infos
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Does nothing, as nothing is open."""
 
     def get_images(self) -> Sequence[Array | None]:
-        """One image per env, for "rgb_array"."""
+        """Returns one image per env, for "rgb_array"."""
         images: Sequence[Array | None] = self.envs.render() or [None] * self.num_envs
         return images
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The attribute of the batch, once for each index."""
+        """Returns the attribute of the batch, once for each index."""
         return [getattr(self.envs, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
@@ -91,7 +91,7 @@ class LearningRateVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Refuses: the envs are one batch, none has methods of its own.
+        """Raises an error, since the envs are one batch, and none has methods of its own.
 
         Raises:
             AttributeError: always; call the method of `self.envs`.
@@ -99,6 +99,6 @@ class LearningRateVecEnv(VecEnv):
         raise AttributeError(f"there is no env to call {method_name} on: all are one batch, call envs.{method_name}")
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
-        """No env is wrapped."""
+        """Returns False per index, as no env is wrapped."""
         chosen: Iterable[int] = self._get_indices(indices)
         return [False for _ in chosen]

@@ -42,7 +42,7 @@ class Snapshot(NamedTuple):
 
 
 def settings_of(episode: Episode, view: Mapping[str, Any]) -> dict[str, Any]:
-    """What the future of an episode depends on besides its state, in words and numbers that can be compared anywhere.
+    """Returns what an episode depends on besides its state, in words and numbers that can be compared anywhere.
 
     Args:
         episode: the dynamics.
@@ -77,7 +77,7 @@ def _in_view(value: Any) -> str:
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Each setting that differs, as "name theirs (here ours)"; an optimizer may have hyperparameters of its own."""
+    """Returns each setting that differs, as "name theirs (here ours)"; an optimizer may have ones of its own."""
     names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
     return [f"{name} {_short(theirs.get(name))} (here {_short(ours.get(name))})" for name in names]
 
@@ -99,7 +99,7 @@ def _network(task: Task, trainee: Trainee) -> str:
 
 
 def described(value: object) -> str:
-    """A setting in words that are the same in every process of one version of Python.
+    """Returns a setting in words that are the same in every process of one version of Python.
 
     What a function does and encloses counts, and what tensors hold, as checksums.
     """

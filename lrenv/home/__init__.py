@@ -5,10 +5,13 @@
 | file | what it does |
 |---|---|
 | `controller.py` | counts steps, decides, keeps what is needed to go on; what users call |
-| `observing.py` | looks at a loop with the functions that environments use |
+| `deciding.py` | one decision after another |
+| `driver.py` | one agent for one loop: its needs, its carry, and what its actions do to the rate |
+| `observing.py` | measures a loop with the functions that environments use |
 | `needs.py` | what an agent needs of a loop, and whether one can give it |
 | `groups.py` | reads and sets rates, momentum and weight decay of an optimizer's parameter groups |
-| `stepping.py` | notices which steps an optimizer took |
+| `stepping.py` | notices which steps an optimizer took, and keeps their losses |
+| `processes.py` | lets several processes that train one model decide the same |
 | `fallback.py` | what takes over where an agent has not been trained |
 | `history.py` | what was decided when, and why: a table and a plot |
 """

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from lrenv.controllers.agent import Agent
-from lrenv.home.driver import Act, Driver
+from lrenv.home.deciding import Decider
+from lrenv.home.driver import Driver
 from lrenv.home.fallback import Fallback, Schedule
-from lrenv.home.groups import FAMILIES, Groups
+from lrenv.home.groups import Groups
 from lrenv.home.history import Decision, History
 from lrenv.home.needs import check_evaluate, check_horizon
 from lrenv.home.observing import Evaluate, Layer, Observing, Validation, watched_weights
-from lrenv.home.processes import from_first, is_first
-from lrenv.home.stepping import Steps
-from lrenv.lookup import count, what_is
-from lrenv.runtime.transfer import to_host
+from lrenv.home.processes import is_first
+from lrenv.home.stepping import Losses, Steps, loss_of
+from lrenv.lookup import count
 
 IDLE = 20
 """Calls of `step` in a row without a step of the optimizer, after which that is said: a GradScaler halves its scale at
@@ -126,28 +126,28 @@ class LRController(LRScheduler):
         if not needs.clock_alone:
             dtype = torch.float64 if last_weight.dtype == torch.float64 else torch.float32
             like = torch.zeros((), dtype=dtype, device=last_weight.device)
-        self._like = like
         self._driver.attach(self._groups.names(), like.dtype)
-        self._watched = (first_weight, last_weight) if needs.weights else None
+        self._watched = (first_weight, last_weight) if needs.weights else ()
         validation = None
         if evaluate is not None and not needs.clock_alone:
             validation = Validation(evaluate, loss, module, target_std, needs.predictions)
         self._can_begin = validation is not None or not needs.training
         observer = self._driver.observer(like.dtype)
-        self._observing = Observing(observer, needs, validation, self._watched, like, self.every)
-        self._fallback, self.history = fall, History()
+        observing = Observing(observer, needs, validation, self._watched or None, like, self.every)
+        self._decider = Decider(self._driver, observing, fall, self.every, like.device)
+        self.history = History()
         self._lr = torch.tensor([[self._groups.base]], dtype=like.dtype)
         self._hyper = self._groups.hyper(self._driver.control.hyperparameters, like.dtype)
         self._held: float | None = None
         self._begun = False
-        self._losses: list[Tensor] = []
-        self._found_inf: list[Tensor | None] = []
+        self._losses = Losses()
         self._said: list[str] = []
         self._idle = self.last_epoch = 0
         self._due = 0.0  # the step at which there is something to do next
         self._plan()
         self.base_lrs: Any = self._groups.initial()
-        self._check_family()
+        if unlike := self._groups.unlike(self._driver.view.optimizer):
+            self._say("family", f"agent {name!r} {unlike}")
         self._stepping = Steps(optimizer, self._before_step)
 
     def __repr__(self) -> str:
@@ -160,8 +160,8 @@ class LRController(LRScheduler):
             loss: of the first batch, before it is trained on; once the agent has decided, nothing happens.
         """
         if not self._begun:
+            self._decide(None if loss is None else loss_of(loss).reshape(1))
             self._begun = True
-            self._decide(None if loss is None else _loss(loss).reshape(1))
 
     def _before_step(self) -> None:
         if self._can_begin:
@@ -181,7 +181,7 @@ class LRController(LRScheduler):
             ValueError: no loss, where the agent looks at it.
         """
         training = self._driver.needs.training
-        value = _loss(loss) if training else None
+        value = loss_of(loss) if training else None
         noticed = self._stepping.since()
         if not (noticed if stepped is None else stepped):
             self._idle += 1
@@ -196,88 +196,53 @@ class LRController(LRScheduler):
         if not self._begun:
             self.start(value)
         self.last_epoch += 1
-        if value is not None and self._due < math.inf:
-            self._losses.append(value)
-        if self._stepping.found_inf is not None or self._found_inf:
-            self._found_inf.append(self._stepping.found_inf)
+        self._losses.add(value if self._due < math.inf else None, self._stepping.found_inf)
         if self.last_epoch >= self._due:
             self._arrive()
 
     def _arrive(self) -> None:
         """What happens at the step that was planned for."""
-        if self._found_inf and not self._all_taken():
+        self.last_epoch -= self._losses.settle()
+        if self.last_epoch < self._due:
             return
-        if self.horizon is not None and self.last_epoch > self.horizon:
+        if self.last_epoch > self._end:
             self._due = math.inf
-            self._losses = []
+            self._losses.restore(None)
             self._say("overrun", f"training goes on after horizon={self.horizon} steps: the last rate stays; "
                       "extend(steps) lets the agent go on")  # fmt: skip
             return
-        losses = torch.stack([x.to(self._losses[0].device) for x in self._losses]) if self._losses else None
-        self._losses = []
-        self._decide(losses)
+        self._decide(self._losses.stacked())
+        self._losses.restore(None)
         self._plan()
-
-    def _all_taken(self) -> bool:
-        """Takes back the steps that a fused optimizer skipped, now that waiting for the device is due in any case."""
-        taken = [found is None or not bool(found) for found in self._found_inf]
-        self._found_inf = []
-        self.last_epoch -= taken.count(False)
-        if self._losses:
-            counted = [True] * (len(self._losses) - len(taken)) + taken
-            self._losses = [x for x, kept in zip(self._losses, counted, strict=True) if kept]
-        return self.last_epoch >= self._due
 
     def _plan(self) -> None:
         """When there is something to do next: a decision, or one step after the horizon, of which there is to tell."""
         following = self.last_epoch - self.last_epoch % self.every + self.every
-        end = math.inf if self.horizon is None else self.horizon
-        self._due = following if following < end else end + 1
+        self._due = following if following < self._end else self._end + 1
 
     def _decide(self, losses: Tensor | None) -> None:
         """A decision, after steps with the losses (k,)."""
         lr = torch.full_like(self._lr, self._groups.rate()) if self._shadow else self._lr
-        step, horizon = self.last_epoch, math.inf if self.horizon is None else float(self.horizon)
         self._check_watched()
-        seen = self._observing.look(step, horizon, losses, lr)
-        # In one transfer, for which the device is waited for.
-        host = to_host((seen.observation, seen.outside, seen.finite, seen.dynamics.train_loss, seen.dynamics.val_loss))
-        observation, outside, finite, train_loss, val_loss = host
-        why: list[str] = []
-        act = Act((), lr, self._hyper)
-        if not finite[0]:
-            why.append("a loss or a weight is not finite")
-            self._say("broken", f"a loss or a weight was not finite at step {step}: the rate stays until they are")
-        else:
-            self._observing.keep()
-            if strange := self._driver.unfamiliar(observation, outside):
-                why.append(f"outside what the agent was trained on: {', '.join(strange)}")
-            if self._fallback.notice(bool(strange), step, float(lr)):
-                self._say(
-                    "fallback",
-                    f"for {self._fallback.patience + 1} decisions in a row the agent saw what it was not trained on "
-                    f"({', '.join(strange)}): from step {step} the schedule {self._fallback.name!r} goes on from the "
-                    "rate of that moment",
-                )
-            if self._fallback.since is None:
-                act = self._driver.act(observation, lr, self._hyper)
-            else:
-                why.append(f"the schedule {self._fallback.name!r} has taken over")
-                act = act._replace(lr=torch.full_like(lr, self._fallback.rate(step, horizon, self.every)))
-        proposed = self._agreed(act.lr)
-        rate, reason = self._allowed(float(proposed))
-        why += reason
-        hyper = {name: self._agreed(value) for name, value in act.hyper.items()}
+        outcome = self._decider.decide(self.last_epoch, self._end, losses, lr, self._hyper)
+        for kind, sentence in outcome.said.items():
+            self._say(kind, sentence)
+        proposed, hyper = float(outcome.act.lr), outcome.act.hyper
+        rate, why = self._allowed(proposed)
         if not self._shadow:
             self._lr, self._hyper = torch.full_like(self._lr, rate), hyper
             self._write()
         self.history.add(
             Decision(
-                step, tuple(self._groups.rates()), self._groups.rates_at(float(proposed)),
-                {name: float(value) for name, value in hyper.items()}, float(train_loss[0]), float(val_loss[0]),
-                self._driver.named(observation), act.action, tuple(why),
+                self.last_epoch, tuple(self._groups.rates()), self._groups.rates_at(proposed),
+                {name: float(value) for name, value in hyper.items()}, outcome.train_loss, outcome.val_loss,
+                outcome.observation, outcome.act.action, (*outcome.why, *why),
             )
         )  # fmt: skip
+
+    @property
+    def _end(self) -> float:
+        return math.inf if self.horizon is None else float(self.horizon)
 
     def _allowed(self, rate: float) -> tuple[float, list[str]]:
         """The rate that is set where the agent asks for another, and why."""
@@ -338,8 +303,7 @@ class LRController(LRScheduler):
         Raises:
             ValueError: the agent reacts to training.
         """
-        horizon = math.inf if self.horizon is None else float(self.horizon)
-        return Schedule(self._driver.agent).rate(step - step % self.every, horizon, self.every)
+        return Schedule(self._driver.agent).rate(step - step % self.every, self._end, self.every)
 
     def get_last_lr(self) -> list[Any]:
         """The rates of the parameter groups."""
@@ -349,18 +313,13 @@ class LRController(LRScheduler):
         """As `get_last_lr`."""
         return self._groups.rates()
 
-    def _agreed(self, value: Tensor) -> Tensor:
-        """What the first process decided; clocks are the same everywhere."""
-        return value if self._driver.needs.clock_alone else from_first(value.to(self._like.device)).cpu()
-
     def state_dict(self) -> dict[str, Any]:
         """Everything that later decisions depend on, for `torch.save` and `torch.load(weights_only=True)`.
 
         It is small, but for agents that observe how layers move: these need the weights of the first and the last layer
         at the last decision, and how far they had moved. `history` is not in it.
         """
-        if self._found_inf:
-            self._all_taken()
+        self.last_epoch -= self._losses.settle()
         return {
             "version": VERSION,
             "agent": self._driver.name,
@@ -373,10 +332,8 @@ class LRController(LRScheduler):
             "held": self._held,
             "base": self._groups.base,
             "initial": self._groups.initial(),
-            "losses": torch.stack(self._losses) if self._losses else None,
-            "driver": self._driver.state(),
-            "observing": self._observing.state(),
-            "fallback": self._fallback.state(),
+            "losses": self._losses.stacked(),
+            "decider": self._decider.state(),
             "said": list(self._said),
         }
 
@@ -389,7 +346,7 @@ class LRController(LRScheduler):
             ValueError: the state of something else, of another agent, or with another `every`.
         """
         state = state_dict
-        if not isinstance(state, Mapping) or state.get("version") != VERSION or "driver" not in state:
+        if not isinstance(state, Mapping) or state.get("version") != VERSION or "decider" not in state:
             raise ValueError("this is no state of an LRController of this version: pass what its state_dict() gave")
         for key, mine in (("agent", self._driver.name), ("every", self.every)):
             if state[key] != mine:
@@ -402,11 +359,8 @@ class LRController(LRScheduler):
         self._hyper = {name: torch.full_like(self._lr, value) for name, value in state["hyper"].items()}
         self._held, self._said = state["held"], list(state["said"])
         self._groups.restore(state["base"], state["initial"])
-        self._losses = [] if state["losses"] is None else [x.clone() for x in state["losses"].unbind()]
-        self._found_inf = []
-        self._driver.restore(state["driver"])
-        self._observing.restore(state["observing"])
-        self._fallback.restore(state["fallback"])
+        self._losses.restore(state["losses"])
+        self._decider.restore(state["decider"])
         self.base_lrs = self._groups.initial()
         self._plan()
         if self.horizon is not None and self.last_epoch > self.horizon:
@@ -414,22 +368,9 @@ class LRController(LRScheduler):
         if self._begun and not self._shadow:
             self._write()
 
-    def _check_family(self) -> None:
-        """Warns if the agent was trained on another kind of optimizer."""
-        trained = FAMILIES.get(str(self._driver.view.optimizer))
-        if trained is not None and trained != self._groups.family():
-            self._say(
-                "family",
-                f"agent {self._driver.name!r} was trained on {self._driver.view.optimizer!r} ({trained}), and this "
-                f"optimizer is {self._groups.family()}: rates that suit one may not suit the other",
-            )
-
     def _check_watched(self) -> None:
         """Says so if the optimizer has been given other parameters than those that are looked at."""
-        if self._watched is None:
-            return
-        held = {id(parameter) for group in self._groups.all for parameter in group["params"]}
-        if not all(id(weight) in held for weight in self._watched):
+        if not self._groups.hold(self._watched):
             self._say(
                 "replaced",
                 "the optimizer's groups were replaced, and it no longer trains the first and the last layer that are "
@@ -455,21 +396,3 @@ def _checked_bounds(bounds: tuple[float, float] | None) -> tuple[float, float]:
     if not (isinstance(bounds, tuple | list) and len(bounds) == 2 and 0 <= bounds[0] <= bounds[1]):
         raise ValueError(f"bounds must be two rates, 0 or more, the lower one first, not {bounds!r}")
     return float(bounds[0]), float(bounds[1])
-
-
-def _loss(loss: Any) -> Tensor:
-    """A loss (), in memory of its own: the next step may overwrite that of the loop's.
-
-    Raises:
-        TypeError: no number.
-        ValueError: there is none.
-    """
-    if isinstance(loss, Tensor) and loss.numel() == 1:
-        own = loss.detach().clone()
-        return own if own.ndim == 0 else own.reshape(())
-    if isinstance(loss, float | int) and not isinstance(loss, bool):
-        return torch.tensor(float(loss), dtype=torch.float64)
-    if loss is None:
-        raise ValueError("the agent looks at training losses: call step(loss) with the loss of the batch")
-    held = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else what_is(loss)
-    raise TypeError(f"step takes the loss of a batch, one number, not {held}")

@@ -1,4 +1,4 @@
-"""An agent at the wheel of one loop: its needs, its memory, and what its actions do to the rate."""
+"""One agent for one loop: its needs, its carry, and what its actions do to the rate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lrenv.controllers.agent import Agent, State, called, make_agent
 from lrenv.controllers.sb3_agent import as_agent
 from lrenv.envs.actions import Control
 from lrenv.envs.observations import Observer
-from lrenv.home.needs import Needs, check_black_box, checked_view, needs_of
+from lrenv.home.needs import Needs, check_black_box, checked_view, clock, needs_of
 from lrenv.runtime.ambient import without_gradients
 from lrenv.training.optimizers import Hyper
 
@@ -25,6 +25,26 @@ class Act(NamedTuple):
     action: tuple[float, ...]
     lr: Tensor  # (1, 1)
     hyper: Hyper  # name -> (1, 1)
+
+
+class Foreseen(NamedTuple):
+    """A decision of a schedule."""
+
+    act: Act
+    observation: dict[str, float]  # signal -> value
+
+
+class Ahead(NamedTuple):
+    """Decisions of a schedule."""
+
+    step: int  # of the first one
+    run: tuple[float, int]  # T and N
+    observations: NDArray[Any]  # (k, signals)
+    actions: NDArray[Any]  # (k, A)
+
+
+AHEAD = 256
+"""Decisions of a schedule that are worked out at once: one by one, they would take longer than small networks train."""
 
 
 class Driver:
@@ -56,6 +76,8 @@ class Driver:
         self._read = np.array([name in reads for name in self._names])
         self._memory: State = None
         self._asked = False
+        self._foreseeable = self.needs.clock_alone
+        self._ahead = Ahead(0, (0, 0), np.empty((0, 0)), np.empty((0, 0)))
 
     def observer(self, dtype: torch.dtype) -> Observer:
         """Makes its observations in this dtype."""
@@ -78,13 +100,39 @@ class Driver:
         """
         start = np.array([not self._asked])
         action, memory = self.agent.predict(observation, self._memory, start, deterministic=True)
-        try:
-            checked = self.control.check(action, 1)
-        except ValueError as error:
-            raise ValueError(f"agent {self.name!r}: {error}") from error
+        checked = self._checked(action, 1)
         self._memory, self._asked = memory, True
         rates, others = self.control.apply(torch.from_numpy(checked), lr, hyper)
         return Act(tuple(checked[0].tolist()), rates, others)
+
+    @without_gradients
+    def foreseen(self, step: int, horizon: float, every: int, lr: Tensor, hyper: Hyper) -> Foreseen | None:
+        """What a schedule sees and does at a step. It is asked for many decisions at once, as if each were a trainee.
+
+        None for agents that look at more than the time, have a memory, or act for one trainee alone.
+        """
+        if not self._foreseeable:
+            return None
+        row = (step - self._ahead.step) // every
+        if (horizon, every) != self._ahead.run or not 0 <= row < len(self._ahead.actions) or step % every:
+            dynamics = clock(torch.arange(step, step + AHEAD * every, every).double(), horizon, every)
+            observation = self.observer(torch.float64).observe(dynamics, {})
+            assert isinstance(observation, Tensor)
+            seen, row = observation.numpy(), 0
+            actions, memory = self.agent.predict(seen, None, np.ones(AHEAD, bool), deterministic=True)
+            if memory is not None or np.shape(actions)[:1] != (AHEAD,):
+                self._foreseeable = False
+                return None
+            self._ahead = Ahead(step, (horizon, every), seen, self._checked(actions, AHEAD))
+        action = self._ahead.actions[row : row + 1]
+        act = Act(tuple(action[0].tolist()), *self.control.apply(torch.from_numpy(action), lr, hyper))
+        return Foreseen(act, self.named(self._ahead.observations[row : row + 1]))
+
+    def _checked(self, action: Any, n: int) -> NDArray[Any]:
+        try:
+            return self.control.check(action, n)
+        except ValueError as error:
+            raise ValueError(f"agent {self.name!r}: {error}") from error
 
     def unfamiliar(self, observation: NDArray[Any], outside: NDArray[np.bool_]) -> list[str]:
         """The signals that it reads whose values are not like those that it was trained on.

@@ -11,9 +11,8 @@ from lrenv import specs
 from lrenv.controllers.agent import Agent, called, make_agent
 from lrenv.envs.actions import Control
 from lrenv.envs.observations import Observer
-from lrenv.home.needs import check_black_box, checked_view, needs_of
+from lrenv.home.needs import check_black_box, checked_view, clock, needs_of
 from lrenv.runtime.ambient import without_gradients
-from lrenv.training.dynamics import Dynamics
 
 
 class Schedule:
@@ -39,9 +38,7 @@ class Schedule:
     @without_gradients
     def rate(self, step: int, horizon: float, interval: int) -> float:
         """The rate at a step of a run of so many."""
-        known = {"inner_step": step, "budget": horizon, "interval": interval}
-        numbers = [known.get(name, torch.nan) for name in Dynamics._fields]
-        dynamics = Dynamics(*(torch.tensor([x], dtype=torch.float64) for x in numbers))
+        dynamics = clock(torch.tensor([step], dtype=torch.float64), horizon, interval)
         observation = self._observer.observe(dynamics, {})
         assert isinstance(observation, torch.Tensor)
         action, memory = self._agent.predict(observation.numpy(), None, np.array([True]), deterministic=True)

@@ -121,6 +121,27 @@ class Groups:
             return [float(group["betas"][0]) for group in groups]
         return [float(group[name]) for group in groups]
 
+    def hold(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether all of these are among those that are trained."""
+        if not parameters:
+            return True
+        held = {id(parameter) for group in self.all for parameter in group["params"]}
+        return all(id(parameter) in held for parameter in parameters)
+
+    def unlike(self, trained_on: object) -> str | None:
+        """In which way this optimizer is not like one of lrenv's, if it is of another family.
+
+        Args:
+            trained_on: the name of lrenv's optimizer; of anything else nothing is known.
+        """
+        family = FAMILIES.get(str(trained_on))
+        if family in (None, self.family()):
+            return None
+        return (
+            f"was trained on {trained_on!r} ({family}), and this optimizer is {self.family()}: rates that suit one may "
+            "not suit the other"
+        )
+
     def family(self) -> str:
         """What kind of optimizer it is."""
         name = type(self._optimizer).__name__

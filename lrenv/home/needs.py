@@ -82,6 +82,13 @@ def _fields(observer: Observer, reads: tuple[str, ...]) -> set[str]:
     }
 
 
+def clock(step: Tensor, horizon: float, interval: int) -> Dynamics:
+    """What is known at steps (n,) without a look at a loop; the rest is NaN."""
+    known = {"budget": horizon, "interval": interval}
+    others = {name: torch.full_like(step, known.get(name, torch.nan)) for name in Dynamics._fields}
+    return Dynamics(**others | {"inner_step": step})
+
+
 def checked_view(agent: Agent) -> View:
     """The agent's view, if a loop can serve it.
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lrenv.envs.observations import Observer
-from lrenv.home.needs import Needs
-from lrenv.home.processes import agreed, mean_of_processes
+from lrenv.home.needs import Needs, clock
+from lrenv.home.processes import agreed, from_first, mean_of_processes
 from lrenv.lookup import lookup, what_is
 from lrenv.networks.stacked import outer_weights
 from lrenv.runtime.ambient import without_gradients
@@ -199,10 +199,10 @@ class Observing:
             lr: (1, 1), of these steps.
         """
         if self._needs.clock_alone:
-            return self._shown(self.clock(step, horizon))
+            return self._shown(clock(self._like.new_full((1,), step), horizon, self._interval))
         now = self._now(step)
-        if losses is None:  # before the first step: what is expected of a batch, too
-            losses = now.val_loss
+        # Before the first step, the loss on a batch is expected to be that on validation data.
+        losses = from_first(now.val_loss) if losses is None else mean_of_processes(losses.to(self._like))
         return self._measured(now, losses, lr, horizon)
 
     @without_gradients
@@ -215,9 +215,8 @@ class Observing:
                 f"{tuple(before.predictions.shape[1:])}: give those on the same validation examples each time"
             )
         displacements = meter.still(now.layers) if self._before is None else self._displacements
-        losses = mean_of_processes(losses.to(self._like))[None]
         lr = lr.to(self._like)
-        dynamics, displacements = meter.measure(before, now, losses, lr, displacements, self._dynamics)
+        dynamics, displacements = meter.measure(before, now, losses[None], lr, displacements, self._dynamics)
         dynamics = agreed(dynamics)
         self._latest = now, dynamics, displacements
         return self._shown(dynamics)
@@ -257,11 +256,6 @@ class Observing:
         self._before = Trained(kept["step"], layers, kept["val_loss"], predictions)
         self._dynamics = Dynamics(*kept["dynamics"].unbind(-1))
         self._displacements = (kept["first_moved"], kept["last_moved"]) if self._needs.motion else ()
-
-    def clock(self, step: int, horizon: float) -> Dynamics:
-        """What is known without a look at the loop."""
-        known = {"inner_step": step, "budget": horizon, "interval": self._interval}
-        return Dynamics(*(self._like.new_full((1,), known.get(name, torch.nan)) for name in Dynamics._fields))
 
     @without_gradients
     def _shown(self, dynamics: Dynamics) -> Seen:

@@ -1,4 +1,4 @@
-"""Notices which steps an optimizer took: a GradScaler skips some, and accumulation calls for fewer than batches."""
+"""Which steps an optimizer took, and with which losses: a GradScaler skips some, accumulation calls for fewer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from types import MethodType
 from typing import Any
 from weakref import WeakMethod
 
+import torch
 from torch import Tensor
+
+from lrenv.lookup import what_is
 
 
 class Steps:
@@ -58,3 +61,59 @@ def _wrap(optimizer: Any, before: WeakMethod[Any], after: WeakMethod[Any]) -> No
 
     # A bound method: torch's schedulers, which wrap it again, look for its function.
     optimizer.step = MethodType(told, optimizer)
+
+
+class Losses:
+    """The losses of the steps since the last decision, on their device, and which of the steps came to nothing."""
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+        self._found_inf: list[Tensor | None] = []
+
+    def add(self, loss: Tensor | None, found_inf: Tensor | None) -> None:
+        """Appends a step.
+
+        Args:
+            loss: None if nobody looks at it.
+            found_inf: as in `Steps`.
+        """
+        if loss is not None:
+            self._losses.append(loss)
+        if found_inf is not None or self._found_inf:
+            self._found_inf.append(found_inf)
+
+    def settle(self) -> int:
+        """Drops the steps that a fused optimizer skipped, and tells how many. It may wait for the device."""
+        taken = [found is None or not bool(found) for found in self._found_inf]
+        self._found_inf = []
+        if self._losses:
+            counted = [True] * (len(self._losses) - len(taken)) + taken
+            self._losses = [x for x, kept in zip(self._losses, counted, strict=True) if kept]
+        return taken.count(False)
+
+    def stacked(self) -> Tensor | None:
+        """The losses (k,); None if there are none."""
+        return torch.stack([x.to(self._losses[0].device) for x in self._losses]) if self._losses else None
+
+    def restore(self, losses: Tensor | None) -> None:
+        """Goes on with the losses (k,), or without any."""
+        self._losses = [] if losses is None else [x.clone() for x in losses.unbind()]
+        self._found_inf = []
+
+
+def loss_of(loss: Any) -> Tensor:
+    """A loss (), in memory of its own: the next step may overwrite that of the loop's.
+
+    Raises:
+        TypeError: no number.
+        ValueError: there is none.
+    """
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        own = loss.detach().clone()
+        return own if own.ndim == 0 else own.reshape(())
+    if isinstance(loss, float | int) and not isinstance(loss, bool):
+        return torch.tensor(float(loss), dtype=torch.float64)
+    if loss is None:
+        raise ValueError("the agent looks at training losses: call step(loss) with the loss of the batch")
+    held = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else what_is(loss)
+    raise TypeError(f"step takes the loss of a batch, one number, not {held}")

@@ -1,4 +1,4 @@
-"""Networks of sequences whose parts are multiplied with one another: recurrent, convolutional and attending ones."""
+"""Networks of sequences with gates, which multiply parts with one another: recurrent, convolutional, attention."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lrenv.networks.sequences import sequence_length
 
 
 class GRU(nn.Module):
-    """Gated recurrent units (Cho et al. 2014), in the form of `torch.nn.GRU`; gives the state after the last place.
+    """Gated recurrent units (Cho et al. 2014) as in `torch.nn.GRU`; the output is the state after the last place.
 
     It is written out, since the fused kernels of recurrent layers can't be stacked over trainees.
 
@@ -29,7 +29,7 @@ class GRU(nn.Module):
             nn.init.uniform_(parameter, -1 / math.sqrt(width), 1 / math.sqrt(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, L, inputs) -> (b, width)."""
+        """Returns the last states (b, width) for inputs x (b, L, inputs)."""
         entering = self.entering(x)
         state = torch.zeros_like(entering[..., 0, : self.recurring.in_features])
         for each in entering.unbind(-2):
@@ -42,11 +42,11 @@ class GRU(nn.Module):
 
 
 def gru(width: int = 16, step: int = 1) -> NetworkFactory:
-    """Reads a series of numbers by gated recurrent units, and predicts from their last state.
+    """Returns a factory of networks that predict from the last state of gated recurrent units over a series of numbers.
 
     Args:
         width: units.
-        step: numbers that enter at a time, so that a series of length L has L / step places.
+        step: numbers per place, so that a series of length L has L / step places.
     """
 
     def make(shape: Shape, outputs: int) -> nn.Module:
@@ -57,11 +57,11 @@ def gru(width: int = 16, step: int = 1) -> NetworkFactory:
 
 
 class GatedConvolution(nn.Module):
-    """A causal convolution, half of whose channels decide how much of the others goes on (Dauphin et al. 2017, eq. 1).
+    """A causal convolution, half of whose channels are gates of the others (Dauphin et al. 2017, equation 1).
 
     Args:
         width: numbers per place.
-        kernel: places that an output sees, its own and those before it.
+        kernel: places on which an output depends, its own and those before it.
     """
 
     def __init__(self, width: int, kernel: int) -> None:
@@ -69,20 +69,20 @@ class GatedConvolution(nn.Module):
         self.convolution = nn.Conv1d(width, 2 * width, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, L, width) -> (b, L, width)."""
+        """Returns the outputs (b, L, width) for inputs x (b, L, width)."""
         seen = F.pad(x.transpose(-1, -2), (self.convolution.kernel_size[0] - 1, 0))
         return F.glu(self.convolution(seen), dim=-2).transpose(-1, -2)
 
 
 def gated_convolutions(width: int = 32, kernel: int = 4, layers: int = 2) -> NetworkFactory:
-    """A model of text of gated convolutions with residual connections (Dauphin et al. 2017).
+    """Returns a factory of text models of gated convolutions with residual connections (Dauphin et al. 2017).
 
-    Its outputs (L, classes) predict the token after each place.
+    Outputs (L, classes) predict the token after each place.
 
     Args:
         width: numbers per place.
-        kernel: places that each layer sees.
-        layers: how many.
+        kernel: places on which an output of a layer depends.
+        layers: how many layers there are.
     """
 
     def make(shape: Shape, classes: int) -> nn.Module:
@@ -94,24 +94,24 @@ def gated_convolutions(width: int = 32, kernel: int = 4, layers: int = 2) -> Net
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean of x^2 + eps), scaled per component (Zhang & Sennrich 2019)."""
+    """The normalisation x / sqrt(mean of x^2 + eps), scaled per component (Zhang & Sennrich 2019)."""
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Over the last axis."""
+        """Normalises x (..., width) over the last axis."""
         return self.weight * x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
 
 
 class RotaryAttention(nn.Module):
-    """Causal attention whose scores depend on how far apart two places are (Su et al. 2021, equation 34).
+    """Causal attention whose scores depend on the distance of two places (Su et al. 2021, equation 34).
 
     Args:
         width: numbers per place.
-        heads: they divide the width into even parts.
-        base: the pairs of components turn by base^(-2 i / d) per place, i = 0 ... d / 2 - 1.
+        heads: heads, which divide the width into even parts.
+        base: pair i of the d components is rotated by base^(-2 i / d) per place, i = 0 ... d / 2 - 1.
     """
 
     def __init__(self, width: int, heads: int, base: float = 1e4) -> None:
@@ -120,7 +120,7 @@ class RotaryAttention(nn.Module):
         self.joint, self.output = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, L, width) -> (b, L, width)."""
+        """Returns the outputs (b, L, width) for inputs x (b, L, width)."""
         # (b, L, 3, heads, width / heads) -> three tensors (b, heads, L, width / heads)
         queries, keys, values = self.joint(x).unflatten(-1, (3, self.heads, -1)).transpose(-4, -2).unbind(-3)
         scores = self._turned(queries) @ self._turned(keys).transpose(-2, -1) / math.sqrt(queries.shape[-1])
@@ -130,7 +130,7 @@ class RotaryAttention(nn.Module):
         return output
 
     def _turned(self, x: Tensor) -> Tensor:
-        """Turns each pair of components (..., L, d) by an angle in proportion to its place."""
+        """Rotates each pair of components (..., L, d) by an angle in proportion to its place."""
         half = x.shape[-1] // 2
         speeds = self.base ** (-torch.arange(half, device=x.device, dtype=x.dtype) / half)
         angles = torch.arange(x.shape[-2], device=x.device, dtype=x.dtype)[:, None] * speeds
@@ -139,31 +139,31 @@ class RotaryAttention(nn.Module):
 
 
 class GatedUnits(nn.Module):
-    """SwiGLU: W3 (silu(W1 x) * W2 x), without biases (Shazeer 2020, equation 6)."""
+    """The layer SwiGLU: W3 (silu(W1 x) * W2 x), without biases (Shazeer 2020, equation 6)."""
 
     def __init__(self, width: int, units: int) -> None:
         super().__init__()
         self.joint, self.output = nn.Linear(width, 2 * units, bias=False), nn.Linear(units, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., width)."""
+        """Returns the outputs (..., width) for inputs x (..., width)."""
         gate, value = self.joint(x).chunk(2, -1)
         output: Tensor = self.output(F.silu(gate) * value)
         return output
 
 
 def gated_transformer(width: int = 32, heads: int = 2, layers: int = 1) -> NetworkFactory:
-    """A causal transformer of RMS norm, rotary positions and SwiGLU (Touvron et al. 2023, "LLaMA", section 2.2).
+    """Returns a factory of causal transformers as in Touvron et al. 2023 ("LLaMA", section 2.2).
 
-    Its outputs (L, classes) predict the token after each place.
+    They have RMS norm, rotary positions and SwiGLU. Outputs (L, classes) predict the token after each place.
 
     Args:
         width: numbers per place; gated units are 8 / 3 times as many, so that there are 12 width^2 weights per layer.
-        heads: of attention; they divide the width into even parts.
-        layers: attention and gated units each.
+        heads: heads of attention; they divide the width into even parts.
+        layers: layers, each of attention and gated units.
 
     Raises:
-        ValueError: heads that don't divide the width into even parts.
+        ValueError: the heads don't divide the width into even parts.
     """
     if width % (2 * heads):
         raise ValueError(f"width={width} must be a multiple of twice heads={heads}")

@@ -1,4 +1,4 @@
-"""Perceptrons whose parts go beyond linear layers and activations: maxout, sines, dropout."""
+"""Perceptrons with other parts than linear layers and common activations: maxout, sines, dropout."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from lrenv.networks.architectures import NetworkFactory, Shape
 
 
 class Maxout(nn.Module):
-    """The largest of each `pieces` consecutive numbers (Goodfellow et al. 2013, "Maxout networks", equation 2)."""
+    """The layer that returns the largest of each `pieces` consecutive numbers (Goodfellow et al. 2013, equation 2)."""
 
     def __init__(self, pieces: int) -> None:
         super().__init__()
         self.pieces = pieces
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., units * pieces) -> (..., units)."""
+        """Returns the maxima (..., units) of x (..., units * pieces)."""
         largest: Tensor = x.unflatten(-1, (-1, self.pieces)).amax(-1)
         return largest
 
 
 def maxout(*hidden: int, pieces: int = 5, dropout: float = 0.5) -> NetworkFactory:
-    """The network for permutation-invariant MNIST of Goodfellow et al. 2013, section 5.1: maxout layers with dropout.
+    """Returns a factory of perceptrons of maxout layers with dropout.
+
+    Source: Goodfellow et al. 2013, "Maxout networks", section 5.1 (the network for permutation-invariant MNIST).
 
     Args:
         hidden: maxout units per layer.
@@ -45,22 +47,22 @@ def maxout(*hidden: int, pieces: int = 5, dropout: float = 0.5) -> NetworkFactor
 
 
 class Sine(nn.Module):
-    """sin(frequency x)."""
+    """The activation sin(frequency x)."""
 
     def __init__(self, frequency: float) -> None:
         super().__init__()
         self.frequency = frequency
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element."""
+        """Returns the sines, elementwise."""
         return torch.sin(self.frequency * x)
 
 
 def siren(*hidden: int, frequency: float = 30.0) -> NetworkFactory:
-    """A network of sines with the initial weights that keep their distribution (Sitzmann et al. 2020, section 3.2).
+    """Returns a factory of networks of sines (Sitzmann et al. 2020, section 3.2).
 
-    Weights of the first layer, which has d inputs, are uniform within 1 / d, those of later ones within
-    sqrt(6 / d) / frequency.
+    The initial weights give all layers the same distribution of activations: those of the first layer, which has d
+    inputs, are uniform within 1 / d, those of later ones within sqrt(6 / d) / frequency.
 
     Args:
         hidden: units per layer.
@@ -84,12 +86,12 @@ def siren(*hidden: int, frequency: float = 30.0) -> NetworkFactory:
 
 
 def dropout_mlp(*hidden: int, dropout: float = 0.2, activation: Callable[[], nn.Module] = nn.ELU) -> NetworkFactory:
-    """A perceptron with dropout after each activation (Srivastava et al. 2014).
+    """Returns a factory of perceptrons with dropout after each activation (Srivastava et al. 2014).
 
     Args:
         hidden: units per layer.
         dropout: the probability that a hidden unit is dropped.
-        activation: of the hidden layers.
+        activation: builds the module after each hidden layer.
     """
 
     def make(shape: Shape, outputs: int) -> nn.Module:

@@ -268,7 +268,7 @@ class Network:
         return torch.stack([piece.sum(1) for piece in x.split(self.pieces[granularity], 1)], 1)
 
     def fan_in(self, granularity: str) -> Tensor:
-        """How many numbers each output of a piece sums up: (K,) for the K pieces, float64.
+        """Returns how many terms each output of a piece sums up: (K,) for the K pieces, float64.
 
         A weight (outputs, inputs, ...) has the product of all axes but the first; of an embedding that is its width. A
         layer has that of its first weight, and so have its biases and gains, which are tensors of one axis or none. A

@@ -8,6 +8,6 @@ and numbers are hashed from keys. So environment i of a batch draws what it woul
 random state, and runs can be paired by their seeds.
 
 Read `draws.py` first (keys, uniform numbers, permutations, batches), then `seeds.py` (which seeds serve which purpose:
-training, tuning, validation, report). `mersenne.py` is torch's own CPU generator for many seeds in parallel, by which
-initial weights are those of plain PyTorch.
+training, tuning, validation, report). `named.py` draws settings by their names. `mersenne.py` is torch's own CPU
+generator for many seeds in parallel, by which initial weights are those of plain PyTorch.
 """

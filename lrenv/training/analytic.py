@@ -40,18 +40,18 @@ class NoisyQuadratic(nn.Module):
         self.register_buffer("curvature", torch.tensor(CURVATURE))
 
     def forward(self, noise: Tensor) -> Tensor:
-        """(b, d) noise -> (b, 1) losses."""
+        """Returns the losses (b, 1) for noise (b, d)."""
         return 0.5 * (self.curvature * (self.weight - noise) ** 2).sum(-1, keepdim=True)
 
 
 def noisy_quadratic(shape: Shape, classes: int) -> nn.Module:
-    """The noisy quadratic as a network: its inputs are noise and its outputs are losses."""
+    """Returns the noisy quadratic as a network: its inputs are noise and its outputs are losses."""
     del shape, classes
     return NoisyQuadratic()
 
 
 def quadratic_noise() -> Data:
-    """Noise whose mean is exactly 0 and whose variance is exactly sigma^2, so that the closed form is exact.
+    """Draws noise whose mean is exactly 0 and whose variance is exactly sigma^2, so that the closed form is exact.
 
     The two examples +sigma and -sigma of the validation and test splits average to the expected loss.
     """
@@ -62,7 +62,7 @@ def quadratic_noise() -> Data:
 
 
 def expected_loss(lr: Tensor, batch_size: int, curvature: tuple[float, ...] = CURVATURE) -> Tensor:
-    """Expected loss of the noisy quadratic after each step of SGD (Wu et al. 2018, equation 5).
+    """Computes the expected loss of the noisy quadratic after each step of SGD (Wu et al. 2018, equation 5).
 
     The second moment of each weight, m_i = E[w_i^2], follows
     m_i <- (1 - lr h_i)^2 m_i + (lr h_i sigma)^2 / b.
@@ -89,7 +89,7 @@ def expected_loss(lr: Tensor, batch_size: int, curvature: tuple[float, ...] = CU
 def optimal_schedule(
     budget: int, batch_size: int, interval: int = 1, curvature: tuple[float, ...] = CURVATURE
 ) -> Tensor:
-    """The rates (T,) of SGD, constant over each interval, that minimise the expected loss at the end of the budget.
+    """Computes the rates (T,) of SGD, constant per interval, that minimise the expected loss at the end of the budget.
 
     Found by BFGS on log rates, in float64. Rates of successive steps can trade places at little cost, so there are
     many local minima a few percent of the excess loss apart where intervals are short: the best of several starts
@@ -144,19 +144,19 @@ class TwoMinima(nn.Module):
         self.weight = nn.Parameter(torch.tensor([-1.2]))
 
     def forward(self, nothing: Tensor) -> Tensor:
-        """(b, 1) anything -> (b, 1) losses."""
+        """Returns the losses (b, 1), whatever the inputs (b, 1) are."""
         w = self.weight
         return ((w - 4) * (w - 3) * w**2).expand(nothing.shape[0], 1)
 
 
 def two_minima(shape: Shape, classes: int) -> nn.Module:
-    """The loss surface with two minima as a network whose outputs are losses."""
+    """Returns the loss surface with two minima as a network whose outputs are losses."""
     del shape, classes
     return TwoMinima()
 
 
 def nothing() -> Data:
-    """One empty example: the loss depends on no data."""
+    """Returns one empty example, as the loss depends on no data."""
     return _unlabelled(torch.zeros(1, 1), torch.zeros(1, 1))
 
 

@@ -43,11 +43,8 @@ What 1,000 draws look like (`python benchmarks/drawn_tasks.py`):
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 from lrenv.data.generated import (
     Copying,
@@ -60,6 +57,7 @@ from lrenv.data.generated import (
     Teacher,
 )
 from lrenv.networks.families import Family, Perceptron, ResidualPerceptron, Transformer
+from lrenv.randomness.named import Chance
 from lrenv.randomness.seeds import seeds_for
 from lrenv.training.tasks import LogUniform, Task
 
@@ -77,6 +75,14 @@ EXAMPLES = (200, 4000)
 HELD_OUT = (200, 600)
 """Examples of the validation split; few enough for measurements to be noisy, as they are for those with little data."""
 WIDTHS = (8, 128)
+NOISE = (0.02, 0.4)
+"""Of numbers, in units of their standard deviation; or the share of wrong labels, which half of the tasks have."""
+SCALES = (0.3, 3.0)
+"""Of numbers to be predicted, and of the pixels of digits and MNIST-1D."""
+TEACHERS: dict[str, Literal["classes", "bits", "numbers"]] = {
+    "teacher-classes": "classes", "teacher-bits": "bits", "teacher-numbers": "numbers",
+}  # fmt: skip
+"""Kind of data -> what the teacher says."""
 
 DATA = {
     "mixture": 3.0, "teacher-classes": 3.0, "digits": 3.0, "mnist1d": 3.0, "teacher-bits": 2.0,
@@ -97,45 +103,6 @@ MOMENTA = {0.9: 3.0, 0.8: 1.0, 0.95: 1.0}
 """Of "momentum"; the others have their own."""
 DECAYS = {"adam": (1e-5, 1e-3), "adamw": (1e-3, 1e-1), "momentum": (1e-5, 1e-2)}
 """Optimizer -> the range of weight decays; half of the tasks have none."""
-
-T = TypeVar("T")
-
-
-class Chance:
-    """Draws by name: each is a hash of the key and of what is drawn.
-
-    Numbers are rounded to three digits, so that the mathematical libraries of all machines give the same ones.
-    """
-
-    def __init__(self, *key: object) -> None:
-        self._key = "/".join(map(str, key))
-
-    def uniform(self, what: str) -> float:
-        """In [0, 1)."""
-        digest = hashlib.blake2b(f"{self._key}/{what}".encode(), digest_size=8).digest()
-        return float((int.from_bytes(digest) >> 11) * 2.0**-53)
-
-    def between(self, what: str, low: float, high: float) -> float:
-        """Uniform."""
-        return float(f"{low + (high - low) * self.uniform(what):.3g}")
-
-    def scale(self, what: str, low: float, high: float) -> float:
-        """Uniform on a logarithmic scale."""
-        return float(f"{low * (high / low) ** self.uniform(what):.3g}")
-
-    def count(self, what: str, low: int, high: int) -> int:
-        """A whole number from low to high, as good as uniform on a logarithmic scale."""
-        return min(int(low * ((high + 1) / low) ** self.uniform(what)), high)
-
-    def whether(self, what: str, share: float) -> bool:
-        """True with this chance."""
-        return self.uniform(what) < share
-
-    def one_of(self, what: str, weights: Mapping[T, float]) -> T:
-        """One with chances in proportion to the weights."""
-        chance = self.uniform(what) * sum(weights.values())
-        sums = itertools.accumulate(weights.values())
-        return next(name for name, total in zip(weights, sums, strict=True) if chance < total)
 
 
 @dataclass(frozen=True)
@@ -160,7 +127,7 @@ class TaskDistribution:
             raise ValueError(f"limit={self.limit} FLOPs are too few for a drawn task; take {CHEAPEST:g} or more")
 
     def task(self, number: int) -> Task:
-        """Task number i.
+        """Returns task number i.
 
         Raises:
             TypeError: no integer.
@@ -190,7 +157,7 @@ class TaskDistribution:
         return [self.task(i) for i in seeds_for(purpose, number, first, training)]
 
     def describe(self, number: int) -> dict[str, Any]:
-        """What a number draws, as plain values."""
+        """Returns the settings that a number draws, as plain values."""
         task = self.task(number)
         data, network = parts(task)
         return {
@@ -238,7 +205,7 @@ def drawn(number: int = 0, limit: float = LIMIT) -> Task:
 
 
 def parts(task: Task) -> tuple[Generated, Family]:
-    """The data and the network of a drawn task.
+    """Returns the data and the network of a drawn task.
 
     Raises:
         TypeError: it is another task.
@@ -249,7 +216,7 @@ def parts(task: Task) -> tuple[Generated, Family]:
 
 
 def flops(task: Task) -> int:
-    """What an episode of one trainee of a drawn task costs, as its module's docstring says."""
+    """Returns the FLOPs of an episode of one trainee of a drawn task, as defined above."""
     data, network = parts(task)
     forward, backward = network.flops(data.shape, data.outputs)
     measured = min(data.held_out, task.val_examples or data.held_out)
@@ -259,37 +226,41 @@ def flops(task: Task) -> int:
 
 
 def _data(kind: str, chance: Chance) -> Generated:
-    """Of a kind, at the sizes that are drawn."""
+    """Of a kind, at the sizes that are drawn.
+
+    Numbers always have some noise: losses that fall to nothing would outweigh all others where losses are compared by
+    their ratios.
+    """
     seed = int(chance.uniform("seed") * 2**31)
     examples, held_out = chance.count("examples", *EXAMPLES), chance.count("held out", *HELD_OUT)
     features = chance.count("features", 4, 64)
-    noise = chance.scale("noise", 0.02, 0.4) if chance.whether("noisy", 0.5) else 0.0
-    scale = chance.scale("scale", 0.3, 3)
-    if kind in ("digits", "mnist1d"):
-        most, most_held_out = Resampled.LARGEST[kind]
-        examples, held_out = min(examples, most), min(held_out, most_held_out)
-        return Resampled(seed, examples, held_out, kind, noise, scale)  # type: ignore[arg-type]
-    if kind == "mixture":
-        classes, modes = chance.count("classes", 2, 20), chance.count("modes", 1, 4)
-        return GaussianMixture(
-            seed, examples, held_out, features, classes, modes, chance.between("separation", 2, 7), noise
-        )
-    if kind.startswith("teacher"):
-        says = kind.removeprefix("teacher-")
-        answers = chance.count("answers", 2 if says == "classes" else 1, 10)
-        width, decay = chance.count("width of the teacher", 2, 32), chance.between("decay of features", 0, 2)
-        return Teacher(seed, examples, held_out, features, width, answers, says, decay, noise, scale)  # type: ignore[arg-type]
-    if kind == "power-law":
-        capacity, source = chance.between("capacity", 1.1, 2.5), chance.between("source", 0.2, 1.5)
-        return PowerLawRegression(seed, examples, held_out, features, capacity, source, noise, scale)
-    if kind == "sines":
-        axes, terms = chance.count("axes", 1, 4), chance.count("terms", 1, 8)
-        return Sines(seed, examples, held_out, axes, terms, chance.scale("frequency", 0.2, 1), noise, scale)
-    length = chance.count("length", 8, 24)
-    if kind == "copying":
-        return Copying(seed, examples, held_out, chance.count("symbols", 4, 24), length)
-    symbols, order = chance.count("symbols", 4, 16), chance.count("order", 1, 2)
-    return MarkovChain(seed, examples, held_out, symbols, length, order, chance.scale("concentration", 0.05, 1))
+    noise, scale = chance.scale("noise", *NOISE), chance.scale("scale", *SCALES)
+    wrong = noise if chance.whether("wrong labels", 0.5) else 0.0
+    match kind:
+        case "digits" | "mnist1d":
+            most, most_held_out = Resampled.LARGEST[kind]
+            return Resampled(seed, min(examples, most), min(held_out, most_held_out), kind, wrong, scale)
+        case "mixture":
+            classes, modes = chance.count("classes", 2, 20), chance.count("modes", 1, 4)
+            separation = chance.between("separation", 2, 7)
+            return GaussianMixture(seed, examples, held_out, features, classes, modes, separation, wrong)
+        case "teacher-classes" | "teacher-bits" | "teacher-numbers":
+            says = TEACHERS[kind]
+            answers = chance.count("answers", 2 if says == "classes" else 1, 10)
+            width, decay = chance.count("width of the teacher", 2, 32), chance.between("decay of features", 0, 2)
+            doubt = noise if says == "numbers" else wrong
+            return Teacher(seed, examples, held_out, features, width, answers, says, decay, doubt, scale)
+        case "power-law":
+            capacity, source = chance.between("capacity", 1.1, 2.5), chance.between("source", 0.2, 1.5)
+            return PowerLawRegression(seed, examples, held_out, features, capacity, source, noise, scale)
+        case "sines":
+            axes, terms = chance.count("axes", 1, 4), chance.count("terms", 1, 8)
+            return Sines(seed, examples, held_out, axes, terms, chance.scale("frequency", 0.2, 1), noise, scale)
+        case "copying":
+            return Copying(seed, examples, held_out, chance.count("symbols", 4, 24), chance.count("length", 8, 24))
+    symbols, length = chance.count("symbols", 4, 16), chance.count("length", 8, 24)
+    order, concentration = chance.count("order", 1, 2), chance.scale("concentration", 0.05, 1)
+    return MarkovChain(seed, examples, held_out, symbols, length, order, concentration)
 
 
 def _network(kind: str, kinds: Chance, sizes: Chance) -> Family:

@@ -54,7 +54,7 @@ class Dynamics(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """n trainees at one end of an interval, as far as dynamics look at them; every leaf has the env axis first."""
+    """The state of n trainees at one end of an interval, for their dynamics; every leaf has the env axis first."""
 
     step: Tensor  # (n,) int64, inner steps taken
     layers: tuple[Tensor, Tensor]  # weights (n, size) of the first and of the last layer
@@ -88,7 +88,7 @@ class DynamicsMeter:
         displacements: tuple[Tensor, ...],
         previous: Dynamics | None = None,
     ) -> tuple[Dynamics, tuple[Tensor, ...]]:
-        """The dynamics of an interval.
+        """Returns the dynamics of an interval.
 
         Untrained networks are at the end of an interval in which nothing has moved: `before` is `after`, and the loss
         of the first batch is that of its only step.

@@ -75,14 +75,14 @@ class GradientObserver:
 
     @with_own_settings
     def start(self, state: TraineeState, hyper: Hyper) -> Observed:
-        """What is carried before the first step: sums over no step, but for the gradient that is there already."""
+        """Returns the carry before the first step: the gradient, and sums over no step."""
         gradient = self._trainee.gradient(state, self._trainee.batch_indices(state, 1)[:, 0])
         first = self._regularised(state, gradient, hyper)
         sums = self._added(Step(torch.zeros_like(first), first, first), self._zeros(first), in_place=False)
         return Observed(gradient, self._reduced(sums, 1))
 
     def begin(self, observed: Observed) -> Observed:
-        """The gradient that is carried, and sums (n, P) of each element by itself over no step."""
+        """Returns the gradient that is carried, and sums (n, P) of each element by itself over no step."""
         return observed._replace(sums=self._zeros(observed.gradient.grads))
 
     def observe(
@@ -115,7 +115,7 @@ class GradientObserver:
         return Observed(gradient, self._added(step, observed.sums, in_place))
 
     def end(self, observed: Observed, steps: Tensor) -> Observed:
-        """The sums at the granularity of the rates, and the mean over the steps (n,) that were taken."""
+        """Returns the sums at the granularity of the rates, and the mean over the steps (n,) that were taken."""
         number = steps.clamp(min=1).to(observed.gradient.grads.dtype)
         return observed._replace(sums=self._reduced(observed.sums, number[:, None]))
 

@@ -58,12 +58,12 @@ class Hypergradient(NamedTuple):
 
 
 def validation_loss(trainee: Trainee, state: TraineeState) -> Tensor:
-    """The loss (n,) on the whole validation split, in evaluation mode. The task's `val_examples` bounds its memory."""
+    """Returns the loss (n,) on the validation split in evaluation mode. The task's `val_examples` bounds its memory."""
     return trainee.evaluate(trainee.optimizer.evaluated(state.params, state.opt), state.buffers, trainee.val).loss
 
 
 def next_training_loss(trainee: Trainee, state: TraineeState) -> Tensor:
-    """The loss (n,) on the batch of the next inner step, in training mode.
+    """Returns the loss (n,) on the batch of the next inner step, in training mode.
 
     After a single step, its derivative by the learning rate is -<g_(t+1), direction_t> (Baydin et al. 2018, equation
     5), if batches do not depend on the weights.
@@ -85,7 +85,7 @@ def train_by_schedule(trainee: Trainee, start: TraineeState, schedule: Schedule,
 def forward(
     trainee: Trainee, start: TraineeState, schedule: Schedule, steps: int, objective: Objective = validation_loss
 ) -> Hypergradient:
-    """The hypergradient in forward mode, dL/ds_T Z_T, by the recursion Z_(t+1) = A_t Z_t + B_t.
+    """Returns the hypergradient in forward mode, dL/ds_T Z_T, by the recursion Z_(t+1) = A_t Z_t + B_t.
 
     Z has a column for each value of the schedule, which is 0 until the segment of that value begins, and is left out of
     computations until then. The others advance together under `vmap`, or one after the other where an operation does
@@ -129,7 +129,7 @@ def reverse(
     truncation: int | None = None,
     checkpoint: bool = True,
 ) -> Hypergradient:
-    """The hypergradient in reverse mode.
+    """Returns the hypergradient in reverse mode.
 
     Args:
         trainee: what is trained.
@@ -164,7 +164,7 @@ def truncated(
     objective: Objective = validation_loss,
     checkpoint: bool = True,
 ) -> Iterator[Hypergradient]:
-    """The hypergradients of successive windows of the training, which `reverse(truncation=window)` adds.
+    """Returns the hypergradients of successive windows of the training, which `reverse(truncation=window)` adds.
 
     Each is that of the objective at its window's end, by the whole schedule: 0 for segments that don't meet the
     window. The last window is shorter where `window` does not divide `steps`. For the arguments see `reverse`.

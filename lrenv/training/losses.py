@@ -144,7 +144,7 @@ LOSSES = {loss.name: loss for loss in _LOSSES}
 
 
 def make_loss(loss: str | PerExample, data: Data) -> Loss:
-    """The loss by name, or that of a function (outputs (b, ...), targets (b, ...)) -> (b,), for some data.
+    """Returns the loss by name, or that of a function (outputs (b, ...), targets (b, ...)) -> (b,), for some data.
 
     Raises:
         ValueError: an unknown name, or targets that don't fit the loss; the message says what to do.

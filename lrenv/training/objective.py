@@ -44,7 +44,7 @@ class TraineeState(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """What a batch says about n trainees; every leaf has the env axis first."""
+    """The losses and gradients of n trainees on a batch; every leaf has the env axis first."""
 
     loss: Tensor  # (n,)
     grads: Tensor  # (n, P), of the loss, without weight decay
@@ -86,7 +86,7 @@ class Objective:
     def __init__(self, task: Task, device: torch.device, dtype: torch.dtype, precision: str) -> None:
         self.task, self.device, self.dtype = task, device, dtype
         data = task.load()
-        self._loss = make_loss(task.loss, data)  # it looks at targets, so before they leave the host
+        self._loss = make_loss(task.loss, data)  # it reads targets, so before they leave the host
         self.metric = self._loss.metric
         self._tokens, self._target_std = data.tokens, data.target_std.to(device, dtype)
         data = data.to(device)
@@ -117,7 +117,7 @@ class Objective:
     def loss(
         self, params: Tensor, state: TraineeState, indices: Tensor, first_order: bool = False
     ) -> tuple[Tensor, Tensors]:
-        """Training loss (n,) of the given examples (n, b), and the buffers after the pass.
+        """Returns the training loss (n,) of the given examples (n, b), and the buffers after the pass.
 
         Args:
             params: (n, P).
@@ -135,7 +135,7 @@ class Objective:
 
     @with_own_settings
     def gradient(self, state: TraineeState, indices: Tensor) -> Gradient:
-        """The gradient on the examples `indices` (n, b), in training mode."""
+        """Returns the gradient on the examples `indices` (n, b), in training mode."""
         detached = not torch.is_grad_enabled()
         if not detached or torch.compiler.is_compiling():
 

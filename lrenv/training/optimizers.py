@@ -30,7 +30,7 @@ A learned optimizer also reads its own parameters here, `theta` (n, D), where ea
 
 
 def descend(params: Tensor, direction: Tensor, lr: Tensor) -> Tensor:
-    """One step of descent, `params - lr * direction`: the only place where a learning rate acts.
+    """Takes one step of descent, `params - lr * direction`: the only place where a learning rate acts.
 
     Args:
         params: (n, P).
@@ -79,7 +79,7 @@ def _decayed(grads: Tensor, params: Tensor, hyper: Hyper) -> Tensor:
 
 
 def sgd() -> Optimizer:
-    """Plain stochastic gradient descent: the direction is the gradient."""
+    """Returns stochastic gradient descent, whose direction is the gradient."""
 
     def direction(grads: Tensor, state: OptState, params: Tensor, hyper: Hyper) -> tuple[Tensor, OptState]:
         return _decayed(grads, params, hyper), state
@@ -88,7 +88,7 @@ def sgd() -> Optimizer:
 
 
 def momentum(nesterov: bool = False) -> Optimizer:
-    """SGD with heavy-ball momentum v = mu v + g, or with Nesterov's look-ahead g + mu v.
+    """Returns SGD with heavy-ball momentum v = mu v + g, or with Nesterov's look-ahead g + mu v.
 
     Sutskever et al. 2013, in the form of `torch.optim.SGD(momentum=mu, nesterov=nesterov)`.
     """
@@ -106,7 +106,7 @@ def momentum(nesterov: bool = False) -> Optimizer:
 
 
 def rmsprop(alpha: float = 0.99, eps: float = 1e-8, eps_root: float = 0.0) -> Optimizer:
-    """RMSprop (Tieleman & Hinton 2012), with the defaults of `torch.optim.RMSprop`.
+    """Returns RMSprop (Tieleman & Hinton 2012), with the defaults of `torch.optim.RMSprop`.
 
     `eps_root` is added under the root, as in `adam`.
     """
@@ -123,7 +123,7 @@ def rmsprop(alpha: float = 0.99, eps: float = 1e-8, eps_root: float = 0.0) -> Op
 
 
 def adam(beta2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, decoupled: bool = False) -> Optimizer:
-    """Adam (Kingma & Ba 2015, algorithm 1), or AdamW (Loshchilov & Hutter 2019, algorithm 2).
+    """Returns Adam (Kingma & Ba 2015, algorithm 1), or AdamW (Loshchilov & Hutter 2019, algorithm 2).
 
     Args:
         beta2: decay of the second moment. beta_1 is the hyperparameter `momentum`, 0.9.
@@ -159,7 +159,7 @@ def adam(beta2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, decoupl
 
 
 def unit() -> Optimizer:
-    """No optimizer: the direction is 1 everywhere, so that rates, one per parameter, are the update itself.
+    """Returns no optimizer but the direction 1 everywhere, so that rates, one per parameter, are the update itself.
 
     For agents that put out updates, such as learned optimizers (Andrychowicz et al. 2016, equation 1).
     """
@@ -235,7 +235,7 @@ WRAPPERS: dict[str, Callable[[Optimizer], Optimizer]] = {"ema": ema}
 
 
 def make_optimizer(optimizer: str | Optimizer | OptimizerFactory, sizes: Sequence[int] = (1,)) -> Optimizer:
-    """The optimizer of that name, or the given one.
+    """Returns the optimizer of that name, or the given one.
 
     Args:
         optimizer: a name, also with wrappers, as in "adam+ema"; an optimizer; or what makes one for a network.

@@ -93,11 +93,11 @@ class PowerLaw:
         return self.source >= 1 - 1 / self.capacity
 
     def curvature(self, batch_size: int) -> float:
-        """1 + (kappa - 2) / b: what E[g_k^2] has of lambda_k^2 p_k."""
+        """Returns 1 + (kappa - 2) / b, the factor of lambda_k^2 p_k in E[g_k^2]."""
         return 1 + (self.kurtosis - 2) / batch_size
 
     def largest_stable_rate(self, batch_size: int) -> float:
-        """The constant rate of plain SGD from which on the expected loss grows without bound.
+        """Returns the constant rate of plain SGD from which on the expected loss grows without bound.
 
         At rate a the moments come to rest at lambda_k p_k = f_k (sum_j lambda_j p_j + sigma^2) with
         f_k = (a lambda_k / b) / (2 - a lambda_k (1 + (kappa - 2) / b)), which needs all f_k > 0 and sum_k f_k < 1.
@@ -118,7 +118,7 @@ the largest stable rates learns about 60, so that the power laws' end is felt in
 
 
 def expected_loss(problem: PowerLaw, lr: Tensor, batch_size: int, momentum: Tensor | float = 0.0) -> Tensor:
-    """Expected loss of the weights after each step of SGD, differentiable by rates and momenta.
+    """Computes the expected loss of the weights after each step of SGD, differentiable by rates and momenta.
 
     Args:
         problem: what is learned.
@@ -153,13 +153,13 @@ class LinearRegression(nn.Module):
         self.weight = nn.Parameter(torch.zeros(dimension))
 
     def forward(self, examples: Tensor) -> Tensor:
-        """(b, d + 1) features and targets -> (b, 1) losses."""
+        """Returns the losses (b, 1) for features and targets (b, d + 1)."""
         x, y = examples[..., :-1], examples[..., -1:]
         return 0.5 * ((x * self.weight).sum(-1, keepdim=True) - y) ** 2
 
 
 def linear_regression(shape: Shape, classes: int) -> nn.Module:
-    """Least squares as a network: its inputs are features with their target, and its outputs are losses."""
+    """Returns least squares as a network: its inputs are features with their target, and its outputs are losses."""
     del classes
     return LinearRegression(shape[0] - 1)
 
@@ -206,10 +206,10 @@ def regression_data(problem: PowerLaw) -> Data:
 
 
 def easy_data() -> Data:
-    """The examples of `EASY`."""
+    """Returns the examples of `EASY`."""
     return regression_data(EASY)
 
 
 def hard_data() -> Data:
-    """The examples of `HARD`."""
+    """Returns the examples of `HARD`."""
     return regression_data(HARD)

@@ -46,7 +46,7 @@ class Optimum(NamedTuple):
 
 
 def continuous_schedule(problem: PowerLaw, budget: int, batch_size: int, points: int = 2000) -> tuple[Array, float]:
-    """The best stable rates in the limit of small ones, by a formula, and the excess that this limit foresees.
+    """Returns the best stable rates in the limit of small ones, by a formula, and the excess that this limit foresees.
 
     In the limit, the excess is 1/2 sum_k h_k (w*_k)^2 exp(-2 h_k S) + (sigma^2 / 2 b) int a(t)^2 K(u(t)) dt, where
     u(t) is the sum of the rates from t on, S = u(0), and K(u) = sum_k h_k^2 exp(-2 h_k u) tells how much of the noise
@@ -89,13 +89,13 @@ def continuous_schedule(problem: PowerLaw, budget: int, batch_size: int, points:
 def optimal_schedule(
     problem: PowerLaw, budget: int, batch_size: int, interval: int = 1, momentum: bool = False
 ) -> Optimum:
-    """The schedule of smallest expected loss at the end of the budget, constant over each interval.
+    """Returns the schedule of smallest expected loss at the end of the budget, constant over each interval.
 
     Found by BFGS in float64 on the logarithm of the excess, from a schedule refined from coarse intervals to fine ones.
     Rates are the largest stable one, `PowerLaw.largest_stable_rate`, times a logistic function, and with momentum m
     times 1 + m, the gain of the heavy ball in what is stable without noise. Momenta are y^2 / (1 + y^2), because their
     bound, 0, is often best. At intervals of a step or two, single rates beyond the stable ones can pay, as in
-    Chebyshev's method, and are not looked at; and there can be many minima that are nearly as good, for rates of
+    Chebyshev's method, and are not considered; and there can be many minima that are nearly as good, for rates of
     successive steps can trade places.
 
     Args:
@@ -155,7 +155,7 @@ def _solve(problem: PowerLaw, budget: int, batch_size: int, interval: int, start
 def final_excess(
     problem: PowerLaw, lr: Array, momentum: Array, batch_size: int, free_momentum: bool = True
 ) -> tuple[float, Array]:
-    """The excess of the expected loss at the end, and its derivatives by rates and momenta, through the costates.
+    """Computes the excess of the expected loss at the end, and its derivatives by rates and momenta, by costates.
 
     Args:
         problem: what is learned.

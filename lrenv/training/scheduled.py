@@ -59,15 +59,15 @@ class ScheduledTraining:
         return cls(trainee, own, steps)
 
     def segment(self, name: str, step: int) -> int:
-        """The segment of a hyperparameter that an inner step belongs to, floor(t S / T)."""
+        """Returns the segment of a hyperparameter that an inner step belongs to, floor(t S / T)."""
         return step * self.schedule[name].shape[1] // self.steps
 
     def values(self, step: int) -> Hyper:
-        """The hyperparameters of an inner step, name -> (n, 1)."""
+        """Returns the hyperparameters of an inner step, name -> (n, 1)."""
         return {name: values[:, self.segment(name, step), None] for name, values in self.schedule.items()}
 
     def constant_ranges(self, window: range) -> list[range]:
-        """The inner steps of a window in ranges over which the hyperparameters stay the same.
+        """Returns the inner steps of a window in ranges over which the hyperparameters stay the same.
 
         A range is no longer than an interval of the task, which bounds how many batches are drawn at a time.
         """

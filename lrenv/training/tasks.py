@@ -129,7 +129,7 @@ class Task:
         initial_rates(self.initial_lr)
 
     def load(self) -> Data:
-        """The data; a named set is loaded once and kept, a function is called each time.
+        """Returns the data; a named set is loaded once and kept, a function is called each time.
 
         Raises:
             TypeError: the function gives something else than a `Data`.
@@ -149,7 +149,7 @@ class Task:
         return data
 
     def module(self) -> nn.Module:
-        """A freshly initialised network for this task's data, drawn from torch's global generator."""
+        """Returns a freshly initialised network for this task's data, drawn from torch's global generator."""
         data = self.load()
         return self.network(data.train.inputs.shape[1:], data.outputs)
 
@@ -169,7 +169,7 @@ LARGEST_RATE = 1e38
 
 
 def initial_rates(initial_lr: InitialLR) -> tuple[float, ...]:
-    """The rates that bound or list `initial_lr`.
+    """Returns the rates that bound or list `initial_lr`.
 
     Raises:
         ValueError: an empty choice, a rate that is negative or not finite, or a range that is not one.
@@ -240,7 +240,7 @@ def _register_id(name: str) -> None:
 
 
 def tasks() -> tuple[str, ...]:
-    """The names of all tasks: those that are registered, and those that installed packages advertise."""
+    """Returns the names of all tasks: those that are registered, and those that installed packages advertise."""
     return tuple(dict.fromkeys((*_TASKS, *sources.advertised(GROUP))))
 
 
@@ -274,7 +274,7 @@ def _found(spec: specs.Spec, settings: dict[str, Any]) -> Task:
 
 
 def make_task(task: str | Task, **settings: Any) -> Task:
-    """The task of that name with some settings changed: `make_task("digits-mlp", budget=500)`.
+    """Returns the task of that name with some settings changed: `make_task("digits-mlp", budget=500)`.
 
     Args:
         task: a name, a task of one's own in a Python file, `my_tasks.py:mine`, or a task to change. A spec may hold

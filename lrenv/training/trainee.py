@@ -43,10 +43,10 @@ class Observed(NamedTuple):
 
 
 class StepObserver(Protocol):
-    """Looks at each inner step together with the gradient that follows it (`lrenv.training.gradient_observer`)."""
+    """An observer of each inner step and the gradient that follows it (`lrenv.training.gradient_observer`)."""
 
     def begin(self, observed: Observed) -> Observed:
-        """What is carried into the first step of an interval."""
+        """Returns the carry into the first step of an interval."""
 
     def observe(
         self,
@@ -58,10 +58,10 @@ class StepObserver(Protocol):
         following: Tensor,
         in_place: bool,
     ) -> Observed:
-        """What is carried on from a step along `direction` (n, P), which the batch `following` (n, b) follows."""
+        """Returns the carry after a step along `direction` (n, P), which the batch `following` (n, b) follows."""
 
     def end(self, observed: Observed, steps: Tensor) -> Observed:
-        """What is carried out of an interval in which trainees have taken so many steps (n,)."""
+        """Returns the carry after an interval in which trainees have taken so many steps (n,)."""
 
 
 class Trainee(Objective):
@@ -123,7 +123,7 @@ class Trainee(Objective):
             self.steps_per_graph = 1 if self.device.type == "cuda" else math.ceil(task.interval / graphs)
 
     def chunks(self, n: int) -> list[int]:
-        """The sizes of the chunks, at most `chunk_size` each, in which n trainees go through a decision."""
+        """Returns the sizes of the chunks, at most `chunk_size` each, in which n trainees go through a decision."""
         if n <= self.chunk_size:
             return [n]
         least = math.ceil(n / self.chunk_size)
@@ -143,7 +143,7 @@ class Trainee(Objective):
         layers = self.layers
         shape = self.train.inputs.shape[1:]
         weights, inputs = self.network.size, shape.numel()
-        # On their device, so that an optimizer brings its constants there before anything is compiled or captured.
+        # On their device, so that an optimizer creates its constants there before anything is compiled or captured.
         fresh = [self.optimizer.init(torch.zeros(1, p, dtype=self.dtype, device=self.device)) for p in (1, 2)]
         one, two = (sum(x.numel() for x in slots.values()) for slots in fresh)
         slots = two - one  # numbers per weight: counters don't grow with the weights
@@ -156,13 +156,13 @@ class Trainee(Objective):
 
     @with_own_settings
     def init(self, seeds: Sequence[int]) -> TraineeState:
-        """Untrained networks, one per seed."""
+        """Returns untrained networks, one per seed."""
         params, buffers = self.network.init(seeds, self.device, self.dtype)
         seed = torch.tensor(seeds, dtype=torch.int64).to(self.device)
         return TraineeState(params, buffers, self.optimizer.init(params), torch.zeros_like(seed), seed)
 
     def hyper(self, n: int, controlled: Collection[str] = ()) -> Hyper:
-        """The task's hyperparameters besides the learning rate, name -> (n, 1).
+        """Returns the task's hyperparameters besides the learning rate, name -> (n, 1).
 
         A weight decay of 0 is left out, unless it is `controlled` and may become another.
         """
@@ -184,7 +184,7 @@ class Trainee(Objective):
     def inner_step(
         self, state: TraineeState, rates: Tensor, hyper: Hyper, gradient: Gradient
     ) -> tuple[TraineeState, Tensor]:
-        """One gradient step on the weights.
+        """Takes one gradient step on the weights.
 
         Args:
             state: n trainees.
@@ -202,7 +202,7 @@ class Trainee(Objective):
     def unroll(
         self, state: TraineeState, lr: Tensor, hyper: Hyper, steps: int, until: int | None = None
     ) -> tuple[TraineeState, Tensor]:
-        """The inner loop without an observer: gives the state after the steps, and their training losses (n, steps)."""
+        """Runs the inner loop without an observer; returns the state afterwards, and training losses (n, steps)."""
         after, _, losses = self.inner_loop(state, lr, hyper, steps, until)
         return after, losses
 
@@ -217,7 +217,7 @@ class Trainee(Objective):
         observer: StepObserver | None = None,
         observed: Observed | tuple[()] = (),
     ) -> tuple[TraineeState, Observed | tuple[()], Tensor]:
-        """Inner steps at constant rates: one interval, or a window to differentiate through.
+        """Takes inner steps at constant rates: one interval, or a window to differentiate through.
 
         With an observer, the gradient of each step is computed at the end of the step before, for the observer to see,
         and carried. The work is the same, and so are the weights and the losses, bit for bit.
@@ -300,7 +300,7 @@ class Trainee(Objective):
         return after, seen, observed.gradient.loss
 
     def spread(self, lr: Tensor) -> Tensor:
-        """Brings rates (n, K) to the form that `descend` takes.
+        """Converts rates (n, K) to the form that `descend` takes.
 
         Args:
             lr: K = 1 rate per trainee, one per layer of the network, per tensor, or per parameter.

@@ -1,0 +1,102 @@
+"""One decision after another: what is seen, what the agent does, and what stands in its way."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lrenv.home.driver import Act, Driver
+from lrenv.home.fallback import Fallback
+from lrenv.home.observing import Observing
+from lrenv.home.processes import from_first
+from lrenv.runtime.transfer import to_host
+from lrenv.training.optimizers import Hyper
+
+
+class Outcome(NamedTuple):
+    """What came of a decision."""
+
+    act: Act  # what the agent, or the schedule that took over, asks for
+    observation: dict[str, float]  # signal -> value
+    train_loss: float
+    val_loss: float
+    why: tuple[str, ...]  # what is remarkable about it
+    said: dict[str, str]  # kind -> a sentence for the user
+
+
+class Decider:
+    """Decides for a loop.
+
+    Args:
+        driver: the agent.
+        observing: looks at the loop.
+        fallback: takes over where the agent was not trained.
+        every: N, steps between two decisions.
+        device: of what processes send to one another.
+    """
+
+    def __init__(
+        self, driver: Driver, observing: Observing, fallback: Fallback, every: int, device: torch.device
+    ) -> None:
+        self._driver, self._observing, self._fallback = driver, observing, fallback
+        self._every, self._device = every, device
+
+    def decide(self, step: int, horizon: float, losses: Tensor | None, lr: Tensor, hyper: Hyper) -> Outcome:
+        """A decision.
+
+        Args:
+            step: optimizer steps so far.
+            horizon: T.
+            losses: (k,) of the steps since the last decision; None if there are none.
+            lr: (1, 1), of these steps.
+            hyper: name -> (1, 1), of these steps.
+        """
+        foreseen = self._driver.foreseen(step, horizon, self._every, lr, hyper)
+        if foreseen is not None:
+            return Outcome(foreseen.act, foreseen.observation, torch.nan, torch.nan, (), {})
+        seen = self._observing.look(step, horizon, losses, lr)
+        # In one transfer, for which the device is waited for.
+        host = to_host((seen.observation, seen.outside, seen.finite, seen.dynamics.train_loss, seen.dynamics.val_loss))
+        observation, outside, finite, train_loss, val_loss = host
+        act, why, said = Act((), lr, hyper), [], {}
+        if not finite[0]:
+            why.append("a loss or a weight is not finite")
+            said["broken"] = f"a loss or a weight was not finite at step {step}: the rate stays until they are"
+        else:
+            self._observing.keep()
+            if strange := self._driver.unfamiliar(observation, outside):
+                why.append(f"outside what the agent was trained on: {', '.join(strange)}")
+            if self._fallback.notice(bool(strange), step, float(lr)):
+                said["fallback"] = (
+                    f"for {self._fallback.patience + 1} decisions in a row the agent saw what it was not trained on "
+                    f"({', '.join(strange)}): from step {step} the schedule {self._fallback.name!r} goes on from the "
+                    "rate of that moment"
+                )
+            if self._fallback.since is None:
+                act = self._driver.act(observation, lr, hyper)
+            else:
+                why.append(f"the schedule {self._fallback.name!r} has taken over")
+                act = act._replace(lr=torch.full_like(lr, self._fallback.rate(step, horizon, self._every)))
+        named = self._driver.named(observation)
+        return Outcome(self._agreed(act), named, float(train_loss[0]), float(val_loss[0]), tuple(why), said)
+
+    def _agreed(self, act: Act) -> Act:
+        """What the first process decided."""
+        rate, *others = (from_first(x.to(self._device)).cpu() for x in (act.lr, *act.hyper.values()))
+        return act._replace(lr=rate, hyper=dict(zip(act.hyper, others, strict=True)))
+
+    def state(self) -> dict[str, Any]:
+        """What later decisions depend on: plain values and tensors."""
+        return {
+            "driver": self._driver.state(),
+            "observing": self._observing.state(),
+            "fallback": self._fallback.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        self._driver.restore(state["driver"])
+        self._observing.restore(state["observing"])
+        self._fallback.restore(state["fallback"])
