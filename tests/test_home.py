@@ -392,6 +392,7 @@ def test_evaluation_mode_and_gradients_are_as_before() -> None:
         ("sgd-hd", {"horizon": 9}, "observes hypergradient, which a loop doesn't hand out: agents that work are"),
         ("sgd-hd:granularity=layer", {"horizon": 9}, "sets a rate per layer, but here is one per network: agents that"),
         ("metz2019-cpu", {"horizon": 9}, "is an optimizer itself"),
+        ("prodigy", {"horizon": 9}, "is an optimizer itself"),
         ("linear:peak=0.1", {"horizon": 9, "bounds": (2, 1)}, "bounds must be two rates"),
         ("linear:peak=0.1", {"horizon": 0}, "horizon must be at least 1"),
         ("linear:peak=0.1", {"horizon": 9, "first": "nowhere"}, "first='nowhere' is no parameter that the optimizer"),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lrenv.controllers.agent import Agent, View, called, view_of
+from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.envs.observations import Observer
 from lrenv.training.dynamics import Dynamics
 
@@ -97,7 +98,8 @@ def checked_view(agent: Agent) -> View:
             message says which agents work.
     """
     view, name = view_of(agent), called(agent)
-    if view.optimizer is not None and not isinstance(view.optimizer, str):
+    own = view.optimizer is not None and not isinstance(view.optimizer, str)
+    if own or isinstance(agent, OptimizerAgent):
         raise ValueError(f"agent {name!r} is an optimizer itself, so it can't drive another one: {WORKS}")
     controls = (view.control,) if isinstance(view.control, str) else view.control
     finer = [each.partition("/")[2] for each in controls if "/" in each]
