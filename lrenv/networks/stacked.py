@@ -290,7 +290,9 @@ class Network:
             return of_layers.log().mean().exp()[None]
         tensors = [layers[x] if own is None else own for x, own in zip(self._owners, of_weights, strict=True)]
         of_tensors = torch.tensor(tensors, dtype=torch.float64)
-        return of_tensors if granularity == "tensor" else of_tensors.repeat_interleave(torch.tensor(self._sizes))
+        if granularity == "tensor":
+            return of_tensors
+        return of_tensors.repeat_interleave(torch.tensor(self._sizes), output_size=self.size)
 
     @with_own_settings
     def __call__(
