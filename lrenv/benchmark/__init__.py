@@ -11,6 +11,14 @@ diverge too), `tuning.py` (grids, on seeds of their own) and `comparison.py`, wh
 `optimizer_runs.py` runs agents that are optimizers, and `held_out.py` has the tasks on which controllers of drawn tasks
 are reported. Results are shown by `statistics.py`, `wording.py`, `figures.py`, `page.py` (HTML) and `report.py` (the
 terminal, and the files).
+
+Several tasks at once are a suite: `suite.py` reads it from TOML, `search.py` finds settings (grids that grow, random
+draws), `run_suite.py` runs it on the same kind of cells, with what `privileges.py` says of each agent. `scores.py` has
+losses at the end of training relative to those of a tuned reference r, over T tasks and m seeds each,
+
+    exp(mean over tasks and seeds of log(L_agent / L_r)),
+
+with an interval by a bootstrap of tasks, and `score_tables.py` shows them.
 """
 
 from __future__ import annotations
