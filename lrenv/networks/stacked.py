@@ -343,7 +343,7 @@ class Network:
 
 
 def outer_weights(shapes: Mapping[str, torch.Size]) -> tuple[str, str]:
-    """The names of the first and of the last weight: the tensors with two or more axes, or any where there are none."""
+    """Returns the names of the first and the last weight, tensors with two or more axes, or any if there are none."""
     matrices = [name for name, shape in shapes.items() if len(shape) > 1] or list(shapes)
     return matrices[0], matrices[-1]
 
