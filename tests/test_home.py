@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import (
 
 import lrenv
 from lrenv.agents import BaseAgent, View
+from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.home.controller import LRController
 
 T = 24
@@ -84,6 +85,11 @@ class Training(BaseAgent[tuple[()]]):
 
     def act(self, observation: Any, carry: tuple[()]) -> tuple[Any, tuple[()]]:
         return np.sin(observation[:, [2, 5, 7]].sum(1, keepdims=True)), ()
+
+
+class Optimizing(OptimizerAgent):
+    def optimizer(self, parameters: Any, task: Any) -> torch.optim.Optimizer:
+        return torch.optim.Adagrad(parameters)
 
 
 SCHEDULES: dict[str, Torch] = {
@@ -357,6 +363,7 @@ def test_without_validation_training_losses_will_do() -> None:
     loop = Loop()
     controller = LRController(loop.optimizer, Training(), horizon=T)
     rates = loop.run(controller)
+    assert controller.history[0].step == 0
     assert rates[0] == [0.1]  # nothing is known before the first loss
     assert len({rate for (rate,) in rates}) > 4
     assert np.isnan(controller.history[1].val_loss)
@@ -364,6 +371,19 @@ def test_without_validation_training_losses_will_do() -> None:
         controller.step()
     with pytest.raises(TypeError, match=r"one number, not a tensor of shape \(2,\)"):
         controller.step(torch.ones(2))
+
+
+def test_before_the_first_step_the_validation_loss_stands_for_that_of_the_batch() -> None:
+    loop = Loop()
+    controller = LRController(loop.optimizer, Reacting(), horizon=T, evaluate=loop.validate)
+    expected = float(loop.validate())
+    loop.step(controller)
+    begun = controller.history[0]
+    assert (begun.train_loss, begun.val_loss) == (pytest.approx(expected), pytest.approx(expected))
+    controller = LRController(loop.optimizer, Reacting(), horizon=T, evaluate=loop.validate)
+    controller.start(7.0)
+    controller.start(8.0)
+    assert controller.history[0].train_loss == 7.0
 
 
 def test_evaluation_mode_and_gradients_are_as_before() -> None:
@@ -392,6 +412,8 @@ def test_evaluation_mode_and_gradients_are_as_before() -> None:
         ("sgd-hd", {"horizon": 9}, "observes hypergradient, which a loop doesn't hand out: agents that work are"),
         ("sgd-hd:granularity=layer", {"horizon": 9}, "sets a rate per layer, but here is one per network: agents that"),
         ("metz2019-cpu", {"horizon": 9}, "is an optimizer itself"),
+        (Optimizing(), {"horizon": 9}, "is an optimizer itself"),
+        ("constant-ema:peak=0.1", {}, "averages weights, which is the loop's own business: agents that work are"),
         ("linear:peak=0.1", {"horizon": 9, "bounds": (2, 1)}, "bounds must be two rates"),
         ("linear:peak=0.1", {"horizon": 0}, "horizon must be at least 1"),
         ("linear:peak=0.1", {"horizon": 9, "first": "nowhere"}, "first='nowhere' is no parameter that the optimizer"),
