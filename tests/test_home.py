@@ -212,6 +212,7 @@ def test_the_user_stays_in_charge(tmp_path: Path) -> None:
     controller.release()
     loop.step(controller)
     assert loop.run(controller, 1)[0] == [pytest.approx(0.1 * (1 - 6 / T))]
+    assert loop.run(controller, 8)[-1] == [0.05]
     whys = [decision.why for decision in controller.history]
     assert whys[0] == ("clipped to 0.05 .. 0.08",)
     assert whys[4] == ("held",)
@@ -376,7 +377,7 @@ def test_without_validation_training_losses_will_do() -> None:
 def test_before_the_first_step_the_validation_loss_stands_for_that_of_the_batch() -> None:
     loop = Loop()
     controller = LRController(loop.optimizer, Reacting(), horizon=T, evaluate=loop.validate)
-    expected = float(loop.validate())
+    expected = loop.validate().item()
     loop.step(controller)
     begun = controller.history[0]
     assert (begun.train_loss, begun.val_loss) == (pytest.approx(expected), pytest.approx(expected))
