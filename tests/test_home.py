@@ -25,7 +25,6 @@ from torch.optim.lr_scheduler import (
 
 import lrenv
 from lrenv.agents import BaseAgent, View
-from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.home.controller import LRController
 
 T = 24
@@ -85,11 +84,6 @@ class Training(BaseAgent[tuple[()]]):
 
     def act(self, observation: Any, carry: tuple[()]) -> tuple[Any, tuple[()]]:
         return np.sin(observation[:, [2, 5, 7]].sum(1, keepdims=True)), ()
-
-
-class Optimizing(OptimizerAgent):
-    def optimizer(self, parameters: Any, task: Any) -> torch.optim.Optimizer:
-        return torch.optim.Adagrad(parameters)
 
 
 SCHEDULES: dict[str, Torch] = {
@@ -413,7 +407,7 @@ def test_evaluation_mode_and_gradients_are_as_before() -> None:
         ("sgd-hd", {"horizon": 9}, "observes hypergradient, which a loop doesn't hand out: agents that work are"),
         ("sgd-hd:granularity=layer", {"horizon": 9}, "sets a rate per layer, but here is one per network: agents that"),
         ("metz2019-cpu", {"horizon": 9}, "is an optimizer itself"),
-        (Optimizing(), {"horizon": 9}, "is an optimizer itself"),
+        ("prodigy", {"horizon": 9}, "is an optimizer itself"),
         ("constant-ema:peak=0.1", {}, "averages weights, which is the loop's own business: agents that work are"),
         ("linear:peak=0.1", {"horizon": 9, "bounds": (2, 1)}, "bounds must be two rates"),
         ("linear:peak=0.1", {"horizon": 0}, "horizon must be at least 1"),

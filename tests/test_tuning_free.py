@@ -211,7 +211,11 @@ def test_a_missing_package_is_told_and_the_others_go_on(
     ("case", "told"),
     [
         ("prodigy:schedule=cosin", "unknown schedule 'cosin': did you mean 'cosine'"),
-        ("prodigy:lr=-1.0", "lr must be a positive number"),
+        ("prodigy:lr=-1.0", "lr=-1.0: lr must be a positive number"),
+        ("prodigy:lr=much", "lr='much': lr must be a positive number"),
+        ("momo:lr=True", "lr=True: lr must be a positive number"),
+        ("dog:reps_rel=0", "reps_rel=0: reps_rel must be a positive number"),
+        ("schedule-free:warmup=long", "warmup='long': warmup must be inner steps"),
         ("momo:base=adamw", "unknown base 'adamw': did you mean 'adam'"),
         ("mechanic:base=lion", "unknown base 'lion'"),
         ("d-adaptation:base=x", "unknown base 'x'"),

@@ -74,9 +74,8 @@ class TuningFree(OptimizerAgent):
             ValueError: an unknown schedule, a rate that isn't positive, or an impossible warm-up.
         """
         lookup(SCHEDULES, self.schedule, "schedule")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr={self.lr!r}: lr must be a positive number")
-        if not 0 <= self.warmup < math.inf:
+        _positive("lr", self.lr)
+        if not _is_number(self.warmup) or not 0 <= self.warmup < math.inf:
             raise ValueError(f"warmup={self.warmup!r}: warmup must be inner steps, or a part of the budget below 1")
 
     def __repr__(self) -> str:
@@ -119,11 +118,11 @@ class TuningFree(OptimizerAgent):
             optimizer.step()
 
     def rate(self, optimizer: Any) -> float:
-        """Gives the rate of the last step; of methods that have none before the first, 0."""
+        """Returns the rate of the last step; of methods that have none before the first, 0."""
         return float(optimizer.param_groups[0]["lr"]) * float(self.scale(optimizer))
 
     def source(self) -> str:
-        """Says which version of the package is installed."""
+        """Returns which version of the package is installed."""
         try:
             return f"{self.package} {version(self.package)}"
         except PackageNotFoundError:
@@ -162,6 +161,15 @@ class Averaged:
     def _put(self, weights: list[Tensor]) -> None:
         for parameter, weight in zip(self._parameters, weights, strict=False):
             parameter.data.copy_(weight)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _positive(name: str, value: float) -> None:
+    if not _is_number(value) or not 0 < value < math.inf:
+        raise ValueError(f"{name}={value!r}: {name} must be a positive number")
 
 
 def _of_group(name: str) -> Callable[[Any], float]:
@@ -253,6 +261,8 @@ def dog(layerwise: bool = False, averaged: bool = True, reps_rel: float | None =
         made = kind(parameters, reps_rel=first)
         return Averaged(made, module.PolynomialDecayAverager, parameters) if averaged else made
 
+    if reps_rel is not None:
+        _positive("reps_rel", reps_rel)
     settings = (("layerwise", layerwise), ("averaged", averaged), ("reps_rel", reps_rel))
     return TuningFree("dog", "dog-optimizer", "dog", settings, make, _first_eta, 1.0)
 

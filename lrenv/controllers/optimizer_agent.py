@@ -55,11 +55,11 @@ class OptimizerAgent(ABC):
         optimizer.step()
 
     def rate(self, optimizer: Any) -> float:
-        """Gives the learning rate of the last step, for tables and figures; before any step, that of the first."""
+        """Returns the learning rate of the last step, for tables and figures; before any step, that of the first."""
         return float(optimizer.param_groups[0]["lr"])
 
     def source(self) -> str:
-        """Says what package the optimizer is from, and in which version, for results."""
+        """Returns what package the optimizer is from, and in which version, for results."""
         return f"torch {torch.__version__}"
 
     def predict(self, *_: Any, **__: Any) -> NoReturn:

@@ -98,8 +98,8 @@ def checked_view(agent: Agent) -> View:
             message says which agents work.
     """
     view, name = view_of(agent), called(agent)
-    brings_its_own = view.optimizer is not None and not isinstance(view.optimizer, str)
-    if brings_its_own or isinstance(agent, OptimizerAgent):
+    own = view.optimizer is not None and not isinstance(view.optimizer, str)
+    if own or isinstance(agent, OptimizerAgent):
         raise ValueError(f"agent {name!r} is an optimizer itself, so it can't drive another one: {WORKS}")
     controls = (view.control,) if isinstance(view.control, str) else view.control
     if "ema" in controls:
