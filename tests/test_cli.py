@@ -160,7 +160,10 @@ def test_agents_are_listed(call: Callable[..., int], capsys: pytest.CaptureFixtu
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:-2:2]] == list(lrenv.agents.agents()), "two lines for each"
     said = {name: second.strip() for name, second in zip(lrenv.agents.agents(), lines[1::2], strict=False)}
-    assert said["cosine"] == "settings: peak, floor=0.0, warmup=0; lrenv compare tunes peak, warmup if nothing is set"
+    assert said["cosine"] == (
+        "settings: peak, floor=0.0, warmup=0, fan_in=None, weight_decay=None; lrenv compare tunes peak, warmup if "
+        "nothing is set"
+    )
     assert said["ppo"] == "the path of a controller file of `lrenv train ppo` instead of the name"
     assert said["fds"].startswith("settings: lr, momentum=(), weight_decay=(), optimizer='momentum'; the path of")
     assert said["metz2019-cpu"] == "no settings"

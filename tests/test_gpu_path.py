@@ -288,6 +288,7 @@ def test_every_agent_acts_on_an_accelerator() -> None:
 from lrenv.controllers.agent import agent_factory
 
 trained = {
+    "refined": lambda: make_agent("refined", norms=(2.0, 1.0), peak=0.1),
     "noh": lambda: NOH(Architecture(hidden=4), 2, "adam"),
     "dmopt": lambda: DMopt(Architecture(hidden=4), 2, "unit"),
     "learned-optimizer": lambda: LearnedOptimizer(torch.zeros(Perceptron(4).size), Perceptron(4)),

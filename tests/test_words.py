@@ -35,6 +35,11 @@ PER = re.compile(
     r"|interval|round|place|key|channel|env)\b(?! (of|has|have))"
 )
 
+VERB = re.compile(r"(Does|Goes|[A-Z]\w*[b-df-z]s|[A-Z]\w*es)\b(?<!This)")
+"""A verb in the third person, as far as letters tell."""
+WINGS_OF_VERBS = ("controllers", "data", "envs", "networks", "randomness", "runtime", "training")
+"""Elsewhere some docstrings are texts that commands show, such as those of agents' factories."""
+
 
 class Documented(NamedTuple):
     """A public definition."""
@@ -68,6 +73,12 @@ def undocumented(source: str) -> list[str]:
     return [each.name for each in definitions(source) if not (each.docstring or "").strip()]
 
 
+def not_verbs(source: str) -> list[str]:
+    """Functions whose docstring begins with something else than a verb; properties and classes are nouns."""
+    functions = [each for each in definitions(source) if each.kind == "function" and each.docstring]
+    return [each.name for each in functions if not VERB.match(each.docstring or "")]
+
+
 def phrases(text: str, pattern: re.Pattern[str]) -> list[str]:
     """The phrases of a text that the pattern finds, also where a line breaks within one."""
     return [match[0] for match in pattern.finditer(re.sub(r"\s*\n\s*#?\s*", " ", text))]
@@ -80,6 +91,12 @@ def missing_files(docstring: str, stems: list[str]) -> list[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_is_public_has_a_docstring(path: Path) -> None:
     assert undocumented(path.read_text()) == []
+
+
+@pytest.mark.parametrize("wing", WINGS_OF_VERBS)
+def test_functions_begin_with_a_verb(wing: str) -> None:
+    found = {path.name: not_verbs(path.read_text()) for path in (ROOT / "lrenv" / wing).glob("*.py")}
+    assert {file: names for file, names in found.items() if names} == {}
 
 
 @pytest.mark.parametrize("wing", WINGS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -100,6 +117,10 @@ def test_the_checks_find_what_they_are_for() -> None:
         'class A:\n    """An a."""\n    def f(self): ...\n    def _g(self): ...\n    @property\n    def h(self): ...\n'
     )
     assert undocumented(source) == ["A.f", "A.h"]
+    assert not_verbs('def f():\n    """The a."""\ndef g():\n    """Returns a."""\ndef h():\n    """As f."""') == [
+        "f",
+        "h",
+    ]
     assert phrases("its cost is paid\n    by\n    # the caller, once a trainee", FIGURES_OF_SPEECH) == ["paid by"]
     assert phrases("rates a\n    # trainee; one per env; once a step of a wrapper", PER) == ["rates a trainee"]
     assert missing_files("Read `a.py` first, then `lrenv.x.b` and c.", ["a", "b", "c"]) == ["c"]

@@ -36,8 +36,7 @@ class Progress(NamedTuple):
     best: Array  # (n,) lowest loss since the last restart
     good: NDArray[np.int64]  # (n,) decisions in a row with a new best loss
     bad: NDArray[np.int64]  # (n,) decisions in a row without one
-    waiting: NDArray[np.int64]  # (n,) decisions whose losses don't count, after a reduction and then after a rise
-    paused: NDArray[np.int64]  # (n,)
+    waiting: NDArray[np.int64]  # (n,) decisions whose losses don't count that are left, after a reduction or a rise
     left: NDArray[np.int64]  # (n,) reductions at the lowest rate until all starts anew
     losses: Array  # (n, W) the last losses, the newest at the end
     number: NDArray[np.int64]  # (n,) how many of them there have been, at most the window
@@ -60,7 +59,6 @@ class Greedy(RateAgent[Progress]):
             nothing,
             nothing,
             nothing,
-            nothing,
             np.broadcast_to(values["reset"].astype(np.int64), n),
             np.zeros((n, int(values["window"].max()))),
             nothing,
@@ -73,13 +71,13 @@ class Greedy(RateAgent[Progress]):
         inside = np.arange(losses.shape[1], 0, -1) <= number[:, None]
         loss = np.where(inside, losses, 0).sum(1) / number
 
-        counts = (carry.waiting == 0) & (carry.paused == 0)
+        counts = carry.waiting == 0
         better = counts & (loss < carry.best - values["margin"])
         best = np.where(better, loss, carry.best)
         good = np.where(better, carry.good + 1, 0)
         bad = np.where(counts & ~better, carry.bad + 1, 0)
         rises = good > values["patience"]
-        falls = ~rises & (bad > values["patience"])
+        falls = bad > values["patience"]
 
         higher = np.minimum(carry.rate / values["factor"], values["high"])
         lower = np.maximum(carry.rate * values["factor"], values["low"])
@@ -89,16 +87,14 @@ class Greedy(RateAgent[Progress]):
         reset = values["reset"].astype(np.int64)
         left = np.where(rises, reset, carry.left - (falls & (rate <= values["low"])))
         anew = left <= 0
-        waiting = np.where(falls, values["cooldown"].astype(np.int64), (carry.waiting - 1).clip(0))
-        paused = np.where(carry.waiting > 0, carry.paused, (carry.paused - 1).clip(0))
-        paused = np.where(rises, values["pause"].astype(np.int64), paused)
+        waiting = np.where(rises, values["pause"], (carry.waiting - 1).clip(0))
+        waiting = np.where(falls, values["cooldown"], waiting).astype(np.int64)
         after = Progress(
             np.where(anew, values["peak"], rate),
             np.where(anew, np.inf, best),
             np.where(rises, 0, good),
             np.where(falls, 0, bad),
             waiting,
-            np.where(anew, 0, paused),
             np.where(anew, reset, left),
             losses,
             np.where(anew, 0, number),

@@ -84,7 +84,7 @@ class Cells:
         return len(self._results)
 
     def once(self, key: dict[str, Any], run: Callable[[], Result]) -> Result:
-        """The result of the cell `key`: what the file holds, or else what `run` gives, which the file then holds."""
+        """Returns the result of the cell `key` from the file, or else that of `run`, which the file then holds."""
         name = json.dumps(key, sort_keys=True)
         if name not in self._results:
             result = run()
@@ -137,7 +137,7 @@ class Cells:
 
 
 def encoded(result: Result) -> dict[str, Any]:
-    """A result as JSON values that `decoded` makes the same result of, bit for bit."""
+    """Returns a result as JSON values that `decoded` makes the same result of, bit for bit."""
     arrays = {name: _encoded(getattr(result, name)) for name in ARRAYS}
     curves = {name: _encoded(curve) for name, curve in result.curves.items()}
     own = {name: getattr(result, name) for name in OWN}
@@ -145,7 +145,7 @@ def encoded(result: Result) -> dict[str, Any]:
 
 
 def decoded(values: dict[str, Any]) -> Result:
-    """The result that `encoded` made these values of."""
+    """Returns the result that `encoded` made these values of."""
     arrays: dict[str, Any] = {name: _decoded(values[name]) for name in ARRAYS}
     curves = {name: _decoded(curve) for name, curve in values["curves"].items()}
     own = {name: values[name] for name in OWN}

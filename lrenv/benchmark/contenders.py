@@ -37,12 +37,12 @@ class Contender:
     given: Agent | None = None
 
     def make(self, settings: dict[str, Any]) -> Agent:
-        """The agent with these settings."""
+        """Returns the agent with these settings."""
         return as_agent(make_agent(self.name, **settings)) if self.given is None else self.given
 
 
 def contenders_of(agents: Sequence[str | Path | Agent], labels: Sequence[str] = ()) -> list[Contender]:
-    """Who takes part; whatever can't be made raises.
+    """Returns the agents that take part; one that can't be made raises an error.
 
     Args:
         agents: specs, and agents themselves.
@@ -89,7 +89,7 @@ def _given(agent: Agent) -> Contender:
 
 
 def baseline_of(contenders: Sequence[Contender], baseline: str | None) -> str:
-    """The spec of the agent that the others are held against."""
+    """Returns the spec of the agent that the others are held against."""
     names = [contender.spec for contender in contenders]
     if baseline is None or not baseline.strip():
         return "step" if "step" in names else names[0]
@@ -107,7 +107,7 @@ def _spec(text: str) -> str:
 
 
 def digests(contenders: Sequence[Contender], others: Mapping[str, specs.Own | None]) -> dict[str, str]:
-    """What tells the files that results depend on from others of the same name: controllers, and one's own code.
+    """Returns hashes of the files that results depend on: controllers, and one's own code.
 
     Args:
         contenders: who takes part.

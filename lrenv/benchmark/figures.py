@@ -39,7 +39,7 @@ class Style(NamedTuple):
 
 
 def styles(comparison: Comparison) -> dict[str, Style]:
-    """The style of each row, by label."""
+    """Returns the style of each row, by label."""
     specs = list(dict.fromkeys(row.spec for row in comparison.rows))
     drawn: dict[str, int] = {}
     found = {}
@@ -52,12 +52,12 @@ def styles(comparison: Comparison) -> dict[str, Style]:
 
 
 def finished(comparison: Comparison) -> list[tuple[Row, Result]]:
-    """The rows of agents that did not fail, in the order of the table, with their results."""
+    """Returns the rows of agents that did not fail, in the order of the table, with their results."""
     return [(row, row.result) for row in comparison.ranked if row.result is not None]
 
 
 def val_loss(axes: Any, comparison: Comparison) -> None:
-    """Validation loss over inner steps: the median over seeds, and the range of the middle half."""
+    """Draws the validation loss over inner steps: the median over seeds, and the range of the middle half."""
     _curves(axes, comparison, "val_loss", "validation loss")
     if any((result.curves["val_loss"] <= 0).any() for _, result in finished(comparison)):
         axes.set_yscale("linear")
@@ -66,7 +66,7 @@ def val_loss(axes: Any, comparison: Comparison) -> None:
 
 
 def end_of_val_loss(axes: Any, comparison: Comparison) -> None:
-    """The last fifth of the same curves, magnified.
+    """Draws the last fifth of the same curves, magnified.
 
     The axis holds the better half of the agents, and those that are not twice as far above the lowest as these.
     """
@@ -90,13 +90,13 @@ def end_of_val_loss(axes: Any, comparison: Comparison) -> None:
 
 
 def rates(axes: Any, comparison: Comparison) -> None:
-    """Learning rate over inner steps, likewise; a rate is that of the steps just before the point."""
+    """Draws the learning rate over inner steps, likewise; a rate is that of the steps just before the point."""
     _curves(axes, comparison, "lr", "learning rate")
     _log(axes)
 
 
 def test_losses(axes: Any, comparison: Comparison) -> None:
-    """A dot per seed, and the mean."""
+    """Draws a dot per seed, and the mean."""
     for height, result, colour in _lines(axes, comparison):
         values = result.test_loss[np.isfinite(result.test_loss)]
         _dots(axes, values, height, colour)
@@ -106,7 +106,7 @@ def test_losses(axes: Any, comparison: Comparison) -> None:
 
 
 def differences(axes: Any, comparison: Comparison) -> None:
-    """A dot per seed: its test loss above that of the baseline on the same seed; the mean and its 95 % interval."""
+    """Draws a dot per seed: its test loss less that of the baseline on that seed; the mean and its 95 % interval."""
     baseline = next((result for row, result in finished(comparison) if row.label == comparison.baseline), None)
     for height, result, colour in _lines(axes, comparison):
         if baseline is None or result is baseline:
@@ -135,7 +135,7 @@ PANELS: dict[str, Draw] = {
 
 
 def figure(comparison: Comparison) -> Figure:
-    """All panels with a legend."""
+    """Draws all panels with a legend."""
     with rc_context(_LOOK):
         drawn = Figure(figsize=(13, 7.4), dpi=110, layout="constrained")
         FigureCanvasAgg(drawn)
@@ -153,14 +153,14 @@ def figure(comparison: Comparison) -> Figure:
 
 
 def png(comparison: Comparison) -> bytes:
-    """The figure as the bytes of a PNG."""
+    """Returns the figure as the bytes of a PNG."""
     buffer = io.BytesIO()
     figure(comparison).savefig(buffer, format="png")
     return buffer.getvalue()
 
 
 def svg(comparison: Comparison, draw: Draw) -> str:
-    """A panel as an element of an HTML page, whose text and axes have the colour of the text around it."""
+    """Returns a panel as an element of an HTML page, whose text and axes have the colour of the text around it."""
     with rc_context(_LOOK | {"svg.fonttype": "none", "svg.hashsalt": draw.__name__}):
         drawn = Figure(figsize=(4.4, 3.3), layout="constrained")
         draw(drawn.add_subplot(), comparison)

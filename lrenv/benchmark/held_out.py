@@ -50,7 +50,7 @@ class HeldOut:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def task(self) -> Task:
-        """The task, with initial rates to draw from."""
+        """Returns the task, with initial rates to draw from."""
         return make_task(self.name, initial_lr=INITIAL_LRS, **self.settings)
 
 
@@ -128,5 +128,5 @@ REPORTS: tuple[str, ...] = ()
 
 
 def held_out() -> list[Task]:
-    """All tasks of the list; reports run each from every one of `INITIAL_LRS`."""
+    """Returns all tasks of the list; reports run each from every one of `INITIAL_LRS`."""
     return [each.task() for each in HELD_OUT]

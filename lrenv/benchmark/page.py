@@ -10,7 +10,7 @@ from lrenv.benchmark.rows import Comparison, Row
 
 
 def page(comparison: Comparison) -> str:
-    """The text of the page."""
+    """Returns the text of the page."""
     style = figures.styles(comparison)
     columns, shown = wording.columns(comparison), _shown(comparison)
     finished = figures.finished(comparison)

@@ -15,7 +15,7 @@ from lrenv.runtime.files import replace_file
 
 
 def table(comparison: Comparison) -> Table:
-    """The comparison for a terminal of 80 columns, the lowest test loss first; an agent alone ahead is bold."""
+    """Returns the comparison for a terminal of 80 columns, the lowest test loss first; an agent alone ahead is bold."""
     settings = [f"{row.label}: {row.settings}" for row in comparison.ranked if row.settings]
     failures = [f"{row.label} failed: {row.failure}" for row in comparison.failed]
     said = [wording.verdict(comparison), wording.caption(comparison)]

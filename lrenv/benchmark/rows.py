@@ -65,7 +65,7 @@ class Row:
     welch: float | None = None
 
     def summary(self) -> dict[str, Any]:
-        """The numbers of the table, as JSON values."""
+        """Returns the numbers of the table, as JSON values."""
         shared = {"agent": self.label, "settings": self.settings, "runs_spent": vars(self.runs)}
         if self.result is None:
             return shared | {"failure": self.failure}

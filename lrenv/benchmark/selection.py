@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def selection_losses(losses: NDArray[Any], diverged: NDArray[np.bool_]) -> NDArray[Any]:
-    """The losses that something is selected by: infinite where a run diverged, however low it got before.
+    """Returns the losses that something is selected by: infinite where a run diverged, however low it got before.
 
     Args:
         losses: of runs, of any shape.
@@ -23,7 +23,7 @@ def selection_losses(losses: NDArray[Any], diverged: NDArray[np.bool_]) -> NDArr
 
 
 def improves(loss: float, best: float | None) -> bool:
-    """Whether `loss` is to take the place of the best one so far.
+    """Returns whether `loss` is to take the place of the best one so far.
 
     NaN never does. The first loss does in any case, so that there is something to take, but a first infinity, or NaN,
     gives way to any number.

@@ -47,7 +47,7 @@ def afresh(_key: dict[str, Any], run: Callable[[], Result]) -> Result:
 
 
 def grid_of(name: str) -> dict[str, tuple[Any, ...]]:
-    """Hyperparameter -> the values that an agent's factory carries to be tuned over; empty if it has none."""
+    """Returns hyperparameter -> the values that an agent's factory carries to be tuned over; empty if it has none."""
     return dict(getattr(agent_factory(name), "grid", None) or {})
 
 

@@ -17,7 +17,7 @@ METRICS = {"accuracy": "accuracy", "bits_per_character": "bits per character", "
 
 
 def columns(comparison: Comparison) -> tuple[str, ...]:
-    """The headings over `cells`."""
+    """Returns the headings over `cells`."""
     found = next((row.result.metric for row in comparison.rows if row.result is not None), None)
     metric = METRICS.get(found or "", "metric")
     return (
@@ -27,7 +27,7 @@ def columns(comparison: Comparison) -> tuple[str, ...]:
 
 
 def cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
-    """A row's entries under `columns`: mean (standard deviation) over seeds; of a failed agent, why it failed."""
+    """Returns a row's entries under `columns`: mean (standard deviation) over seeds; or why an agent failed."""
     if row.result is None:
         return row.label, row.settings, f"failed: {row.failure}"
     summary = row.summary()
@@ -40,13 +40,13 @@ def cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
 
 
 def title(comparison: Comparison) -> str:
-    """The task, and how much was run."""
+    """Returns the task, and how much was run."""
     task = comparison.task
     return f"{task.name}: {task.budget} steps of batch {task.batch_size}, {comparison.seeds} seeds"
 
 
 def verdict(comparison: Comparison) -> str:
-    """Who is ahead of whom in test loss, and by how much, or who is level."""
+    """Tells who is ahead of whom in test loss, and by how much, or who is level."""
     if comparison.seeds < 2:
         return "One seed tells no agents apart."
     if not comparison.whole:
@@ -71,7 +71,7 @@ def verdict(comparison: Comparison) -> str:
 
 
 def caption(comparison: Comparison) -> str:
-    """What the numbers of the table mean."""
+    """Explains what the numbers of the table mean."""
     said = [
         "Mean (standard deviation) over seeds. The test split is read once, at the end of a run: at the checkpoint "
         "with the best validation loss, and at the last network (final)."
@@ -98,7 +98,7 @@ def caption(comparison: Comparison) -> str:
 
 
 def what(view: dict[str, Any]) -> str:
-    """What an agent observes and controls, and what it asks of the task."""
+    """Tells what an agent observes and controls, and what it asks of the task."""
 
     def listed(names: str | tuple[str, ...]) -> str:
         return " and ".join(names) if isinstance(names, tuple) else names

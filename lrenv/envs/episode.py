@@ -166,7 +166,7 @@ class Episode:
         return own, self.time_step(own)
 
     def measurement_due(self, inner_step: NDArray[np.int64], ended: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-        """Which environments are measured on the validation split at the end of their next decision (n,).
+        """Returns which environments are measured on the validation split at the end of their next decision (n,).
 
         The end of the budget is measured in any case.
 
@@ -189,7 +189,7 @@ class Episode:
     def step(
         self, state: EpisodeState, action: Tensor, due: NDArray[np.bool_] | None = None, donate: bool = False
     ) -> tuple[EpisodeState, TimeStep]:
-        """One decision: applies the actions (n, A), trains for an interval, measures.
+        """Makes one decision: applies the actions (n, A), trains for an interval, measures.
 
         The action already applies to this interval. A trainee with a non-finite loss or weight has diverged:
         its episode terminates, and what it computes from here on touches no other.
@@ -218,14 +218,14 @@ class Episode:
         return join([decide(own, acts, _all_or_some(asked, action.device)) for own, acts, asked in parts])
 
     def holds(self, tree: Any) -> bool:
-        """Whether the next step with `donate` may overwrite a state, a time step, or a tree of them."""
+        """Returns whether the next step with `donate` may overwrite a state, a time step, or a tree of them."""
         return self._captured is not None and self._captured.holds(tree)
 
     @with_own_settings
     def trained(
         self, state: EpisodeState, trainee: TraineeState, losses: Tensor, lr: Tensor, due: NDArray[np.bool_] | None
     ) -> tuple[EpisodeState, TimeStep]:
-        """A decision as `step` makes it, of trainees that something else has trained for the interval.
+        """Returns a decision as `step` makes it, of trainees that something else has trained for the interval.
 
         Args:
             state: n episodes before the interval.
@@ -294,7 +294,7 @@ class Episode:
 
     @with_own_settings
     def time_step(self, state: EpisodeState) -> TimeStep:
-        """The time step of a state, which `step` and `reset` give with it, computed from the state alone."""
+        """Returns the time step of a state, which `step` and `reset` give with it, computed from the state alone."""
         return self._time_step(state, _sums(state.observed))
 
     def _time_step(self, state: EpisodeState, sums: dict[str, Tensor]) -> TimeStep:
@@ -316,7 +316,7 @@ class Episode:
 
     @with_own_settings
     def test(self, state: EpisodeState, rows: Tensor) -> dict[str, Tensor]:
-        """Test loss and metric, (m,) each, of both results of the episodes `rows` (m,).
+        """Returns test loss and metric, (m,) each, of both results of the episodes `rows` (m,).
 
         They are `test_loss` and so on of the best checkpoints, and `final_test_loss` and so on of the last networks.
         Where a run diverged its final loss is infinite, and its final metric NaN.

@@ -49,7 +49,7 @@ class Signal(NamedTuple):
 
 
 def log10(x: Tensor, floor: float = 1e-12) -> Tensor:
-    """Decimal logarithm of what may be zero."""
+    """Returns the decimal logarithm of numbers that may be zero."""
     return x.clamp(min=floor).log10()
 
 
@@ -150,7 +150,7 @@ def register_observation(name: str, observation: Observation, replace_existing: 
 
 
 def names_of(observe: Observe) -> str | tuple[str, ...]:
-    """What is observed, by names: a function has its own, a table those of its signals."""
+    """Returns the names of what is observed: a function has its own, a table those of its signals."""
     if isinstance(observe, str):
         return observe
     if isinstance(observe, tuple | list):
@@ -177,7 +177,7 @@ def _check_observation(observation: object) -> None:
 
 
 def tells_budget(observe: Observe) -> bool:
-    """Whether an observation tells how long an episode is; of a function, and of what is unknown, it is assumed."""
+    """Returns whether an observation tells the budget; functions and unknown observations are assumed to do so."""
     for each in observe if isinstance(observe, tuple | list) else (observe,):
         if isinstance(each, str) and each in WHITE_BOX:
             continue
@@ -244,7 +244,7 @@ class Observer:
         return gym.spaces.Box(low, high, dtype=self._numpy_dtype)
 
     def observe(self, dynamics: Dynamics, white_box: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
-        """The observations (n, number of signals), or a dict, inside the space whatever the dynamics are.
+        """Returns the observations (n, number of signals), or a dict, inside the space whatever the dynamics are.
 
         Args:
             dynamics: how training goes.
@@ -257,7 +257,7 @@ class Observer:
         return shown | {name: white_box[name].nan_to_num().to(self._dtype) for name in self.white_box}
 
     def outside(self, dynamics: Dynamics) -> Tensor:
-        """Which signals (n, number of signals) lie outside their bounds, or are no numbers, before they are clamped."""
+        """Returns which signals (n, number of signals) are outside their bounds, or are no numbers, before clamping."""
         found = []
         for table in self._sets.values():
             for (low, high), value in zip(table.signals.values(), table.raw(dynamics), strict=True):

@@ -188,7 +188,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
 
     @without_gradients
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """One decision in every environment: act, train for an interval, measure.
+        """Makes one decision in every environment: act, train for an interval, measure.
 
         Args:
             actions: (n, ...), inside the action space.
@@ -228,7 +228,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         return observation, reward, terminated, np.zeros_like(terminated), info
 
     def snapshot(self) -> Snapshot:
-        """Everything that the future of this environment depends on.
+        """Returns everything on which the future of this environment depends.
 
         Raises:
             gymnasium.error.ResetNeeded: `reset` was never called.
@@ -259,7 +259,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             self._history.add(info, np.ones(self.num_envs, dtype=bool))
 
     def render(self) -> Any:
-        """A tuple of images (height, width, 3), one per env, for "rgb_array"; None for "human"."""
+        """Returns a tuple of images (height, width, 3), one per env, for "rgb_array"; None for "human"."""
         if self._history is None:
             gym.logger.warn("render() needs render_mode='rgb_array' or 'human' when the environment is made")
             return None
@@ -359,7 +359,7 @@ def _check_memory(episode: Episode, n: int) -> None:
 
 
 def row(observation: Any, i: Any) -> Any:
-    """The observation of env i: an array, or a dict of them."""
+    """Returns the observation of env i: an array, or a dict of them."""
     if isinstance(observation, dict):
         return {name: x[i].copy() for name, x in observation.items()}
     return observation[i].copy()

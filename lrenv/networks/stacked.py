@@ -290,7 +290,9 @@ class Network:
             return of_layers.log().mean().exp()[None]
         tensors = [layers[x] if own is None else own for x, own in zip(self._owners, of_weights, strict=True)]
         of_tensors = torch.tensor(tensors, dtype=torch.float64)
-        return of_tensors if granularity == "tensor" else of_tensors.repeat_interleave(torch.tensor(self._sizes))
+        if granularity == "tensor":
+            return of_tensors
+        return of_tensors.repeat_interleave(torch.tensor(self._sizes), output_size=self.size)
 
     @with_own_settings
     def __call__(
@@ -341,7 +343,7 @@ class Network:
 
 
 def outer_weights(shapes: Mapping[str, torch.Size]) -> tuple[str, str]:
-    """The names of the first and of the last weight: the tensors with two or more axes, or any where there are none."""
+    """Returns the names of the first and the last weight, tensors with two or more axes, or any if there are none."""
     matrices = [name for name, shape in shapes.items() if len(shape) > 1] or list(shapes)
     return matrices[0], matrices[-1]
 

@@ -200,7 +200,7 @@ class TaskDistribution:
 
 
 def drawn(number: int = 0, limit: float = LIMIT) -> Task:
-    """Task `number` of the distribution with this limit: what the spec `drawn:number=17` names."""
+    """Returns task `number` of the distribution with this limit, as the spec `drawn:number=17` does."""
     return TaskDistribution(limit).task(number)
 
 

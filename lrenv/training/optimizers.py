@@ -167,7 +167,7 @@ def unit() -> Optimizer:
 
 
 def ema(optimizer: Optimizer, decay: float = 0.99) -> Optimizer:
-    """An optimizer whose evaluation weights are an exponential moving average of its iterates (Polyak averaging).
+    """Returns an optimizer whose evaluation weights are an exponential moving average of iterates (Polyak averaging).
 
     After step t they are the mean of w_0, ..., w_t with weights decay^(t - i), so that the initial weights count as one
     iterate among the others and the mean needs no correction of its bias:
@@ -263,7 +263,7 @@ def make_optimizer(optimizer: str | Optimizer | OptimizerFactory, sizes: Sequenc
 
 
 def wrapped(optimizer: str | Optimizer | OptimizerFactory, wrappers: str) -> str | Optimizer | OptimizerFactory:
-    """An optimizer with wrappers, such as "+ema", put around it."""
+    """Returns an optimizer with wrappers, such as "+ema", put around it."""
     if isinstance(optimizer, str):
         return optimizer + wrappers
     return partial(_wrapped, optimizer, tuple(wrappers.split("+")[1:]))
