@@ -36,7 +36,7 @@ def main(agent: str = "plateau:peak=0.01:patience=2") -> list[float]:
         loss = cross_entropy(model(x[batch]), y[batch])
         optimizer.zero_grad()
         loss.backward()
-        rates.append(scheduler.get_last_lr()[0])
+        rates.append(float(optimizer.param_groups[0]["lr"]))
         optimizer.step()
         scheduler.step()
         shadow.step(loss)

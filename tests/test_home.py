@@ -206,6 +206,7 @@ def test_the_user_stays_in_charge(tmp_path: Path) -> None:
     controller.release()
     loop.step(controller)
     assert loop.run(controller, 1)[0] == [pytest.approx(0.1 * (1 - 6 / T))]
+    assert loop.run(controller, 8)[-1] == [0.05]
     whys = [decision.why for decision in controller.history]
     assert whys[0] == ("clipped to 0.05 .. 0.08",)
     assert whys[4] == ("held",)
@@ -357,6 +358,7 @@ def test_without_validation_training_losses_will_do() -> None:
     loop = Loop()
     controller = LRController(loop.optimizer, Training(), horizon=T)
     rates = loop.run(controller)
+    assert controller.history[0].step == 0
     assert rates[0] == [0.1]  # nothing is known before the first loss
     assert len({rate for (rate,) in rates}) > 4
     assert np.isnan(controller.history[1].val_loss)
@@ -364,6 +366,19 @@ def test_without_validation_training_losses_will_do() -> None:
         controller.step()
     with pytest.raises(TypeError, match=r"one number, not a tensor of shape \(2,\)"):
         controller.step(torch.ones(2))
+
+
+def test_before_the_first_step_the_validation_loss_stands_for_that_of_the_batch() -> None:
+    loop = Loop()
+    controller = LRController(loop.optimizer, Reacting(), horizon=T, evaluate=loop.validate)
+    expected = loop.validate().item()
+    loop.step(controller)
+    begun = controller.history[0]
+    assert (begun.train_loss, begun.val_loss) == (pytest.approx(expected), pytest.approx(expected))
+    controller = LRController(loop.optimizer, Reacting(), horizon=T, evaluate=loop.validate)
+    controller.start(7.0)
+    controller.start(8.0)
+    assert controller.history[0].train_loss == 7.0
 
 
 def test_evaluation_mode_and_gradients_are_as_before() -> None:
@@ -393,6 +408,7 @@ def test_evaluation_mode_and_gradients_are_as_before() -> None:
         ("sgd-hd:granularity=layer", {"horizon": 9}, "sets a rate per layer, but here is one per network: agents that"),
         ("metz2019-cpu", {"horizon": 9}, "is an optimizer itself"),
         ("prodigy", {"horizon": 9}, "is an optimizer itself"),
+        ("constant-ema:peak=0.1", {}, "averages weights, which is the loop's own business: agents that work are"),
         ("linear:peak=0.1", {"horizon": 9, "bounds": (2, 1)}, "bounds must be two rates"),
         ("linear:peak=0.1", {"horizon": 0}, "horizon must be at least 1"),
         ("linear:peak=0.1", {"horizon": 9, "first": "nowhere"}, "first='nowhere' is no parameter that the optimizer"),

@@ -94,7 +94,7 @@ def checked_view(agent: Agent) -> View:
     """The agent's view, if a loop can serve it.
 
     Raises:
-        ValueError: it is an optimizer itself, observes gradients, or sets a rate per layer, tensor or parameter; the
+        ValueError: it is an optimizer itself, averages weights, or sets a rate per layer, tensor or parameter; the
             message says which agents work.
     """
     view, name = view_of(agent), called(agent)
@@ -102,6 +102,8 @@ def checked_view(agent: Agent) -> View:
     if own or isinstance(agent, OptimizerAgent):
         raise ValueError(f"agent {name!r} is an optimizer itself, so it can't drive another one: {WORKS}")
     controls = (view.control,) if isinstance(view.control, str) else view.control
+    if "ema" in controls:
+        raise ValueError(f"agent {name!r} averages weights, which is the loop's own business: {WORKS}")
     finer = [each.partition("/")[2] for each in controls if "/" in each]
     if finer:
         raise ValueError(f"agent {name!r} sets a rate per {finer[0]}, but here is one per network: {WORKS}")
