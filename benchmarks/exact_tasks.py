@@ -41,6 +41,9 @@ PROBLEMS = {"power-law-easy": EASY, "power-law-hard": HARD}
 RATES = (1.0, 0.3, 0.1, 0.03, 0.01)
 REACTING: dict[str, dict[str, tuple[float, ...]]] = {
     "plateau": {"peak": (1.5, 1.0, 0.5, 0.2, 0.1), "factor": (0.5, 0.1), "patience": (2, 5, 10)},
+    "greedy": {"peak": (1.5, 1.0, 0.5, 0.2, 0.1)},
+    "greedy-bounded": {"peak": (1.5, 1.0, 0.5, 0.2, 0.1), "factor": (0.5, 0.8), "patience": (0, 2)},
+    "constant-ema": {"peak": (1.5, 1.0, 0.5, 0.2, 0.1), "ema": (0.9, 0.99, 0.999)},
     "sgd-hd": {"initial_lr": RATES, "beta": (1e-1, 1e-2, 1e-3, 1e-4)},
     "gala": {"initial_lr": RATES},
     "osgm": {"adagrad_lr": RATES},

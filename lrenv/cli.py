@@ -1,4 +1,4 @@
-"""The command line: `lrenv tasks`, `lrenv agents`, `lrenv compare`, `lrenv train`, `lrenv download`."""
+"""The command line: `lrenv tasks`, `agents`, `compare`, `benchmark`, `train` and `download`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from rich.console import Console
 from lrenv import data, listing, sources, specs
 from lrenv.benchmark.comparison import compare
 from lrenv.benchmark.report import save_report, table
+from lrenv.benchmark.run_suite import run_suite
+from lrenv.benchmark.score_tables import markdown, save
+from lrenv.benchmark.scores import scored
+from lrenv.benchmark.suite import chosen, path_of, read_suite
 from lrenv.runtime.process import keep_memory, status_of
 
 DESCRIPTION = (
@@ -86,6 +90,33 @@ class Compare:
     """Discard another comparison that the folder holds."""
 
 
+@dataclass(frozen=True)
+class Benchmark:
+    """Runs a suite: agents on several tasks, each tuned over the suite's grids, and their scores relative to one."""
+
+    suite: str = "quick"
+    """The suite: quick, standard, or a TOML file of your own, whose keys `lrenv/benchmark/suite.py` explains."""
+    agents: str = ""
+    """Only these agents, separated by commas: those of the suite by their names there, with their grids, and others by
+    their specs, as they stand. The reference takes part in any case. By default all of the suite."""
+    tasks: str = ""
+    """Only these tasks, separated by commas; by default those of the suite."""
+    seeds: int | None = None
+    """How many runs are reported of each agent on each task; by default as many as the suite says."""
+    device: str | None = None
+    """The device where the trainees live; by default it is CUDA where there is any."""
+    out: Path = Path("runs/benchmark")
+    """The folder for cells.jsonl, from which the same command goes on if it was interrupted, and for results.jsonl,
+    table.md, table.csv, tuned.jsonl, budgets.json and budgets.png."""
+    tuned: Path | None = None
+    """What earlier searches found, as an earlier run left it in tuned.jsonl; by default the file beside the suite, such
+    as quick.tuned.jsonl, if there is one."""
+    retune: bool = False
+    """Search all settings anew, whatever earlier searches found."""
+    overwrite: bool = False
+    """Discard another benchmark that the folder holds."""
+
+
 def _tasks(command: Tasks) -> None:
     Console().print(listing.memory(command.envs) if command.memory else listing.tasks_table())
 
@@ -119,10 +150,27 @@ def _compare(command: Compare) -> None:
         raise ValueError(f"{failed} failed, as the table says; the same command tries again, and keeps what has run")
 
 
+def _benchmark(command: Benchmark) -> None:
+    if command.out.exists() and not command.out.is_dir():
+        raise ValueError(f"--out {command.out} is a file; name a folder")
+    if command.tuned is not None and not command.tuned.is_file():
+        raise ValueError(f"there is no file {command.tuned}; leave --tuned out to search anew")
+    suite = read_suite(command.suite)
+    suite = chosen(suite, specs.split(command.agents), specs.split(command.tasks), command.seeds)
+    records = None if command.retune else command.tuned or path_of(command.suite).with_suffix(".tuned.jsonl")
+    scores = scored(
+        run_suite(suite, command.out, None if command.retune else records, command.device, command.overwrite)
+    )
+    save(scores, command.out)
+    print(markdown(scores))
+    print(f"results: {command.out}")
+
+
 COMMANDS: dict[str, Command] = {
     "tasks": (Tasks, _tasks),
     "agents": (Agents, _agents),
     "compare": (Compare, _compare),
+    "benchmark": (Benchmark, _benchmark),
     "train": (Train, lambda _: None),
     "download": (Download, _download),
 }

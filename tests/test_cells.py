@@ -68,7 +68,7 @@ def _learned(advertise: Callable[[str, str], None]) -> None:
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two groups of seeds, two parts of a tuning."""
     monkeypatch.setattr(comparison, "GROUP", 3)
-    monkeypatch.setattr(comparison, "AT_ONCE", 12)
+    monkeypatch.setattr(comparison, "AT_ONCE", 20)
 
 
 def run(out: Path | None, **settings: Any) -> Comparison:
@@ -297,7 +297,7 @@ def test_functions_of_one_name_are_told_apart_by_what_they_hold(
     tmp_path: Path, before: dict[str, Any], now: dict[str, Any], what: str
 ) -> None:
     """Else a comparison would go on with the results of another network or optimizer, without a word."""
-    one, same, other = (comparison._described(make_task(NOISY, **each)) for each in (before, before, now))
+    one, same, other = (comparison.described_setting(make_task(NOISY, **each)) for each in (before, before, now))
     with Cells(tmp_path / "cells.jsonl", {"task": one}, {}):
         pass
     with Cells(tmp_path / "cells.jsonl", {"task": same}, {}):

@@ -30,14 +30,14 @@ class Mixed(nn.Module):
         self.first = nn.Module()
         self.first.bias = nn.Parameter(torch.zeros(4))
         self.first.weight = nn.Parameter(torch.ones(4, 6))
-        self.after = nn.BatchNorm1d(4)
-        self.conv = nn.Conv1d(4, 8, 3, groups=2)
+        self.conv = nn.Conv1d(4, 8, 5, groups=2)
+        self.after = nn.BatchNorm1d(8)
         self.gain = nn.Parameter(torch.ones(()))
         self.out = nn.Linear(8, 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.after(x[..., :6] @ self.first.weight.T + self.first.bias)
-        x = self.conv(x[..., None].expand(*x.shape, 3)).squeeze(-1)
+        x = x[..., :6] @ self.first.weight.T + self.first.bias
+        x = self.after(self.conv(x[..., None].expand(*x.shape, 5)).squeeze(-1))
         out: Tensor = self.out(self.gain * x)
         return out
 
@@ -45,12 +45,10 @@ class Mixed(nn.Module):
 def test_fan_ins_are_those_of_the_weights_that_a_piece_belongs_to() -> None:
     network = Network(Mixed)
     by_layer = dict(zip(network.layers, network.fan_in("layer").tolist(), strict=True))
-    assert by_layer == {"": 6, "norm": 6, "first": 6, "after": 6, "conv": 2 * 3, "out": 8}
+    assert by_layer == {"": 6, "norm": 6, "first": 6, "conv": 2 * 5, "after": 2 * 5, "out": 8}
     by_tensor = dict(zip(network.shapes, network.fan_in("tensor").tolist(), strict=True))
-    assert (
-        by_tensor["first.bias"] == by_tensor["first.weight"] == by_tensor["norm.bias"] == by_tensor["after.bias"] == 6
-    )
-    assert by_tensor["conv.bias"] == 6
+    assert {by_tensor[name] for name in ("first.bias", "first.weight", "norm.bias")} == {6}
+    assert {by_tensor[name] for name in ("conv.bias", "conv.weight", "after.weight", "after.bias")} == {10}
     assert by_tensor["out.weight"] == 8
     each = network.fan_in("parameter")
     assert each.shape == (network.size,)

@@ -38,7 +38,8 @@ LAYERS = (
     "benchmark.evaluation", "benchmark.tuning",
     "benchmark.cells",
     "benchmark.rows", "benchmark.contenders", "benchmark.comparison", "benchmark.figures", "benchmark.wording",
-    "benchmark.page", "benchmark.report", "benchmark", "", "listing", "cli", "__main__",
+    "benchmark.page", "benchmark.report", "benchmark.privileges", "benchmark.suite", "benchmark.search",
+    "benchmark.run_suite", "benchmark.scores", "benchmark.score_tables", "benchmark", "", "listing", "cli", "__main__",
 )  # fmt: skip
 """Modules of lrenv from the bottom up; "" is the package itself."""
 

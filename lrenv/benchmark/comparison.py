@@ -101,10 +101,11 @@ def compare(
     task.load()
     about = {"command": command_line(), "machine": machine()}
     settings = {
-        "task": _described(task), "agents": names, "baseline": baseline,
+        "task": described_setting(task), "agents": names, "baseline": baseline,
         "labels": {c.spec: label for c, label in zip(contenders, labels, strict=False)},
         "files": digests(contenders, own),
-        "seeds": seeds, "initial_lr": _described(starts), "tuning_seeds": list(tuning_seeds), "device": str(where),
+        "seeds": seeds, "initial_lr": described_setting(starts), "tuning_seeds": list(tuning_seeds),
+        "device": str(where),
         "group": GROUP, "at_once": AT_ONCE, "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("lrenv", "torch", "numpy")},
     }  # fmt: skip
@@ -153,7 +154,7 @@ def _rows(
     once: Once,
 ) -> list[Row]:
     """The rows of one agent: one, or one from each start."""
-    runs, settings, label = _runs(contender.file), contender.settings, contender.label
+    runs, settings, label = runs_of(contender.file), contender.settings, contender.label
     failed = partial(Row, contender.spec, label, _text(settings), runs, None)
     try:
         if contender.tuned:
@@ -165,7 +166,7 @@ def _rows(
     except OSError:
         raise
     except Exception as error:
-        return [failed(_failure(error))]
+        return [failed(failure_line(error))]
     rows = []
     for start, initial_lr in starts if relative else [("", None)]:
         name = f"{label} {start}".rstrip()
@@ -181,13 +182,14 @@ def _rows(
         except OSError:
             raise
         except Exception as error:
-            rows.append(row(None, _failure(error)))
+            rows.append(row(None, failure_line(error)))
         else:
             rows.append(row(joined(parts)))
     return rows
 
 
-def _failure(error: Exception) -> str:
+def failure_line(error: Exception) -> str:
+    """Why an agent failed, in a line."""
     return " ".join(str(error).split()) if isinstance(error, AgentError) else error_line(error)
 
 
@@ -199,7 +201,7 @@ def _tested(row: Row, reference: Row) -> Row:
     return replace(row, paired=paired(ours, theirs), welch=welch(ours, theirs))
 
 
-def _runs(file: Path | None) -> Runs:
+def runs_of(file: Path | None) -> Runs:
     """What an agent's learning took, as its file says."""
     if file is None:
         return Runs()
@@ -214,14 +216,14 @@ def _text(settings: dict[str, Any]) -> str:
     return ", ".join(f"{key}={f'{value:g}' if isinstance(value, float) else value}" for key, value in settings.items())
 
 
-def _described(value: Any) -> Any:
+def described_setting(value: Any) -> Any:
     """A setting as JSON values that are the same in every process; functions and tensors as for snapshots."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, dict):
-        return {str(key): _described(x) for key, x in value.items()}
+        return {str(key): described_setting(x) for key, x in value.items()}
     if isinstance(value, list | tuple):
-        return [_described(x) for x in value]
+        return [described_setting(x) for x in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _described(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: described_setting(getattr(value, f.name)) for f in fields(value)}
     return described(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,3 +80,72 @@ def paired_interval(values: NDArray[Any], baseline: NDArray[Any], level: float =
     differences = values.astype(np.float64) - baseline.astype(np.float64)
     mean, deviation = mean_std(differences)
     return mean, float(t.ppf((1 + level) / 2, max(len(differences) - 1, 1))) * deviation / len(differences) ** 0.5
+
+
+def holm(p_values: NDArray[Any]) -> NDArray[np.float64]:
+    """P-values that hold for several tests at once.
+
+    Holm 1979, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6: the i-th
+    lowest of m is multiplied by m + 1 - i, is no lower than those before it, and at most 1. Rejecting what is below a
+    level errs anywhere at most that often, whatever the tests' dependence.
+
+    Args:
+        p_values: (m,); NaN is no test, and stays.
+    """
+    p_values = np.asarray(p_values, np.float64)
+    adjusted, tests = np.full_like(p_values, np.nan), np.flatnonzero(~np.isnan(p_values))
+    order = tests[p_values[tests].argsort(kind="stable")]
+    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1)), 1)
+    return adjusted
+
+
+def expected_best(chosen_by: NDArray[Any], values: NDArray[Any], k: int) -> float:
+    """The mean, over all sets of k of n draws, of the value of that draw of the set which is lowest in `chosen_by`.
+
+    The draw of rank i, counted from 0, is the lowest of C(n - 1 - i, k - 1) of the C(n, k) sets. Among draws that are
+    equal in `chosen_by` each is chosen as often.
+
+    Args:
+        chosen_by: (n,), such as validation losses; infinite ones come last.
+        values: (n,), such as test losses of the same draws.
+        k: draws in a set, from 1 to n.
+
+    Raises:
+        ValueError: there are no k draws.
+    """
+    n = len(values)
+    if not 1 <= k <= n:
+        raise ValueError(f"the best of {k} can't be taken of {n} draws")
+    sets = math.comb(n, k)
+    weights = np.array([math.comb(n - 1 - i, k - 1) / sets for i in range(n)])
+    _, rank, counts = np.unique(chosen_by, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    shared = [weights[end - count : end].mean() for end, count in zip(ends, counts, strict=True)]
+    return float(np.sum(np.array(shared)[rank] * values))
+
+
+def bootstrap_interval(
+    differences: NDArray[Any], level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """A percentile interval of the mean over tasks: tasks are drawn with replacement, and seeds within each drawn one.
+
+    Tasks are what results are to carry over to, so that many seeds of few tasks give no narrow interval.
+
+    Args:
+        differences: (tasks, seeds), of runs that share a seed, such as logarithms of ratios.
+        level: how much of the resampled means the interval holds.
+        resamples: how many are drawn.
+        seed: of the draws.
+
+    Returns:
+        The interval's ends; NaN for fewer than two tasks or two seeds, which tell nothing of the spread.
+    """
+    tasks, seeds = differences.shape
+    if min(tasks, seeds) < 2:
+        return float("nan"), float("nan")
+    random = np.random.default_rng(seed)
+    drawn = random.integers(tasks, size=(resamples, tasks))
+    runs = random.integers(seeds, size=(resamples, tasks, seeds))
+    means = differences[drawn[..., None], runs].mean((1, 2))
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,257 @@
+"""Finding the settings of an agent for a task: a grid that is extended until its best is inside, and random draws.
+
+Both choose by the validation loss at the end of runs on the seeds for tuning, and what was found is a record that a
+file can keep (`Records`), so that the next run of a suite needs no search.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrenv.benchmark.evaluation import ARRAYS, Result, evaluate, joined
+from lrenv.benchmark.suite import Entry, Suite
+from lrenv.benchmark.tuning import AT_ONCE, Once
+from lrenv.controllers.agent import AgentError, agent_factory, make_agent, view_of
+from lrenv.randomness.seeds import seeds_for
+from lrenv.runtime.files import json_lines
+from lrenv.runtime.json_values import json_value
+from lrenv.specs import parse
+from lrenv.training.optimizers import make_optimizer
+from lrenv.training.tasks import Task
+
+Settings = dict[str, Any]
+Record = dict[str, Any]
+LIMITS = (1e-8, 1e4)
+"""Grids are extended within these."""
+EXTENSION = 2
+"""Values by which a grid grows at a time."""
+DECAY = "weight_decay"
+
+
+@dataclass
+class Records:
+    """What searches found, by what they depended on.
+
+    Attributes:
+        known: key -> record, as a file held them.
+        used: those that were asked for, and those that were made.
+    """
+
+    known: dict[str, Record]
+    used: dict[str, Record]
+
+    @classmethod
+    def read(cls, path: Path) -> Records:
+        """Those of a file; none if there is no file.
+
+        Raises:
+            ValueError: the file is damaged, or something else.
+        """
+        found = json_lines(path)
+        if any(not isinstance(record.get("key"), str) for record in found):
+            raise ValueError(f"{path} holds no records of searches; delete it, or choose another")
+        return cls({record["key"]: record for record in found}, {})
+
+    def once(self, about: Record, make: Callable[[], Record]) -> Record:
+        """The record of a search about which this is known: an old one, or what `make` gives."""
+        described = json.dumps(json_value(about), sort_keys=True, default=repr)
+        key = hashlib.sha256(described.encode()).hexdigest()[:16]
+        if key not in self.used:
+            found = self.known.get(key)
+            if found is None:
+                told = {"key": key} | {name: about[name] for name in ("search", "task", "agent")}
+                # What JSON makes of it, so that a record is the same when it comes from a file.
+                found = json.loads(json.dumps(told | json_value(make(), exact=True)))
+            self.used[key] = found
+        return self.used[key]
+
+    def text(self) -> str:
+        """The lines of a file."""
+        return "".join(f"{json.dumps(record, allow_nan=False)}\n" for record in self.used.values())
+
+
+@dataclass(frozen=True)
+class Search:
+    """An agent to be tuned on a task.
+
+    Attributes:
+        entry: the agent.
+        task: the task.
+        name: how the suite calls the task.
+        spec: that of the task; of a task in one's own file, with a digest of the file.
+        suite: seeds and weight decays.
+        device: where the trainees live.
+        once: runs a batch, or knows its result.
+    """
+
+    entry: Entry
+    task: Task
+    name: str
+    spec: str
+    suite: Suite
+    device: str | None
+    once: Once
+
+    def about(self, kind: str, tried: Any) -> Record:
+        """What the outcome depends on, as far as settings tell it: code counts by the version of the package alone.
+
+        So a file of records that is committed holds on other machines and for other versions of Python.
+        """
+        plain = (str, int, float, type(None))
+        task = {
+            f.name: value for f in fields(self.task)
+            if isinstance(value := getattr(self.task, f.name), plain) and f.name != "summary"
+        }  # fmt: skip
+        return {
+            "search": kind, "task": self.name, "agent": self.entry.label, "spec": self.entry.agent, "tried": tried,
+            "task_spec": self.spec, "settings": task, "seeds": self.suite.tuning_seeds, "weight_decay": self.decays(),
+            "version": version("lrenv"),
+        }  # fmt: skip
+
+    def decays(self) -> list[float | None]:
+        """The weight decays to try; None, which is the task's own, unless the optimizer decouples it."""
+        own = view_of(self.sample()).optimizer
+        wraps = isinstance(own, str) and own.startswith("+")  # such as "+ema", around the task's own
+        optimizer = self.task.optimizer if own is None or wraps else own
+        tried = bool(self.suite.weight_decay) and not callable(optimizer) and make_optimizer(optimizer).decoupled
+        return list(self.suite.weight_decay) if tried else [None]
+
+    def sample(self) -> Any:
+        """The agent with the first value of each hyperparameter that is searched."""
+        first = {name: axis.of(self.task.budget)[0] for name, axis in self.entry.grid.items()}
+        drawn = {name: x.draw(np.random.default_rng(0), 1, self.task.budget)[0] for name, x in self.entry.draws.items()}
+        return make_agent(self.entry.agent, **(first or drawn))
+
+    def run(self, combinations: list[Settings], seeds: list[int], key: Record) -> Iterator[Result]:
+        """Runs each combination on all seeds, batches of `AT_ONCE` at most; a result per combination, in order."""
+        spec = parse(self.entry.agent)
+        factory = agent_factory(spec.name)
+        decays = list(dict.fromkeys(combination.get(DECAY) for combination in combinations))
+        found: dict[int, Result] = {}
+        for decay in decays:
+            places = [i for i, combination in enumerate(combinations) if combination.get(DECAY) == decay]
+            pairs = [(i, seed) for i in places for seed in seeds]
+            task = self.task if decay is None else replace(self.task, weight_decay=decay)
+
+            def batch(part: list[tuple[int, int]], task: Task = task) -> Result:
+                names = [name for name in combinations[part[0][0]] if name != DECAY]
+                values = {name: np.array([combinations[i][name] for i, _ in part]) for name in names}
+                agent = factory(**spec.settings | values)
+                run = evaluate(agent, task, [s for _, s in part], name=self.entry.label, device=self.device)
+                return replace(run, curves={})  # nothing is chosen by them
+
+            parts = [pairs[first : first + AT_ONCE] for first in range(0, len(pairs), AT_ONCE)]
+            whole = key | {"task": self.name, "agent": self.entry.label, DECAY: decay}
+            runs = [
+                self.once(whole | {"part": number}, lambda part=part: batch(part))  # type: ignore[misc]
+                for number, part in enumerate(parts)
+            ]
+            together = joined(runs)
+            for order, i in enumerate(places):
+                found[i] = _rows(together, slice(order * len(seeds), (order + 1) * len(seeds)), len(pairs))
+        for i in range(len(combinations)):
+            yield found[i]
+
+
+def _rows(result: Result, rows: slice, of: int) -> Result:
+    """Some of the runs, with their share of the seconds."""
+    arrays: dict[str, Any] = {name: getattr(result, name)[rows] for name in ARRAYS}
+    return replace(result, **arrays, seconds=result.seconds * len(arrays["seeds"]) / of)
+
+
+def grid_search(search: Search) -> Record:
+    """The combination of a grid with the lowest validation loss at the end, the mean over the seeds for tuning.
+
+    Where the best value of a geometric axis is the lowest or the highest, two more values are tried on that side, with
+    all of the other axes; where every run diverged, on the lower side.
+
+    Returns:
+        `settings`, its `val_loss`, the number of `runs`, their `seconds`, and whether the best is `inside` of all
+        geometric axes.
+
+    Raises:
+        AgentError: runs diverge with every combination.
+    """
+    entry, budget = search.entry, search.task.budget
+    axes: dict[str, list[Any]] = {name: axis.of(budget) for name, axis in entry.grid.items()}
+    decays = search.decays()
+    if decays != [None]:
+        axes[DECAY] = decays
+    seeds = seeds_for("tuning", search.suite.tuning_seeds)
+    losses: dict[tuple[Any, ...], float] = {}
+    seconds = 0.0
+    for number in itertools.count():
+        new = [values for values in itertools.product(*axes.values()) if values not in losses]
+        combinations = [dict(zip(axes, values, strict=True)) for values in new]
+        for values, result in zip(new, search.run(combinations, seeds, {"grid": number}), strict=True):
+            losses[values] = float(result.final_val_loss.mean())
+            seconds += result.seconds
+        losses = {key: math.inf if math.isnan(loss) else loss for key, loss in losses.items()}
+        best = min(losses, key=losses.__getitem__)
+        grown = _grown(axes, dict(zip(axes, best, strict=True)), math.isinf(losses[best]), entry)
+        if grown == axes:
+            break
+        axes = grown
+    if math.isinf(losses[best]):
+        raise AgentError(
+            f"agent {entry.label!r} on task {search.name!r}: runs diverge with all {len(losses)} settings of its grid "
+            f"({', '.join(axes)})"
+        )
+    chosen = dict(zip(axes, best, strict=True))
+    inside = all(
+        min(axes[name]) < chosen[name] < max(axes[name]) for name, axis in entry.grid.items() if axis.factor is not None
+    )
+    runs = len(losses) * len(seeds)
+    return {"settings": chosen, "val_loss": losses[best], "runs": runs, "seconds": seconds, "inside": inside}
+
+
+def _grown(axes: Mapping[str, list[Any]], best: Settings, dead: bool, entry: Entry) -> dict[str, list[Any]]:
+    """The axes, with more values where the best one is at an end of a geometric axis."""
+    grown = dict(axes)
+    for name, axis in entry.grid.items():
+        if axis.factor is None:
+            continue
+        values, factor = axes[name], axis.factor
+        steps = range(1, EXTENSION + 1)
+        low = [values[0] / factor**i for i in reversed(steps) if values[0] / factor**i >= LIMITS[0]]
+        high = [values[-1] * factor**i for i in steps if values[-1] * factor**i <= LIMITS[1]]
+        if dead or best[name] == values[0]:
+            grown[name] = low + values
+        elif best[name] == values[-1]:
+            grown[name] = values + high
+    return grown
+
+
+def pool(search: Search) -> Record:
+    """Random draws of the settings, each run on the seeds for tuning, to be chosen by, and on those for reports.
+
+    Returns:
+        `settings`, a dict per draw; `val_loss`, the mean at the end of the runs that choose; `test_loss`, a list per
+        draw of those at the end of the runs that are reported; and the `seconds`.
+    """
+    entry, suite = search.entry, search.suite
+    seed = hashlib.sha256(f"{search.name}|{entry.label}".encode()).digest()
+    random = np.random.default_rng(list(seed))
+    drawn = {name: x.draw(random, suite.pool, search.task.budget).tolist() for name, x in entry.draws.items()}
+    decays = search.decays()
+    if decays != [None]:
+        drawn[DECAY] = [decays[i] for i in random.integers(len(decays), size=suite.pool)]
+    combinations = [dict(zip(drawn, values, strict=True)) for values in zip(*drawn.values(), strict=True)]
+    choosing, reported = seeds_for("tuning", suite.tuning_seeds), seeds_for("report", suite.seeds)
+    found = list(search.run(combinations, choosing + reported, {"pool": suite.pool}))
+    return {
+        "settings": combinations,
+        "val_loss": [float(result.final_val_loss[: len(choosing)].mean()) for result in found],
+        "test_loss": [result.final_test_loss[len(choosing) :].tolist() for result in found],
+        "seconds": sum(result.seconds for result in found),
+    }
