@@ -277,6 +277,19 @@ def test_a_diverging_run_ends_alone(toy: Callable[..., Task]) -> None:
     assert len(dead.curves["lr"]) == 2, "nothing is shown of the time after all have ended"
 
 
+def test_a_gradient_that_is_not_finite_is_a_divergence(toy: Callable[..., Task]) -> None:
+    """The root of 0 has a finite loss, and no derivative."""
+
+    def root(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (0 * outputs.sum(-1)).sqrt()
+
+    result = evaluate(Mine(Refusing), toy(loss=root), SEEDS, device="cpu")
+    assert result.diverged.all()
+    assert result.val_loss.tolist() == [0, 0, 0]
+    assert np.isinf(result.final_val_loss).all()
+    assert np.isinf(result.final_test_loss).all()
+
+
 def test_a_result_says_how_it_came_about(toy: Callable[..., Task]) -> None:
     result = evaluate(Mine(torch.optim.SGD), toy(), SEEDS, device="cpu")
     assert result.agent == "Mine"
