@@ -579,7 +579,11 @@ def test_results_say_what_they_came_from(suite: Suite, tmp_path: Path) -> None:
     assert len(linear["final_test_loss"]) == len(linear["test_loss"]) == 2
     own = evaluate(f"linear:peak={linear['settings']['peak']}", TASKS[0], [0, 1], device="cpu")
     assert linear["final_test_loss"] == pytest.approx(own.final_test_loss.tolist(), rel=1e-5)
-    assert [line["start"] for line in lines if line["agent"] == "scaling"] == [0.01, 0.1] * 2
+    scaling = [line for line in lines if line["agent"] == "scaling"]
+    assert [line["start"] for line in scaling] == [0.01, 0.1] * 2
+    for line in scaling[:2]:
+        own = evaluate("scaling", TASKS[0], [0, 1], initial_lr=line["start"], device="cpu")
+        assert line["final_test_loss"] == pytest.approx(own.final_test_loss.tolist(), rel=1e-5)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
     assert {row["agent"]: row["horizon"] for row in rows}["linear"] == "1"
     assert float(next(row for row in rows if row["agent"] == "linear")["mean"]) == 1.0
