@@ -155,6 +155,17 @@ def test_what_reacts_resumes_exactly(agent: Any, at: int, optimizer_first: bool)
     assert found + loop.run(controller, T - at) == expected
 
 
+def test_the_state_alone_brings_the_rates() -> None:
+    """An optimizer whose own state was lost, made with other rates, gets them."""
+    loop, other = Loop([0.1, 0.02]), Loop([0.3, 0.3])
+    controller = LRController(loop.optimizer, "linear:peak=0.1", horizon=T)
+    loop.run(controller, 5)
+    second = LRController(other.optimizer, "linear:peak=0.1", horizon=T)
+    second.load_state_dict(controller.state_dict())
+    assert second.get_last_lr() == controller.get_last_lr()
+    assert other.run(second, 4) == loop.run(controller, 4)
+
+
 def test_it_is_a_scheduler_whose_rates_others_can_read() -> None:
     loop = Loop([0.1, 0.02])
     controller = LRController(loop.optimizer, "linear:peak=0.1", horizon=T)

@@ -148,7 +148,7 @@ def test_unknown_parts_are_refused(tmp_path: Path, commands: list[str]) -> None:
 @pytest.mark.skipif(not (same_results.ROOT / ".git").exists(), reason="only git knows which controllers are committed")
 def test_every_reproduction_and_committed_controller_has_a_part() -> None:
     folder = same_results.ROOT / "reproductions"
-    assert {path.stem for path in folder.glob("*.py") if "__main__" in path.read_text()} == set(REPRODUCTIONS)
+    assert {path.stem for path in folder.glob("*.py") if "(Reproduction[" in path.read_text()} == set(REPRODUCTIONS)
     parts = same_results.parts()
     acting = [commands for commands in parts.values() if len(commands) == len(TASKS) and "--budget" in commands[0]]
     files = subprocess.check_output(["git", "ls-files"], cwd=folder.parent, text=True).splitlines()
