@@ -141,7 +141,12 @@ def test_arrays_of_numbers_sequences_and_tokens() -> None:
     assert (float(tokens.mean), float(tokens.std)) == (0, 1)
     vocabulary = from_arrays(ids, ids * 2, ids, ids, ids, ids, classes=40)
     assert vocabulary.classes == 40
-    quantities = from_arrays(ids, ids[:, 0] % 2, ids, ids[:, 0] % 2, ids, ids[:, 0] % 2, normalize=True)
+    tags = np.eye(3, dtype=int)[[0, 1, 2, 0, 1, 2]]  # one word of each sequence is marked
+    assert torch.equal(from_arrays(ids, tags, ids, tags, ids, tags).train.targets, torch.from_numpy(tags))
+    for inputs in (x, ids[:, :2]):
+        with pytest.raises(ValueError, match="look like one-hot rows"):
+            from_arrays(inputs, tags, inputs, tags, inputs, tags)
+    quantities = from_arrays(ids, ids[:, 0] % 2, ids, ids[:, 0] % 2, ids, ids[:, 0] % 2, normalise=True)
     assert quantities.train.inputs.dtype == torch.float32
     assert not quantities.tokens
 
