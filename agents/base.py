@@ -117,8 +117,13 @@ class BaseAgent(ABC, Generic[C]):
         if not isinstance(initial, tuple):
             raise TypeError(f"start must give a tuple of arrays, such as (rate,); it gave {what_is(initial)}")
         shapes = _shapes(initial)
-        if any(shape[:1] != shapes[0][:1] or not shape for shape in shapes):
-            raise TypeError(f"start must give arrays whose first axis is that of the environments, not shapes {shapes}")
+        first = next(iter(observation.values())) if isinstance(observation, Mapping) else observation
+        n = len(first)
+        if any(shape[:1] != (n,) for shape in shapes):
+            raise TypeError(
+                f"start must give arrays whose first axis is that of the {n} environments of the observation, not "
+                f"shapes {shapes}"
+            )
         return initial
 
 

@@ -132,7 +132,10 @@ def _module(file: str) -> ModuleType:
 
 
 def _free_name(path: Path) -> str:
-    """What the file's module is called: no name of a module that somebody may import, and the same in every process."""
+    """What the file's module is called: no name of a module that somebody may import.
+
+    It is the same in every process that runs files of one stem in the same order: the second one's has a 2 behind it.
+    """
     taken = {module.__name__ for other, (_, module) in _MODULES.items() if other != path}
     names = (f"own_{path.stem}{number}" for number in ("", *range(2, len(taken) + 3)))
     return next(name for name in names if name not in taken)

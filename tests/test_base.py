@@ -142,8 +142,8 @@ def test_what_authors_give_is_checked() -> None:
     agent.begun = np.zeros(2)
     with pytest.raises(TypeError, match=r"start must give a tuple of arrays, such as \(rate,\); it gave an? ndarray"):
         agent.predict(seen(1, 2), deterministic=True)
-    for agent.begun in ((np.zeros(2), np.zeros(3)), (np.float64(0),), (np.zeros(2), 0.1)):
-        with pytest.raises(TypeError, match=r"first axis is that of the environments, not shapes \["):
+    for agent.begun in ((np.zeros(2), np.zeros(3)), (np.float64(0),), (np.zeros(2), 0.1), (np.zeros(1),)):
+        with pytest.raises(TypeError, match=r"first axis is that of the 2 environments of the observation, not shapes"):
             agent.predict(seen(1, 2), deterministic=True)
     agent.begun = (np.zeros(2),)
     for agent.given in (np.zeros((2, 1)), (np.zeros((2, 1)), np.zeros(2)), (np.zeros((2, 1)),), None):

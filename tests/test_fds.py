@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from lrenv.agents.outer import training as outer_training
 from lrenv.benchmark import evaluate
 from lrenv.controllers import controller_file
 from lrenv.envs import actions as controls
+from lrenv.randomness import draws
 from lrenv.randomness.seeds import seeds_for
 from lrenv.training.analytic import expected_loss, optimal_schedule
 from lrenv.training.hypergradients import forward, train_by_schedule, validation_loss
@@ -224,6 +226,19 @@ def test_draws_of_random_search_fill_their_ranges() -> None:
         places = (values.flatten() / low).log() / np.log(high / low)
         assert abs(places.mean() - 0.5) < 0.03
         assert places.std() == pytest.approx(12**-0.5, abs=0.02)
+
+
+def test_random_search_draws_from_a_stream_of_its_own() -> None:
+    """No iteration shares a number with what episodes of any purpose's first seeds draw."""
+    training, drawn = RandomSearch(settings(method="random", trainees=2, segments=1)), []
+    low, high = RANGES["lr"]
+    for training.iteration in range(8):
+        drawn.append(training.drawn()["lr"])
+    places = torch.cat(drawn).div(low).log().div(math.log(high / low)).flatten()
+    assert len(places.unique()) == len(places)
+    seeds = torch.tensor([s for purpose in ("report", "tuning", "validation") for s in seeds_for(purpose, 50)])
+    others = [draws.uniform(draws.fold(seeds, stream), (4,), F64).flatten() for stream in range(8)]
+    assert (places[:, None] - torch.cat(others)).abs().min() > 1e-9
 
 
 @pytest.mark.parametrize("kind", [FDS, Search])

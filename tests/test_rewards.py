@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -352,3 +353,38 @@ def test_a_reward_that_is_not_finite_says_where(toy: Callable[..., Task]) -> Non
     envs.reset(seed=0)
     with pytest.raises(ValueError, match=r"environments \[1\] is NaN or infinite"):
         envs.step(np.array([[0.1], [3e38]], np.float32))
+
+
+class Scaled:
+    """A reward that is an object."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+        self.itself = self
+
+    def __call__(self, dynamics: Dynamics, diverged: Tensor) -> Tensor:
+        return self.factor * fall(dynamics, diverged)
+
+    def reward(self, dynamics: Dynamics, diverged: Tensor) -> Tensor:
+        return self(dynamics, diverged)
+
+
+class Slotted(Scaled):
+    __slots__ = ("inside",)
+
+    def __init__(self, factor: float) -> None:
+        super().__init__(0.0)
+        self.inside = [np.full(2000, factor)]
+
+
+@pytest.mark.parametrize(
+    "made", [Scaled, Slotted, lambda factor: Scaled(factor).reward, lambda factor: functools.partial(Scaled(factor))]
+)
+def test_rewards_that_are_objects_are_told_apart_by_what_they_hold(
+    toy: Callable[..., Task], made: Callable[[float], Any]
+) -> None:
+    one, same, other = (LearningRateVectorEnv(1, toy(), reward=made(x), device="cpu") for x in (1.0, 1.0, 5.0))
+    one.reset(seed=0)
+    same.restore(one.snapshot())
+    with pytest.raises(ValueError, match="reward"):
+        other.restore(one.snapshot())

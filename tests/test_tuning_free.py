@@ -216,6 +216,9 @@ def test_a_missing_package_is_told_and_the_others_go_on(
         ("momo:lr=True", "lr=True: lr must be a positive number"),
         ("dog:reps_rel=0", "reps_rel=0: reps_rel must be a positive number"),
         ("schedule-free:warmup=long", "warmup='long': warmup must be inner steps"),
+        ("dog:averaged='no'", "averaged='no': averaged must be True or False"),
+        ("dog:layerwise=1", "layerwise=1: layerwise must be True or False"),
+        ("momo:use_fstar=no", "use_fstar='no': use_fstar must be True or False"),
         ("momo:base=adamw", "unknown base 'adamw': did you mean 'adam'"),
         ("mechanic:base=lion", "unknown base 'lion'"),
         ("d-adaptation:base=x", "unknown base 'x'"),
@@ -249,6 +252,7 @@ def test_a_comparison_says_who_ran_alone_and_runs_again_with_another_version(
 ) -> None:
     advertise("fake", f"{__name__}:Fake")
     advertise("constant", "lrenv.agents.schedules.agent:constant")
+    advertise("linear", "lrenv.agents.schedules.agent:linear")
     task = "noisy-quadratic:budget=10"
     for release, runs in (("1", 2), ("1", 2), ("2", 4)):
         monkeypatch.setattr(Fake, "release", release)
@@ -257,6 +261,12 @@ def test_a_comparison_says_who_ran_alone_and_runs_again_with_another_version(
     result = compared.rows[0].result
     assert result is not None
     assert "Of Fake() each run has" in wording.caption(compared).replace("fake", "Fake()")
+    assert not Fake().view.horizon
+    assert "running statistics of batch norm are estimated anew" in wording.caption(compared)
+    assert "how long" not in wording.caption(compared), "neither knows it"
+    assert [row.horizon for row in compared.rows] == [False, False]
+    compared = compare(task, ["constant:peak=0.1", "linear:peak=0.1"], 2, device="cpu")
+    assert "linear knows how long training will take; no other does." in wording.caption(compared)
     assert wording.what(result.view) == "optimizer fake 2, one per run, not stacked"
     other = compared.rows[1].result
     assert other is not None

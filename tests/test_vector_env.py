@@ -199,6 +199,14 @@ def test_seeds_name_runs(toy: Callable[..., Task]) -> None:
     assert not np.array_equal(other.reset()[0], LearningRateVectorEnv(3, toy(), **EXACT).reset()[0])
 
 
+def test_environments_without_a_seed_draw_one_each(toy: Callable[..., Task]) -> None:
+    envs = LearningRateVectorEnv(3, toy(), **EXACT)
+    first, _ = envs.reset(seed=[None, 4, None])
+    assert len(np.unique(first, axis=0)) == 3
+    np.testing.assert_allclose(first[1], LearningRateVectorEnv(1, toy(), **EXACT).reset(seed=4)[0][0], rtol=1e-10)
+    assert not np.array_equal(first[0], LearningRateVectorEnv(1, toy(), **EXACT).reset(seed=0)[0][0])
+
+
 def test_metadata_and_arrays_are_not_shared(toy: Callable[..., Task]) -> None:
     one, other = (
         LearningRateVectorEnv(2, toy(), autoreset_mode=mode, device="cpu") for mode in ("NextStep", "SameStep")

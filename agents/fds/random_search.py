@@ -46,8 +46,8 @@ class RandomSearch(ScheduleTraining):
     def drawn(self) -> dict[str, Tensor]:
         """Returns the schedules of this outer step's trainees, name -> (n, S), drawn at random."""
         numbers = self.settings.numbers_of_segments
-        key = draws.fold(torch.tensor(self.settings.seed), self.iteration)
-        places = draws.uniform(key, (self.settings.trainees, sum(numbers.values())), torch.float64)
+        seeds = torch.tensor(self.training_seeds(self.settings.trainees, self.episodes))
+        places = draws.uniform(draws.fold(seeds, draws.SCHEDULE), (sum(numbers.values()),), torch.float64)
         schedule = {}
         for name, place in zip(numbers, places.split(list(numbers.values()), 1), strict=True):
             low, high = RANGES[name]

@@ -172,6 +172,11 @@ def _positive(name: str, value: float) -> None:
         raise ValueError(f"{name}={value!r}: {name} must be a positive number")
 
 
+def _bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: {name} must be True or False")
+
+
 def _of_group(name: str) -> Callable[[Any], float]:
     return lambda optimizer: optimizer.param_groups[0][name]
 
@@ -261,6 +266,8 @@ def dog(layerwise: bool = False, averaged: bool = True, reps_rel: float | None =
         made = kind(parameters, reps_rel=first)
         return Averaged(made, module.PolynomialDecayAverager, parameters) if averaged else made
 
+    _bool("layerwise", layerwise)
+    _bool("averaged", averaged)
     if reps_rel is not None:
         _positive("reps_rel", reps_rel)
     settings = (("layerwise", layerwise), ("averaged", averaged), ("reps_rel", reps_rel))
@@ -313,6 +320,7 @@ def momo(base: str = "adam", lr: float | None = None, use_fstar: bool = False) -
             good in many cases.
     """
     kind, usual = lookup({"adam": ("MomoAdam", 1e-2), "sgd": ("Momo", 1.0)}, base, "base")
+    _bool("use_fstar", use_fstar)
     rate = usual if lr is None else lr
 
     def make(module: ModuleType, parameters: list[nn.Parameter], task: Task, decoupled: bool) -> Any:

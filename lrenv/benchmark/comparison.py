@@ -162,7 +162,8 @@ def _rows(
             settings = tuned.settings
             runs = replace(runs, tuning=len(tuned.combinations) * len(tuning_seeds))
         agent = contender.make(settings)
-        relative = is_relative(view_of(agent).control)
+        view = view_of(agent)
+        relative = is_relative(view.control)
     except OSError:
         raise
     except Exception as error:
@@ -170,7 +171,7 @@ def _rows(
     rows = []
     for start, initial_lr in starts if relative else [("", None)]:
         name = f"{label} {start}".rstrip()
-        row = partial(Row, contender.spec, name, _text(settings), runs)
+        row = partial(Row, contender.spec, name, _text(settings), runs, horizon=view.horizon)
         parts = []
         try:
             for group in (seeds[first : first + GROUP] for first in range(0, len(seeds), GROUP)):
@@ -182,9 +183,9 @@ def _rows(
         except OSError:
             raise
         except Exception as error:
-            rows.append(row(None, failure_line(error)))
+            rows.append(row(result=None, failure=failure_line(error)))
         else:
-            rows.append(row(joined(parts)))
+            rows.append(row(result=joined(parts)))
     return rows
 
 

@@ -53,6 +53,7 @@ class Row:
         paired: p-value of the paired t-test of its test losses against the baseline's, seed by seed; None for the
             baseline, and where there is nothing to test.
         welch: that of Welch's t-test, likewise.
+        horizon: whether the agent knows the budget; None if it couldn't be made.
     """
 
     spec: str
@@ -63,6 +64,7 @@ class Row:
     failure: str = ""
     paired: float | None = None
     welch: float | None = None
+    horizon: bool | None = None
 
     def summary(self) -> dict[str, Any]:
         """Returns the numbers of the table, as JSON values."""

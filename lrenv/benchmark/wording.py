@@ -90,7 +90,13 @@ def caption(comparison: Comparison) -> str:
     if alone:
         said.append(
             f"Of {_listed(alone)} each run has an optimizer of its own, in a loop that is not stacked, on the initial "
-            "weights and batches of the others."
+            "weights and batches of the others. Where it is measured at other weights than it trains, running "
+            "statistics of batch norm are estimated anew for them; an average by +ema has those of the iterates."
+        )
+    know, not_ = ([row.label for row in comparison.rows if row.horizon is known] for known in (True, False))
+    if know and not_:
+        said.append(
+            f"{_listed(know)} {'know' if len(know) > 1 else 'knows'} how long training will take; no other does."
         )
     if isinstance(comparison.task.initial_lr, LogUniform) and any(" to " in row.label for row in comparison.rows):
         said.append("Where the rate is scaled, each run's initial rate is drawn from the task's range by its seed.")

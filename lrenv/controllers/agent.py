@@ -37,8 +37,8 @@ class View:
         interval: N, inner steps between two of its actions.
         optimizer: the trainee's optimizer; an agent that is an optimizer itself gives itself.
         horizon: whether it knows the budget. None stands for what the observations tell, and becomes True or False. A
-            schedule may observe the budget without heeding it, and says so; results of agents that know it and of those
-            that don't are never held against one another.
+            schedule may observe the budget without heeding it, and says so. `lrenv benchmark` ranks agents that know it
+            and those that don't in leagues of their own; `lrenv compare` has all in one table, and tells which know it.
     """
 
     control: str | tuple[str, ...] = "scale"

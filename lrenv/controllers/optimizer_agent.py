@@ -32,8 +32,9 @@ class OptimizerAgent(ABC):
     trains, such as an average of them: `eval()` brings the parameters to the others, and `train()` back.
     """
 
-    view = View(control="set-raw", observe="clock")
-    """What stands for it in tables; nothing is observed or set."""
+    view = View(control="set-raw", observe="clock", horizon=False)
+    """What stands for it in tables; nothing is observed or set. One whose `step` heeds `progress`, or whose `optimizer`
+    heeds the task's budget, knows the horizon and must say so: `view = View("set-raw", "clock", horizon=True)`."""
 
     @abstractmethod
     def optimizer(self, parameters: list[nn.Parameter], task: Task) -> torch.optim.Optimizer:

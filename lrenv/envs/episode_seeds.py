@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrenv.randomness import draws
-from lrenv.randomness.seeds import seeds_given
+from lrenv.randomness.seeds import random_seed, seeds_given
 
 Mask = NDArray[np.bool_]
 
@@ -24,14 +24,14 @@ class EpisodeSeeds:
     def __init__(self, n: int) -> None:
         self.env_seeds = np.zeros(n, dtype=np.int64)
         self.episodes = np.zeros(n, dtype=np.int64)
-        self._given = False
+        self._given = np.zeros(n, dtype=np.bool_)
 
     def give(self, seed: int | Sequence[int | None] | None, mask: Mask) -> int | None:
         """Gives seeds to the environments where the mask (n,) holds.
 
         Args:
-            seed: as `reset` of a vector environment takes it. None goes on to the next episodes, but for the first
-                call, which draws seeds.
+            seed: as `reset` of a vector environment takes it. None goes on to the next episodes, but draws seeds for
+                environments that have none yet.
             mask: which are about to begin an episode.
 
         Returns:
@@ -40,17 +40,17 @@ class EpisodeSeeds:
         Raises:
             ValueError: too few or too many seeds, or such as are none.
         """
-        if seed is None and self._given:
+        if seed is None and self._given[mask].all():
             self.advance(mask)
             return None
         seeds, first = seeds_given(seed, len(mask))
         for i in np.flatnonzero(mask):
             given = seeds[i]
-            if given is None:
+            if given is None and self._given[i]:
                 self.episodes[i] += 1
             else:
-                self.env_seeds[i], self.episodes[i] = given, 0
-        self._given = True
+                self.env_seeds[i], self.episodes[i] = random_seed() if given is None else given, 0
+        self._given |= mask
         return first
 
     def advance(self, mask: Mask) -> None:
@@ -71,4 +71,5 @@ class EpisodeSeeds:
 
     def restore(self, env_seeds: NDArray[np.int64], episodes: NDArray[np.int64]) -> None:
         """Goes on from what `copied` gave."""
-        self.env_seeds, self.episodes, self._given = env_seeds.copy(), episodes.copy(), True
+        self.env_seeds, self.episodes = env_seeds.copy(), episodes.copy()
+        self._given[:] = True

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,8 +102,20 @@ def _network(task: Task, trainee: Trainee) -> str:
 def described(value: object) -> str:
     """Returns a setting in words that are the same in every process of one version of Python.
 
-    What a function does and encloses counts, and what tensors hold, as checksums.
+    What a function does and encloses counts, what a callable object does and holds, and what tensors and arrays hold,
+    as checksums.
     """
+    return _described(value, ())
+
+
+def _described(value: object, within: tuple[object, ...]) -> str:
+    """The same of a value that the values `within` hold, one of which it may be."""
+    if any(value is holder for holder in within):
+        return type(value).__qualname__
+
+    def described(part: object) -> str:
+        return _described(part, (*within, value))
+
     if isinstance(value, Optimizer):
         return f"Optimizer [{_checksum([described(part) for part in vars(value).values()])}]"
     if is_dataclass(value) and not isinstance(value, type):
@@ -114,15 +127,33 @@ def described(value: object) -> str:
         return f"{{{', '.join(f'{key}: {described(each)}' for key, each in value.items())}}}"
     if isinstance(value, tuple):
         return f"({', '.join(map(described, value))})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(described, value))}]"
+    if isinstance(value, MethodType):
+        return f"{described(value.__func__)} of {described(value.__self__)}"
     if isinstance(value, FunctionType):
         cells = [_content(cell) for cell in value.__closure__ or ()]
         enclosed = [described(x) for x in [*cells, value.__defaults__, value.__kwdefaults__] if x is not value]
         return f"{value.__module__}.{value.__qualname__} [{_checksum([_code(value.__code__), *enclosed])}]"
     if isinstance(value, Tensor):
         return f"tensor [{_checksum(value)}]"
-    if isinstance(value, Callable):  # type: ignore[arg-type]
-        return getattr(value, "__qualname__", type(value).__qualname__)
+    if isinstance(value, np.ndarray):
+        return f"array [{_checksum([str(value.dtype), *value.shape, *value.flat])}]"
+    if isinstance(value, type) or hasattr(value, "__qualname__"):
+        return str(getattr(value, "__qualname__", type(value).__qualname__))
+    if callable(value) or type(value).__repr__ is object.__repr__:
+        call = inspect.getattr_static(type(value), "__call__", None)
+        does = _code(call.__code__) if isinstance(call, FunctionType) else []
+        return f"{type(value).__qualname__} [{_checksum([*does, described(_held(value))])}]"
     return str(value)
+
+
+def _held(value: object) -> dict[str, Any]:
+    """The attributes of an object, those in slots included."""
+    slots = [getattr(kind, "__slots__", ()) for kind in type(value).__mro__]
+    names = [name for each in slots for name in ((each,) if isinstance(each, str) else each)]
+    inside = {name: getattr(value, name) for name in names if not name.startswith("__") and hasattr(value, name)}
+    return inside | getattr(value, "__dict__", {})
 
 
 def _code(code: CodeType) -> list[Any]:

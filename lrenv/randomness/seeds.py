@@ -81,7 +81,7 @@ def seeds_given(seed: int | Sequence[int | None] | None, n: int) -> tuple[list[i
     Raises:
         ValueError: there are too few or too many, or they are no integers from 0 to 2**63 - 1.
     """
-    first = int(gym.utils.seeding.np_random()[0].integers(2**31)) if seed is None else _integer(seed)
+    first = random_seed() if seed is None else _integer(seed)
     seeds: list[int | None] = []
     if first is not None:
         seeds = [first + i for i in range(n)]
@@ -93,6 +93,11 @@ def seeds_given(seed: int | Sequence[int | None] | None, n: int) -> tuple[list[i
             f"{seed!r}"
         )
     return seeds, first
+
+
+def random_seed() -> int:
+    """Draws a seed, another one at each call."""
+    return int(gym.utils.seeding.np_random()[0].integers(2**31))
 
 
 def _integer(value: Any) -> int | None:

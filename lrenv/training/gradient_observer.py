@@ -75,7 +75,11 @@ class GradientObserver:
 
     @with_own_settings
     def start(self, state: TraineeState, hyper: Hyper) -> Observed:
-        """Returns the carry before the first step: the gradient, and sums over no step."""
+        """Returns the carry before the first step: g_1, and what is observed before any step has been made.
+
+        These are the products of g_1 with a direction of 0: `gradient_square` and `gradient_absolute` are those of g_1,
+        and the mean gradient is g_1, while products with a direction and changes of the gradient are 0.
+        """
         gradient = self._trainee.gradient(state, self._trainee.batch_indices(state, 1)[:, 0])
         first = self._regularised(state, gradient, hyper)
         sums = self._added(Step(torch.zeros_like(first), first, first), self._zeros(first), in_place=False)
