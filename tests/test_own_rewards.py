@@ -82,10 +82,10 @@ def test_what_is_no_reward_is_told(folder: Path, spec: str, message: str) -> Non
 def test_two_of_one_name_are_told(folder: Path) -> None:
     Path("other.py").write_text(MINE)
     reward_name("mine.py:fall")
-    with pytest.raises(ValueError, match=r"both .*/mine.py and .*/other.py hold another reward 'fall'; give one"):
+    with pytest.raises(ValueError, match=r"^reward 'fall' is that of .*/mine.py already; give that of .*/other.py"):
         reward_name("other.py:fall")
     register_observation("losses", lambda d: d.val_loss[:, None])
-    with pytest.raises(ValueError, match=r"another observation 'losses' is registered already; give that of .*mine.py"):
+    with pytest.raises(ValueError, match=r"^observation 'losses' is registered already; give that of .*mine.py"):
         observation_name("mine.py:losses")
 
 

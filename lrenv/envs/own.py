@@ -49,9 +49,9 @@ def _name(text: str, kind: str, known: Mapping[str, Any], register: Callable[...
     before, registered = _FILES.get((kind, name), (path, None))
     if theirs is not None and name not in rewards.BUILT_IN | observations.BUILT_IN:
         if theirs is not registered:
-            raise ValueError(f"another {kind} {name!r} is registered already; give that of {path} another name")
+            raise ValueError(f"{kind} {name!r} is registered already; give that of {path} another name")
         if before != path:
-            raise ValueError(f"both {before} and {path} hold another {kind} {name!r}; give one of them another name")
+            raise ValueError(f"{kind} {name!r} is that of {before} already; give that of {path} another name")
     register(name, found, replace_existing=theirs is not None)
     _FILES[kind, name] = path, found
     return name
