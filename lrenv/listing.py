@@ -43,7 +43,7 @@ def tasks_table() -> Table:
     shown.caption = (
         "A task takes settings, as in digits-mlp:budget=500:batch_size=32. There are, with what holds where a task "
         f"says nothing else: {settings}. Those of a folder of images besides: {', '.join(_settings(folder))}. Of the "
-        "drawn ones, drawn:number=17 names another. A task of your own is named by its file: my_tasks.py:name."
+        "drawn ones, drawn:number=1000017 names another. A task of your own is named by its file: my_tasks.py:name."
     )
     return shown
 

@@ -120,8 +120,8 @@ class Lines:
         self._results = {self.key(entry): entry for entry in entries if "session" not in entry}
 
     def key(self, result: Result) -> tuple[Any, ...]:
-        """What tells this result apart."""
-        return tuple(result[name] for name in self._key)
+        """What tells this result apart: the values as JSON holds them, before and after they are written alike."""
+        return tuple(_held([result[name] for name in self._key]))
 
     def __contains__(self, result: Result) -> bool:
         return self.key(result) in self._results
@@ -133,13 +133,18 @@ class Lines:
 
     def add(self, result: Result) -> None:
         """Writes one more; numbers that are not finite become null."""
-        line = to_json(result)
-        append_line(self.path, line)
-        self._results[self.key(result)] = json.loads(line)
+        append_line(self.path, to_json(result))
+        self._results[self.key(result)] = _held(result)
 
     def where(self, **values: Any) -> list[Result]:
         """The results with these values, in the order in which they were added."""
-        return [r for r in self._results.values() if all(r[name] == value for name, value in values.items())]
+        wanted = _held(values)
+        return [r for r in self._results.values() if all(r[name] == value for name, value in wanted.items())]
+
+
+def _held(value: Any) -> Any:
+    """What is read where this was written as JSON."""
+    return json.loads(to_json(value))
 
 
 class Reproduction(ABC, Generic[Chosen, Name]):

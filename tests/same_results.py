@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,16 @@ def differences(before: Any, after: Any) -> list[str]:
     return [head, *found[:SHOWN]] if found else []
 
 
+def moved(before: Any, after: Any) -> list[str]:
+    """What is gone of the numbers of each file, wherever they stand in it: a line per file; empty if nothing is."""
+    told = []
+    for file in before | after:
+        old, new = (Counter(repr(x) for _, x in flat(own.get(file, {}))) for own in (before, after))
+        if gone := old - new:
+            told.append(f"{file}: {gone.total()} of {old.total()} numbers are gone, as {', '.join(list(gone)[:SHOWN])}")
+    return told
+
+
 def record(file: Path, only: Sequence[str]) -> int:
     """Makes the parts that the file lacks; the exit status is 1 if any failed."""
     known, found, failed = parts(), json.loads(file.read_text()) if file.exists() else {}, False
@@ -187,12 +198,12 @@ def record(file: Path, only: Sequence[str]) -> int:
     return int(failed)
 
 
-def compare(before: Path, after: Path, only: Sequence[str]) -> int:
-    """Says what differs; the exit status is 1 if anything does."""
+def compare(before: Path, after: Path, only: Sequence[str], values: bool = False) -> int:
+    """Says what differs; the exit status is 1 if anything does. `values`: names and places of numbers don't count."""
     old, new, differ = json.loads(before.read_text()), json.loads(after.read_text()), False
     for name in only or old | new:
         told = [f"missing from {file}" for file, own in ((before, old), (after, new)) if name not in own]
-        told = told or differences(old[name]["numbers"], new[name]["numbers"])
+        told = told or (moved if values else differences)(old[name]["numbers"], new[name]["numbers"])
         print(f"{name}: " + "\n    ".join(told or ["same to the last digit"]))
         differ = differ or bool(told)
     return int(differ)
@@ -207,6 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in files:
             own.add_argument(name, type=Path)
         own.add_argument("--only", nargs="+", default=[], metavar="NAME", help="parts; all by default")
+        if command is compare:
+            own.add_argument("--values", action="store_true", help="let names and places of numbers change")
         own.set_defaults(run=command)
     chosen = vars(parser.parse_args(arguments))
     status: int = chosen.pop("run")(**chosen)

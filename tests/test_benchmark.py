@@ -380,6 +380,7 @@ def test_what_views_offer() -> None:
     assert privileges_of(make_agent("gala")) == Privileges(False, False, True, False)
 
     assert privileges_of(make_agent("prodigy")) == Privileges(True, False, True, True)
+    assert privileges_of(make_agent("constant-ema:peak=0.1")) == Privileges(False, False, False, False)
     assert privileges_of(make_agent("dog")) == Privileges(False, False, True, True)
 
     class Own(Scaling):
@@ -579,13 +580,27 @@ def test_results_say_what_they_came_from(suite: Suite, tmp_path: Path) -> None:
     assert len(linear["final_test_loss"]) == len(linear["test_loss"]) == 2
     own = evaluate(f"linear:peak={linear['settings']['peak']}", TASKS[0], [0, 1], device="cpu")
     assert linear["final_test_loss"] == pytest.approx(own.final_test_loss.tolist(), rel=1e-5)
-    assert [line["start"] for line in lines if line["agent"] == "scaling"] == [0.01, 0.1] * 2
+    scaling = [line for line in lines if line["agent"] == "scaling"]
+    assert [line["start"] for line in scaling] == [0.01, 0.1] * 2
+    for line in scaling[:2]:
+        own = evaluate("scaling", TASKS[0], [0, 1], initial_lr=line["start"], device="cpu")
+        assert line["final_test_loss"] == pytest.approx(own.final_test_loss.tolist(), rel=1e-5)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
     assert {row["agent"]: row["horizon"] for row in rows}["linear"] == "1"
     assert float(next(row for row in rows if row["agent"] == "linear")["mean"]) == 1.0
     text = (tmp_path / "table.md").read_text()
     assert text.index("## Horizon known") < text.index("| linear |") < text.index("## Horizon unknown")
     assert json.loads((tmp_path / "budgets.json").read_text())["counts"] == [1, 2, 4]
+
+
+def test_reported_runs_have_the_weight_decay_that_was_found(suite: Suite, tmp_path: Path) -> None:
+    spec = "digits-logreg:budget=4:interval=4:optimizer=adamw"
+    some = chosen(replace(suite, pool=0, weight_decay=(5.0, 9.0)), ["linear"], [spec])
+    (found,) = run_suite(some, tmp_path, device="cpu").lines
+    assert found.result is not None
+    task = make_task(spec, weight_decay=found.settings["weight_decay"])
+    own = evaluate(f"linear:peak={found.settings['peak']}", task, [0, 1], device="cpu")
+    np.testing.assert_allclose(found.result.final_test_loss, own.final_test_loss, rtol=1e-5)
 
 
 def test_a_missing_package_is_told(suite: Suite, tmp_path: Path) -> None:

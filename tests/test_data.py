@@ -163,7 +163,7 @@ def test_constant_inputs_are_centred_and_not_blown_up() -> None:
 
 
 def test_from_arrays_without_normalisation_leaves_batches_as_they_stand() -> None:
-    made = from_arrays(**arrays(), normalize=False)
+    made = from_arrays(**arrays(), normalise=False)
     assert torch.equal((made.val.inputs - made.mean) / made.std, made.val.inputs)
 
 
@@ -207,6 +207,10 @@ def test_images_get_the_statistics_of_each_channel(dtype: torch.dtype) -> None:
         ({"test_targets": np.array([0, -1, 2])}, ValueError, "label -1"),
         ({"test_targets": np.array([0, 3, 2])}, ValueError, r"test targets hold class 3.*only 0\.\.2"),
         ({"train_targets": np.zeros(12, int)}, ValueError, "at least two classes"),
+        ({"classes": 1}, ValueError, "classes=1: a classification task needs at least two classes"),
+        ({"classes": 2}, ValueError, r"train targets hold class 2.*only 0\.\.1 by classes=2"),
+        ({"classes": 0}, ValueError, "classes must be at least 1, not 0"),
+        ({"classes": 2.5}, TypeError, r"classes must be an integer, not 2\.5"),
         ({"train_targets": np.array([0, 1, 3] * 4)}, ValueError, "no class 2, though they go up to 3.*without gaps"),
         ({"train_targets": np.array([0, 1, 10**9] * 4)}, ValueError, "no class 2, though they go up to 1000000000"),
         ({"train_targets": np.array([None] * 12)}, TypeError, "train targets must be a tensor or an array"),

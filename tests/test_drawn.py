@@ -17,12 +17,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lrenv import make_task, tasks
+from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
+from lrenv.agents.noh.settings import NOHSettings
+from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.data import generated
 from lrenv.data.generated import Copying, GaussianMixture, MarkovChain, PowerLawRegression, Resampled, Sines, Teacher
 from lrenv.envs.episode import Episode
 from lrenv.networks.families import ACTIVATIONS, Perceptron, ResidualPerceptron, Transformer
 from lrenv.randomness.named import Chance
-from lrenv.randomness.seeds import RANGES, seeds_for
+from lrenv.randomness.seeds import RANGES, TRAINING, seeds_for
 from lrenv.training import drawn
 from lrenv.training.drawn import DATA, LIMIT, TaskDistribution, flops, parts
 from lrenv.training.power_law import PowerLaw
@@ -160,11 +163,28 @@ def test_purposes_have_tasks_of_their_own() -> None:
 
 def test_a_spec_names_a_drawn_task() -> None:
     assert "drawn" in tasks()
-    assert make_task("drawn") == make_task("drawn:number=0") == DISTRIBUTION.task(0)
+    assert make_task("drawn") == make_task(f"drawn:number={TRAINING}") == DISTRIBUTION.tasks("training", 1)[0]
     for i in (0, 17, 2_000_003):
         assert make_task(f"drawn:number={i}").name == f"drawn:number={i}"
     changed = make_task("drawn:number=17:budget=40:interval=4")
     assert (changed.budget, changed.interval, changed.data) == (40, 4, DISTRIBUTION.task(17).data)
+
+
+@pytest.mark.parametrize("purpose", RANGES)
+def test_no_training_is_on_tasks_of_another_purpose(purpose: str) -> None:
+    for number in (RANGES[purpose][0], RANGES[purpose][-1]):
+        for settings in (
+            PPOSettings(task=f"drawn:number={number}:budget=40"),
+            NOHSettings(task=f"drawn:number={number}"),
+        ):
+            with pytest.raises(
+                ValueError, match=f"number={number}' is not for training.*whose number is 1000000 or more"
+            ):
+                settings.make_task()
+        with pytest.raises(ValueError, match=f"number={number}' is not for training"):
+            LearnedOptimizerSettings(tasks=f"two-minima,drawn:number={number}")
+    for number in seeds_for("training", 1) + seeds_for("training", 1, training=3):
+        assert PPOSettings(task=f"drawn:number={number}").make_task() == DISTRIBUTION.task(number)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +195,7 @@ def test_a_spec_names_a_drawn_task() -> None:
         ("drawn:number=all", TypeError, "number must be an integer, not 'all'"),
         ("drawn:number=True", TypeError, "number must be an integer, not True"),
         ("drawn:limit=1e6", ValueError, "too few for a drawn task; take 5e.08 or more"),
+        ("drawn:limit=1e999", ValueError, "limit=inf must be a finite number of FLOPs"),
         ("drawn:limit=nan", TypeError, "limit must be a number of FLOPs, not 'nan'"),
         ("drawn:limit=much", TypeError, "limit must be a number of FLOPs, not 'much'"),
         ("drawn:seed=1", ValueError, "unknown setting of a task 'seed'"),

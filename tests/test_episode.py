@@ -17,7 +17,7 @@ from lrenv.envs.actions import BOUNDS
 from lrenv.envs.episode import Episode, EpisodeState, TimeStep
 from lrenv.envs.rewards import REWARDS
 from lrenv.randomness import draws
-from lrenv.training.tasks import LogUniform, Task
+from lrenv.training.tasks import LogUniform, Task, make_task
 
 F64 = torch.float64
 
@@ -158,6 +158,22 @@ def test_a_batch_of_n_is_n_alone(kind: str, toy: Callable[..., Task], make_blobs
         for all_envs, alone in zip(together, play(e, [seed], lr[i : i + 1]), strict=True):
             for name, leaf in leaves(e, alone).items():
                 torch.testing.assert_close(all_envs[name][i], leaf[0], rtol=1e-10, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("observe", ["dynamics", "scale-free", "paper"])
+@pytest.mark.parametrize(("budget", "interval"), [(5, 2), (4, 1)])
+def test_observations_of_a_single_step_have_derivatives(observe: str, budget: int, interval: int) -> None:
+    """Its losses don't scatter, and the derivative of their standard deviation is that of a root at 0."""
+    task = make_task("noisy-quadratic", budget=budget, interval=interval, initial_lr=0.1)
+    e = Episode(task, observe=observe)
+    action = torch.full((2, 1), 0.1, requires_grad=True)
+    state, time_step = e.reset([0, 1])
+    for _ in range(e.decisions):
+        state, time_step = e.step(state, action)
+    assert state.dynamics.loss_spread.tolist() == [0, 0]
+    assert isinstance(time_step.observation, Tensor)
+    (slope,) = torch.autograd.grad(time_step.observation.sum(), action)
+    assert slope.isfinite().all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -156,6 +156,9 @@ def test_lines_are_strict_json(toy: Callable[..., Task]) -> None:
     assert rows[1]["curves"]["lr"][2:] == [None] * 3
     assert json_value([np.inf, (-np.inf, 1.5)], exact=True) == ["inf", ["-inf", 1.5]]
     assert math.isnan(float(json_value(float("nan"), exact=True)))
+    numpys = [np.float32(0.5), np.float64(0.5), np.int64(3), np.bool_(True), np.float32("nan"), np.float16("inf")]
+    assert to_json({"of": numpys}) == '{"of": [0.5, 0.5, 3, true, null, null]}'
+    assert json_value(numpys[-2:], exact=True) == ["nan", "inf"]
     assert to_json({"a": [float("inf"), 1.5], "b": (float("nan"), None)}) == '{"a": [null, 1.5], "b": [null, null]}'
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.image
+import numpy as np
 import pytest
 
 import flow
@@ -90,6 +92,17 @@ def test_a_page_begins_with_what_made_it_and_the_claims(tmp_path: Path) -> None:
     ]
     assert text == "Sums\n\n91\n"
     assert matplotlib.image.imread(tmp_path / "sums.png").std() > 0
+
+
+def test_results_are_found_under_the_keys_that_they_are_written_with(tmp_path: Path) -> None:
+    lines = Lines(tmp_path / "runs.jsonl", ["rate", "seed"])
+    keys: list[Result] = [{"rate": math.inf, "seed": 0}, {"rate": np.float32(0.1), "seed": np.int64(1)}]
+    for key in keys:
+        assert key not in lines
+        lines.add(key | {"loss": 2.0})
+    for there in (lines, Lines(lines.path, ["rate", "seed"])):
+        assert all(key in there and len(there.where(**key)) == 1 for key in keys)
+        assert {"rate": 0.5, "seed": 0} not in there
 
 
 def test_lines_without_a_session_say_so(tmp_path: Path) -> None:

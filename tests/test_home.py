@@ -25,7 +25,10 @@ from torch.optim.lr_scheduler import (
 
 import lrenv
 from lrenv.agents import BaseAgent, View
+from lrenv.envs.observations import Signal
+from lrenv.home import fallback
 from lrenv.home.controller import LRController
+from lrenv.home.driver import Driver
 
 T = 24
 Torch = Callable[[Any], LRScheduler]
@@ -536,3 +539,156 @@ def test_an_evaluation_that_fails_can_be_tried_again() -> None:
     fails[0] = False
     loop.step(controller)
     assert [decision.step for decision in controller.history] == [0]
+
+
+def whatever(observe: Any) -> BaseAgent[tuple[()]]:
+    """An agent that reads all of an observation and grows the rate where its first number is above 0."""
+
+    class Whatever(BaseAgent[tuple[()]]):
+        def act(self, observation: Any, carry: tuple[()]) -> tuple[Any, tuple[()]]:
+            return np.where(observation[:, :1] > 0, 1.0, -1.0), ()
+
+    agent = Whatever()
+    agent.view = View("scale", observe, 3)
+    return agent
+
+
+def test_what_an_observation_looks_at_is_measured_though_it_changes_by_a_threshold() -> None:
+    loop, calls = Loop(), [0]
+
+    def validate() -> float:
+        calls[0] += 1
+        return 0.2 if calls[0] < 3 else 0.4
+
+    agent = whatever(lambda d: (d.val_loss < 0.3).double()[:, None])
+    with pytest.raises(ValueError, match="observes the validation loss: pass evaluate="):
+        LRController(loop.optimizer, agent, horizon=T)
+    controller = LRController(loop.optimizer, agent, horizon=T, evaluate=validate, fallback=None)
+    rates = [rate for (rate,) in loop.run(controller, 12)]
+    assert rates[::3] == pytest.approx([0.2, 0.4, 0.2, 0.1])
+    assert calls == [5]  # at steps 0, 3, 6, 9 and 12
+
+
+@pytest.mark.parametrize(
+    ("observe", "needs"),
+    [
+        (lambda d: (d.train_loss > 1e6).double()[:, None], (True, False, False, False, False)),
+        (lambda d: (d.inner_step / d.budget)[:, None], (False,) * 5),
+        (lambda d: (d.prediction_change > 9).double()[:, None], (False, True, True, False, False)),
+        (lambda d: (d.weight_mean > 9).double()[:, None], (False, False, False, False, True)),
+        ({"up": Signal(0, 1, lambda d: d.first_cosine.sign())}, (False,) * 3 + (True,) * 2),
+        (lambda d: torch.stack(d, -1), (True,) * 5),
+        (lambda d: d[4][:, None].sign(), (True,) * 5),
+        (lambda d: torch.stack([*d], -1).sign(), (True,) * 5),
+        (lambda d: d._asdict()["val_loss"][:, None].sign(), (True,) * 5),
+    ],
+)  # fmt: skip
+def test_needs_are_what_an_observation_looks_at(observe: Any, needs: tuple[bool, ...]) -> None:
+    assert Driver(whatever(observe)).needs == needs
+
+
+def test_a_shadow_keeps_the_first_rates_though_the_loop_sets_others() -> None:
+    loop = Loop([0.1, 0.02])
+    controller = LRController(loop.optimizer, "constant:peak=0.1", shadow=True)
+    for group in loop.optimizer.param_groups:
+        group["lr"] = 0.01
+    loop.step(controller)
+    assert controller.history[0].rates == (0.01, 0.01)
+    assert controller.history[0].proposed == pytest.approx((0.1, 0.02))
+    assert controller.base_lrs == [0.1, 0.02]
+    assert "initial_lr" not in loop.optimizer.param_groups[0]
+
+
+def test_an_optimizers_state_from_elsewhere_keeps_the_ratios() -> None:
+    """It brings rates of its own, and no `initial_lr`."""
+    loop = Loop([0.1, 0.02])
+    controller = LRController(loop.optimizer, "constant:peak=0.1")
+    loop.optimizer.load_state_dict(Loop([0.01, 0.01]).optimizer.state_dict())
+    loop.step(controller)
+    assert controller.get_last_lr() == pytest.approx([0.1, 0.02])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *({"drop": key} for key in ("said", "held", "base", "losses", "horizon", "hyper", "lr", "initial")),
+        {"decider": {}}, {"hyper": {"momentum": 0.5}},
+        {"horizon": "long"}, {"lr": None}, {"last_epoch": -1}, {"losses": 3}, {"initial": 3},
+        {"part": "driver"}, {"part": "observing"}, {"part": "fallback"}, {"smaller": True},
+    ],
+)  # fmt: skip
+def test_a_damaged_state_is_refused_and_changes_nothing(damage: dict[str, Any]) -> None:
+    def make(loop: Loop) -> LRController:
+        return LRController(loop.optimizer, Reacting(), horizon=T, evaluate=loop.validate, module=loop.model)
+
+    first, loop, peer = Loop(), Loop([0.3]), Loop([0.3])
+    source, controller, untouched = make(first), make(loop), make(peer)
+    first.run(source, 10)
+    assert loop.run(controller, 4) == peer.run(untouched, 4)
+    state = source.state_dict()
+    if "drop" in damage:
+        del state[damage["drop"]]
+    elif "part" in damage:
+        state["decider"][damage["part"]] = {"asked": True}
+    elif damage.get("smaller"):
+        observing = state["decider"]["observing"]
+        observing["first_weights"] = observing["first_weights"][:, :3]
+    else:
+        state |= damage
+    with pytest.raises(ValueError, match=r"the state can't be gone on from \(.*pass what state_dict\(\) gave"):
+        controller.load_state_dict(state)
+    assert controller.base_lrs == untouched.base_lrs
+    assert loop.run(controller, 9) == peer.run(untouched, 9)
+
+
+def test_another_horizon_of_a_state_is_told() -> None:
+    loop = Loop()
+    state = LRController(loop.optimizer, "linear:peak=0.1", horizon=10).state_dict()
+    controller = LRController(loop.optimizer, "linear:peak=0.1", horizon=20)
+    with pytest.warns(UserWarning, match=r"the state has horizon=10, .* made with horizon=20: call extend\(10\)"):
+        controller.load_state_dict(state)
+    controller.extend(10)
+    assert controller.horizon == 20
+    with pytest.warns(UserWarning, match=r"the state has horizon=10, .* made with horizon=None$"):
+        LRController(loop.optimizer, "constant:peak=0.1").load_state_dict(
+            LRController(loop.optimizer, "constant:peak=0.1", horizon=10).state_dict()
+        )
+
+
+def test_an_interval_longer_than_the_run_is_that_again_when_it_is_extended() -> None:
+    loop = Loop()
+    agent = whatever("clock")
+    agent.reads = ("interval",)  # type: ignore[attr-defined]
+    controller = LRController(loop.optimizer, agent, horizon=5, every=10)
+    loop.run(controller, 5)
+    controller.extend(100)
+    loop.run(controller, 30)
+    assert controller.every == 10
+    assert [decision.step for decision in controller.history] == [0, 10, 20, 30]
+    assert [decision.observation["interval"] for decision in controller.history] == [5, 10, 10, 10]
+
+
+def test_the_schedule_that_takes_over_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = Reacting()
+    agent.observation_range = np.full(11, 1e3), np.full(11, 1e4)  # type: ignore[attr-defined]
+
+    def make(loop: Loop) -> LRController:
+        return LRController(loop.optimizer, agent, horizon=T, evaluate=loop.validate, patience=0)
+
+    loop = Loop()
+    controller = make(loop)
+    made: list[object] = []
+    schedule = fallback.Schedule
+    monkeypatch.setattr(fallback, "Schedule", lambda agent: made.append(agent) or schedule(agent))
+    with pytest.warns(UserWarning, match="the schedule 'linear' goes on"):
+        loop.run(controller, 10)
+    assert len(made) == 1
+    loop, second = resumed(make, loop, controller, optimizer_first=True)
+    made.clear()
+    second.load_state_dict(controller.state_dict())
+    rates = loop.run(second, 8)
+    assert len(made) == 1
+    assert rates[-1] == [pytest.approx(0.1 * (1 - 15 / T))]
+    other = LRController(Loop().optimizer, agent, horizon=T, evaluate=loop.validate, fallback=None)
+    with pytest.raises(ValueError, match="a schedule had taken over, and this controller has fallback=None"):
+        other.load_state_dict(controller.state_dict())

@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from lrenv import Task, networks
 from lrenv.data import Data, from_arrays
-from lrenv.training.losses import LOSSES, make_loss
+from lrenv.training.losses import LOSSES, check_outputs, make_loss
 from lrenv.training.trainee import Trainee
 
 RNG = np.random.default_rng(0)
@@ -177,6 +177,26 @@ def test_outputs_that_do_not_fit() -> None:
         Trainee(task_of("cross_entropy", "sequences", network=networks.context_mlp(4, 2)))
     with pytest.raises(ValueError, match=r"needs \(4, 2\): as many numbers as a target has"):
         Trainee(task_of("mse", "vectors", network=lambda shape, outputs: torch.nn.Linear(5, 3)))
+
+
+def test_a_given_loss_is_one_number_per_example() -> None:
+    data, given = data_of("classes"), LOSSES["given"]
+    check_outputs("own", given, torch.Size((4, 1)), data)
+    for shape in ((4, 3), (4, 2, 1), (4,)):
+        with pytest.raises(ValueError, match=r"loss 'given' needs \(4, 1\)"):
+            check_outputs("own", given, torch.Size(shape), data)
+
+
+@pytest.mark.parametrize("name", ["mse", "huber", "poisson"])
+@pytest.mark.parametrize("shape", [(2, 5), (2, 5, 3)])
+@pytest.mark.parametrize("value", [0.0, 0.1, 3.0])
+def test_nothing_is_explained_where_targets_do_not_vary(name: str, shape: tuple[int, ...], value: float) -> None:
+    targets, outputs = torch.full(shape, value), torch.linspace(-1, 1, 30).reshape(2, 5, 3)[..., : math.prod(shape[2:])]
+    loss = LOSSES[name]
+    assert loss.measure is not None
+    targets[1, 0] += 1
+    found = loss.measure(outputs, targets, torch.zeros(2, 5))
+    assert found.isnan().tolist() == [True, False]
 
 
 def test_names_of_losses() -> None:

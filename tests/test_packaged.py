@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrenv.data import DataCorrupt, from_arrays, load, packaged
+from lrenv.data import DataCorrupt, Split, from_arrays, load, packaged
 
 
 def test_text_targets_are_the_characters_that_follow() -> None:
@@ -60,13 +60,29 @@ def test_doctor_visits_are_counts() -> None:
 def test_co2_splits_follow_one_another_in_time() -> None:
     values = [float(row[1]) if row[1] not in ("", "nan") else np.nan for row in packaged._table("mauna-loa-co2.csv")]
     data = load("co2")
-    number = sum(len(split.targets) for split in data[:3])
-    assert number == len(values) - 52 - packaged.HORIZON
+    assert [len(split.targets) for split in data[:3]] == [1300, 450, 458]
+    number = len(values) - 52 - packaged.HORIZON
     begin = number - len(data.test.targets)
     change = np.array([values[i + 52 + packaged.HORIZON] - values[i + 52] for i in range(begin, number)])
     there = change[np.isfinite(change)]
     assert set(there.round(3)) <= set(data.test.targets.double().numpy().round(3))
     assert np.isfinite(change).mean() > 0.95
+
+
+def test_co2_targets_are_known_before_the_next_split_forecasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a series of squares, an input and its target tell their weeks."""
+    table = [[str(week), str(week**2)] for week in range(2284)]
+    monkeypatch.setattr(packaged, "_table", lambda name: table)
+    train, val, test = packaged.co2()[:3]
+
+    def forecast(split: Split) -> torch.Tensor:
+        """The week in which each forecast is made: the change since the week before is twice it, less 1."""
+        return (1 - split.inputs[:, -1]) / 2
+
+    for earlier, later in ((train, val), (val, test)):
+        known = forecast(earlier) + packaged.HORIZON
+        assert torch.equal(earlier.targets, known**2 - forecast(earlier) ** 2)
+        assert known.max() < forecast(later).min()
 
 
 def test_photo_has_a_colour_for_each_place() -> None:
@@ -78,6 +94,8 @@ def test_photo_has_a_colour_for_each_place() -> None:
     assert (sin**2 + cos**2 - 1).abs().max() < 1e-5
     assert data.target_std.shape == (3,)
     torch.testing.assert_close(data.target_std, data.train.targets.std(0, correction=0))
+    seen = (1000 * torch.cat([split.inputs for split in data[:3]])).round().long()
+    assert len(seen.unique(dim=0)) == 106 * 160, "two places look the same"
     with pytest.raises(ValueError, match="octaves=0"):
         load("photo", octaves=0)
 
@@ -123,7 +141,12 @@ def test_arrays_of_numbers_sequences_and_tokens() -> None:
     assert (float(tokens.mean), float(tokens.std)) == (0, 1)
     vocabulary = from_arrays(ids, ids * 2, ids, ids, ids, ids, classes=40)
     assert vocabulary.classes == 40
-    quantities = from_arrays(ids, ids[:, 0] % 2, ids, ids[:, 0] % 2, ids, ids[:, 0] % 2, normalize=True)
+    tags = np.eye(3, dtype=int)[[0, 1, 2, 0, 1, 2]]  # one word of each sequence is marked
+    assert torch.equal(from_arrays(ids, tags, ids, tags, ids, tags).train.targets, torch.from_numpy(tags))
+    for inputs in (x, ids[:, :2]):
+        with pytest.raises(ValueError, match="look like one-hot rows"):
+            from_arrays(inputs, tags, inputs, tags, inputs, tags)
+    quantities = from_arrays(ids, ids[:, 0] % 2, ids, ids[:, 0] % 2, ids, ids[:, 0] % 2, normalise=True)
     assert quantities.train.inputs.dtype == torch.float32
     assert not quantities.tokens
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lrenv.training import analytic
 from lrenv.training.power_law import EASY, GAUSSIAN, HARD, SIGNS, PowerLaw, expected_loss
 from lrenv.training.power_law_optimum import continuous_schedule, final_excess, optimal_schedule
 
@@ -200,6 +201,17 @@ def test_momentum_helps_and_its_optimum_is_stationary(problem: PowerLaw) -> None
     mu = both.momentum.numpy()[::6]
     assert np.abs(by_momentum * mu**0.5).max() < 2e-5
     assert (by_momentum[mu < 1e-3] > -1e-6).all(), "where there is none, more would hurt"
+
+
+def test_every_caller_gets_tensors_of_its_own() -> None:
+    first, kept = (optimal_schedule(EASY, 4, BATCH, 2) for _ in range(2))
+    for given in first[:2]:
+        given += 1
+    for given, own in zip(optimal_schedule(EASY, 4, BATCH, 2)[:2], kept[:2], strict=True):
+        assert torch.equal(given, own)
+    spoiled, rates = (analytic.optimal_schedule(4, 8) for _ in range(2))
+    spoiled += 1
+    assert torch.equal(analytic.optimal_schedule(4, 8), rates)
 
 
 def test_optimal_schedules_refuse_what_is_no_count() -> None:

@@ -154,3 +154,10 @@ def test_every_reproduction_and_committed_controller_has_a_part() -> None:
     files = subprocess.check_output(["git", "ls-files"], cwd=folder.parent, text=True).splitlines()
     assert len(acting) == sum(file.endswith(".safetensors") for file in files) == len(parts) - 1 - len(REPRODUCTIONS)
     assert {"metz2019-cpu", "fu2017/noh"} < set(parts)
+
+
+def test_numbers_that_moved_are_not_gone() -> None:
+    before = {"runs.jsonl": [{"a": 1.5, "b": [2, 2]}]}
+    assert same_results.moved(before, {"runs.jsonl": [{"new": 7}, {"c": {"b": 2, "a": 1.5}, "d": 2}]}) == []
+    (told,) = same_results.moved(before, {"runs.jsonl": [{"a": 1.5, "b": 2}]})
+    assert told == "runs.jsonl: 1 of 3 numbers are gone, as 2"

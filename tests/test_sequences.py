@@ -111,7 +111,7 @@ def test_a_gated_convolution_is_its_formula() -> None:
 def test_rotary_scores_depend_on_distances_alone() -> None:
     attention = RotaryAttention(8, 1, base=100.0).double()
     query, key = torch.randn(2, 8, dtype=torch.float64)
-    turned = [attention._turned(vector.expand(9, 8)) for vector in (query, key)]
+    turned = [attention._placed(vector.expand(9, 8)) for vector in (query, key)]
     scores = turned[0] @ turned[1].T
     for distance in (0, 1, 4):
         along = scores.diagonal(-distance)
@@ -124,7 +124,7 @@ def test_rotary_scores_depend_on_distances_alone() -> None:
     torch.testing.assert_close(turned[0][3], torch.cat([rotated.real, rotated.imag]))
     x = torch.randn(2, 5, 8, dtype=torch.float64)
     queries, keys, values = (part[:, None] for part in attention.joint(x).chunk(3, -1))
-    turned = [attention._turned(part) for part in (queries, keys)]
+    turned = [attention._placed(part) for part in (queries, keys)]
     mixed = F.scaled_dot_product_attention(*turned, values, is_causal=True)
     torch.testing.assert_close(attention(x), attention.output(mixed[:, 0]))
 

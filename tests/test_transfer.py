@@ -67,3 +67,15 @@ def test_it_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tensor, "cpu", lambda x: calls.append(x) or cpu(x))
     to_host(tree())
     assert len(calls) == 1
+
+
+def test_a_tree_without_tensors_stays() -> None:
+    for nothing in ((), {}, {"a": [], "b": ()}):
+        assert to_host(nothing) == nothing
+
+
+def test_dtypes_that_numpy_does_not_have_are_told() -> None:
+    with pytest.raises(TypeError, match=r"NumPy has no bfloat16: convert tensors of it, x\.float\(\)"):
+        to_host((torch.ones(2), torch.ones(2, dtype=torch.bfloat16)))
+    (got,) = to_host((torch.tensor([1 + 2j]),))
+    assert got.tolist() == [1 + 2j]

@@ -12,6 +12,7 @@ from lrenv.agents.learned_optimizer.agent import Architecture
 from lrenv.agents.outer.settings import OuterSettings
 from lrenv.controllers import schema
 from lrenv.lookup import count
+from lrenv.training.drawn import check_for_training
 from lrenv.training.tasks import Task, make_task
 
 OUTER_LR = {"train": 3e-3, "valid": 3e-4}
@@ -115,7 +116,8 @@ class LearnedOptimizerSettings(OuterSettings):
         """Returns the tasks of `tasks`, before classes and networks are drawn."""
         names = specs.split(self.tasks or self.task)
         own = {name: getattr(self, name) for name in ("budget", "interval", "val_examples")}
-        return [make_task(name, **{key: value for key, value in own.items() if value is not None}) for name in names]
+        given = {key: value for key, value in own.items() if value is not None}
+        return [check_for_training(make_task(name, **given)) for name in names]
 
     @property
     def rate(self) -> float:

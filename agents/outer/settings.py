@@ -12,6 +12,7 @@ from lrenv import sources, specs
 from lrenv.lookup import count
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.compiling import Compile
+from lrenv.training.drawn import check_for_training
 from lrenv.training.tasks import Task, make_task
 
 
@@ -70,9 +71,14 @@ class OuterSettings:
             raise ValueError("--resume goes on with a training and --overwrite discards it: choose one")
 
     def make_task(self, **others: Any) -> Task:
-        """Makes the task with these settings, and others."""
+        """Makes the task with these settings, and others.
+
+        Raises:
+            ValueError: they can't be meant, or it is a drawn task that is not for training.
+        """
         own = {name: getattr(self, name) for name in ("budget", "interval", "optimizer", "val_examples")}
-        return make_task(self.task, **{name: value for name, value in own.items() if value is not None}, **others)
+        given = {name: value for name, value in own.items() if value is not None}
+        return check_for_training(make_task(self.task, **given, **others))
 
     def files(self) -> dict[str, str]:
         """Returns spec of one's own object -> hash of its file."""

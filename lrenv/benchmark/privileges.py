@@ -52,7 +52,8 @@ def privileges_of(agent: Agent) -> Privileges:
         table = OBSERVATIONS.get(each, {}) if isinstance(each, str) else each
         signals |= set(table) if isinstance(table, Mapping) else VALIDATION  # a function has all at hand
     validation = _heeds_losses(agent) if tuple(observed) == ("clock",) else bool(signals & VALIDATION)
-    own = view.optimizer is not None
+    # "+ema" and the like stand around the task's own.
+    own = view.optimizer is not None and not (isinstance(view.optimizer, str) and view.optimizer.startswith("+"))
     gradients = any(isinstance(each, str) and each in WHITE_BOX for each in observed)
     return Privileges(bool(view.horizon), validation, gradients, own)
 

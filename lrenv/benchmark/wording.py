@@ -22,7 +22,7 @@ def columns(comparison: Comparison) -> tuple[str, ...]:
     metric = METRICS.get(found or "", "metric")
     return (
         "agent", "settings", "test loss", f"difference from {comparison.baseline}", "p (paired)", f"test {metric}",
-        "final test loss", f"final test {metric}", "val loss", "diverged", "runs spent",
+        "final test loss", "val loss", "diverged", "runs spent",
     )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
     summary = row.summary()
     places = _places(comparison)
     metric = row.result.metric
-    names = ("test_loss", f"test_{metric}", "final_test_loss", f"final_test_{metric}", "val_loss")
+    names = ("test_loss", f"test_{metric}", "final_test_loss", "val_loss")
     test, *others = (_number(summary[name], places) if name in summary else "-" for name in names)
     difference, p = _difference(row, comparison), _p(row.paired)
     return row.label, row.settings, test, difference, p, *others, str(summary["diverged"]), str(row.runs)

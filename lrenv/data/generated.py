@@ -269,9 +269,11 @@ class MarkovChain(Sequences):
 
 @dataclass(frozen=True)
 class Copying(Sequences):
-    """A random word, repeated: from its second occurrence on, each symbol can be predicted with certainty.
+    """A random word, repeated: from its second occurrence on, what follows can be told from what came before.
 
-    The words of a data set have lengths from L // 4 to L // 2, each drawn with equal chance.
+    The words of a data set have lengths from L // 4 to L // 2, each drawn with equal chance. How long a word is shows
+    in its repetition alone, so the first symbols of that can't be predicted with certainty; nor can others, where a
+    word holds repetitions of its own.
     """
 
     def sequences(self, rng: np.random.Generator, number: int) -> NDArray[np.int64]:

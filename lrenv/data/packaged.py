@@ -96,8 +96,8 @@ def doctor_visits() -> Data:
 def co2() -> Data:
     """Returns a forecast of atmospheric CO2: its change (ppm) in the next `HORIZON` weeks by those of the last year.
 
-    The splits follow one another in time, so that validation and test are later than training. Missing weeks are
-    interpolated.
+    The splits follow one another in time. Between two of them `HORIZON` windows are left out, so that the last targets
+    of one are known when the first forecast of the next is made. Missing weeks are interpolated.
     """
     with_gaps = np.array(
         [float(row[1]) if row[1] not in ("", "nan") else np.nan for row in _table("mauna-loa-co2.csv")]
@@ -108,8 +108,8 @@ def co2() -> Data:
     windows = series.unfold(0, 53 + HORIZON, 1)
     now = windows[:, 52:53]
     inputs, targets = (windows[:, :52] - now).float(), (windows[:, -1:] - now).squeeze(1).float()
-    pool = Split(inputs, targets)
-    train, val, test = pool.cut(1300, 450, len(targets) - 1750)
+    sizes = (1300, HORIZON, 450, HORIZON, len(targets) - 1750 - 2 * HORIZON)
+    train, _, val, _, test = Split(inputs, targets).cut(*sizes)
     return with_statistics(train.shuffled(), val.shuffled(), test.shuffled(), classes=0)
 
 
@@ -117,8 +117,9 @@ def photo(octaves: int = 6) -> Data:
     """Returns a photograph as a function: the colours (R, G, B in 0..1) of 17,000 places of scikit-learn's `china.jpg`.
 
     Args:
-        octaves: inputs are sin(2^k pi x) and cos(2^k pi x) of both coordinates x in -1..1, for k below this number,
-            since a perceptron of the bare coordinates learns nothing but the coarsest structures.
+        octaves: inputs are sin(2^k pi x) and cos(2^k pi x) of both coordinates x, for k below this number, since a
+            perceptron of the bare coordinates learns nothing but the coarsest structures. Coordinates are those of the
+            centres of pixels, (2 i + 1) / n - 1, since sines and cosines can't tell the borders -1 and 1 apart.
 
     Raises:
         ValueError: there is fewer than one octave.
@@ -130,7 +131,8 @@ def photo(octaves: int = 6) -> Data:
     image = torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1).float() / 255
     small = torch.nn.functional.avg_pool2d(image[:, : 106 * 4], 4)
     _, height, width = small.shape
-    places = torch.cartesian_prod(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width))
+    rows, columns = ((2 * torch.arange(n) + 1) / n - 1 for n in (height, width))
+    places = torch.cartesian_prod(rows, columns)
     angles = (places[:, None] * (torch.pi * 2.0 ** torch.arange(octaves))[None, :, None]).flatten(1)
     pool = Split(torch.cat([angles.sin(), angles.cos()], 1), small.flatten(1).T.contiguous())
     held_out = len(pool.targets) * 15 // 100

@@ -68,7 +68,7 @@ def load(name: str, *, download: bool | None = None, **options: object) -> Data:
     text           11,557 / 1,397 / 1,397   int64 (32,) characters, targets (32,), see `lrenv.data.packaged.text`
     shuttle        30,000 / 9,000 / 10,097  float32 (9,), two classes
     doctor-visits  14,000 / 3,000 / 3,190   float32 (9,), targets are counts
-    co2            1,300 / 450 / 474        float32 (52,), targets are numbers
+    co2            1,300 / 450 / 458        float32 (52,), targets are numbers
     photo          11,872 / 2,544 / 2,544   float32 (24,), targets (3,) are colours
     mnist          50,000 / 10,000 / 10,000 uint8 (1, 28, 28)
     fashion-mnist  50,000 / 10,000 / 10,000 uint8 (1, 28, 28)

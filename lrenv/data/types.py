@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrenv.lookup import count
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
@@ -143,7 +145,7 @@ def from_arrays(
     test_inputs: ArrayLike | Tensor,
     test_targets: ArrayLike | Tensor,
     *,
-    normalize: bool | None = None,
+    normalise: bool | None = None,
     classes: int | None = None,
 ) -> Data:
     """Returns a `Data` of one's own arrays, checked and copied to the CPU.
@@ -160,15 +162,15 @@ def from_arrays(
         val_targets: as `train_targets`, with no other classes.
         test_inputs: as `train_inputs`.
         test_targets: as `val_targets`.
-        normalize: take mean and standard deviation from the training inputs (per channel where an example has
+        normalise: take mean and standard deviation from the training inputs (per channel where an example has
             three axes); otherwise they are 0 and 1, and batches are used as they stand. By default all inputs but token
             ids are normalised. Integers that are quantities and no token ids: pass True, and they become float32.
         classes: how many there are. By default as many as the training targets name, each of them at least once; a
             vocabulary may be larger than what the training targets hold.
 
     Raises:
-        TypeError: inputs that are not real numbers, targets that are neither integers nor floats, or targets of another
-            kind in another split.
+        TypeError: inputs that are not real numbers, targets that are neither integers nor floats, targets of another
+            kind in another split, or a number of classes that is no integer.
         ValueError: an empty split, inputs and targets of different length, examples or targets of different shape,
             values that are not finite or integers that float32 would round, negative token ids, labels outside
             0..classes-1, a class without a training example where `classes` isn't given, or fewer than two classes.
@@ -178,7 +180,7 @@ def from_arrays(
         "val": (val_inputs, val_targets),
         "test": (test_inputs, test_targets),
     }
-    splits = {part: _checked(part, inputs, targets, normalize) for part, (inputs, targets) in parts.items()}
+    splits = {part: _checked(part, inputs, targets, normalise) for part, (inputs, targets) in parts.items()}
     for say, what in ((_example, "examples"), (_target, "targets")):
         expected = say(splits["train"])
         for part in ("val", "test"):
@@ -191,7 +193,7 @@ def from_arrays(
     else:
         number = _classes(splits, classes)
     data = with_statistics(splits["train"], splits["val"], splits["test"], number)
-    if normalize is False:
+    if normalise is False:
         data = data._replace(mean=torch.zeros_like(data.mean), std=torch.ones_like(data.std))
     return data
 
@@ -200,9 +202,10 @@ def _classes(splits: dict[str, Split], given: int | None) -> int:
     """Checks the labels and returns how many classes there are."""
     train = splits["train"].targets
     present = train.unique()  # sorted
-    classes = int(present[-1]) + 1 if given is None else given
+    classes = int(present[-1]) + 1 if given is None else count("classes", given)
     if classes < 2:
-        raise ValueError("train targets hold only class 0: a classification task needs at least two classes")
+        held = "train targets hold only class 0" if given is None else f"classes={given}"
+        raise ValueError(f"{held}: a classification task needs at least two classes")
     if given is None and len(present) < classes:
         gap = int((present != torch.arange(len(present))).nonzero()[0])
         raise ValueError(
@@ -211,7 +214,8 @@ def _classes(splits: dict[str, Split], given: int | None) -> int:
         )
     for part, split in splits.items():
         if (largest := int(split.targets.max())) >= classes:
-            raise ValueError(f"{part} targets hold class {largest}, but there are only 0..{classes - 1} in train")
+            said = "in train" if given is None else f"by classes={given}"
+            raise ValueError(f"{part} targets hold class {largest}, but there are only 0..{classes - 1} {said}")
     if train.ndim == 1:
         absent = {part: absent_classes(splits[part], classes) for part in ("val", "test")}
         if told := [f"{part} has no example of {len(x)}, as {x[0]}" for part, x in absent.items() if x]:
@@ -220,7 +224,7 @@ def _classes(splits: dict[str, Split], given: int | None) -> int:
 
 
 def _checked(
-    part: str, inputs: ArrayLike | Tensor, targets: ArrayLike | Tensor, normalize: bool | None = None
+    part: str, inputs: ArrayLike | Tensor, targets: ArrayLike | Tensor, normalise: bool | None = None
 ) -> Split:
     """Returns one part as a split, checked by itself."""
     x, y = _copy(f"{part} inputs", inputs), _copy(f"{part} targets", targets)
@@ -237,6 +241,7 @@ def _checked(
         )
     if x.numel() == 0 or y.numel() == 0:
         raise ValueError(f"{shapes}: every split needs at least one example")
+    kept = _input(part, x, normalise)
     if y.is_floating_point():
         y = y.float()
         if not y.isfinite().all():
@@ -245,22 +250,23 @@ def _checked(
         y = y.long()
         if y.min() < 0:
             raise ValueError(f"{part} targets hold the label {int(y.min())}: labels run from 0 to classes-1")
-        if y.ndim == 2 and y.shape[1] > 1 and int(y.max()) == 1 and bool((y.sum(1) == 1).all()):
+        tagged = _are_tokens(kept) and kept.shape == y.shape  # a label for each place of a sequence
+        if y.ndim == 2 and y.shape[1] > 1 and not tagged and int(y.max()) == 1 and bool((y.sum(1) == 1).all()):
             raise ValueError(f"{part} targets look like one-hot rows: pass class labels (m,), targets.argmax(1)")
-    return Split(_input(part, x, normalize), y)
+    return Split(kept, y)
 
 
-def _input(part: str, x: Tensor, normalize: bool | None) -> Tensor:
+def _input(part: str, x: Tensor, normalise: bool | None) -> Tensor:
     """Returns inputs in the type in which they are kept."""
     if x.dtype == torch.uint8 and x.ndim == 4:
         return x
     integers = not x.is_floating_point() and x.dtype != torch.bool
-    if integers and x.ndim == 2 and not normalize:
+    if integers and x.ndim == 2 and not normalise:
         x = x.long()
         if x.min() < 0:
             raise ValueError(
                 f"{part} inputs are integers and hold {int(x.min())}: token ids are 0 or more; quantities are to be "
-                "floats, or normalize=True"
+                "floats, or normalise=True"
             )
         return x
     if not x.is_floating_point() and not torch.equal(x.float().long(), x.long()):

@@ -116,7 +116,7 @@ class LRController(LRScheduler):
         every = every if every is not None else self._driver.view.interval or (1 if needs.clock_alone else None)
         if every is None:
             raise ValueError(f"agent {name!r} has no interval of its own: pass every=, the steps between two decisions")
-        self.every = min(count("every", every), self.horizon or every)
+        self.every = count("every", every)
         self._bounds = _checked_bounds(bounds)
         self._shadow = shadow
         fall = Fallback(None if needs.clock_alone else fallback, patience)
@@ -340,33 +340,57 @@ class LRController(LRScheduler):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on exactly as the controller would have whose state this is, with the rates that it had set.
 
-        The optimizer's state may be loaded before or after. What is refused changes nothing.
+        The optimizer's state may be loaded before or after. The state's horizon holds, and if this controller was made
+        with another, a warning says so. What is refused changes nothing.
 
         Raises:
-            ValueError: the state of something else, of another agent, or with another `every`.
+            ValueError: the state of something else, of another agent, with another `every`, or with parts that are
+                missing or can't be meant.
         """
         state = state_dict
         if not isinstance(state, Mapping) or state.get("version") != VERSION or "decider" not in state:
             raise ValueError("this is no state of an LRController of this version: pass what its state_dict() gave")
         for key, mine in (("agent", self._driver.name), ("every", self.every)):
-            if state[key] != mine:
+            if state.get(key) != mine:
                 raise ValueError(
-                    f"the state is that of a controller with {key} {state[key]!r}, and this one has {mine!r}: make it "
-                    "with the same settings"
+                    f"the state is that of a controller with {key} {state.get(key)!r}, and this one has {mine!r}: make "
+                    "it with the same settings"
                 )
-        self.horizon, self.last_epoch, self._begun = state["horizon"], state["last_epoch"], state["begun"]
-        self._lr = torch.full_like(self._lr, state["lr"])
-        self._hyper = {name: torch.full_like(self._lr, value) for name, value in state["hyper"].items()}
-        self._held, self._said = state["held"], list(state["said"])
-        self._groups.restore(state["base"], state["initial"])
-        self._losses.restore(state["losses"])
-        self._decider.restore(state["decider"])
+        try:
+            horizon = None if state["horizon"] is None else count("horizon", state["horizon"])
+            last_epoch, begun = count("last_epoch", state["last_epoch"] + 1) - 1, bool(state["begun"])
+            lr, held = float(state["lr"]), None if state["held"] is None else float(state["held"])
+            hyper = {name: torch.full_like(self._lr, value) for name, value in state["hyper"].items()}
+            if set(hyper) != set(self._hyper):
+                raise ValueError(f"its agent controls {sorted(hyper)} besides the rate, and here {sorted(self._hyper)}")
+            base, initial = float(state["base"]), [float(x) for x in state["initial"]]
+            losses, said = Losses(), [str(kind) for kind in state["said"]]
+            losses.restore(state["losses"])
+            restore = self._decider.restoring(state["decider"])
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(
+                f"the state can't be gone on from ({what}): pass what state_dict() gave, to a controller with the same "
+                "settings"
+            ) from error
+        made_for, self.horizon = self.horizon, horizon
+        self.last_epoch, self._begun, self._held, self._said = last_epoch, begun, held, said
+        self._lr, self._hyper, self._losses = torch.full_like(self._lr, lr), hyper, losses
+        self._groups.restore(base, initial)
+        restore()
         self.base_lrs = self._groups.initial()
         self._plan()
         if self.horizon is not None and self.last_epoch > self.horizon:
             self._due = math.inf
         if self._begun and not self._shadow:
             self._write()
+        if horizon != made_for and is_first():
+            more = made_for - horizon if made_for is not None and horizon is not None else 0
+            warnings.warn(
+                f"the state has horizon={horizon}, which holds from here, and this controller was made with "
+                f"horizon={made_for}" + (f": call extend({more}) to train for {made_for} steps" if more > 0 else ""),
+                stacklevel=2,
+            )
 
     def _check_watched(self) -> None:
         """Says so if the optimizer has been given other parameters than those that are looked at."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -95,8 +96,16 @@ class Decider:
             "fallback": self._fallback.state(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state` gave."""
-        self._driver.restore(state["driver"])
-        self._observing.restore(state["observing"])
-        self._fallback.restore(state["fallback"])
+    def restoring(self, state: dict[str, Any]) -> Callable[[], None]:
+        """Reads what `state` gave, and returns what goes on from it: nothing changes if some of it can't be read."""
+        restores = (
+            self._driver.restoring(state["driver"]),
+            self._observing.restoring(state["observing"]),
+            self._fallback.restoring(state["fallback"]),
+        )
+
+        def restore() -> None:
+            for each in restores:
+                each()
+
+        return restore

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,7 +163,12 @@ class Driver:
         kept = [torch.as_tensor(np.array(x) if isinstance(x, np.ndarray) else x.cpu()).clone() for x in memory]
         return {"asked": self._asked, "memory": None if self._memory is None else kept}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state` gave."""
-        self._asked = state["asked"]
-        self._memory = None if state["memory"] is None else tuple(x.clone().numpy() for x in state["memory"])
+    def restoring(self, state: dict[str, Any]) -> Callable[[], None]:
+        """Reads what `state` gave, and returns what goes on from it."""
+        asked = bool(state["asked"])
+        memory = None if state["memory"] is None else tuple(x.clone().numpy() for x in state["memory"])
+
+        def restore() -> None:
+            self._asked, self._memory = asked, memory
+
+        return restore

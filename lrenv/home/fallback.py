@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -68,31 +69,46 @@ class Fallback:
         self._strange = 0
         self.since: int | None = None
         self._peak = 0.0
+        self._schedule: Schedule | None = None  # made once, as it takes over
         if name is not None:
-            self._schedule(1e-3)
+            self._made(1e-3)
 
     def notice(self, strange: bool, step: int, lr: float) -> bool:
         """Counts a decision; tells whether the schedule takes over at it."""
         self._strange = self._strange + 1 if strange else 0
         if self.name is None or self.since is not None or self._strange <= self.patience:
             return False
-        self.since, self._peak = step, lr
+        self.since, self._peak, self._schedule = step, lr, self._made(lr)
         return True
 
     def rate(self, step: int, horizon: float, interval: int) -> float:
         """The rate at a step, after it took over."""
         assert self.since is not None
-        return self._schedule(self._peak).rate(step - self.since, horizon - self.since, interval)
+        assert self._schedule is not None
+        return self._schedule.rate(step - self.since, horizon - self.since, interval)
 
     def state(self) -> dict[str, Any]:
         """What it depends on, as plain values."""
         return {"strange": self._strange, "since": self.since, "peak": self._peak}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state` gave."""
-        self._strange, self.since, self._peak = state["strange"], state["since"], state["peak"]
+    def restoring(self, state: dict[str, Any]) -> Callable[[], None]:
+        """Reads what `state` gave, and returns what goes on from it.
 
-    def _schedule(self, peak: float) -> Schedule:
+        Raises:
+            ValueError: a schedule has taken over, and here is none.
+        """
+        strange, peak = int(state["strange"]), float(state["peak"])
+        since = None if state["since"] is None else int(state["since"])
+        if since is not None and self.name is None:
+            raise ValueError("a schedule had taken over, and this controller has fallback=None")
+        schedule = None if since is None else self._made(peak)
+
+        def restore() -> None:
+            self._strange, self.since, self._peak, self._schedule = strange, since, peak, schedule
+
+        return restore
+
+    def _made(self, peak: float) -> Schedule:
         assert self.name is not None
         own = specs.parse(self.name).settings
         return Schedule(make_agent(self.name, **({} if "peak" in own else {"peak": peak})))

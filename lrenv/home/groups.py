@@ -27,7 +27,7 @@ class Groups:
     An agent sets one rate, that of the first group whose rate isn't 0 when the controller is made. Others keep the
     ratio to it that they were made with, which stands in each group as `initial_lr`, as with torch's schedulers. So a
     checkpoint of the optimizer has it, too, and a group that is added later has the ratio of its first rate to the
-    first rate of that group.
+    first rate of that group. Where groups may not be changed, the first rates are kept here alone.
 
     Args:
         optimizer: with `param_groups`.
@@ -39,7 +39,7 @@ class Groups:
 
     def __init__(self, optimizer: Any, write: bool) -> None:
         self._optimizer, self._write = optimizer, write
-        self._expected: list[float] = []
+        self._first: list[float] = []  # rates of the groups that were seen, or that a checkpoint tells of
         initial = self.initial()
         self.base = next((lr for lr in initial if lr), 0.0)
 
@@ -59,16 +59,16 @@ class Groups:
 
     def initial(self) -> list[float]:
         """The rates that the groups were made with."""
-        found = []
-        for i, group in enumerate(self.all):
-            if "initial_lr" not in group and self._write:
-                group["initial_lr"] = self._expected[i] if i < len(self._expected) else float(group["lr"])
-            found.append(float(group["initial_lr"] if "initial_lr" in group else group["lr"]))
-        return found
+        groups = self.all
+        for group in groups[len(self._first) :]:
+            self._first.append(float(group["initial_lr"] if "initial_lr" in group else group["lr"]))
+        if not self._write:
+            return self._first[: len(groups)]
+        return [float(group.setdefault("initial_lr", lr)) for group, lr in zip(groups, self._first, strict=False)]
 
     def restore(self, base: float, initial: Sequence[float]) -> None:
         """Goes on with the ratios of a checkpoint, also of groups that are added only later."""
-        self.base, self._expected = base, list(initial)
+        self.base, self._first = base, list(initial)
         if self._write:
             for group, lr in zip(self.all, initial, strict=False):
                 group["initial_lr"] = lr

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from lrenv.controllers.agent import Agent, View, called, view_of
 from lrenv.controllers.optimizer_agent import OptimizerAgent
-from lrenv.envs.observations import Observer
+from lrenv.envs.observations import OBSERVATIONS, Observe, Observer, names_of
 from lrenv.training.dynamics import Dynamics
 
 WORKS = (
@@ -48,7 +49,7 @@ def needs_of(agent: Agent, observer: Observer) -> Needs:
         raise ValueError(
             f"agent {called(agent)!r}: `reads` names {', '.join(unknown)}, but it observes {', '.join(observer.names)}"
         )
-    fields = _fields(observer, reads)
+    fields = _fields(view_of(agent).observe, reads)
     return Needs(
         bool(fields & TRAINING),
         bool(fields & VALIDATION),
@@ -58,34 +59,54 @@ def needs_of(agent: Agent, observer: Observer) -> Needs:
     )
 
 
-def _fields(observer: Observer, reads: tuple[str, ...]) -> set[str]:
-    """The quantities that the signals depend on: those with which they change."""
-    # Numbers as a training may have them, each within the bounds of every signal.
-    sample = Dynamics(
-        *(
-            torch.tensor([x])
-            for x in (30.0, 100.0, 10.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.1, 0.05, 0.02, 0.03, 0.04, 0.01, 0.002, 0.003, 0.3,
-                      0.4)
-        )
-    )  # fmt: skip
-    columns = [observer.names.index(name) for name in reads]
+def _fields(observe: Observe, reads: tuple[str, ...]) -> set[str]:
+    """The quantities of which the signals that are read are made."""
+    given = tuple(observe) if isinstance(observe, tuple | list) else (observe,)
+    found: set[str] = set()
+    for each in given:
+        observation = OBSERVATIONS.get(each) if isinstance(each, str) else each
+        if isinstance(observation, Mapping):
+            for name in set(reads) & set(observation):
+                found |= _looked_at(observation[name].value)
+        elif observation is not None and any(name.rpartition(".")[0] == names_of(each) for name in reads):
+            found |= _looked_at(observation)
+    return found
 
-    def seen(dynamics: Dynamics) -> Tensor:
-        values = observer.observe(dynamics, {})
-        assert isinstance(values, Tensor)
-        return values[:, columns]
 
-    before = seen(sample)
-    return {
-        name
-        for name, value in sample._asdict().items()
-        if any(not torch.equal(seen(sample._replace(**{name: factor * value})), before) for factor in (0.7, 1.5))
-    }
+class _Recorder:
+    """Stands for a `Dynamics` and notes which quantities are looked at; whoever treats it as a tuple looks at all."""
+
+    def __init__(self) -> None:
+        self._dynamics = Dynamics(*(torch.ones(2) for _ in Dynamics._fields))
+        self.looked_at: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.looked_at |= {name} if name in Dynamics._fields else set(Dynamics._fields)
+        return getattr(self._dynamics, name)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self._replace())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._replace()[index]
+
+    def __len__(self) -> int:
+        return len(self._dynamics)
+
+
+def _looked_at(value: Callable[[Dynamics], Tensor]) -> set[str]:
+    """The quantities that a function looks at, whether or not its value changes with them at the numbers of a trial."""
+    recorder = _Recorder()
+    try:
+        value(cast(Dynamics, recorder))
+    except Exception:  # it takes nothing but a true tuple, such as torch.stack does
+        return set(Dynamics._fields)
+    return recorder.looked_at
 
 
 def clock(step: Tensor, horizon: float, interval: int) -> Dynamics:
-    """What is known at steps (n,) without a look at a loop; the rest is NaN."""
-    known = {"budget": horizon, "interval": interval}
+    """What is known at steps (n,) without a look at a loop; the rest is NaN. No interval is longer than the run."""
+    known = {"budget": horizon, "interval": min(interval, horizon)}
     others = {name: torch.full_like(step, known.get(name, torch.nan)) for name in Dynamics._fields}
     return Dynamics(**others | {"inner_step": step})
 

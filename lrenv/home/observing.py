@@ -207,7 +207,7 @@ class Observing:
 
     @without_gradients
     def _measured(self, now: Trained, losses: Tensor, lr: Tensor, horizon: float) -> Seen:
-        meter = DynamicsMeter(horizon, self._interval, self._needs.motion)
+        meter = DynamicsMeter(horizon, int(min(self._interval, horizon)), self._needs.motion)
         before = now if self._before is None else self._before
         if before.predictions.shape != now.predictions.shape:
             raise ValueError(
@@ -243,19 +243,31 @@ class Observing:
             kept |= {f"{name}_moved": x for name, x in zip(("first", "last"), self._displacements, strict=True)}
         return {name: x.clone() for name, x in kept.items()}
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from what `state` gave."""
-        self._latest = None
-        if not state:
-            self._before, self._dynamics, self._displacements = None, None, ()
-            return
+    def restoring(self, state: Mapping[str, Tensor]) -> Callable[[], None]:
+        """Reads what `state` gave, and returns what goes on from it.
+
+        Raises:
+            ValueError: it is of layers of other sizes.
+        """
+        before, dynamics, displacements = self._read(state) if state else (None, None, ())
+
+        def restore() -> None:
+            self._before, self._dynamics, self._displacements, self._latest = before, dynamics, displacements, None
+
+        return restore
+
+    def _read(self, state: Mapping[str, Tensor]) -> tuple[Trained, Dynamics, tuple[Tensor, ...]]:
         kept = {name: x.to(self._like.device).clone() for name, x in state.items()}
         nothing = self._like.new_zeros(1, 1)
         layers = kept.get("first_weights", nothing), kept.get("last_weights", nothing)
         predictions = kept.get("predictions", nothing[None])
-        self._before = Trained(kept["step"], layers, kept["val_loss"], predictions)
-        self._dynamics = Dynamics(*kept["dynamics"].unbind(-1))
-        self._displacements = (kept["first_moved"], kept["last_moved"]) if self._needs.motion else ()
+        displacements = (kept["first_moved"], kept["last_moved"]) if self._needs.motion else ()
+        sizes = [weights.numel() for weights in self._watched or ()] if self._needs.motion else []
+        for held in (layers, displacements) if sizes else ():
+            if (found := [x.numel() for x in held]) != sizes:
+                raise ValueError(f"its first and last layer have {found} weights, and here they have {sizes}")
+        dynamics = Dynamics(*kept["dynamics"].unbind(-1))
+        return Trained(kept["step"], layers, kept["val_loss"], predictions), dynamics, displacements
 
     @without_gradients
     def _shown(self, dynamics: Dynamics) -> Seen:

@@ -97,8 +97,7 @@ class Losses:
 
     def restore(self, losses: Tensor | None) -> None:
         """Goes on with the losses (k,), or without any."""
-        self._losses = [] if losses is None else [x.clone() for x in losses.unbind()]
-        self._found_inf = []
+        self._losses, self._found_inf = [] if losses is None else [x.clone() for x in losses.unbind()], []
 
 
 def loss_of(loss: Any) -> Tensor:

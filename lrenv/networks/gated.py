@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrenv.networks.architectures import NetworkFactory, Residual, Shape
-from lrenv.networks.sequences import sequence_length
+from lrenv.networks.sequences import CausalAttention, sequence_length
 
 
 class GRU(nn.Module):
@@ -105,8 +105,8 @@ class RMSNorm(nn.Module):
         return self.weight * x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
 
 
-class RotaryAttention(nn.Module):
-    """Causal attention whose scores depend on the distance of two places (Su et al. 2021, equation 34).
+class RotaryAttention(CausalAttention):
+    """Causal attention whose scores depend on the distance of two places (Su et al. 2021, equation 34), without biases.
 
     Args:
         width: numbers per place.
@@ -115,21 +115,10 @@ class RotaryAttention(nn.Module):
     """
 
     def __init__(self, width: int, heads: int, base: float = 1e4) -> None:
-        super().__init__()
-        self.heads, self.base = heads, base
-        self.joint, self.output = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        super().__init__(width, heads, bias=False)
+        self.base = base
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns the outputs (b, L, width) for inputs x (b, L, width)."""
-        # (b, L, 3, heads, width / heads) -> three tensors (b, heads, L, width / heads)
-        queries, keys, values = self.joint(x).unflatten(-1, (3, self.heads, -1)).transpose(-4, -2).unbind(-3)
-        scores = self._turned(queries) @ self._turned(keys).transpose(-2, -1) / math.sqrt(queries.shape[-1])
-        later = torch.ones(x.shape[-2], x.shape[-2], dtype=torch.bool, device=x.device).triu(1)
-        mixed = scores.masked_fill(later, -math.inf).softmax(-1) @ values
-        output: Tensor = self.output(mixed.transpose(-3, -2).flatten(-2))
-        return output
-
-    def _turned(self, x: Tensor) -> Tensor:
+    def _placed(self, x: Tensor) -> Tensor:
         """Rotates each pair of components (..., L, d) by an angle in proportion to its place."""
         half = x.shape[-1] // 2
         speeds = self.base ** (-torch.arange(half, device=x.device, dtype=x.dtype) / half)

@@ -89,23 +89,28 @@ class CausalAttention(nn.Module):
     Args:
         width: numbers per place.
         heads: heads of width / heads numbers each.
+        bias: whether the linear layers have biases.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.joint = nn.Linear(width, 3 * width)
-        self.output = nn.Linear(width, width)
+        self.joint = nn.Linear(width, 3 * width, bias)
+        self.output = nn.Linear(width, width, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the outputs (b, L, width) for inputs x (b, L, width)."""
         # (b, L, 3, heads, width / heads) -> three tensors (b, heads, L, width / heads)
         queries, keys, values = self.joint(x).unflatten(-1, (3, self.heads, -1)).transpose(-4, -2).unbind(-3)
-        scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])
+        scores = self._placed(queries) @ self._placed(keys).transpose(-2, -1) / math.sqrt(queries.shape[-1])
         later = torch.ones(x.shape[-2], x.shape[-2], dtype=torch.bool, device=x.device).triu(1)
         mixed = scores.masked_fill(later, -math.inf).softmax(-1) @ values
         output: Tensor = self.output(mixed.transpose(-3, -2).flatten(-2))
         return output
+
+    def _placed(self, x: Tensor) -> Tensor:
+        """Tells queries or keys (..., L, d) their places; here they stay as they are."""
+        return x
 
 
 def sequence_length(shape: Shape, network: str) -> int:

@@ -6,9 +6,13 @@ import json
 import math
 from typing import Any
 
+import numpy as np
+
 
 def json_value(value: Any, exact: bool = False) -> Any:
     """Returns the value with replacements for numbers that are not finite, also within dicts, lists and tuples.
+
+    NumPy's numbers become Python's.
 
     Args:
         value: a value to be written as JSON.
@@ -18,6 +22,8 @@ def json_value(value: Any, exact: bool = False) -> Any:
         return {key: json_value(x, exact) for key, x in value.items()}
     if isinstance(value, list | tuple):
         return [json_value(x, exact) for x in value]
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return str(value) if exact else None
     return value

@@ -53,13 +53,16 @@ def keep_memory() -> bool:
 
 def command_line() -> str:
     """Returns this process's program, without its folder, and arguments, to be kept with results."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    # `python -m lrenv` is the command `lrenv`.
+    return shlex.join([program.parent.name if program.name == "__main__.py" else program.name, *sys.argv[1:]])
 
 
 def machine() -> str:
     """Returns processor, number of threads, GPU if there is one, and versions, to be kept with results."""
     card = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
-    threads = f"{torch.get_num_threads()} threads"
+    number = torch.get_num_threads()
+    threads = f"{number} thread{'s' * (number != 1)}"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, lrenv {version('lrenv')}"
     return ", ".join([platform.machine(), threads, *card, versions])
 

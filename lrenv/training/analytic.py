@@ -85,7 +85,6 @@ def expected_loss(lr: Tensor, batch_size: int, curvature: tuple[float, ...] = CU
     return torch.stack(losses)
 
 
-@cache
 def optimal_schedule(
     budget: int, batch_size: int, interval: int = 1, curvature: tuple[float, ...] = CURVATURE
 ) -> Tensor:
@@ -96,6 +95,14 @@ def optimal_schedule(
     is taken, one of them the schedule refined from coarse intervals to fine ones. For a single curvature it is
     lr_t = 1 / (h (1 + sigma^2 / (b m_0) + t)), which tests hold it against; m_0 is the square of the start.
     """
+    return torch.tensor(
+        _optimal(budget, batch_size, interval, curvature)
+    )  # one's own: what is kept must not be changed
+
+
+@cache
+def _optimal(budget: int, batch_size: int, interval: int, curvature: tuple[float, ...]) -> NDArray[np.float64]:
+    """The best rates (T,)."""
 
     def solve(start: NDArray[np.float64], interval: int) -> OptimizeResult:
         arguments = (budget, batch_size, interval, np.array(curvature))
@@ -114,7 +121,8 @@ def optimal_schedule(
         refined = solve(refined.x.repeat(2)[: decisions(coarse)], coarse)
     lines = (np.linspace(first, last, decisions(interval)) for first, last in ((0.0, -2.0), (0.5, -3.0)))
     best = min((refined, *(solve(line, interval) for line in lines)), key=lambda result: float(result.fun))
-    return torch.from_numpy(np.exp(best.x)).repeat_interleave(interval)[:budget]
+    rates: NDArray[np.float64] = np.exp(best.x).repeat(interval)[:budget]
+    return rates
 
 
 def _final_loss(

@@ -1,7 +1,9 @@
 """Drawn tasks: endlessly many small ones of many kinds, for controllers that are to work on tasks they never saw.
 
 Task number i is a function of i, of the `VERSION` of this file, and of the limit on its cost, and of nothing else: each
-setting comes from a hash of these and of the setting's name. `drawn:number=17` names one wherever a task is named.
+setting comes from a hash of these and of the setting's name. `drawn:number=1000017` names one wherever a task is
+named. Numbers have purposes (`lrenv.randomness.seeds`): those from 1,000,000 on are for training, those below 10,000
+for reports.
 
 What is drawn, each with the chances below: data (`lrenv.data.generated`), network (`lrenv.networks.families`: linear
 models, perceptrons with and without layer norm, residual perceptrons, small transformers), loss, optimizer with its
@@ -43,6 +45,8 @@ What 1,000 draws look like (`python benchmarks/drawn_tasks.py`):
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -58,7 +62,7 @@ from lrenv.data.generated import (
 )
 from lrenv.networks.families import Family, Perceptron, ResidualPerceptron, Transformer
 from lrenv.randomness.named import Chance
-from lrenv.randomness.seeds import seeds_for
+from lrenv.randomness.seeds import TRAINING, seeds_for
 from lrenv.training.tasks import LogUniform, Task
 
 VERSION = 1
@@ -115,7 +119,7 @@ class TaskDistribution:
 
     Raises:
         TypeError: a limit that is no number.
-        ValueError: a limit below `CHEAPEST`.
+        ValueError: a limit below `CHEAPEST`, or without an end, which no name of a task could tell.
     """
 
     limit: float = LIMIT
@@ -123,6 +127,8 @@ class TaskDistribution:
     def __post_init__(self) -> None:
         if isinstance(self.limit, bool) or not isinstance(self.limit, int | float):
             raise TypeError(f"limit must be a number of FLOPs, not {self.limit!r}")
+        if self.limit == math.inf:
+            raise ValueError("limit=inf must be a finite number of FLOPs")
         if not self.limit >= CHEAPEST:
             raise ValueError(f"limit={self.limit} FLOPs are too few for a drawn task; take {CHEAPEST:g} or more")
 
@@ -199,9 +205,24 @@ class TaskDistribution:
         return replace(task, summary=f"drawn task {number}: {kind}, {network}, {cost / 1e9:.2g} GFLOP")
 
 
-def drawn(number: int = 0, limit: float = LIMIT) -> Task:
-    """Returns task `number` of the distribution with this limit, as the spec `drawn:number=17` does."""
+def drawn(number: int = TRAINING, limit: float = LIMIT) -> Task:
+    """Returns task `number` of the distribution with this limit, as the spec `drawn:number=1000017` does."""
     return TaskDistribution(limit).task(number)
+
+
+def check_for_training(task: Task) -> Task:
+    """Returns the task, if it is no drawn one whose number is kept for validation, selection or reports.
+
+    Raises:
+        ValueError: it is one.
+    """
+    named = re.match(r"drawn:number=(\d+)", task.name)
+    if named and int(named[1]) < TRAINING:
+        raise ValueError(
+            f"task {task.name!r} is not for training, so that results on it count: train on a drawn task whose number "
+            f"is {TRAINING} or more"
+        )
+    return task
 
 
 def parts(task: Task) -> tuple[Generated, Family]:

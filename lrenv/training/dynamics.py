@@ -140,7 +140,10 @@ class DynamicsMeter:
         number = taken.sum(1).clamp(min=1)
         mean = losses.where(taken, 0).sum(1) / number
         squares = ((losses - mean[:, None]) ** 2).where(taken, 0).sum(1) / number
-        return mean, squares.sqrt()
+        still = (
+            squares == 0
+        )  # as of a single step; the derivative of a root is infinite at 0, and that of this one is 0
+        return mean, squares.masked_fill(still, 1).sqrt().masked_fill(still, 0)
 
 
 class Motion(NamedTuple):

@@ -16,6 +16,7 @@ loss of one's own is a function (outputs, targets) -> losses (b,) for one networ
 units.
 
 R^2 = 1 - sum (t - f)^2 / sum (t - mean t)^2, and D^2 is the same of the Poisson deviance 2 sum (t log(t / r) - t + r).
+Both are NaN where the targets of a split don't vary, for there is nothing to explain.
 """
 
 from __future__ import annotations
@@ -104,7 +105,12 @@ def _huber(outputs: Tensor, targets: Tensor) -> Tensor:
 def _r_squared(outputs: Tensor, targets: Tensor, _losses: Tensor) -> Tensor:
     left = ((_as_targets(outputs, targets) - targets) ** 2).flatten(1).sum(1)
     whole = ((targets - targets.mean(1, keepdim=True)) ** 2).flatten(1).sum(1)
-    return 1 - left / whole
+    return _where_targets_vary(1 - left / whole, targets)
+
+
+def _where_targets_vary(metric: Tensor, targets: Tensor) -> Tensor:
+    """The metric (n,), but NaN where the targets (n, m, ...) of all examples are the same."""
+    return metric.where((targets != targets[:, :1]).flatten(1).any(1), math.nan)
 
 
 def _binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -127,7 +133,7 @@ def _deviance_explained(outputs: Tensor, targets: Tensor, _losses: Tensor) -> Te
         return (torch.xlogy(targets, targets) - targets * log_rate - targets + log_rate.exp()).flatten(1).sum(1)
 
     mean = targets.mean(1, keepdim=True).log().expand_as(targets)
-    return 1 - deviance(_as_targets(outputs, targets)) / deviance(mean)
+    return _where_targets_vary(1 - deviance(_as_targets(outputs, targets)) / deviance(mean), targets)
 
 
 _LOSSES = (
@@ -186,7 +192,10 @@ def check_outputs(task: str, loss: Loss, shape: torch.Size, data: Data) -> None:
     """
     b, targets = shape[0], data.train.targets.shape[1:]
     if loss.targets == "any":
-        fits, needed = len(shape) > 1 and shape[-1] >= 1, f"({b}, 1)"
+        if loss is LOSSES["given"]:
+            fits, needed = tuple(shape) == (b, 1), f"({b}, 1)"
+        else:
+            fits, needed = len(shape) > 1 and shape[-1] >= 1, f"({b}, ...)"
     elif loss.targets == "classes":
         fits = len(shape) == 2 + len(targets) and shape[1:-1] == targets and shape[-1] >= data.classes
         needed = f"({', '.join(map(str, (b, *targets, data.classes)))}): a number for each of {data.classes} classes"

@@ -85,7 +85,6 @@ def continuous_schedule(problem: PowerLaw, budget: int, batch_size: int, points:
     return -np.diff(np.interp(np.arange(budget, -1, -1), time, u)), excess
 
 
-@cache
 def optimal_schedule(
     problem: PowerLaw, budget: int, batch_size: int, interval: int = 1, momentum: bool = False
 ) -> Optimum:
@@ -111,6 +110,15 @@ def optimal_schedule(
     """
     for name, value in (("budget", budget), ("batch_size", batch_size), ("interval", interval)):
         count(name, value)
+    lr, mu, excess = _optimal(problem, budget, batch_size, interval, momentum)
+    return Optimum(torch.tensor(lr), torch.tensor(mu), excess)  # of one's own: those that are kept must not be changed
+
+
+@cache
+def _optimal(
+    problem: PowerLaw, budget: int, batch_size: int, interval: int, momentum: bool
+) -> tuple[Array, Array, float]:
+    """Rates (T,), momenta (T,) and the excess of the best schedule."""
     coarse = interval
     while coarse < budget:
         coarse *= 2
@@ -122,7 +130,7 @@ def optimal_schedule(
         found = _solve(problem, budget, batch_size, coarse, start)
     top = problem.largest_stable_rate(batch_size)
     lr, mu = (row.repeat(interval)[:budget] for row in _controls(found.x.reshape(1 + momentum, -1), top)[:2])
-    return Optimum(torch.from_numpy(lr), torch.from_numpy(mu), float(np.exp(found.fun)))
+    return lr, mu, float(np.exp(found.fun))
 
 
 def _controls(x: Array, top: float) -> tuple[Array, Array, Array]:
