@@ -12,10 +12,11 @@ from rich.table import Table
 
 from lrenv.controllers.agent import agent_factory, agents
 from lrenv.data.folder import folder
+from lrenv.data.types import DataMissing
 from lrenv.envs.actions import HYPERPARAMETERS, KINDS
 from lrenv.envs.observations import OBSERVATIONS, WHITE_BOX
 from lrenv.envs.rewards import REWARDS
-from lrenv.lookup import count
+from lrenv.lookup import count, error_line
 from lrenv.training.optimizers import OPTIMIZERS
 from lrenv.training.tasks import Task, make_task, tasks
 from lrenv.training.trainee import Trainee
@@ -32,8 +33,8 @@ def tasks_table() -> Table:
     for name in tasks():
         try:
             task = make_task(name)
-        except ValueError as error:  # its package is broken
-            shown.add_row(name, str(error), *"---")
+        except Exception as error:  # its package is broken
+            shown.add_row(name, _told(error), *"---")
             continue
         shown.add_row(name, task.summary, str(task.batch_size), str(task.budget), str(task.optimizer))
     settings = ", ".join(
@@ -60,8 +61,14 @@ def memory(envs: int) -> Table:
         shown.add_column(column, justify="right")
     for name in tasks():
         try:
-            trainee = Trainee(make_task(name))
-        except (OSError, TypeError):  # data that isn't there, or a folder that isn't named
+            task = make_task(name)
+            if task.data == "folder" and not task.data_options:  # which folder is not said
+                continue
+            trainee = Trainee(task)
+        except DataMissing:
+            continue
+        except Exception as error:  # damaged data, or a broken package
+            shown.add_row(name, _told(error), *"-----")
             continue
         bytes_ = trainee.memory
         numbers = (bytes_.data, bytes_.held, bytes_.training, bytes_.measuring)
@@ -82,12 +89,16 @@ def agents_lines(trainings: Collection[str]) -> list[str]:
     for name in agents():
         try:
             factory = agent_factory(name)
-        except ValueError as error:  # its package is broken
-            lines.append(f"{name:{width}}  {error}")
-            continue
-        lines += [f"{name:{width}}  {_summary(factory)}", f"{'':{width}}  {_offers(name, factory, trainings)}"]
+            lines += [f"{name:{width}}  {_summary(factory)}", f"{'':{width}}  {_offers(name, factory, trainings)}"]
+        except Exception as error:  # its package is broken
+            lines.append(f"{name:{width}}  {_told(error)}")
     named = "Settings follow a name, as in cosine:peak=0.01:warmup=30; an agent of your own is my_agents.py:Name."
     return [*lines, "", named]
+
+
+def _told(error: Exception) -> str:
+    """What is wrong, in a line; lrenv's own errors say so by themselves."""
+    return str(error) if isinstance(error, ValueError) else error_line(error)
 
 
 def _offers(name: str, factory: Callable[..., Any], trainings: Collection[str]) -> str:

@@ -41,7 +41,7 @@ def what_is(value: object) -> str:
         return "None" if value is None else f"the class {value.__name__}"
     name = type(value).__name__
     length = f" of {len(value)}" if isinstance(value, tuple | list) else ""
-    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}{length}"
+    return f"{_article(name)} {name}{length}"
 
 
 def count(name: str, value: int) -> int:
@@ -58,7 +58,9 @@ def count(name: str, value: int) -> int:
     return value
 
 
-def check_new(kind: str, name: str, taken: Collection[str], own: Collection[str], replace_existing: bool) -> None:
+def check_new(
+    kind: str, name: str, taken: Collection[str], own: Collection[str], replace_existing: bool, told: str = ""
+) -> None:
     """Checks that something may be registered under a name.
 
     Args:
@@ -67,16 +69,25 @@ def check_new(kind: str, name: str, taken: Collection[str], own: Collection[str]
         taken: names of that kind.
         own: those among them that are lrenv's own, which nothing replaces.
         replace_existing: whether a taken name may be used again.
+        told: what else the error says of the one that has the name.
 
     Raises:
         ValueError: the name has another form than `NAME`, or is taken.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ValueError(f"a {kind} can't be named {name!r}: use letters, digits, '_', '.' and '-' of ASCII")
+        raise ValueError(
+            f"{_article(kind)} {kind} can't be named {name!r}: use letters, digits, '_', '.' and '-' of ASCII"
+        )
     if name in own:
         raise ValueError(f"{kind} {name!r} is lrenv's own; choose another name")
     if name in taken and not replace_existing:
-        raise ValueError(f"a {kind} {name!r} exists; choose another name or pass replace_existing=True")
+        raise ValueError(
+            f"{_article(kind)} {kind} {name!r} exists{told}; choose another name or pass replace_existing=True"
+        )
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "AEIOUaeiou" else "a"
 
 
 def error_line(error: BaseException, file: str | None = None) -> str:

@@ -37,9 +37,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lrenv.lookup import NAME
+
 SUFFIX = ".safetensors"
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-"""Of agents and tasks."""
 _OWN = re.compile(r"""(?:'([^']*\.py)'|"([^"]*\.py)"|(.*\.py))\s*:\s*([^\W\d]\w*)""", re.DOTALL)
 _SETTING = re.compile(r":\s*([^\W\d]\w*)\s*=")
 QUOTES = ("'", '"')

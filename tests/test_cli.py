@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ import lrenv.agents
 from lrenv import cli, listing
 from lrenv.agents import View
 from lrenv.controllers.agent import agent_factory
+from lrenv.data.types import DataCorrupt
 from lrenv.envs.actions import KINDS
 from lrenv.envs.observations import OBSERVATIONS
 from lrenv.envs.rewards import REWARDS
 from lrenv.runtime.process import SIGNALS
 from lrenv.runtime.progress import progress
 from lrenv.training.optimizers import OPTIMIZERS
-from lrenv.training.tasks import make_task
+from lrenv.training.tasks import Task, make_task
 from lrenv.training.trainee import Trainee
 
 
@@ -142,6 +143,25 @@ def test_memory_is_predicted_for_the_data_that_is_there(
     line = next(line for line in text.splitlines() if "digits-mlp" in line)
     assert [cell.strip() for cell in line.split("│")][2] == f"{memory.data / 2**20:,.1f}"
     assert call("tasks", "--memory", "--envs", "0") == 2
+
+
+def test_a_broken_task_is_told_in_its_row(monkeypatch: Any, toy: Callable[..., Task]) -> None:
+    def damaged() -> Any:
+        raise DataCorrupt("x.gz is truncated; fetch it again")
+
+    def broken(name: str) -> Task:
+        if name == "broken":
+            raise ZeroDivisionError("of its package")
+        return replace(toy(), data=damaged) if name == "damaged" else make_task(name)
+
+    monkeypatch.setattr(listing, "tasks", lambda: ("damaged", "broken", "two-minima"))
+    monkeypatch.setattr(listing, "make_task", broken)
+    for table, number in ((listing.memory(3), 2), (listing.tasks_table(), 1)):
+        names, told = ([str(cell) for cell in column.cells] for column in table.columns[:2])
+        assert names == ["damaged", "broken", "two-minima"]
+        assert "ZeroDivisionError: of its package" in told[1]
+        assert ("x.gz is truncated" in told[0]) is (number == 2), "data are read for the memory alone"
+        assert told[2][0].isdigit() is (number == 2)
 
 
 def test_tasks_are_listed(call: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

@@ -236,8 +236,10 @@ def test_random_search_draws_from_a_stream_of_its_own() -> None:
         drawn.append(training.drawn()["lr"])
     places = torch.cat(drawn).div(low).log().div(math.log(high / low)).flatten()
     assert len(places.unique()) == len(places)
-    seeds = torch.tensor([s for purpose in ("report", "tuning", "validation") for s in seeds_for(purpose, 50)])
-    others = [draws.uniform(draws.fold(seeds, stream), (4,), F64).flatten() for stream in range(8)]
+    purposes = ("report", "tuning", "validation", "training")
+    seeds = torch.tensor([s for purpose in purposes for s in seeds_for(purpose, 50)])
+    streams = (draws.BATCH, draws.DROPOUT, draws.AUGMENT, draws.INITIAL_LR, draws.EPISODE)
+    others = [draws.uniform(draws.fold(seeds, stream), (4,), F64).flatten() for stream in streams]
     assert (places[:, None] - torch.cat(others)).abs().min() > 1e-9
 
 

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import lrenv
 from lrenv import cli
 from lrenv.controllers import controller_file
-from lrenv.envs.observations import OBSERVATIONS
+from lrenv.envs.observations import OBSERVATIONS, register_observation
 from lrenv.envs.own import observation_name, reward_name
 from lrenv.envs.rewards import REWARDS
 from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.training.dynamics import Dynamics
 
 MINE = """
 import torch
@@ -80,8 +82,26 @@ def test_what_is_no_reward_is_told(folder: Path, spec: str, message: str) -> Non
 def test_two_of_one_name_are_told(folder: Path) -> None:
     Path("other.py").write_text(MINE)
     reward_name("mine.py:fall")
-    with pytest.raises(ValueError, match="a reward 'fall' exists"):
+    with pytest.raises(ValueError, match=r"^reward 'fall' is that of .*/mine.py already; give that of .*/other.py"):
         reward_name("other.py:fall")
+    register_observation("losses", lambda d: d.val_loss[:, None])
+    with pytest.raises(ValueError, match=r"^observation 'losses' is registered already; give that of .*mine.py"):
+        observation_name("mine.py:losses")
+
+
+def test_a_file_that_was_edited_replaces_what_it_registered(folder: Path) -> None:
+    reward_name("mine.py:fall")
+    observation_name("mine.py:losses")
+    Path("mine.py").write_text(MINE.replace("-10.0", "-20.0").replace('"step"', '"steps"'))
+    assert reward_name("mine.py:fall") == "fall"
+    assert observation_name("mine.py:losses") == "losses"
+    d = Dynamics(*(torch.ones(1) for _ in Dynamics._fields))
+    assert REWARDS["fall"](d, torch.tensor([True])) == -20
+    assert set(OBSERVATIONS["losses"]) == {"loss", "steps"}  # type: ignore[arg-type]
+    Path("mine.py").write_text(MINE.replace("def fall", "def rise"))
+    with pytest.raises(ValueError, match="unknown name in mine.py 'fall'"):
+        reward_name("mine.py:fall")
+    assert REWARDS["fall"](d, torch.tensor([True])) == -20
 
 
 def test_training_and_comparing(

@@ -147,6 +147,14 @@ def test_a_name_is_taken_once(registry: None, toy: Callable[..., Task]) -> None:
     assert make_task("toy").budget == 3
 
 
+def test_own_tasks_are_replaced_on_purpose_alone(registry: None, toy: Callable[..., Task]) -> None:
+    mine = replace(toy(), name="digits-mlp")
+    with pytest.raises(ValueError, match="task 'digits-mlp' is lrenv's own; choose another name"):
+        register_task(mine)
+    assert make_task("digits-mlp") != mine
+    assert register_task(mine, replace_existing=True) == make_task("digits-mlp")
+
+
 def test_every_task_is_a_gymnasium_id(registry: None, toy: Callable[..., Task]) -> None:
     register_task(toy())
     assert {f"lrenv/{name}-v0" for name in tasks()} == {name for name in gym.registry if name.startswith("lrenv/")}

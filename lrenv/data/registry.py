@@ -17,7 +17,7 @@ from lrenv.data.packaged import co2, doctor_visits, photo, shuttle, text
 from lrenv.data.published import SOURCES, Source
 from lrenv.data.store import data_root
 from lrenv.data.types import Data, Loader
-from lrenv.lookup import lookup, what_is
+from lrenv.lookup import check_new, lookup, what_is
 
 _LOADERS: dict[str, Loader] = {
     "digits": digits,
@@ -31,6 +31,7 @@ _LOADERS: dict[str, Loader] = {
     "folder": folder,
 }
 """Name -> the function that loads the set."""
+_BUILT_IN = frozenset(_LOADERS)
 _LOADED: dict[tuple[Loader, Path, tuple[tuple[str, object], ...]], Data] = {}
 """What `load` has returned so far: (loader, data root, options) -> data set."""
 
@@ -40,20 +41,19 @@ def datasets() -> tuple[str, ...]:
     return tuple(_LOADERS)
 
 
-def register_data(name: str, loader: Loader, *, replace: bool = False) -> None:
+def register_data(name: str, loader: Loader, replace_existing: bool = False) -> None:
     """Adds a data set, so that `load(name, **options)` returns `loader(**options)`.
 
     Args:
         name: the name for `load`.
         loader: called once per combination of options, which must be hashable; it returns a `Data`, such as
             `from_arrays` makes and checks.
-        replace: allow a name that is taken.
+        replace_existing: overwrite a data set of the same name, lrenv's own included, instead of refusing.
 
     Raises:
-        ValueError: the name is taken and `replace` is false.
+        ValueError: the name is taken, or none that specs can hold.
     """
-    if name in _LOADERS and not replace:
-        raise ValueError(f"data set {name!r} exists already: choose another name, or pass replace=True")
+    check_new("data set", name, _LOADERS, () if replace_existing else _BUILT_IN, replace_existing)
     _LOADERS[name] = loader
 
 

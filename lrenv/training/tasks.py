@@ -19,7 +19,7 @@ from torch import nn
 from lrenv import networks, sources, specs
 from lrenv.data import Data, load
 from lrenv.data.augment import AUGMENTATIONS
-from lrenv.lookup import count, lookup, what_is
+from lrenv.lookup import NAME, check_new, count, lookup, what_is
 from lrenv.networks.architectures import NetworkFactory
 from lrenv.training import analytic, power_law
 from lrenv.training.losses import LOSSES, PerExample
@@ -190,6 +190,8 @@ def initial_rates(initial_lr: InitialLR) -> tuple[float, ...]:
 _TASKS: dict[str, Task] = {}
 _SOURCES: dict[str, str] = {}
 """Name -> where the task was registered, for errors."""
+_BUILT_IN: set[str] = set()
+"""The names of lrenv's own tasks, which are registered below."""
 GROUP = "lrenv.tasks"
 """The entry points under which packages advertise tasks, or functions that give one."""
 
@@ -199,7 +201,7 @@ def register_task(task: Task, replace_existing: bool = False) -> Task:
 
     Args:
         task: the task.
-        replace_existing: overwrite a task of the same name instead of refusing.
+        replace_existing: overwrite a task of the same name, lrenv's own included, instead of refusing.
 
     Raises:
         TypeError: no task.
@@ -208,15 +210,11 @@ def register_task(task: Task, replace_existing: bool = False) -> Task:
     """
     if not isinstance(task, Task):
         raise TypeError(f"register_task takes a lrenv.Task, not {what_is(task)}")
-    if not isinstance(task.name, str) or not specs.NAME.fullmatch(task.name):
-        raise ValueError(f"a task can't be named {task.name!r}: use letters, digits, '_', '.' and '-' of ASCII")
     caller = sys._getframe(1)
     source = f"{caller.f_code.co_filename}:{caller.f_lineno}"
-    if task.name in _TASKS and not replace_existing:
-        raise ValueError(
-            f"a task {task.name!r} exists: {_SOURCES.get(task.name)} registers it, and {source} would again; choose "
-            "another name or pass replace_existing=True"
-        )
+    own = () if replace_existing else _BUILT_IN
+    told = f": {_SOURCES.get(task.name)} registers it, and {source} would again" if task.name in _TASKS else ""
+    check_new("task", task.name, _TASKS, own, replace_existing, told)
     _register_id(task.name)
     _TASKS[task.name], _SOURCES[task.name] = task, source
     return task
@@ -388,7 +386,8 @@ for _task in (
     Task("folder-resnet18", "folder", networks.resnet18, "ResNet-18 on a folder of images: path=...", batch_size=128),
 ):  # fmt: skip
     register_task(_task)
+_BUILT_IN.update(_TASKS)
 
 for _name in sources.advertised(GROUP):
-    if _name not in _TASKS and specs.NAME.fullmatch(_name):
+    if _name not in _TASKS and NAME.fullmatch(_name):
         _register_id(_name)
