@@ -44,17 +44,17 @@ def what_is(value: object) -> str:
     return f"{_article(name)} {name}{length}"
 
 
-def count(name: str, value: int) -> int:
+def count(name: str, value: int, least: int = 1) -> int:
     """Checks that `value` counts something.
 
     Raises:
         TypeError: not an integer.
-        ValueError: below 1.
+        ValueError: below the least.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
     return value
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
+import pickle
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -692,3 +694,64 @@ def test_the_schedule_that_takes_over_is_made_once(monkeypatch: pytest.MonkeyPat
     other = LRController(Loop().optimizer, agent, horizon=T, evaluate=loop.validate, fallback=None)
     with pytest.raises(ValueError, match="a schedule had taken over, and this controller has fallback=None"):
         other.load_state_dict(controller.state_dict())
+
+
+@pytest.mark.parametrize("optimizer_first", [False, True])
+def test_what_looks_at_a_loss_alone_resumes_from_logits_and_targets(optimizer_first: bool) -> None:
+    def make(loop: Loop) -> LRController:
+        def evaluate() -> tuple[Tensor, Tensor]:
+            return loop.model(loop.x[: 9 + loop.at]), loop.y[: 9 + loop.at]  # nobody compares predictions
+
+        return LRController(loop.optimizer, "plateau:peak=0.1:patience=1", T, 1, evaluate, loss="mse")
+
+    whole, loop = Loop(), Loop()
+    expected = whole.run(make(whole), 8)
+    controller = make(loop)
+    before = loop.run(controller, 4)
+    other, going_on = resumed(make, loop, controller, optimizer_first)
+    assert before + other.run(going_on, 4) == expected
+
+
+class Negative(BaseAgent[tuple[()]]):
+    """An agent that asks for rates of both signs."""
+
+    view = View(control="set-raw", observe="clock", interval=1)
+    reads = ("inner_step",)
+
+    def act(self, observation: Any, carry: tuple[()]) -> tuple[Any, tuple[()]]:
+        step = observation[:, :1]
+        return np.where(step == 2, -0.5, (1 + step) / 16), ()
+
+
+def test_a_rate_below_0_is_not_set() -> None:
+    loop = Loop()
+    controller = LRController(loop.optimizer, Negative(), 4)
+    with pytest.warns(UserWarning, match=r"agent 'Negative' asked for the rate -0\.5 at step 2: the rate stays"):
+        rates = loop.run(controller, 4)
+    assert rates == [[1 / 16], [2 / 16], [2 / 16], [4 / 16]]
+    assert [decision.why for decision in controller.history] == [(), (), ("below 0",), ()]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_copies_are_refused(copied: Callable[[Any], Any]) -> None:
+    loop = Loop()
+    controller = LRController(loop.optimizer, "linear:peak=0.1", T)
+    with pytest.raises(TypeError, match=r"can't be copied or pickled.*load_state_dict"):
+        copied(controller)
+
+
+def test_rates_and_counts_that_can_not_be_meant_are_refused() -> None:
+    loop = Loop()
+    for bounds in (("a", "b"), (True, 1), (0.1,), ("a", 0.1), (0.1, torch.tensor([0.1, 0.2]))):
+        with pytest.raises(ValueError, match="bounds must be two rates"):
+            LRController(loop.optimizer, "linear:peak=0.1", T, bounds=bounds)  # type: ignore[arg-type]
+    for patience, error in ((-1, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="patience must be"):
+            LRController(loop.optimizer, Training(), T, patience=patience)  # type: ignore[arg-type]
+    controller = LRController(loop.optimizer, "linear:peak=0.1", T)
+    for lr in ("a", True, -1, float("nan"), torch.tensor([0.1, 0.2]), 1j, torch.tensor(True)):
+        with pytest.raises(ValueError, match="lr must be a rate, one number of 0 or more"):
+            controller.hold(lr)  # type: ignore[arg-type]
+    controller.hold(torch.tensor(0.25))  # type: ignore[arg-type]
+    assert type(controller.state_dict()["held"]) is type(loop.optimizer.param_groups[0]["lr"]) is float
+    assert loop.run(controller, 2) == [[0.25], [0.25]]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,10 @@ class LRController(LRScheduler):
     accumulated, don't count, nor does their loss. With several processes, losses are averaged over them, and the
     first one's measurements and decisions are everyone's. Schedules look at no loss, and so ask for none.
 
-    A loss or a weight that is no number leaves the rate as it is until there are numbers again.
+    A loss or a weight that is no number leaves the rate as it is until there are numbers again, and so does an agent
+    that asks for a rate below 0.
+
+    It can't be copied or pickled, for it listens to this one optimizer: make another and load `state_dict` into it.
 
     Args:
         optimizer: whose rates are driven. Its first rate is where relative controls start; its other groups keep their
@@ -153,6 +157,13 @@ class LRController(LRScheduler):
     def __repr__(self) -> str:
         return f"LRController({self._driver.name}, step {self.last_epoch} of {self.horizon or 'any number'})"
 
+    def __reduce__(self) -> NoReturn:
+        """Refuses `copy.copy`, `copy.deepcopy` and `pickle`: a copy would hear of no step of the copied optimizer."""
+        raise TypeError(
+            "an LRController can't be copied or pickled, for it listens to the steps of its one optimizer: make a new "
+            "one for the other optimizer, and give it what state_dict() gives by load_state_dict()"
+        )
+
     def start(self, loss: Tensor | float | None = None) -> None:
         """Lets the agent decide before the first step; without this call, that happens as the optimizer steps first.
 
@@ -250,6 +261,10 @@ class LRController(LRScheduler):
             return self._held, ["held"]
         low, high = self._bounds
         clipped = min(max(rate, low), high)
+        if clipped < 0:
+            self._say("negative", f"agent {self._driver.name!r} asked for the rate {rate:g} at step {self.last_epoch}: "
+                      "the rate stays as it is until it asks for one of 0 or more")  # fmt: skip
+            return float(self._lr), ["below 0"]
         return clipped, [f"clipped to {low:g} .. {high:g}"] if clipped != rate else []
 
     def _write(self) -> None:
@@ -263,16 +278,16 @@ class LRController(LRScheduler):
             lr: of the first group; that of the moment if None.
 
         Raises:
-            ValueError: a rate below 0 or not finite; or in shadow mode, which changes nothing.
+            ValueError: no number of 0 or more, or not finite; or in shadow mode, which changes nothing.
         """
         if self._shadow:
             raise ValueError("shadow=True changes no rate, so there is none to hold: set the optimizer's own")
-        lr = float(self._lr) if lr is None else lr
-        if not 0 <= lr < math.inf:
-            raise ValueError(f"lr must be a rate, 0 or more, not {lr}")
-        self._held = lr
-        self._lr = torch.full_like(self._lr, lr)
-        self._groups.set_rate(lr)
+        rate = float(self._lr) if lr is None else _number(lr)
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"lr must be a rate, one number of 0 or more, not {lr!r}")
+        self._held = rate
+        self._lr = torch.full_like(self._lr, rate)
+        self._groups.set_rate(rate)
 
     def release(self) -> None:
         """Lets the agent go on after `hold`, from the rate that was held, at its next decision."""
@@ -417,6 +432,14 @@ def _checked_bounds(bounds: tuple[float, float] | None) -> tuple[float, float]:
     """
     if bounds is None:
         return -math.inf, math.inf
-    if not (isinstance(bounds, tuple | list) and len(bounds) == 2 and 0 <= bounds[0] <= bounds[1]):
+    given = [_number(bound) for bound in bounds] if isinstance(bounds, tuple | list) else []
+    if not (len(given) == 2 and 0 <= given[0] <= given[1]):
         raise ValueError(f"bounds must be two rates, 0 or more, the lower one first, not {bounds!r}")
-    return float(bounds[0]), float(bounds[1])
+    return given[0], given[1]
+
+
+def _number(value: Any) -> float:
+    """One real number, also of a tensor; NaN for anything else, and for truth values."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan

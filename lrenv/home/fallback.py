@@ -13,6 +13,7 @@ from lrenv.controllers.agent import Agent, called, make_agent
 from lrenv.envs.actions import Control
 from lrenv.envs.observations import Observer
 from lrenv.home.needs import check_black_box, checked_view, clock, needs_of
+from lrenv.lookup import count
 from lrenv.runtime.ambient import without_gradients
 
 
@@ -57,7 +58,11 @@ class Fallback:
     Args:
         name: a schedule's spec, such as "linear" or "constant:warmup=100"; None never takes over. Without a `peak`, it
             goes on from the rate of the moment, over the steps that are left.
-        patience: how many such decisions in a row are let pass.
+        patience: how many such decisions in a row are let pass, 0 or more.
+
+    Raises:
+        TypeError: a patience that is no integer.
+        ValueError: one below 0, or no such schedule.
 
     Attributes:
         name, patience: as above.
@@ -65,7 +70,7 @@ class Fallback:
     """
 
     def __init__(self, name: str | None, patience: int) -> None:
-        self.name, self.patience = name, patience
+        self.name, self.patience = name, count("patience", patience, 0)
         self._strange = 0
         self.since: int | None = None
         self._peak = 0.0

@@ -29,7 +29,7 @@ class Validated(NamedTuple):
     """What was measured on validation data."""
 
     loss: Tensor  # (1,)
-    predictions: Tensor  # (1, k, p)
+    predictions: Tensor  # (1, k, p); a 0 where they aren't needed
 
 
 class Validation:
@@ -41,7 +41,7 @@ class Validation:
         module: is in evaluation mode meanwhile; None leaves that to `evaluate`.
         target_std: the standard deviation of the training targets where they are numbers, the unit in which predictions
             are compared; that of the validation targets if None.
-        predictions: whether logits are needed.
+        predictions: whether logits are needed; the loss alone is measured if not.
 
     Raises:
         ValueError: an unknown loss.
@@ -97,6 +97,8 @@ class Validation:
                 f"evaluate gives logits {tuple(outputs.shape[1:])} and targets {tuple(targets.shape[1:])}, which loss "
                 f"{self._loss.name!r} can't take ({error}): name another by loss=, one of {', '.join(LOSSES)}"
             ) from error
+        if not self._needed:
+            return Validated(loss, like.new_zeros(1, 1, 1))
         probed = max(1, PROBE // math.prod(outputs.shape[2:-1]))
         return Validated(loss, self._loss.predictions(outputs[:, :probed], std))
 
