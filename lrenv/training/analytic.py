@@ -95,9 +95,8 @@ def optimal_schedule(
     is taken, one of them the schedule refined from coarse intervals to fine ones. For a single curvature it is
     lr_t = 1 / (h (1 + sigma^2 / (b m_0) + t)), which tests hold it against; m_0 is the square of the start.
     """
-    return torch.tensor(
-        _optimal(budget, batch_size, interval, curvature)
-    )  # one's own: what is kept must not be changed
+    # A tensor of one's own: what is kept must not be changed.
+    return torch.tensor(_optimal(budget, batch_size, interval, curvature))
 
 
 @cache
