@@ -16,6 +16,8 @@ from torch.func import functional_call
 
 from lrenv import Task, networks
 from lrenv.data import Data, from_arrays
+from lrenv.envs.rewards import REWARDS
+from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.training.losses import LOSSES, check_outputs, make_loss
 from lrenv.training.trainee import Trainee
 
@@ -165,6 +167,9 @@ def test_a_loss_of_ones_own_trains_as_the_one_it_equals() -> None:
         ("poisson", "numbers", "targets of 0 or more"),
         (lambda o, t: (o.squeeze(1) - t).square().mean(), "numbers", r"a loss per example, \(4,\), not a tensor \(\)"),
         (lambda o, t: o - t[:, 0], "numbers", "can't take outputs"),
+        (lambda o, t: t, "numbers", "numbers without a gradient"),
+        (lambda o, t: (o.squeeze(1) - t).square().detach(), "numbers", "numbers without a gradient"),
+        (lambda o, t: (o.squeeze(1) - t).square().half(), "numbers", "numbers of type torch.float16"),
     ],
 )
 def test_losses_that_do_not_fit(loss: Any, kind: str, message: str) -> None:
@@ -205,3 +210,23 @@ def test_names_of_losses() -> None:
     with pytest.raises(TypeError, match="a name or a function"):
         task_of(3, "numbers")
     assert make_loss("cross_entropy", data_of("classes")).metric == "accuracy"
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_tokens_beyond_the_vocabulary_are_refused_whichever_split_holds_them(part: str) -> None:
+    given = {f"{name}_{what}": IDS[:10] for name in ("train", "val", "test") for what in ("inputs", "targets")}
+    data = from_arrays(**given | {f"{part}_inputs": np.where(np.arange(10)[:, None] == 7, 50, IDS[:10])}, classes=7)
+    with pytest.raises(ValueError, match="IndexError"):
+        Trainee(Task("toy", lambda: data, networks.transformer(8, 2), batch_size=2))
+
+
+def test_a_loss_that_is_no_number_ends_its_episodes_with_finite_rewards() -> None:
+    def broken(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.squeeze(1) - targets) * math.nan
+
+    for reward in REWARDS:
+        envs = LearningRateVectorEnv(2, task_of(broken, "numbers"), reward=reward, device="cpu")
+        envs.reset(seed=0)
+        _, rewards, terminated, *_ = envs.step(envs.action_space.sample())
+        assert np.isfinite(rewards).all()
+        assert terminated.all()

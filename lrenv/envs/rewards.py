@@ -42,8 +42,7 @@ def log_val_loss(d: Dynamics, diverged: Tensor) -> Tensor:
 
 def improvement(d: Dynamics, diverged: Tensor) -> Tensor:
     """Returns how far the logarithm of the validation loss has fallen: the return is how far it fell in all."""
-    # The validation loss before is NaN where a run diverged earlier.
-    previous = _log(_capped(d.previous_val_loss.nan_to_num(nan=torch.inf), d))
+    previous = _log(_capped(d.previous_val_loss, d))
     return torch.where(diverged, previous - _log(_cap(d)) - 1, previous - _log(_capped(d.val_loss, d)))
 
 
@@ -60,7 +59,8 @@ def _cap(d: Dynamics) -> Tensor:
 
 
 def _capped(loss: Tensor, d: Dynamics) -> Tensor:
-    return torch.minimum(loss, _cap(d))
+    # A network whose loss is no number before any step has not diverged yet.
+    return torch.minimum(loss.nan_to_num(nan=torch.inf), _cap(d))
 
 
 def _log(loss: Tensor) -> Tensor:

@@ -212,8 +212,10 @@ def check_outputs(task: str, loss: Loss, shape: torch.Size, data: Data) -> None:
 
 def _try(task: str, loss: Loss, shape: torch.Size, data: Data) -> None:
     """Calls a loss of one's own on outputs that are 0."""
+    outputs = torch.zeros(1, *shape, requires_grad=True)
     try:
-        given = loss.per_example(torch.zeros(1, *shape), data.train.targets[: shape[0]].cpu()[None])
+        with torch.enable_grad():
+            given = loss.per_example(outputs, data.train.targets[: shape[0]].cpu()[None])
     except Exception as error:
         raise ValueError(
             f"task {task!r}: loss {loss.name} can't take outputs {tuple(shape)} and targets "
@@ -222,3 +224,6 @@ def _try(task: str, loss: Loss, shape: torch.Size, data: Data) -> None:
     if not isinstance(given, Tensor) or given.shape != (1, shape[0]):
         held = f"a tensor {tuple(given.shape[1:])}" if isinstance(given, Tensor) else what_is(given)
         raise ValueError(f"task {task!r}: loss {loss.name} must give a loss per example, ({shape[0]},), not {held}")
+    if given.dtype != outputs.dtype or not given.requires_grad:
+        held = f"numbers of type {given.dtype}" if given.dtype != outputs.dtype else "numbers without a gradient"
+        raise ValueError(f"task {task!r}: loss {loss.name} must be differentiable by the outputs, but it gives {held}")

@@ -110,6 +110,9 @@ class Objective:
         examples = self.train.inputs[: min(4, task.batch_size)]
         examples = examples if self._in_advance else self._normalised(examples)
         check_outputs(task.name, self._loss, self.network.dry_run(examples, dtype), data)
+        if data.tokens:  # an id beyond the vocabulary is found now, whichever split holds it
+            splits = (self.train.inputs, self.val.inputs, self.test.inputs)
+            self.network.dry_run(torch.cat([ids[ids.amax(1).argmax()[None]] for ids in splits]), dtype)
         self.layers = self.network.activations(examples, dtype) or [1]
         self._augment = AUGMENTATIONS[task.augment] if task.augment else None
 
