@@ -712,6 +712,84 @@ def test_what_looks_at_a_loss_alone_resumes_from_logits_and_targets(optimizer_fi
     assert before + other.run(going_on, 4) == expected
 
 
+@pytest.mark.parametrize(("every", "over", "more"), [(1, 2, 6), (3, 2, 6), (3, 3, 9), (1, 1, 8)])
+def test_extended_after_its_end_a_schedule_goes_on_at_once(every: int, over: int, more: int) -> None:
+    loop = Loop()
+    controller = LRController(loop.optimizer, "linear:peak=0.1", 6, every)
+    with pytest.warns(UserWarning, match="training goes on after horizon=6"):
+        rates = loop.run(controller, 6 + over)
+    last = 0.1 * (1 - (5 - 5 % every) / 6)
+    assert [rate for (rate,) in rates[6:]] == pytest.approx([last] * over)
+    assert [controller.rate_at(6 + i) for i in range(9)] == pytest.approx([last] * 9)
+    controller.extend(more)
+    planned = [controller.rate_at(step) for step in range(6 + over, 6 + more)]
+    going_on = [0.1 * (1 - (step - step % every) / (6 + more)) for step in range(6 + over, 6 + more)]
+    assert [rate for (rate,) in loop.run(controller, more - over)] == pytest.approx(going_on)
+    assert planned == pytest.approx(going_on)
+
+
+def test_extended_after_its_end_by_too_little_it_is_still_over() -> None:
+    loop = Loop()
+    controller = LRController(loop.optimizer, "linear:peak=0.1", 4)
+    with pytest.warns(UserWarning, match="after horizon=4"):
+        loop.run(controller, 8)
+    for more in (2, 2):  # over before that, and just now
+        controller.extend(more)
+        assert controller.get_last_lr() == pytest.approx([0.025])
+    with pytest.warns(UserWarning, match="after horizon=8"):
+        assert loop.step(controller) == pytest.approx([0.025])
+
+
+def test_extended_after_its_end_training_losses_are_those_of_the_next_step() -> None:
+    loop = Loop()
+    controller = LRController(loop.optimizer, Training(), 4, 4)
+    with pytest.warns(UserWarning, match="after horizon=4"):
+        loop.run(controller, 6)
+    controller.extend(10)
+    assert controller.history[-1].step == 0
+    loop.step(controller)
+    decision = controller.history[-1]
+    assert decision.step == 7
+    assert np.isfinite(decision.train_loss)
+
+
+def test_a_plan_is_asked_for_at_steps_that_there_are() -> None:
+    controller = LRController(Loop().optimizer, "linear:peak=0.1", 4, bounds=(0.03, 0.09))
+    assert [controller.rate_at(step) for step in range(6)] == pytest.approx([0.09, 0.075, 0.05, 0.03, 0.03, 0.03])
+    with pytest.raises(ValueError, match="step must be at least 0, not -1"):
+        controller.rate_at(-1)
+    endless = LRController(Loop().optimizer, "inverse-sqrt:peak=0.1:timescale=4")
+    assert endless.rate_at(99) == pytest.approx(0.02)
+
+
+def test_the_rate_of_a_group_that_is_added_counts_as_an_initial_one() -> None:
+    loop = Loop((0.1, 0.02))
+    controller = LRController(loop.optimizer, "linear:peak=0.1", 10)
+    loop.run(controller, 5)
+    loop.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))], "lr": 0.03})
+    loop.step(controller)
+    assert controller.base_lrs == [0.1, 0.02, 0.03]
+    assert controller.get_last_lr() == pytest.approx([0.04, 0.008, 0.012])
+
+
+def test_two_controllers_of_one_optimizer_are_told_but_for_shadows() -> None:
+    loop = Loop()
+    first = LRController(loop.optimizer, "linear:peak=0.1", 10)
+    shadow = LRController(loop.optimizer, "cosine:peak=0.1", 10, shadow=True)
+    loop.step(first, shadow)
+    StepLR(loop.optimizer, 3)  # wraps `optimizer.step` again
+    loop.step(first)
+    second = LRController(loop.optimizer, "cosine:peak=0.1", 10)
+    with pytest.warns(UserWarning, match="two LRControllers set the rates of this optimizer") as told:
+        loop.step(first, second)
+    assert len(told) == 1
+    loop.step(first, second)
+    del first
+    third = LRController(loop.optimizer, "cosine:peak=0.1", 10)
+    del second
+    loop.step(third)
+
+
 class Negative(BaseAgent[tuple[()]]):
     """An agent that asks for rates of both signs."""
 

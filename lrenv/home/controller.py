@@ -22,7 +22,7 @@ from lrenv.home.history import Decision, History
 from lrenv.home.needs import check_evaluate, check_horizon
 from lrenv.home.observing import Evaluate, Layer, Observing, Validation, watched_weights
 from lrenv.home.processes import is_first
-from lrenv.home.stepping import Losses, Steps, loss_of
+from lrenv.home.stepping import Losses, Steps, listening, loss_of
 from lrenv.lookup import count
 
 IDLE = 20
@@ -61,7 +61,8 @@ class LRController(LRScheduler):
 
     Args:
         optimizer: whose rates are driven. Its first rate is where relative controls start; its other groups keep their
-            ratio to it.
+            ratio to it. The rate of a group that is added later counts as an initial one: from the next decision on,
+            the group's ratio is that of its own rate to the first rate of the first group, not to that of the moment.
         agent: a name (`cosine:peak=0.1`), the path of a controller file, an agent, or a model of Stable-Baselines3.
         horizon: T, steps of the optimizer in all; None for a run without an end, for agents that don't look at it.
         every: N, steps between two decisions; by default the agent's own interval, and 1 for schedules.
@@ -84,6 +85,7 @@ class LRController(LRScheduler):
         horizon: T.
         every: N.
         last_epoch: steps so far, as torch's schedulers call them.
+        base_lrs: the initial rates of all groups; one that is added later is among them from the next decision on.
 
     Raises:
         ValueError: the agent needs what there is not: a horizon, an evaluation, gradients, rates per layer; or the
@@ -152,6 +154,7 @@ class LRController(LRScheduler):
         self.base_lrs: Any = self._groups.initial()
         if unlike := self._groups.unlike(self._driver.view.optimizer):
             self._say("family", f"agent {name!r} {unlike}")
+        self._stepped = False
         self._stepping = Steps(optimizer, self._before_step)
 
     def __repr__(self) -> str:
@@ -175,6 +178,9 @@ class LRController(LRScheduler):
             self._begun = True
 
     def _before_step(self) -> None:
+        if not self._stepped:
+            self._stepped = True
+            self._check_alone()
         if self._can_begin:
             self.start()
 
@@ -243,6 +249,7 @@ class LRController(LRScheduler):
         if not self._shadow:
             self._lr, self._hyper = torch.full_like(self._lr, rate), hyper
             self._write()
+        self.base_lrs = self._groups.initial()
         self.history.add(
             Decision(
                 self.last_epoch, tuple(self._groups.rates()), self._groups.rates_at(proposed),
@@ -294,7 +301,10 @@ class LRController(LRScheduler):
         self._held = None
 
     def extend(self, steps: int) -> None:
-        """Moves the horizon; an agent that had reached the end goes on.
+        """Moves the horizon; an agent that had reached the end goes on at once.
+
+        Only where it looks at training losses, and steps were taken after the end, whose losses weren't kept, it
+        decides after the next step.
 
         Args:
             steps: how many more.
@@ -304,21 +314,30 @@ class LRController(LRScheduler):
         """
         if self.horizon is None:
             raise ValueError("this run has no horizon, so there is nothing to extend")
-        self.horizon += count("steps", steps)
+        end, self.horizon = self.horizon, self.horizon + count("steps", steps)
         self._said = [kind for kind in self._said if kind != "overrun"]
-        at_end = self._begun and self.last_epoch == self.horizon - steps and self.last_epoch % self.every == 0
+        self.last_epoch -= self._losses.settle()
+        spared = self._begun and end <= self.last_epoch - self.last_epoch % self.every  # a decision that the end spared
         self._plan()
-        if at_end:  # the decision that the end had spared
-            self._due = float(self.last_epoch)
-            self._arrive()
+        if spared and self.last_epoch < self.horizon:
+            lacking = self._driver.needs.training and self._losses.stacked() is None
+            self._due = float(self.last_epoch + lacking)
+            if not lacking:
+                self._arrive()
 
     def rate_at(self, step: int) -> float:
-        """The rate of the first group at a step, for schedules.
+        """The rate that a schedule gives the first group at a step, between the bounds; after the end, the last one.
+
+        Args:
+            step: optimizer steps before it, 0 or more.
 
         Raises:
-            ValueError: the agent reacts to training.
+            TypeError: a step that is no integer.
+            ValueError: a step below 0, or the agent reacts to training.
         """
-        return Schedule(self._driver.agent).rate(step - step % self.every, self._end, self.every)
+        low, high = self._bounds
+        at = min(count("step", step, 0), self._end - 1)
+        return min(max(Schedule(self._driver.agent).rate(int(at - at % self.every), self._end, self.every), low), high)
 
     def get_last_lr(self) -> list[Any]:
         """The rates of the parameter groups."""
@@ -405,6 +424,16 @@ class LRController(LRScheduler):
                 f"the state has horizon={horizon}, which holds from here, and this controller was made with "
                 f"horizon={made_for}" + (f": call extend({more}) to train for {made_for} steps" if more > 0 else ""),
                 stacklevel=2,
+            )
+
+    def _check_alone(self) -> None:
+        """Says so if the rates are set by an earlier controller, too, that is still there."""
+        drivers = [x for x in listening(self.optimizer) if isinstance(x, LRController) and not x._shadow]
+        if not self._shadow and drivers[0] is not self:
+            self._say(
+                "two",
+                "two LRControllers set the rates of this optimizer: delete the earlier one, or make one of them with "
+                "shadow=True",
             )
 
     def _check_watched(self) -> None:

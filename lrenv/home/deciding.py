@@ -54,7 +54,8 @@ class Decider:
             lr: (1, 1), of these steps.
             hyper: name -> (1, 1), of these steps.
         """
-        foreseen = self._driver.foreseen(step, horizon, self._every, lr, hyper)
+        # Where training had gone on after the end, a schedule joins in between two decisions.
+        foreseen = self._driver.foreseen(step - step % self._every, horizon, self._every, lr, hyper)
         if foreseen is not None:
             return Outcome(foreseen.act, foreseen.observation, torch.nan, torch.nan, (), {})
         seen = self._observing.look(step, horizon, losses, lr)

@@ -26,8 +26,9 @@ class Groups:
 
     An agent sets one rate, that of the first group whose rate isn't 0 when the controller is made. Others keep the
     ratio to it that they were made with, which stands in each group as `initial_lr`, as with torch's schedulers. So a
-    checkpoint of the optimizer has it, too, and a group that is added later has the ratio of its first rate to the
-    first rate of that group. Where groups may not be changed, the first rates are kept here alone.
+    checkpoint of the optimizer has it, too. The rate of a group that is added later counts as an initial rate: its
+    ratio is to the initial rate of that group, whatever the rate of the moment is. Where groups may not be changed, the
+    first rates are kept here alone.
 
     Args:
         optimizer: with `param_groups`.

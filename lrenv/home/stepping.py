@@ -13,6 +13,9 @@ from torch import Tensor
 
 from lrenv.lookup import what_is
 
+LISTENERS = "lrenv_listeners"
+"""The attribute of a wrapped `optimizer.step` with those who are told of a step before it; further wraps copy it."""
+
 
 class Steps:
     """Notices calls of `optimizer.step`, as torch's schedulers do: the method of this one instance is wrapped.
@@ -46,6 +49,12 @@ class Steps:
         return taken
 
 
+def listening(optimizer: Any) -> list[Any]:
+    """The objects whose methods are told of the optimizer's steps, as far as they are still there."""
+    listeners = (listener() for listener in getattr(getattr(optimizer, "step", None), LISTENERS, ()))
+    return [listener.__self__ for listener in listeners if listener is not None]
+
+
 def _wrap(optimizer: Any, before: WeakMethod[Any], after: WeakMethod[Any]) -> None:
     """Has the optimizer tell of its steps, as long as what listens is there."""
     step = optimizer.step
@@ -59,6 +68,7 @@ def _wrap(optimizer: Any, before: WeakMethod[Any], after: WeakMethod[Any]) -> No
             listener(getattr(self, "found_inf", None))
         return result
 
+    setattr(told, LISTENERS, (*getattr(step, LISTENERS, ()), before))
     # A bound method: torch's schedulers, which wrap it again, look for its function.
     optimizer.step = MethodType(told, optimizer)
 
