@@ -788,6 +788,11 @@ def test_two_controllers_of_one_optimizer_are_told_but_for_shadows() -> None:
     third = LRController(loop.optimizer, "cosine:peak=0.1", 10)
     del second
     loop.step(third)
+    loop = Loop()
+    pair = [LRController(loop.optimizer, "linear:peak=0.1", 10) for _ in range(2)]
+    with pytest.warns(UserWarning, match="two LRControllers") as told:
+        loop.step(*pair)
+    assert len(told) == 1
 
 
 class Negative(BaseAgent[tuple[()]]):
