@@ -102,8 +102,8 @@ class Lines:
         key: the fields that tell results apart.
 
     Attributes:
-        sessions: what added results to the file, in order: command, commit, date, machine.
-        complete: whether there is a session for every result.
+        origins: what added results to the file, in order: command, commit, date, machine.
+        complete: whether there is an origin for every result.
 
     Raises:
         OSError: the file can't be written.
@@ -115,9 +115,9 @@ class Lines:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()  # where nothing can be written, no work is to begin
         entries = json_lines(path)
-        self.sessions: list[dict[str, str]] = [entry["session"] for entry in entries if "session" in entry]
-        self.complete = not entries or "session" in entries[0]
-        self._results = {self.key(entry): entry for entry in entries if "session" not in entry}
+        self.origins: list[dict[str, str]] = [entry["origin"] for entry in entries if "origin" in entry]
+        self.complete = not entries or "origin" in entries[0]
+        self._results = {self.key(entry): entry for entry in entries if "origin" not in entry}
 
     def key(self, result: Result) -> tuple[Any, ...]:
         """What tells this result apart: the values as JSON holds them, before and after they are written alike."""
@@ -126,10 +126,10 @@ class Lines:
     def __contains__(self, result: Result) -> bool:
         return self.key(result) in self._results
 
-    def begin(self, session: dict[str, str]) -> None:
+    def begin(self, origin: dict[str, str]) -> None:
         """Writes what adds the results that follow."""
-        append_line(self.path, to_json({"session": session}))
-        self.sessions.append(session)
+        append_line(self.path, to_json({"origin": origin}))
+        self.origins.append(origin)
 
     def add(self, result: Result) -> None:
         """Writes one more; numbers that are not finite become null."""
@@ -228,7 +228,7 @@ class Reproduction(ABC, Generic[Chosen, Name]):
                 if results is None:
                     continue
                 if not recorded:
-                    self.lines.begin(session())
+                    self.lines.begin(origin())
                     recorded = True
                 for run, new, result in zip(batch, missing, results, strict=True):
                     if new:
@@ -258,7 +258,7 @@ class Reproduction(ABC, Generic[Chosen, Name]):
 
     def page(self, found: Report) -> str:
         """results.md: what made the results, the claims, and the rest."""
-        rows = [tuple(own[name] for name in ("commit", "date", "machine")) for own in self.lines.sessions]
+        rows = [tuple(own[name] for name in ("commit", "date", "machine")) for own in self.lines.origins]
         if not self.lines.complete:
             rows.insert(0, (*committed(self.lines.path), "not recorded"))
         origin = markdown(("commit", "date", "machine"), dict.fromkeys(rows))
@@ -299,7 +299,7 @@ def command(kind: type[Reproduction[Chosen, Any]], settings: type[Chosen], descr
     return status_of(lambda: kind(tyro.cli(settings, description=description)).run())
 
 
-def session() -> dict[str, str]:
+def origin() -> dict[str, str]:
     """What adds results now: command, commit, date and machine."""
     commit = _git("describe", "--always", "--dirty") or "unknown"
     return {"command": command_line(), "commit": commit, "date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine()}

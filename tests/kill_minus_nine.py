@@ -176,7 +176,7 @@ def left(out: Path) -> dict[str, Any]:
                 found[name] = [{k: x for k, x in row.items() if "time" not in k} for row in csv.DictReader(file)]
         elif path.suffix == ".jsonl":
             lines = [json.loads(line) for line in path.read_text().splitlines()]
-            found[name] = [without_durations(line) for line in lines if "session" not in line]  # one more per command
+            found[name] = [without_durations(line) for line in lines if "origin" not in line]  # one more per command
         elif path.suffix == ".md":
             found[name] = ""  # drawn from the lines above; may tell durations
         else:

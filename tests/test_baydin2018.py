@@ -74,7 +74,7 @@ def test_it_goes_on_where_it_stopped(small: Settings, monkeypatch: pytest.Monkey
     Baydin2018(small).run()
     file = small.out / "runs.jsonl"
     whole = file.read_text()
-    # The session, three rates' worth of plain methods, one decayed, and hypergradients at both experiments' betas.
+    # The origin, three rates' worth of plain methods, one decayed, and hypergradients at both experiments' betas.
     assert len(whole.splitlines()) == 1 + 3 * 2 + 1 + (3 + 3 + 4) * 2
     for name in ("tuning.png", "online-logreg.png", "beta.png", "results.md"):
         assert (small.out / name).stat().st_size > 100
@@ -85,7 +85,7 @@ def test_it_goes_on_where_it_stopped(small: Settings, monkeypatch: pytest.Monkey
     Baydin2018(small).run()
     assert 1 <= len(made) <= LOGREG.at_once, "the batch of the half line alone"
     kept, last = (text.splitlines() for text in (file.read_text(), whole))
-    assert [line for line in kept if '"session"' not in line] == last[1:], "and it is the same run"
+    assert [line for line in kept if '"origin"' not in line] == last[1:], "and it is the same run"
 
 
 def test_missing_data_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

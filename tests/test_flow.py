@@ -58,10 +58,10 @@ def test_runs_are_made_once_in_whole_batches(tmp_path: Path, monkeypatch: pytest
     squares(tmp_path).run()
     assert "6 of 7 runs are there" in capsys.readouterr().out
     file = tmp_path / "runs.jsonl"
-    session, *lines = map(json.loads, file.read_text().splitlines())
+    origin, *lines = map(json.loads, file.read_text().splitlines())
     assert lines == [{"scale": "cpu", "number": x, "power": 2.0, "square": x * x} for x in range(1, 7)]
-    assert list(session["session"]) == ["command", "commit", "date", "machine"]
-    file.write_text("".join(json.dumps(line) + "\n" for line in (session, *lines[:3], *lines[4:])) + '{"torn')
+    assert list(origin["origin"]) == ["command", "commit", "date", "machine"]
+    file.write_text("".join(json.dumps(line) + "\n" for line in (origin, *lines[:3], *lines[4:])) + '{"torn')
     made: list[int] = []
     compute = Squares.compute
 
@@ -80,7 +80,7 @@ def test_runs_are_made_once_in_whole_batches(tmp_path: Path, monkeypatch: pytest
 
 def test_a_page_begins_with_what_made_it_and_the_claims(tmp_path: Path) -> None:
     squares(tmp_path).run()
-    commit = Lines(tmp_path / "runs.jsonl", ["number"]).sessions[0]
+    commit = Lines(tmp_path / "runs.jsonl", ["number"]).origins[0]
     head, claims, text = (tmp_path / "results.md").read_text().split("\n## ")
     assert head.startswith("# Squares (Nobody 2020)\n\nMade by `python reproductions/test_flow.py --scale cpu`")
     assert f"| {commit['commit']} | {commit['date']} | {machine()} |" in head
@@ -108,7 +108,7 @@ def test_results_are_found_under_the_keys_that_they_are_written_with(tmp_path: P
 def test_lines_without_a_session_say_so(tmp_path: Path) -> None:
     squares(tmp_path, scale="smoke").run()
     file = tmp_path / "runs.jsonl"
-    file.write_text("".join(line for line in file.read_text().splitlines(True) if "session" not in line))
+    file.write_text("".join(line for line in file.read_text().splitlines(True) if "origin" not in line))
     squares(tmp_path, scale="smoke").draw()
     page = (tmp_path / "results.md").read_text()
     assert "| unknown | unknown | not recorded |" in page, "it is in no commit"
@@ -151,7 +151,7 @@ class Searches(Squares):
 
 
 def test_time_that_is_up_stops_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """Between two iterations; the next session goes on from there, and an interruption is one."""
+    """Between two iterations; the next origin goes on from there, and an interruption is one."""
     now, kind = [0.0], type(schedule_training(FDSSettings(method="random")))
     clock = SimpleNamespace(monotonic=lambda: now[0])
     monkeypatch.setattr(flow, "time", clock)

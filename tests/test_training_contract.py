@@ -319,7 +319,7 @@ def test_rows_are_appended_and_never_written_again(tmp_path: Path) -> None:
 
 
 def test_tensorboard_shows_each_iteration_once(tmp_path: Path) -> None:
-    """A session that goes on after iteration 2 takes the place of what was logged beyond it."""
+    """A command that goes on after iteration 2 takes the place of what was logged beyond it."""
     for done, sign in ((0, 1), (2, -1)):
         events = EventLog(tmp_path, done)
         for i in range(done + 1, done + 4):
@@ -526,7 +526,7 @@ def test_a_signal_saves_what_is_done(
 def test_a_deadline_stops_between_iterations(
     undisturbed: Callable[[str], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Each session has time for one iteration more, and what they make is what was never stopped."""
+    """Each command has time for one iteration more, and what they make is what was never stopped."""
     whole, case, out = undisturbed(name), CASES[name], tmp_path / "run"
     kind = type(case.kind(case.settings(out=out)))
     iterate, clock, done = kind.iterate, [0.0], []
@@ -538,12 +538,12 @@ def test_a_deadline_stops_between_iterations(
 
     monkeypatch.setattr(kind, "iterate", slow)
     monkeypatch.setattr(outer_training, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    for session in itertools.count():
-        settings = case.settings(out=out, resume=session > 0)
+    for turn in itertools.count():
+        settings = case.settings(out=out, resume=turn > 0)
         try:
-            train(case.kind, settings, deadline=clock[0] + 10 * min(session, 1))
+            train(case.kind, settings, deadline=clock[0] + 10 * min(turn, 1))
         except KeyboardInterrupt:
-            assert len(done) == session
+            assert len(done) == turn
         else:
             break
     assert done == list(range(len(log(whole.out)))), "no iteration was made twice"

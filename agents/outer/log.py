@@ -80,8 +80,8 @@ class EventLog(KVWriter):
     """TensorBoard's events, written in this thread: TensorBoard's own writer has a thread, whose failures are silent.
 
     Args:
-        out: the folder; each session of a training writes a file of its own there.
-        iteration: what earlier sessions logged is shown up to this one.
+        out: the folder; each command of a training writes a file of its own there.
+        iteration: what earlier commands logged is shown up to this one.
     """
 
     def __init__(self, out: Path, iteration: int) -> None:
