@@ -321,4 +321,4 @@ def test_what_cannot_be_run_is_told(toy: Callable[..., Task]) -> None:
     compared = compare(toy(), {"mine": Mine(Raising), "step": "constant:peak=0.1"}, 2, device="cpu")
     assert [row.label for row in compared.failed] == ["mine"]
     assert "no more" in compared.failed[0].failure
-    assert Mine(torch.optim.SGD).view == View(control="set-raw", observe="clock")
+    assert Mine(torch.optim.SGD).view == View(control="set-raw", observe="clock", horizon=False)
