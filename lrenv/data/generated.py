@@ -10,6 +10,7 @@ stay as they are. Targets that are numbers have the standard deviation `scale`, 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +25,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Generated:
+class Generated(ABC):
     """The settings and properties that all kinds share.
 
     Attributes:
@@ -38,14 +39,23 @@ class Generated:
     held_out: int
 
     @property
+    @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """The shape of an example."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def outputs(self) -> int:
         """The number of outputs that a network must have, per example or per place of a sequence."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def __call__(self) -> Data:
+        """Returns the data."""
+
+
+@dataclass(frozen=True)
+class Independent(Generated):
+    """The kinds whose examples are drawn independently of one another."""
 
     def __call__(self) -> Data:
         """Returns the data."""
@@ -54,13 +64,13 @@ class Generated:
         train, val, test = pool.cut(self.examples, self.held_out, self.held_out)
         return with_statistics(train, val, test, 0 if targets.dtype.kind == "f" else self.outputs)
 
+    @abstractmethod
     def drawn(self, rng: np.random.Generator, number: int) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
         """Draws independent examples and their targets."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Vectors(Generated):
+class Vectors(Independent):
     """The kinds whose examples are vectors.
 
     Attributes:
@@ -211,7 +221,7 @@ class Sines(Vectors):
 
 
 @dataclass(frozen=True)
-class Sequences(Generated):
+class Sequences(Independent):
     """Sequences of symbols, whose targets are the symbols that follow each place.
 
     Attributes:
@@ -237,9 +247,9 @@ class Sequences(Generated):
         whole = self.sequences(rng, number)
         return whole[:, :-1], whole[:, 1:]
 
+    @abstractmethod
     def sequences(self, rng: np.random.Generator, number: int) -> NDArray[np.int64]:
         """Draws independent sequences (m, L + 1)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
