@@ -20,6 +20,7 @@ def test_text_targets_are_the_characters_that_follow() -> None:
     for split in every[:3]:
         assert torch.equal(split.inputs[:, 1:], split.targets[:, :-1])
     assert last.train.targets.ndim == 1
+    assert every.train.inputs.shape[1] == every.train.targets.shape[1] == last.train.inputs.shape[1] == 24
     windows = {tuple(x): y for x, y in zip(every.val.inputs.tolist(), every.val.targets[:, -1].tolist(), strict=True)}
     shown = zip(last.val.inputs.tolist(), last.val.targets.tolist(), strict=True)
     same = [windows[tuple(x)] == y for x, y in shown if tuple(x) in windows]
