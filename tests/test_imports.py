@@ -34,6 +34,7 @@ LAYERS = (
     "controllers.sb3_agent", "controllers.optimizer_agent",
     "home", "home.processes", "home.stepping", "home.groups", "home.history", "home.needs", "home.observing",
     "home.driver", "home.fallback", "home.deciding", "home.controller",
+    "home.integrations", "home.integrations.callback", "home.integrations.lightning", "home.integrations.transformers",
     "benchmark.held_out", "benchmark.statistics", "benchmark.selection", "benchmark.optimizer_runs",
     "benchmark.evaluation", "benchmark.tuning",
     "benchmark.cells",
@@ -120,6 +121,12 @@ def test_importing_lrenv_is_cheap() -> None:
         "sklearn",
         "mnist1d",
         "tensorboard",
+        "lightning",
+        "transformers",
+        "accelerate",
+        "torchrl",
+        "optuna",
+        "ray",
         "lrenv.agents",
     )
     code = f"import lrenv, sys; print(*(name for name in {heavy} if name in sys.modules))"
