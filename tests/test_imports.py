@@ -22,7 +22,7 @@ LAYERS = (
     "networks.architectures", "networks.perceptrons", "networks.sequences", "networks.gated", "networks",
     "networks.families", "networks.pooling",
     "networks.convolution_kernels", "networks.convolutions",
-    "networks.layers", "networks.initialisation", "networks.stacked",
+    "networks.layers", "networks.initialisation", "networks.pieces", "networks.stacked",
     "training", "training.losses", "training.optimizers", "training.analytic", "training.power_law",
     "training.tasks", "training.drawn",
     "training.power_law_optimum", "training.objective", "training.trainee", "training.dynamics",
