@@ -139,7 +139,8 @@ class LRController(LRScheduler):
             validation = Validation(evaluate, loss, module, target_std, needs.predictions)
         self._can_begin = validation is not None or not needs.training
         observer = self._driver.observer(like.dtype)
-        observing = Observing(observer, needs, validation, self._watched or None, like, self.every)
+        watched = self._watched or None
+        observing = Observing(observer, needs, validation, watched, like, self.every, groups.adaptive())
         self._decider = Decider(self._driver, observing, fall, self.every, like.device)
         self.history = History()
         self._rates = Rates(groups, self._driver.control.hyperparameters, allowed, shadow, like.dtype)

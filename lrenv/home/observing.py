@@ -173,6 +173,7 @@ class Observing:
         watched: the weights of the first and the last layer; None if the agent doesn't look at any.
         like: gives the dtype and the device of what is observed.
         interval: N, steps between two decisions.
+        adaptive: whether the optimizer scales gradients.
     """
 
     def __init__(
@@ -183,9 +184,10 @@ class Observing:
         watched: tuple[Tensor, Tensor] | None,
         like: Tensor,
         interval: int,
+        adaptive: bool,
     ) -> None:
         self._observer, self._needs, self._validation = observer, needs, validation
-        self._watched, self._like, self._interval = watched, like, interval
+        self._watched, self._like, self._interval, self._adaptive = watched, like, interval, adaptive
         self._before: Trained | None = None
         self._dynamics: Dynamics | None = None
         self._displacements: tuple[Tensor, ...] = ()
@@ -209,7 +211,7 @@ class Observing:
 
     @without_gradients
     def _measured(self, now: Trained, losses: Tensor, lr: Tensor, horizon: float) -> Seen:
-        meter = DynamicsMeter(horizon, int(min(self._interval, horizon)), self._needs.motion)
+        meter = DynamicsMeter(horizon, int(min(self._interval, horizon)), self._needs.motion, self._adaptive)
         before = now if self._before is None else self._before
         if before.predictions.shape != now.predictions.shape:
             raise ValueError(
