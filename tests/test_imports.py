@@ -35,6 +35,7 @@ LAYERS = (
     "home", "home.processes", "home.telling", "home.stepping", "home.layers", "home.groups", "home.rates",
     "home.history", "home.needs", "home.gradients", "home.validation", "home.observing", "home.driver",
     "home.fallback", "home.deciding", "home.assembly", "home.saving", "home.controller",
+    "home.integrations", "home.integrations.callback", "home.integrations.lightning", "home.integrations.transformers",
     "benchmark.held_out", "benchmark.statistics", "benchmark.selection", "benchmark.optimizer_runs",
     "benchmark.evaluation", "benchmark.tuning",
     "benchmark.cells",
@@ -121,6 +122,12 @@ def test_importing_lrenv_is_cheap() -> None:
         "sklearn",
         "mnist1d",
         "tensorboard",
+        "lightning",
+        "transformers",
+        "accelerate",
+        "torchrl",
+        "optuna",
+        "ray",
         "lrenv.agents",
     )
     code = f"import lrenv, sys; print(*(name for name in {heavy} if name in sys.modules))"

@@ -371,7 +371,8 @@ class LRController(LRScheduler):
     def _check_alone(self) -> None:
         """Says so if the rates are set by an earlier controller, too, that is still there."""
         drivers = [x for x in listening(self.optimizer) if isinstance(x, LRController) and not x._shadow]
-        if not self._shadow and drivers[0] is not self:
+        # Where Accelerate has put a step of its own in the place of the optimizer's, none is seen.
+        if not self._shadow and any(driver is not self for driver in drivers[:1]):
             self._tell(
                 "two",
                 "two LRControllers set the rates of this optimizer: delete the earlier one, or make one of them with "
