@@ -613,9 +613,10 @@ def test_an_optimizers_state_from_elsewhere_keeps_the_ratios() -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        *({"drop": key} for key in ("said", "held", "base", "losses", "horizon", "hyper", "lr", "initial")),
-        {"decider": {}}, {"hyper": {"momentum": 0.5}},
-        {"horizon": "long"}, {"lr": None}, {"last_epoch": -1}, {"losses": 3}, {"initial": 3},
+        *({"drop": key} for key in ("said", "losses", "horizon", "rates")),
+        *({"drop": key, "of": "rates"} for key in ("held", "base", "hyper", "lr", "initial")),
+        {"decider": {}}, {"rates": {}}, {"horizon": "long"}, {"last_epoch": -1}, {"losses": 3},
+        *({"of": "rates", key: None} for key in ("lr", "initial")), {"of": "rates", "hyper": {"momentum": 0.5}},
         {"part": "driver"}, {"part": "observing"}, {"part": "fallback"}, {"smaller": True},
     ],
 )  # fmt: skip
@@ -628,15 +629,17 @@ def test_a_damaged_state_is_refused_and_changes_nothing(damage: dict[str, Any]) 
     first.run(source, 10)
     assert loop.run(controller, 4) == peer.run(untouched, 4)
     state = source.state_dict()
+    damage = dict(damage)
+    damaged = state[damage.pop("of")] if "of" in damage else state
     if "drop" in damage:
-        del state[damage["drop"]]
+        del damaged[damage["drop"]]
     elif "part" in damage:
         state["decider"][damage["part"]] = {"asked": True}
     elif damage.get("smaller"):
         observing = state["decider"]["observing"]
         observing["first_weights"] = observing["first_weights"][:, :3]
     else:
-        state |= damage
+        damaged |= damage
     with pytest.raises(ValueError, match=r"the state can't be gone on from \(.*pass what state_dict\(\) gave"):
         controller.load_state_dict(state)
     assert controller.base_lrs == untouched.base_lrs
@@ -836,5 +839,5 @@ def test_rates_and_counts_that_can_not_be_meant_are_refused() -> None:
         with pytest.raises(ValueError, match="lr must be a rate, one number of 0 or more"):
             controller.hold(lr)  # type: ignore[arg-type]
     controller.hold(torch.tensor(0.25))  # type: ignore[arg-type]
-    assert type(controller.state_dict()["held"]) is type(loop.optimizer.param_groups[0]["lr"]) is float
+    assert type(controller.state_dict()["rates"]["held"]) is type(loop.optimizer.param_groups[0]["lr"]) is float
     assert loop.run(controller, 2) == [[0.25], [0.25]]

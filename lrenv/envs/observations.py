@@ -17,7 +17,7 @@ White-box parts are gradients and parameters themselves. They make the observati
 | `gradient_change_square` | K | sum of norm(g_(t+1) - g'_t)^2; g'_t is at w_t on that batch: a gradient more per step |
 | `mean_gradient` | P | mean of g_(t+1) |
 | `parameters` | P | w |
-| `fan_in` | K | of each layer, tensor or parameter (`lrenv.networks.stacked.Network.fan_in`); it stays the same |
+| `fan_in` | K | of each layer, tensor or parameter (`lrenv.networks.pieces.Pieces.fan_in`); it stays the same |
 
 d_t is the optimizer's direction, w_(t+1) = w_t - lr d_t, and g_(t+1) the gradient on the batch of the next step, which
 that step will use (`lrenv.training.gradient_observer`). K rates per trainee are those of the control's granularity.

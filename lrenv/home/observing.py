@@ -14,7 +14,7 @@ from lrenv.envs.observations import Observer
 from lrenv.home.needs import Needs, clock
 from lrenv.home.processes import agreed, from_first, mean_of_processes
 from lrenv.lookup import lookup, what_is
-from lrenv.networks.stacked import outer_weights
+from lrenv.networks.pieces import outer_weights
 from lrenv.runtime.ambient import without_gradients
 from lrenv.training.dynamics import Dynamics, DynamicsMeter, Trained
 from lrenv.training.losses import LOSSES
