@@ -25,7 +25,6 @@ myst_enable_extensions = ["dollarmath", "fieldlist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "figures"]
 smartquotes_action = "D"  # dashes alone
-suppress_warnings = ["toc.empty_glob"]
 html_theme = "furo"
 html_title = "lrenv"
 html_static_path = ["static"]

@@ -167,14 +167,20 @@ def _body(function: Any) -> str:
     return f"`{ast.unparse(returned[-1].value)}`"  # type: ignore[arg-type]
 
 
+def _statements(function: Any) -> str:
+    """A function's source without its docstring."""
+    lines = inspect.getsource(function).splitlines()
+    node: Any = ast.parse("\n".join(lines)).body[0]
+    first = node.body[1 if ast.get_docstring(node) else 0].lineno
+    return "\n".join(lines[: node.body[0].lineno - 1] + lines[first - 1 :])
+
+
 def _rewards() -> str:
     sections = []
     for name, reward in rewards.REWARDS.items():
-        source = inspect.getsource(reward)
         told = docstrings.parse(inspect.getdoc(reward)).text
-        body = "\n".join(line for line in source.splitlines() if '"""' not in line)
-        sections.append(f"## `{name}`\n\n{linked(told)}\n\n```python\n{body}\n```")
-    helpers = [rewards._cap, rewards._capped, rewards._log, rewards._decisions_left]
+        sections.append(f"## `{name}`\n\n{linked(told)}\n\n```python\n{_statements(reward)}\n```")
+    helpers: list[Any] = [rewards._cap, rewards._capped, rewards._log, rewards._decisions_left]
     used = "\n\n".join(inspect.getsource(each).strip() for each in helpers)
     return (
         f"# Rewards\n\n{_doc('lrenv.envs.rewards')}\n\n" + "\n\n".join(sections) + "\n\n## What they are made of\n\n"
