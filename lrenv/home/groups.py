@@ -196,6 +196,10 @@ class Groups:
             "not suit the other"
         )
 
+    def adaptive(self) -> bool:
+        """Whether it scales gradients, as all but SGD do."""
+        return not isinstance(self._optimizer, torch.optim.SGD)
+
     def family(self) -> str:
         """What kind of optimizer it is."""
         name = type(self._optimizer).__name__
