@@ -4,7 +4,7 @@ The policy corrects a schedule. With the inner steps t, the budget T, the middle
 the budget, the fan-in f_k of layer k, and what is seen at a decision, x_k, the rate of layer k is
 
     log r_k = log peak - e log(f_k / 64) + log s(p) + c_k,    s(p) = min(1, p / w) (1 - p)^q
-    c_k <- c_k + log(3) tanh(perceptron(x_k, c_k))
+    c_k <- c_k / 2 + log(100) / 2 tanh(perceptron(x_k, c_k))
 
 peak (one for optimizers that scale gradients, one for SGD), e, w and q are learned like the perceptron's weights; an
 untrained policy is a warm-up and linear decay. What is seen are losses relative to the first one and their scatter, how

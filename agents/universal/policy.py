@@ -15,9 +15,11 @@ from torch import Tensor
 
 from lrenv.envs.observations import HORIZON, TRAINING
 
-FACTOR = 3.0
-"""The most that one decision changes a correction by. Larger ones are worse on few decisions a run, and smaller ones
-can't leave a bad rate in time."""
+RANGE = 100.0
+"""The most that the rate is above or below the schedule's."""
+KEPT = 0.5
+"""The part of a correction that is kept at a decision. The perceptron sees the correction, so it can hold on to it; if
+it had to undo what it added, a small error of the same sign at each of 300 decisions would be a large one."""
 CENTRES = {
     "train_fall": (-0.5, 1.0), "train_change": (0.0, 0.2), "loss_spread": (-1.0, 1.0), "first_update": (-2.0, 1.0),
     "last_update": (-2.0, 1.0), "first_cosine": (0.0, 0.5), "last_cosine": (0.0, 0.5), "steps": (2.0, 1.0),
@@ -134,7 +136,7 @@ def decide(architecture: Architecture, theta: Tensor, observation: Observation, 
     )
     hidden = torch.tanh(x @ parts["w1"] + parts["b1"][:, None])
     output = (hidden * parts["w2"][:, None]).sum(-1) + parts["b2"]
-    correction = correction + math.log(FACTOR) * torch.tanh(output)
+    correction = KEPT * correction + (1 - KEPT) * math.log(RANGE) * torch.tanh(output)
     rates = log_schedule(architecture, parts["schedule"], seen) + correction
     if architecture.layers:
         exponent = FAN_IN + parts["schedule"][:, SCHEDULE.index("fan_in"), None]
