@@ -11,10 +11,10 @@ White-box parts are gradients and parameters themselves. They make the observati
 | part | shape | |
 |---|---|---|
 | `hypergradient` | K | sum over the interval's steps of -<g_(t+1), d_t> (Baydin et al. 2018, equation 5) |
-| `gradient_square` | K | sum of |g_(t+1)|^2 |
+| `gradient_square` | K | sum of norm(g_(t+1))^2 |
 | `gradient_absolute` | K | sum of the absolute values of g_(t+1), its l1 norm |
-| `direction_square` | K | sum of |d_t|^2 |
-| `gradient_change_square` | K | sum of |g_(t+1) - g'_t|^2; g'_t is at w_t on the same batch: a gradient more per step |
+| `direction_square` | K | sum of norm(d_t)^2 |
+| `gradient_change_square` | K | sum of norm(g_(t+1) - g'_t)^2; g'_t is at w_t on that batch: a gradient more per step |
 | `mean_gradient` | P | mean of g_(t+1) |
 | `parameters` | P | w |
 | `fan_in` | K | of each layer, tensor or parameter (`lrenv.networks.pieces.Pieces.fan_in`); it stays the same |
