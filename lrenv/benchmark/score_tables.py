@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from lrenv.runtime.files import replace_file
 from lrenv.runtime.json_values import to_json
 
 LEAGUES = {True: "Horizon known", False: "Horizon unknown"}
+LINES = 20
+"""Names of levels that the figure has room for, one above the other."""
 
 
 def save(scores: Scores, out: Path) -> None:
@@ -154,13 +156,26 @@ def figure(scores: Scores, budgets: Budgets) -> Figure:
     for number, (name, curve) in enumerate(budgets.families.items()):
         axes.plot(budgets.counts, curve, "o-", color=colours[number % len(colours)], label=name, linewidth=1.5)
     means = {row.agent: row.mean for row in scores.rows}
-    for number, name in enumerate(budgets.worth):
-        style = ("--", ":", "-.")[number % 3]
-        axes.axhline(means[name], color=str(0.25 + 0.15 * (number % 4)), linestyle=style, linewidth=1, label=name)
+    levels = {name: means[name] for name in budgets.worth}
+    for name, level in levels.items():
+        axes.axhline(level, color="0.6", linewidth=0.8)
     axes.set(xscale="log", yscale="log", xlabel="random draws of settings (runs spent on tuning)")
     axes.set_ylabel(f"loss relative to tuned {scores.outcome.suite.reference}")
     axes.set_xticks(budgets.counts, [str(count) for count in budgets.counts])
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    for side in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        side(matplotlib.ticker.StrMethodFormatter("{x:.3g}"))
+    low, high = axes.get_ylim()
+    for name, place in _apart(levels, (high / low) ** (1 / LINES)).items():
+        axes.annotate(name, (1.01, place), xycoords=("axes fraction", "data"), fontsize="small", va="center")
     axes.grid(alpha=0.2)
     axes.legend(frameon=False, fontsize="small")
     return drawn
+
+
+def _apart(levels: Mapping[str, float], factor: float) -> dict[str, float]:
+    """Where the names of levels stand, from the lowest on, each at least a factor above the one before."""
+    places: dict[str, float] = {}
+    for name, level in sorted(levels.items(), key=lambda pair: pair[1]):
+        places[name] = max([level, *(place * factor for place in [*places.values()][-1:])])
+    return places
