@@ -157,7 +157,7 @@ def figure(scores: Scores, budgets: Budgets) -> Figure:
         axes.plot(budgets.counts, curve, "o-", color=colours[number % len(colours)], label=name, linewidth=1.5)
     means = {row.agent: row.mean for row in scores.rows}
     levels = {name: means[name] for name in budgets.worth}
-    for name, level in levels.items():
+    for level in levels.values():
         axes.axhline(level, color="0.6", linewidth=0.8)
     axes.set(xscale="log", yscale="log", xlabel="random draws of settings (runs spent on tuning)")
     axes.set_ylabel(f"loss relative to tuned {scores.outcome.suite.reference}")
