@@ -54,7 +54,7 @@ class Architecture:
     layers: bool = False
     horizon: bool = True
     gradients: bool = False
-    hidden: int = 16
+    hidden: int = 8
 
     @property
     def observe(self) -> tuple[str, ...]:

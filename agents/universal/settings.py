@@ -26,7 +26,8 @@ class UniversalSettings(OuterSettings):
         eval_tasks: the number of these tasks, which are drawn, too, and are never trained on.
         updates: the number of updates of theta.
         tasks: the number of tasks per update.
-        pairs: the number of antithetic pairs per task; both of a pair share their initial weights and batches.
+        pairs: the number of antithetic pairs per task; both of a pair share their initial weights and batches. On two
+            cores 64 pairs take less than twice the time of 8, for small networks are bound by calls, not by work.
         sigma: the standard deviation of the perturbations.
         outer_lr: the learning rate of Adam for theta; it falls linearly to 0.
         spread: the differences of a task's pairs are divided by their root mean square, so that no task outweighs
@@ -48,14 +49,14 @@ class UniversalSettings(OuterSettings):
     eval_tasks: int = 16
     updates: int = 500
     tasks: int = 4
-    pairs: int = 8
+    pairs: int = 64
     sigma: float = 0.1
     outer_lr: float = 0.03
     spread: float = 0.05
     layers: bool = False
     horizon: bool = True
     gradients: bool = False
-    hidden: int = 16
+    hidden: int = 8
 
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError for a setting that cannot be meant."""
