@@ -161,7 +161,7 @@ def _title(package: str) -> str:
 
 
 def _one_line(known: Known) -> str:
-    return linked(docstrings.parse(known.factory.__doc__).summary, known.module)
+    return _rich(docstrings.parse(known.factory.__doc__).summary, known)
 
 
 def _toc(entries: list[str]) -> str:
@@ -217,8 +217,8 @@ def _facts(known: Known) -> list[tuple[str, str]]:
         facts.append(("sets", "everything: it is the optimizer, in the place of the task's"))
     else:
         facts += [
-            ("sets", _names(view.control)),
-            ("observes", _names(view.observe)),
+            ("sets", _names(view.control, "actions")),
+            ("observes", _names(view.observe, "observations")),
             ("decides", "every inner step" if view.interval == 1 else _interval(view.interval)),
             ("optimizer", _optimizer(view)),
         ]
@@ -231,8 +231,9 @@ def _facts(known: Known) -> list[tuple[str, str]]:
     return facts
 
 
-def _names(names: str | tuple[str, ...]) -> str:
-    return ", ".join(f"`{name}`" for name in ((names,) if isinstance(names, str) else names))
+def _names(names: str | tuple[str, ...], page: str) -> str:
+    listed = (names,) if isinstance(names, str) else names
+    return ", ".join(f"[`{name}`](../catalogue/{page}.md)" for name in listed)
 
 
 def _interval(interval: int | None) -> str:
@@ -299,12 +300,13 @@ def _settings(known: Known, docstring: docstrings.Docstring) -> str:
     for parameter in parameters:
         default = "must be given" if parameter.default is parameter.empty else f"`{parameter.default!r}`"
         limits = LIMITS.get(parameter.name)
-        rows.append([
-            f"`{parameter.name}`", default, _rich(told.get(parameter.name, ""), known), limits[1] if limits else "",
-        ])  # fmt: skip
+        text = told.get(parameter.name, "")
+        if limits:
+            text = f"{text.rstrip('.')}. Must be {limits[1]}." if text else f"Must be {limits[1]}."
+        rows.append([f"`{parameter.name}`", default, _rich(text, known)])
     if not rows:
         return ""
-    return "## Settings\n\n" + docstrings.table(["setting", "default", "what it does", "what it may be"], rows)
+    return "## Settings\n\n" + docstrings.table(["setting", "default", "what it does"], rows)
 
 
 def _arguments(known: Known, factory: Any) -> dict[str, str]:
