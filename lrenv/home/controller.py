@@ -16,13 +16,10 @@ from lrenv.controllers.agent import Agent
 from lrenv.home.assembly import Settings, assemble
 from lrenv.home.fallback import Schedule
 from lrenv.home.gradients import Gradients
-from lrenv.home.history import Decision, History
 from lrenv.home.layers import Layer
 from lrenv.home.processes import is_first
-from lrenv.home.rates import BELOW
 from lrenv.home.saving import Progress, of_other_horizon, read, state_of
 from lrenv.home.stepping import Losses, Steps, listening, loss_of
-from lrenv.home.telling import Telling
 from lrenv.home.validation import Evaluate
 from lrenv.lookup import count
 
@@ -117,24 +114,17 @@ class LRController(LRScheduler):
         settings = Settings(
             horizon, every, evaluate, bounds, shadow, module, first, last, layers, loss, target_std, fallback, patience
         )
-        self._parts = parts = assemble(optimizer, agent, settings)
-        self._driver, self._rates, self._gradients = parts.driver, parts.rates, parts.gradients
-        self.horizon, self.every, self._shadow = horizon, parts.every, shadow
-        self.history = History()
+        self._decider, self._gradients, self.every, self._can_begin = assemble(optimizer, agent, settings)
+        self._driver, self._rates = self._decider.driver, self._decider.rates
+        self._tell, self.history = self._decider.tell, self._decider.history
+        self.horizon, self._shadow, self._stepped = horizon, shadow, False
         self._begun = False
         self._first: Tensor | None = None  # the loss (1,) that the agent is shown before the first step
         self._losses = Losses()
-        self._tell = Telling()
         self._idle = self.last_epoch = 0
         self._due = 0.0  # the step at which there is something to do next
         self._plan()
-        groups = self._rates.groups
-        self.base_lrs: Any = groups.initial()
-        if unlike := groups.unlike(self._driver.view.optimizer):
-            self._tell("family", f"agent {self._driver.name!r} {unlike}")
-        if parts.split:
-            self._tell("split", parts.split)
-        self._stepped = False
+        self.base_lrs: Any = self._rates.groups.initial()
         self._stepping = Steps(optimizer, self._before_step, early=self._gradients is not None)
 
     def __repr__(self) -> str:
@@ -171,7 +161,7 @@ class LRController(LRScheduler):
             self._check_alone()
         if self._gradients is not None:
             self._look_at(self._gradients)
-        elif self._parts.can_begin:
+        elif self._can_begin:
             self.start()
 
     def _look_at(self, gradients: Gradients) -> None:
@@ -184,7 +174,7 @@ class LRController(LRScheduler):
             return
         gradients.see()
         if not self._begun:
-            if self._parts.can_begin or self._first is not None:
+            if self._can_begin or self._first is not None:
                 self._begin()
         elif self.last_epoch >= self._due:
             self._arrive()
@@ -245,26 +235,8 @@ class LRController(LRScheduler):
 
     def _decide(self, losses: Tensor | None) -> None:
         """A decision, after steps with the losses (k,)."""
-        rates = self._rates
-        self._check_watched()
-        outcome = self._parts.decider.decide(self.last_epoch, self._end, losses, rates.lr, rates.hyper)
-        if self._gradients is not None:
-            self._gradients.clear()
-        for kind, sentence in outcome.said.items():
-            self._tell(kind, sentence)
-        proposed = outcome.act.lr[0].tolist()
-        why = rates.decide(proposed, outcome.act.hyper)
-        if BELOW in why:
-            self._tell("negative", f"agent {self._driver.name!r} asked for the rate {min(proposed):g} at step "
-                       f"{self.last_epoch}: the rate stays as it is until it asks for one of 0 or more")  # fmt: skip
-        self.base_lrs = rates.groups.initial()
-        self.history.add(
-            Decision(
-                self.last_epoch, rates.groups.rates_of_cells(), rates.groups.rates_at(proposed),
-                {name: float(value) for name, value in outcome.act.hyper.items()}, outcome.train_loss,
-                outcome.val_loss, outcome.observation, outcome.act.action, (*outcome.why, *why),
-            )
-        )  # fmt: skip
+        self._decider.decide(self.last_epoch, self._end, losses)
+        self.base_lrs = self._rates.groups.initial()
 
     @property
     def _end(self) -> float:
@@ -342,8 +314,8 @@ class LRController(LRScheduler):
         at the last decision, and how far they had moved. `history` is not in it.
         """
         self.last_epoch -= self._losses.settle()
-        progress = Progress(self.horizon, self.last_epoch, self._begun, self._first, self._losses, self._tell.said)
-        return state_of(self._driver.name, self.every, progress, self._rates, self._parts.decider)
+        progress = Progress(self.horizon, self.last_epoch, self._begun, self._first, self._losses)
+        return state_of(self.every, progress, self._decider)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on exactly as the controller would have whose state this is, with the rates that it had set.
@@ -356,8 +328,8 @@ class LRController(LRScheduler):
                 missing or can't be meant.
         """
         made_for = self.horizon
-        progress, restore = read(state_dict, self._driver.name, self.every, self._rates, self._parts.decider)
-        self.horizon, self.last_epoch, self._begun, self._first, self._losses, self._tell.said = progress
+        progress, restore = read(state_dict, self.every, self._decider)
+        self.horizon, self.last_epoch, self._begun, self._first, self._losses = progress
         restore()
         self.base_lrs = self._rates.groups.initial()
         self._plan()
@@ -377,13 +349,4 @@ class LRController(LRScheduler):
                 "two",
                 "two LRControllers set the rates of this optimizer: delete the earlier one, or make one of them with "
                 "shadow=True",
-            )
-
-    def _check_watched(self) -> None:
-        """Says so if the optimizer has been given other parameters than those that are looked at."""
-        if not self._rates.groups.hold(self._parts.watched):
-            self._tell(
-                "replaced",
-                "the optimizer's groups were replaced, and it no longer trains the first and the last layer that are "
-                "looked at: make a new controller for it",
             )
