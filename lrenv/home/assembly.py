@@ -82,7 +82,7 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     watched = (first, last) if needs.weights else None
     constant = layers.constant(like) if driver.fan_in else {}
     observing = Observing(
-        driver.observer(like.dtype), needs, validation, watched, gradients, constant, like, every
+        driver.observer(like.dtype), needs, validation, watched, gradients, constant, like, every, groups.adaptive()
     )  # fmt: skip
     if needs.clock_alone:
         fall = Fallback(None, 0)

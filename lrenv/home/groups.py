@@ -41,10 +41,15 @@ class Groups:
         layers: what has a rate of its own; None for the network as a whole.
 
     Raises:
-        ValueError: it has no groups, or none with a rate.
+        ValueError: it has no groups, or none with a rate; or it wraps another optimizer.
     """
 
     def __init__(self, optimizer: Any) -> None:
+        if hasattr(getattr(optimizer, "optimizer", None), "param_groups"):
+            raise ValueError(
+                f"{type(optimizer).__name__} wraps an optimizer, which may not step when it does: make the controller "
+                "for the one inside, before it is wrapped (before accelerator.prepare)"
+            )
         self._optimizer, self._write = optimizer, False
         self.layers: Layers | None = None
         self._first: list[float] = []  # rates of the groups that were seen, or that a checkpoint tells of
@@ -195,6 +200,10 @@ class Groups:
             f"was made for {trained_on!r} ({family}), and this optimizer is {self.family()}: rates that suit one may "
             "not suit the other"
         )
+
+    def adaptive(self) -> bool:
+        """Whether it scales gradients, as all but SGD do."""
+        return not isinstance(self._optimizer, torch.optim.SGD)
 
     def family(self) -> str:
         """What kind of optimizer it is."""

@@ -41,6 +41,7 @@ class Observing:
         constant: what is shown besides, and stays the same: part -> (1, K).
         like: gives the dtype and the device of what is observed.
         interval: N, steps between two decisions.
+        adaptive: whether the optimizer scales gradients.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class Observing:
         constant: Mapping[str, Tensor],
         like: Tensor,
         interval: int,
+        adaptive: bool,
     ) -> None:
         self._observer, self._needs, self._validation = observer, needs, validation
         self._gradients, self._constant = gradients, constant
-        self._watched, self._like, self._interval = watched, like, interval
+        self._watched, self._like, self._interval, self._adaptive = watched, like, interval, adaptive
         self.watched: Sequence[Tensor] = [*(watched or ()), *(() if gradients is None else gradients.parameters)]
         self._before: Trained | None = None
         self._dynamics: Dynamics | None = None
@@ -81,7 +83,7 @@ class Observing:
 
     @without_gradients
     def _measured(self, now: Trained, losses: Tensor, lr: Tensor, horizon: float) -> Seen:
-        meter = DynamicsMeter(horizon, int(min(self._interval, horizon)), self._needs.motion)
+        meter = DynamicsMeter(horizon, int(min(self._interval, horizon)), self._needs.motion, self._adaptive)
         before = now if self._before is None else self._before
         if before.predictions.shape != now.predictions.shape:
             raise ValueError(
