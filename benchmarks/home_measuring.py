@@ -44,7 +44,7 @@ class Settings:
     """Steps between two decisions."""
     part: int = 64
     """Validation examples of the small part."""
-    seeds: int = 8
+    seeds: int = 5
     """Runs of each."""
     out: Path = RESULTS
     """The folder of the results."""

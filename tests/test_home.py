@@ -366,7 +366,7 @@ def test_evaluation_mode_and_gradients_are_as_before() -> None:
         (Reacting(), {"evaluate": lambda: 1.0}, "observes progress"),
         ("plateau:peak=0.1", {"every": 5}, "observes the validation loss: pass evaluate="),
         ("plateau:peak=0.1", {"evaluate": lambda: 1.0}, "no interval of its own: pass every="),
-        ("gala", {}, "observes gradient_change_square: that takes another gradient per step"),
+        ("gala", {}, "observes gradient_change_square, which takes another gradient per step"),
         ("sgd-hd:granularity=parameter", {}, "sets a rate per parameter, and an optimizer of torch takes"),
         ("sgd-hd:granularity=layer", {}, "sets a rate per layer: pass module=, the network that the optimizer trains"),
         ("metz2019-cpu", {"horizon": 9}, "is an optimizer itself"),

@@ -13,6 +13,8 @@ from torch import nn
 import lrenv
 from lrenv.agents.base import BaseAgent
 from lrenv.agents.ppo.agent import Architecture, PPOController
+from lrenv.agents.universal.agent import UniversalController
+from lrenv.agents.universal.policy import Architecture as Universal
 from lrenv.controllers.agent import Agent, View
 from lrenv.data import Data
 from lrenv.envs.vector_env import LearningRateVectorEnv
@@ -179,6 +181,19 @@ class Mixed(BaseAgent[tuple[()]]):
         seen = 3 * observation["mean_gradient"].mean(1) + observation["parameters"].std(1)
         own = observation["gradient_absolute"] + observation["scale-free"].mean(1, keepdims=True)
         return np.sin(np.concatenate([own, own[:, :1]], 1) + seen[:, None]), ()
+
+
+@pytest.mark.filterwarnings("ignore:the optimizer's 1 parameter groups were split")
+@pytest.mark.parametrize("architecture", [Universal(), Universal(layers=True), Universal(True, True, True)], ids=str)
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+def test_universal_controllers_choose_the_environments_rates(
+    toy: Callable[..., Task], architecture: Universal, optimizer: str
+) -> None:
+    theta = 0.2 * torch.randn(architecture.size, generator=torch.Generator().manual_seed(2))
+    agent = UniversalController(theta, architecture)
+    task = toy(optimizer=optimizer, budget=24, interval=4, initial_lr=1e-2)
+    rates, envs = environment_rates(task, agent, 5)
+    np.testing.assert_allclose(loop_rates(task, agent, 5, envs, every=4), rates, rtol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:the optimizer's 1 parameter groups were split")

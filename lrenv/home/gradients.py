@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lrenv.home.groups import Groups
 from lrenv.home.layers import Group, Layers
+from lrenv.home.needs import WORKS
 from lrenv.runtime.ambient import without_gradients
 from lrenv.training.gradient_observer import CHANGE, MEAN, PRODUCTS, Step, Sums
 from lrenv.training.optimizers import Hyper, Optimizer, adam, momentum, rmsprop, sgd
@@ -66,8 +67,8 @@ def check_gradients(optimizer: Any, groups: Groups, agent: str, parts: Sequence[
     """
     if CHANGE in parts:
         raise ValueError(
-            f"agent {agent!r} observes {CHANGE}: that takes another gradient per step, of the next batch at the "
-            "weights before the step, which a loop doesn't compute; sgd-hd, nesterov-hd, adam-hd and osgm do without"
+            f"agent {agent!r} observes {CHANGE}, which takes another gradient per step than a loop computes, of the "
+            f"next batch at the weights before the step: {WORKS}"
         )
     kind = KINDS.get(type(optimizer))
     lacking = () if kind is None else [name for name in kind.without for group in groups.all if group.get(name)]
