@@ -357,6 +357,47 @@ def test_hypergradients_stop_at_the_end_and_begin_anew_when_it_is_moved() -> Non
     assert loop.run(controller, 1) != [last]
 
 
+def test_steps_that_no_one_saw_are_told() -> None:
+    loop = Loop()
+    controller = LRController(loop.optimizer, HD)
+    loop.step(controller)
+    with pytest.warns(UserWarning, match="observes gradients, and saw none of this step: let Python call"):
+        controller.step(stepped=True)
+    assert controller.last_epoch == 2
+
+
+def test_a_step_whose_evaluation_failed_can_be_tried_again() -> None:
+    """Its gradient counts once."""
+    rates = []
+    for fails in (0, 2):
+        loop, left = Loop(), [fails]
+
+        def validate(loop: Loop = loop, left: list[int] = left) -> Tensor:
+            left[0] -= loop.at == 3
+            if loop.at == 3 and left[0] >= 0:
+                raise OSError("no disk")
+            return loop.validate()
+
+        controller = LRController(loop.optimizer, Reacting(), T, evaluate=validate, fallback=None)
+        loop.run(controller, 3)
+        for _ in range(fails):
+            with pytest.raises(OSError, match="no disk"):
+                loop.step(controller)
+        rates.append(loop.run(controller, 6))
+    assert rates[0] == rates[1]
+    assert len(set(map(tuple, rates[0]))) == 6
+
+
+class Reacting(BaseAgent[tuple[()]]):
+    """An agent that looks at validation and at gradients."""
+
+    view = View("scale", ("clock", "hypergradient", "gradient_square"), 1)
+
+    def act(self, observation: Any, carry: tuple[()]) -> tuple[Any, tuple[()]]:
+        seen = observation["hypergradient"] + observation["gradient_square"] + observation["clock"][:, 4:]
+        return np.sin(seen), ()
+
+
 def test_parameters_without_a_gradient_stand_still() -> None:
     loop = Loop()
     spare = nn.Parameter(torch.ones(3))

@@ -50,25 +50,32 @@ class LRController(LRScheduler):
     accumulated, don't count, nor does their loss. With several processes, losses are averaged over them, and the
     first one's measurements and decisions are everyone's. Schedules look at no loss, and so ask for none.
 
-    A loss or a weight that is no number leaves the rate as it is until there are numbers again, and so does an agent
-    that asks for a rate below 0.
+    An agent that observes gradients decides within `optimizer.step`, before the step, at the gradient that it will be
+    taken with. One that sets a rate per layer has the optimizer's groups split by layer, once and for all; a warning
+    says so.
+
+    A loss, weight or gradient that is no number leaves the rate as it is until there are numbers again, and so does an
+    agent that asks for a rate below 0.
 
     It can't be copied or pickled, for it listens to this one optimizer: make another and load `state_dict` into it.
 
     Args:
         optimizer: whose rates are driven. Its first rate is where relative controls start; its other groups keep their
-            ratio to it. The rate of a group that is added later counts as an initial one: from the next decision on,
-            the group's ratio is that of its own rate to the first rate of the first group, not to that of the moment.
+            ratio to it, or to their layer's. The rate of a group that is added later counts as an initial one: from the
+            next decision on, the group's ratio is that of its own rate to the first rate of the first group, not to
+            that of the moment.
         agent: a name (`cosine:peak=0.1`), the path of a controller file, an agent, or a model of Stable-Baselines3.
         horizon: T, steps of the optimizer in all; None for a run without an end, for agents that don't look at it.
         every: N, steps between two decisions; by default the agent's own interval, and 1 for schedules.
         evaluate: called at decisions: gives the validation loss, or (logits, targets) of the same examples each time.
         bounds: rates of the first group are kept between these two.
         shadow: whether to change nothing, and only keep in `history` what would be done to the rates that there are.
-        module: is in evaluation mode while `evaluate` runs, and its order of parameters tells the first and the last
-            layer; without it, that of the optimizer's groups does.
+        module: is in evaluation mode while `evaluate` runs, has the layers of agents that set a rate for each, and its
+            order of parameters tells the first and the last one; without it, that of the optimizer's groups does.
         first: the weight of the first layer, or its name in `module`; found as in environments if None.
         last: that of the last layer.
+        layers: what agents that set a rate per layer take for one: "module", the modules that hold parameters, as in
+            environments; or "groups", the optimizer's parameter groups as they are.
         loss: what logits and targets give, a name in `lrenv.training.losses.LOSSES`.
         target_std: the standard deviation of the training targets where they are numbers; by default that of the
             validation targets.
@@ -84,8 +91,8 @@ class LRController(LRScheduler):
         base_lrs: the initial rates of all groups; one that is added later is among them from the next decision on.
 
     Raises:
-        ValueError: the agent needs what there is not: a horizon, an evaluation, gradients, rates per layer; or the
-            model is frozen, or settings can't be meant. The message says what to do.
+        ValueError: the agent needs what there is not: a horizon, an evaluation, a module, further gradients, rates per
+            parameter; or the model is frozen, or settings can't be meant. The message says what to do.
         TypeError: something else than what is asked for.
         FileNotFoundError: no such controller file.
     """
@@ -206,6 +213,9 @@ class LRController(LRScheduler):
                 )
             return
         self._idle = 0
+        if self._gradients is not None and not noticed:
+            self._tell("unseen", f"agent {self._driver.name!r} observes gradients, and saw none of this step: let "
+                       "Python call optimizer.step, and not a captured graph")  # fmt: skip
         if not self._begun:
             self.start(value)
         self.last_epoch += 1
