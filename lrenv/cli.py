@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -145,9 +145,7 @@ def _compare(command: Compare) -> None:
     )  # fmt: skip
     Console().print(table(comparison))
     print(f"report: {save_report(comparison, command.out)}")
-    if comparison.failed:
-        failed = ", ".join(row.label for row in comparison.failed)
-        raise ValueError(f"{failed} failed, as the table says; the same command tries again, and keeps what has run")
+    _check_failures(row.label for row in comparison.failed)
 
 
 def _benchmark(command: Benchmark) -> None:
@@ -158,12 +156,19 @@ def _benchmark(command: Benchmark) -> None:
     suite = read_suite(command.suite)
     suite = chosen(suite, specs.split(command.agents), specs.split(command.tasks), command.seeds)
     records = None if command.retune else command.tuned or path_of(command.suite).with_suffix(".tuned.jsonl")
-    scores = scored(
-        run_suite(suite, command.out, None if command.retune else records, command.device, command.overwrite)
-    )
+    outcome = run_suite(suite, command.out, None if command.retune else records, command.device, command.overwrite)
+    scores = scored(outcome)
     save(scores, command.out)
     print(markdown(scores))
     print(f"results: {command.out}")
+    _check_failures(f"{line.agent} on {line.task}" for line in outcome.lines if line.failure)
+
+
+def _check_failures(failed: Iterable[str]) -> None:
+    """Raises ValueError if any agent failed, so that the command's exit status tells it."""
+    if names := list(dict.fromkeys(failed)):
+        told = ", ".join(names)
+        raise ValueError(f"{told} failed, as the table says; the same command tries again, and keeps what has run")
 
 
 COMMANDS: dict[str, Command] = {
