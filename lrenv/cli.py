@@ -233,7 +233,7 @@ def run(
         program: how the program is called; as the process was started if None.
 
     Returns:
-        The exit status: 0, 2 for errors that the user can mend, 130 for an interruption.
+        The exit status (`lrenv.runtime.process.status_of`).
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     program = Path(sys.argv[0]).name if program is None else program

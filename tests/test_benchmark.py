@@ -671,8 +671,8 @@ def test_the_command_tells_who_failed(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "| untuned |" in told.out, "the others are scored"
     assert (tmp_path / "out" / "table.md").exists()
     assert told.err.endswith(
-        "\nerror: broken on noisy-quadratic failed, as the table says; the same command tries again, and keeps what has "
-        "run\n"
+        "\nerror: broken on noisy-quadratic failed, as the table says; the same command tries again, and keeps what "
+        "has run\n"
     )
 
 

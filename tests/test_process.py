@@ -117,6 +117,22 @@ def test_the_status_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
         ends(RuntimeError("a defect"))
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_status_tells_the_signal(number: signal.Signals) -> None:
+    """As a shell gives it for a process that the signal ends; the others come while the work is saved."""
+
+    def work() -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            for other in SIGNALS:
+                signal.raise_signal(other)
+            raise KeyboardInterrupt("saved")
+
+    assert status_of(work) == 128 + number
+    assert [128 + each for each in (signal.SIGINT, signal.SIGTERM)] == [130, 143]
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x"
     replace_file(path, "old")

@@ -88,22 +88,27 @@ def _handled(handler: Handler) -> Iterator[None]:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[list[int]]:
     """Makes INT, TERM and HUP raise KeyboardInterrupt within the block, once for all within `GRACE_SECONDS`.
 
     So there is one kind of interruption, after which a long computation can save its state.
+
+    Yields:
+        The signals that have interrupted the block so far.
     """
     last = -GRACE_SECONDS
+    came: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal last
         now = time.monotonic()
         again, last = now - last < GRACE_SECONDS, now
         if not again:
+            came.append(number)
             raise KeyboardInterrupt
 
     with _handled(interrupt):
-        yield
+        yield came
 
 
 @contextmanager
@@ -123,9 +128,9 @@ def status_of(work: Callable[[], Any]) -> int:
 
     Returns:
         The exit status: 0, 2 after an error that the user can correct (`MENDABLE`), which is printed in one line, and
-        130 after an interruption.
+        after an interruption 128 and the number of the signal, as shells have it: 130 after INT, also where none came.
     """
-    with interruptible():
+    with interruptible() as came:
         try:
             work()
         except MENDABLE as error:
@@ -134,5 +139,5 @@ def status_of(work: Callable[[], Any]) -> int:
         except KeyboardInterrupt as error:
             print(f"interrupted: {error}" if str(error) else "interrupted", file=sys.stderr)
             time.sleep(BURST_SECONDS)
-            return 130
+            return 128 + (came[-1] if came else signal.SIGINT)
     return 0
