@@ -123,7 +123,7 @@ def test_interruptions_end_cleanly(
             cleaned.append(True)
 
     try:
-        assert run(monkeypatch, interrupted) == 130
+        assert run(monkeypatch, interrupted) == 128 + signal_number
         assert signal.getsignal(signal_number) is signal.default_int_handler
     finally:
         signal.signal(signal_number, before)
@@ -295,7 +295,10 @@ def test_paths_and_tuples_are_named_in_commands(
         (("compare", "--task", "digits-mpl"), "unknown task 'digits-mpl': did you mean 'digits-mlp'"),
         (("compare", "--agents", "constnt"), "unknown agent 'constnt': did you mean 'constant'"),
         (("compare", "--agents", ""), "name at least one agent"),
-        (("compare", "--agents", "missing.safetensors"), "no controller file missing.safetensors"),
+        (
+            ("compare", "--agents", "missing.safetensors"),
+            "no controller file missing.safetensors; `lrenv train --help` says how to train one",
+        ),
         (("compare", "--seeds", "0"), "seeds must be at least 1"),
         (("compare", "--initial-lr", "0.1,fast"), "--initial-lr takes numbers separated by commas"),
         (("compare", "--initial-lr", "-1"), "initial_lr must be at least 0"),
