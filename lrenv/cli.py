@@ -27,7 +27,7 @@ DESCRIPTION = (
 )
 TRAININGS = "lrenv.trainings"
 """The entry points under which packages advertise trainings: functions of one argument, the settings, whose annotation
-is a dataclass with a default for each field."""
+is a dataclass with a default for each field. They return the path of the controller, which is printed, or None."""
 
 Command = tuple[type[Any], Callable[[Any], Any]]
 """The dataclass of a command's settings, and the function of them that does the work."""
@@ -271,7 +271,12 @@ def _training(name: str) -> Command:
     """A training that a package advertises."""
     function = sources.load_advertised(TRAININGS, name, "training")
     kinds = [kind for argument, kind in get_type_hints(function).items() if argument != "return"]
-    return kinds[0], function
+
+    def work(settings: Any) -> None:
+        if (controller := function(settings)) is not None:
+            print(f"controller: {controller}")
+
+    return kinds[0], work
 
 
 def main() -> int:

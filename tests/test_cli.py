@@ -451,6 +451,13 @@ def test_a_training_from_the_command_line(
     assert command("--episodes", "4") == 2
     assert "--resume, --overwrite" in capsys.readouterr().err
     assert command("--episodes", "8", "--resume") == 0
+    told = capsys.readouterr()
+    assert told.out == f"controller: {tmp_path / 'controller.safetensors'}\n"
+    assert "finished" not in told.err
+    assert command("--resume") == 0
+    again = capsys.readouterr()
+    assert again.out == told.out
+    assert again.err.startswith("8/8 episodes, 0 s  it was finished; a larger --episodes goes further  best ")
     assert command("--observe", "dynamic", "--overwrite") == 2
     assert "did you mean 'dynamics'" in capsys.readouterr().err
 
