@@ -17,6 +17,7 @@ import pytest
 from scipy import stats
 
 from lrenv.agents import View, make_agent
+from lrenv.agents.schedules.refined import refine
 from lrenv.benchmark import run_suite as runs
 from lrenv.benchmark import search as searches
 from lrenv.benchmark.evaluation import ARRAYS, Result, evaluate
@@ -31,6 +32,7 @@ from lrenv.benchmark.suite import Axis, Entry, Range, Suite, chosen, entry_of, r
 from lrenv.benchmark.tuning import afresh
 from lrenv.cli import COMMANDS, run
 from lrenv.controllers.agent import AgentError
+from lrenv.randomness.seeds import seeds_for
 from lrenv.training.tasks import make_task
 
 TASKS = ["noisy-quadratic:budget=20:interval=5", "power-law-hard:budget=20:interval=5"]
@@ -306,6 +308,15 @@ def test_runs_that_die_are_searched_below(monkeypatch: pytest.MonkeyPatch) -> No
     valley(monkeypatch, lambda x: math.nan)
     with pytest.raises(AgentError, match="agent 'constant' on task .* runs diverge with all"):
         grid_search(search_of(entry))
+
+
+def test_a_grid_ends_where_the_agent_takes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rates of this one have a lowest value of their own."""
+    valley(monkeypatch, lambda x: x["initial_lr"])
+    entry = Entry("gala", "gala:low=0.003", {"initial_lr": Axis((0.01, 0.02), factor=2.0)}, {})
+    found = grid_search(search_of(entry))
+    assert found["settings"] == {"initial_lr": 0.005}
+    assert not found["inside"]
 
 
 def test_a_grid_of_real_runs() -> None:
@@ -643,6 +654,40 @@ def test_agents_beside_the_suite_have_their_own_grids(suite: Suite, tmp_path: Pa
     assert {line.agent: line.runs.tuning > 0 for line in found.lines} == {
         "exponential": True, "constant:peak=0.1": False, "linear": True
     }  # fmt: skip
+
+
+def test_settings_from_a_run_of_another_agent(tmp_path: Path) -> None:
+    """Refined by a run of linear decay as tuned: the same numbers as by hand, and what it took is counted."""
+    path = tmp_path / "after.toml"
+    path.write_text(TEXT + '[agents.refined]\nafter = "linear"\ngrid = { peak = "peak" }\n')
+    suite = chosen(read_suite(path), ["refined"])
+    assert [entry.label for entry in suite.agents] == ["refined", "linear"]
+    outcome = run_suite(suite, tmp_path / "out", device="cpu")
+    lines = {(line.agent, line.task): line for line in outcome.lines}
+    for spec in TASKS:
+        task = make_task(spec)
+        line, first = lines["refined", task.name], lines["linear", task.name]
+        agent = refine(make_agent("linear", **first.settings), task, **line.settings)
+        by_hand = evaluate(agent, task, seeds_for("report", 2), device="cpu")
+        assert line.result is not None
+        np.testing.assert_array_equal(line.result.final_test_loss, by_hand.final_test_loss)
+        combinations = sum(r["runs"] for r in outcome.records.used.values() if r["task"] == task.name and "runs" in r)
+        assert line.runs.tuning == combinations + 1
+    assert not any("norms" in line.settings for line in outcome.lines)  # hundreds of numbers
+    again = run_suite(suite, tmp_path / "again", tmp_path / "tuned.jsonl", device="cpu")
+    assert [line.settings for line in again.lines] == [line.settings for line in outcome.lines]
+
+
+@pytest.mark.parametrize("tables", [
+    '[agents.late]\nagent = "constant"\nafter = "linear"\ngrid = { peak = [0.1] }',
+    '[agents.refined]\nafter = "untuned"\ngrid = { peak = [0.1] }', '[agents.refined]\nafter = "linear"',
+    '[agents.refined]\nafter = "liner"\ngrid = { peak = [0.1] }',
+])  # fmt: skip
+def test_agents_that_cannot_come_after_another(tmp_path: Path, tables: str) -> None:
+    path = tmp_path / "after.toml"
+    path.write_text(f"{TEXT}{tables}\n")
+    with pytest.raises(ValueError, match="after"):
+        run_suite(read_suite(path), tmp_path / "out", device="cpu")
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

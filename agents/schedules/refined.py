@@ -135,9 +135,6 @@ def refined(
     return Refined("refined", given, view_of_schedule(given, horizon=True), tuple(array.tolist()), **own)
 
 
-refined.load = Refined.load  # type: ignore[attr-defined]
-
-
 def record_norms(
     agent: Agent, task: Task | str, norm: str = "l2", seed: int | None = None, device: str | None = None
 ) -> tuple[float, ...]:
@@ -196,3 +193,24 @@ def refine(
     """
     norms = record_norms(agent, task, norm, seed, device)
     return refined(norms, peak, smoothing, NORMS[norm][1])
+
+
+def norms_of_run(agent: Agent, task: Task, device: str | None = None) -> dict[str, Any]:
+    """The settings that one run of another agent gives: l1 norms for Adam and its kind, l2 norms for SGD.
+
+    Args:
+        agent: what sets the rate of that run.
+        task: what is trained.
+        device: where the trainee lives.
+
+    Raises:
+        ValueError: as in `record_norms`.
+    """
+    norm = "l2" if task.optimizer in ("sgd", "momentum", "nesterov") else "l1"
+    return {"norms": record_norms(agent, task, norm, device=device), "exponent": NORMS[norm][1]}
+
+
+refined.load = Refined.load  # type: ignore[attr-defined]
+# For suites (`lrenv.benchmark.suite`): what the key `after` calls, and what stands for that where a sample will do.
+refined.after = norms_of_run  # type: ignore[attr-defined]
+refined.sample = {"norms": (1.0, 1.0)}  # type: ignore[attr-defined]

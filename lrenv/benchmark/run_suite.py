@@ -24,7 +24,7 @@ from lrenv.benchmark.contenders import Contender, contenders_of, digests
 from lrenv.benchmark.evaluation import Result, evaluate
 from lrenv.benchmark.privileges import Privileges, privileges_of
 from lrenv.benchmark.rows import Runs
-from lrenv.benchmark.search import DECAY, Record, Records, Search, grid_search, pool
+from lrenv.benchmark.search import DECAY, Record, Records, Search, after_another, grid_found, pool, stand_ins
 from lrenv.benchmark.suite import Axis, Entry, Suite
 from lrenv.benchmark.tuning import AT_ONCE, grid_of
 from lrenv.controllers.agent import make_agent, view_of
@@ -205,7 +205,7 @@ def _tuned(entry: Entry) -> Contender:
 
 def _sample(entry: Entry) -> Any:
     """The agent with the first value of whatever is tuned."""
-    return make_agent(entry.agent, **{key: axis.of(100)[0] for key, axis in entry.grid.items()})
+    return make_agent(entry.agent, **stand_ins(entry), **{key: axis.of(100)[0] for key, axis in entry.grid.items()})
 
 
 def _lines(contender: Contender, search: Search, records: Records) -> list[Line]:
@@ -216,12 +216,12 @@ def _lines(contender: Contender, search: Search, records: Records) -> list[Line]
     settings, seconds, inside = dict(contender.settings), 0.0, True
     try:
         if entry.grid:
-            about = search.about("grid", described_setting(entry.grid))
-            tuned = records.once(about, partial(grid_search, search))
+            search, before, seconds = after_another(search, records) if entry.after else (search, 0, 0.0)
+            tuned = grid_found(search, records)
             settings |= tuned["settings"]
-            seconds, inside = tuned["seconds"], tuned["inside"]
-            spent = replace(spent, tuning=tuned["runs"])
-        given = {key: value for key, value in settings.items() if key != DECAY}
+            seconds, inside = seconds + tuned["seconds"], tuned["inside"]
+            spent = replace(spent, tuning=before + tuned["runs"])
+        given = search.given | {key: value for key, value in settings.items() if key != DECAY}
         task = task if settings.get(DECAY) is None else replace(task, weight_decay=settings[DECAY])
         agent = contender.make(given)
         relative = is_relative(view_of(agent).control)

@@ -10,14 +10,17 @@ import hashlib
 import itertools
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lrenv.benchmark.comparison import described_setting
 from lrenv.benchmark.evaluation import ARRAYS, Result, evaluate, joined
 from lrenv.benchmark.suite import Entry, Suite
 from lrenv.benchmark.tuning import AT_ONCE, Once
@@ -92,6 +95,7 @@ class Search:
         suite: seeds and weight decays.
         device: where the trainees live.
         once: runs a batch, or knows its result.
+        given: settings that no grid holds, of a run of another agent (`after_another`).
     """
 
     entry: Entry
@@ -101,6 +105,7 @@ class Search:
     suite: Suite
     device: str | None
     once: Once
+    given: Settings = field(default_factory=dict)
 
     def about(self, kind: str, tried: Any) -> Record:
         """What the outcome depends on, as far as settings tell it: code counts by the version of the package alone.
@@ -112,11 +117,19 @@ class Search:
             f.name: value for f in fields(self.task)
             if isinstance(value := getattr(self.task, f.name), plain) and f.name != "summary"
         }  # fmt: skip
-        return {
+        about = {
             "search": kind, "task": self.name, "agent": self.entry.label, "spec": self.entry.agent, "tried": tried,
             "task_spec": self.spec, "settings": task, "seeds": self.suite.tuning_seeds, "weight_decay": self.decays(),
             "version": version("lrenv"),
         }  # fmt: skip
+        if self.entry.after:
+            other = self.first().entry
+            about["after"] = [other.label, other.agent, {name: axis.of(100) for name, axis in other.grid.items()}]
+        return about
+
+    def first(self) -> Search:
+        """That of the agent which this one comes after."""
+        return replace(self, entry=next(entry for entry in self.suite.agents if entry.label == self.entry.after))
 
     def decays(self) -> list[float | None]:
         """The weight decays to try; None, which is the task's own, unless the optimizer decouples it."""
@@ -130,7 +143,16 @@ class Search:
         """The agent with the first value of each hyperparameter that is searched."""
         first = {name: axis.of(self.task.budget)[0] for name, axis in self.entry.grid.items()}
         drawn = {name: x.draw(np.random.default_rng(0), 1, self.task.budget)[0] for name, x in self.entry.draws.items()}
-        return make_agent(self.entry.agent, **(first or drawn))
+        return make_agent(self.entry.agent, **stand_ins(self.entry), **(first or drawn))
+
+    def takes(self, name: str, value: Any) -> bool:
+        """Whether the agent can be made with this value of one hyperparameter, and the first ones of the others."""
+        first = {key: axis.of(self.task.budget)[0] for key, axis in self.entry.grid.items()}
+        try:
+            make_agent(self.entry.agent, **stand_ins(self.entry), **first | {name: value})
+        except ValueError:
+            return False
+        return True
 
     def run(self, combinations: list[Settings], seeds: list[int], key: Record) -> Iterator[Result]:
         """Runs each combination on all seeds, batches of `AT_ONCE` at most; a result per combination, in order."""
@@ -146,7 +168,7 @@ class Search:
             def batch(part: list[tuple[int, int]], task: Task = task) -> Result:
                 names = [name for name in combinations[part[0][0]] if name != DECAY]
                 values = {name: np.array([combinations[i][name] for i, _ in part]) for name in names}
-                agent = factory(**spec.settings | values)
+                agent = factory(**spec.settings | self.given | values)
                 run = evaluate(agent, task, [s for _, s in part], name=self.entry.label, device=self.device)
                 return replace(run, curves={})  # nothing is chosen by them
 
@@ -161,6 +183,20 @@ class Search:
                 found[i] = _rows(together, slice(order * len(seeds), (order + 1) * len(seeds)), len(pairs))
         for i in range(len(combinations)):
             yield found[i]
+
+
+def stand_ins(entry: Entry) -> Settings:
+    """Settings of an agent that comes after another, where it is only looked at; the settings proper differ by task.
+
+    Raises:
+        ValueError: the agent takes no settings from the runs of another.
+    """
+    if not entry.after:
+        return {}
+    factory = agent_factory(parse(entry.agent).name)
+    if not hasattr(factory, "after"):
+        raise ValueError(f"agents.{entry.label}.after: {entry.agent} takes no settings from another agent's runs")
+    return dict(factory.sample)  # type: ignore[attr-defined]
 
 
 def _rows(result: Result, rows: slice, of: int) -> Result:
@@ -198,7 +234,7 @@ def grid_search(search: Search) -> Record:
             seconds += result.seconds
         losses = {key: math.inf if math.isnan(loss) else loss for key, loss in losses.items()}
         best = min(losses, key=losses.__getitem__)
-        grown = _grown(axes, dict(zip(axes, best, strict=True)), math.isinf(losses[best]), entry)
+        grown = _grown(axes, dict(zip(axes, best, strict=True)), math.isinf(losses[best]), search)
         if grown == axes:
             break
         axes = grown
@@ -215,10 +251,38 @@ def grid_search(search: Search) -> Record:
     return {"settings": chosen, "val_loss": losses[best], "runs": runs, "seconds": seconds, "inside": inside}
 
 
-def _grown(axes: Mapping[str, list[Any]], best: Settings, dead: bool, entry: Entry) -> dict[str, list[Any]]:
-    """The axes, with more values where the best one is at an end of a geometric axis."""
+def after_another(search: Search, records: Records) -> tuple[Search, int, float]:
+    """A search with the settings that come from one run of another agent, as tuned; the runs and seconds it took.
+
+    Raises:
+        AgentError: runs of the other agent diverge with every combination.
+        ValueError: its run diverged, or it is no agent that this one can come after.
+    """
+    other = search.first()
+    tuned = grid_found(other, records)
+    settings = dict(tuned["settings"])
+    decay = settings.pop(DECAY, None)
+    task = search.task if decay is None else replace(search.task, weight_decay=decay)
+
+    def given() -> Record:
+        factory = agent_factory(parse(search.entry.agent).name)
+        begin = time.monotonic()
+        found = factory.after(make_agent(other.entry.agent, **settings), task, search.device)  # type: ignore[attr-defined]
+        return {"given": found, "seconds": time.monotonic() - begin}
+
+    found = records.once(search.about("after", tuned["settings"]), given)
+    return replace(search, given=found["given"]), tuned["runs"] + 1, tuned["seconds"] + found["seconds"]
+
+
+def grid_found(search: Search, records: Records) -> Record:
+    """What the search over the agent's grid finds, or found."""
+    return records.once(search.about("grid", described_setting(search.entry.grid)), partial(grid_search, search))
+
+
+def _grown(axes: Mapping[str, list[Any]], best: Settings, dead: bool, search: Search) -> dict[str, list[Any]]:
+    """The axes, with more values where the best one is at an end of a geometric axis and the agent takes others."""
     grown = dict(axes)
-    for name, axis in entry.grid.items():
+    for name, axis in search.entry.grid.items():
         if axis.factor is None:
             continue
         values, factor = axes[name], axis.factor
@@ -226,9 +290,9 @@ def _grown(axes: Mapping[str, list[Any]], best: Settings, dead: bool, entry: Ent
         low = [values[0] / factor**i for i in reversed(steps) if values[0] / factor**i >= LIMITS[0]]
         high = [values[-1] * factor**i for i in steps if values[-1] * factor**i <= LIMITS[1]]
         if dead or best[name] == values[0]:
-            grown[name] = low + values
+            grown[name] = [value for value in low if search.takes(name, value)] + values
         elif best[name] == values[-1]:
-            grown[name] = values + high
+            grown[name] = values + [value for value in high if search.takes(name, value)]
     return grown
 
 

@@ -25,6 +25,10 @@
     agent = "constant:peak=0.001"              # a spec; that of an agent called as the table if it is left out
     needs = "some_package"                     # skipped where this module is not installed
 
+    [agents.refined]
+    after = "linear"                           # one run of that agent, tuned, gives the settings that no grid holds
+    grid = { peak = "peak" }
+
 An axis is a list of values, `{ of_budget = [...] }` in fractions of the task's budget, `{ low, high, factor }`, a
 geometric grid that is extended until the best value is inside, or the name of one in `[axes]`. A range is a list to
 choose from, `{ log = [low, high] }`, `{ uniform = [low, high] }`, `{ of_budget = [low, high] }`, or a name in
@@ -102,6 +106,7 @@ class Entry:
         grid: hyperparameter -> the values whose product is searched; empty of an agent that isn't tuned.
         draws: hyperparameter -> what its random draws are taken from; empty of an agent without.
         needs: a module without which the agent is left out.
+        after: the label of an agent; the `after` that this one's factory carries makes settings of one run of it.
     """
 
     label: str
@@ -109,6 +114,7 @@ class Entry:
     grid: Mapping[str, Axis]
     draws: Mapping[str, Range]
     needs: str = ""
+    after: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,14 +184,14 @@ def entry_of(label: str, given: Mapping[str, Any], shared: Mapping[str, Any] | N
     """
     shared = {"axes": {}, "ranges": {}} if shared is None else shared
     where = f"agents.{label}"
-    _known(where, given, ("agent", "grid", "draws", "needs"))
+    _known(where, given, ("agent", "grid", "draws", "needs", "after"))
     grid, draws = (_typed(given.get(name, {}), dict, f"{where}.{name}") for name in ("grid", "draws"))
     return Entry(
         label,
         _typed(given.get("agent", label), str, f"{where}.agent"),
         {name: _named(x, shared["axes"], "axis", _axis, f"{where}.grid.{name}") for name, x in grid.items()},
         {name: _named(x, shared["ranges"], "range", _range, f"{where}.draws.{name}") for name, x in draws.items()},
-        _typed(given.get("needs", ""), str, f"{where}.needs"),
+        *(_typed(given.get(name, ""), str, f"{where}.{name}") for name in ("needs", "after")),
     )
 
 
@@ -195,7 +201,7 @@ def chosen(suite: Suite, agents: Sequence[str] = (), tasks: Sequence[str] = (), 
     Args:
         suite: what to change.
         agents: labels of its entries, or specs of other agents, which come as they are; all of its own if empty. The
-            reference takes part in any case.
+            reference takes part in any case, and so does what one of them comes `after`.
         tasks: specs; its own if empty.
         seeds: None leaves them.
 
@@ -204,7 +210,8 @@ def chosen(suite: Suite, agents: Sequence[str] = (), tasks: Sequence[str] = (), 
     """
     known = {entry.label: entry for entry in suite.agents}
     if agents:
-        named = dict.fromkeys([*agents, *([] if suite.reference in agents else [suite.reference])])
+        before = [known[name].after for name in agents if name in known and known[name].after]
+        named = dict.fromkeys([*agents, *before, suite.reference])
         suite = replace(suite, agents=tuple(known.get(name) or entry_of(name, {}) for name in named))
     suite = replace(suite, tasks=tuple(tasks) or suite.tasks, seeds=suite.seeds if seeds is None else seeds)
     _check(suite)
@@ -238,7 +245,15 @@ def _check(suite: Suite) -> None:
     """Refuses what can't be meant."""
     if not suite.tasks or not suite.agents:
         raise ValueError("a suite needs tasks = [...], and a table [agents.name] per agent")
-    lookup({entry.label: entry for entry in suite.agents}, suite.reference, "reference among the agents")
+    labels = {entry.label: entry for entry in suite.agents}
+    lookup(labels, suite.reference, "reference among the agents")
+    for entry in suite.agents:
+        if entry.after:
+            other = lookup(labels, entry.after, f"agent in agents.{entry.label}.after")
+            if not entry.grid or not other.grid or other.after:
+                raise ValueError(
+                    f"agents.{entry.label}.after: it needs a grid, and an agent with a grid and no `after`"
+                )
     for key, least in (("seeds", 1), ("tuning_seeds", 1), ("pool", 0)):
         if getattr(suite, key) < least:
             raise ValueError(f"{key} must be {least} or more, not {getattr(suite, key)}")

@@ -129,7 +129,9 @@ Factory = Callable[..., Agent]
 """A function (keyword arguments) -> an agent.
 
 It may have an attribute `grid`, hyperparameter -> values worth trying, and an attribute `file`, the controller file
-that it loads; it must have `load(path)` if controller files name it."""
+that it loads; it must have `load(path)` if controller files name it. One whose settings come from a run of another
+agent has `after`, (agent, task, device) -> these settings, and `sample`, settings that stand for them where it is only
+looked at (`lrenv.benchmark.suite`)."""
 
 
 GROUP = "lrenv.agents"

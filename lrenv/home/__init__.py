@@ -11,6 +11,9 @@
 | `needs.py` | what an agent needs of a loop, and whether one can give it |
 | `groups.py` | reads and sets rates, momentum and weight decay of an optimizer's parameter groups |
 | `stepping.py` | notices which steps an optimizer took, and keeps their losses |
+| `rates.py` | the rates and hyperparameters that the optimizer is driven with, within what the user allows |
+| `saving.py` | what is kept in a checkpoint, and how it is read back |
+| `telling.py` | says each kind of thing once |
 | `processes.py` | lets several processes that train one model decide the same |
 | `fallback.py` | what takes over where an agent has not been trained |
 | `history.py` | what was decided when, and why: a table and a plot |

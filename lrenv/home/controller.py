@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from numbers import Real
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,22 +13,22 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from lrenv.controllers.agent import Agent
-from lrenv.home.deciding import Decider
-from lrenv.home.driver import Driver
-from lrenv.home.fallback import Fallback, Schedule
-from lrenv.home.groups import Groups
+from lrenv.home.assembly import Settings, assemble
+from lrenv.home.fallback import Schedule
+from lrenv.home.gradients import Gradients
 from lrenv.home.history import Decision, History
-from lrenv.home.needs import check_evaluate, check_horizon
-from lrenv.home.observing import Evaluate, Layer, Observing, Validation, watched_weights
+from lrenv.home.layers import Layer
 from lrenv.home.processes import is_first
+from lrenv.home.rates import BELOW
+from lrenv.home.saving import Progress, of_other_horizon, read, state_of
 from lrenv.home.stepping import Losses, Steps, listening, loss_of
+from lrenv.home.telling import Telling
+from lrenv.home.validation import Evaluate
 from lrenv.lookup import count
 
 IDLE = 20
 """Calls of `step` in a row without a step of the optimizer, after which that is said: a GradScaler halves its scale at
 each step that it skips, and begins at 2^16."""
-VERSION = 1
-"""Of what `state_dict` gives."""
 
 
 class LRController(LRScheduler):
@@ -107,6 +106,7 @@ class LRController(LRScheduler):
         module: nn.Module | None = None,
         first: Layer = None,
         last: Layer = None,
+        layers: str = "module",
         loss: str = "cross_entropy",
         target_std: float | Tensor | None = None,
         fallback: str | None = "linear",
@@ -114,48 +114,28 @@ class LRController(LRScheduler):
     ) -> None:
         # The constructor of torch's schedulers, which is not called, would set rates at once.
         self.optimizer = optimizer
-        self._driver = Driver(agent)
-        name, needs = self._driver.name, self._driver.needs
-        self.horizon = None if horizon is None else count("horizon", horizon)
-        check_horizon(self._driver.agent, self._driver.view, horizon)
-        check_evaluate(self._driver.agent, needs, evaluate)
-        every = every if every is not None else self._driver.view.interval or (1 if needs.clock_alone else None)
-        if every is None:
-            raise ValueError(f"agent {name!r} has no interval of its own: pass every=, the steps between two decisions")
-        self.every = count("every", every)
-        self._bounds = _checked_bounds(bounds)
-        self._shadow = shadow
-        fall = Fallback(None if needs.clock_alone else fallback, patience)
-        self._groups = Groups(optimizer, write=not shadow)
-        first_weight, last_weight = watched_weights(self._groups.all, module, first, last)
-        like = torch.zeros((), dtype=torch.float64)  # clocks need no more
-        if not needs.clock_alone:
-            dtype = torch.float64 if last_weight.dtype == torch.float64 else torch.float32
-            like = torch.zeros((), dtype=dtype, device=last_weight.device)
-        self._driver.attach(self._groups.names(), like.dtype)
-        self._watched = (first_weight, last_weight) if needs.weights else ()
-        validation = None
-        if evaluate is not None and not needs.clock_alone:
-            validation = Validation(evaluate, loss, module, target_std, needs.predictions)
-        self._can_begin = validation is not None or not needs.training
-        observer = self._driver.observer(like.dtype)
-        observing = Observing(observer, needs, validation, self._watched or None, like, self.every)
-        self._decider = Decider(self._driver, observing, fall, self.every, like.device)
+        settings = Settings(
+            horizon, every, evaluate, bounds, shadow, module, first, last, layers, loss, target_std, fallback, patience
+        )
+        self._parts = parts = assemble(optimizer, agent, settings)
+        self._driver, self._rates, self._gradients = parts.driver, parts.rates, parts.gradients
+        self.horizon, self.every, self._shadow = horizon, parts.every, shadow
         self.history = History()
-        self._lr = torch.tensor([[self._groups.base]], dtype=like.dtype)
-        self._hyper = self._groups.hyper(self._driver.control.hyperparameters, like.dtype)
-        self._held: float | None = None
         self._begun = False
+        self._first: Tensor | None = None  # the loss (1,) that the agent is shown before the first step
         self._losses = Losses()
-        self._said: list[str] = []
+        self._tell = Telling()
         self._idle = self.last_epoch = 0
         self._due = 0.0  # the step at which there is something to do next
         self._plan()
-        self.base_lrs: Any = self._groups.initial()
-        if unlike := self._groups.unlike(self._driver.view.optimizer):
-            self._say("family", f"agent {name!r} {unlike}")
+        groups = self._rates.groups
+        self.base_lrs: Any = groups.initial()
+        if unlike := groups.unlike(self._driver.view.optimizer):
+            self._tell("family", f"agent {self._driver.name!r} {unlike}")
+        if parts.split:
+            self._tell("split", parts.split)
         self._stepped = False
-        self._stepping = Steps(optimizer, self._before_step)
+        self._stepping = Steps(optimizer, self._before_step, early=self._gradients is not None)
 
     def __repr__(self) -> str:
         return f"LRController({self._driver.name}, step {self.last_epoch} of {self.horizon or 'any number'})"
@@ -170,19 +150,45 @@ class LRController(LRScheduler):
     def start(self, loss: Tensor | float | None = None) -> None:
         """Lets the agent decide before the first step; without this call, that happens as the optimizer steps first.
 
+        An agent that observes gradients decides as the optimizer steps in any case, and is shown this loss.
+
         Args:
             loss: of the first batch, before it is trained on; once the agent has decided, nothing happens.
         """
-        if not self._begun:
-            self._decide(None if loss is None else loss_of(loss).reshape(1))
-            self._begun = True
+        if self._begun:
+            return
+        self._first = self._first if loss is None else loss_of(loss).reshape(1)
+        if self._gradients is None:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._decide(self._first)
+        self._begun, self._first = True, None
 
     def _before_step(self) -> None:
         if not self._stepped:
             self._stepped = True
             self._check_alone()
-        if self._can_begin:
+        if self._gradients is not None:
+            self._look_at(self._gradients)
+        elif self._parts.can_begin:
             self.start()
+
+    def _look_at(self, gradients: Gradients) -> None:
+        """Looks at the gradient of the step that the optimizer is about to take, and decides at it if that is due."""
+        found_inf = getattr(self.optimizer, "found_inf", None)
+        if found_inf is not None and bool(found_inf):  # a fused optimizer under a GradScaler: it won't move
+            return
+        if self._due == math.inf:  # training goes on after its end
+            gradients.forget()
+            return
+        gradients.see()
+        if not self._begun:
+            if self._parts.can_begin or self._first is not None:
+                self._begin()
+        elif self.last_epoch >= self._due:
+            self._arrive()
+        gradients.leave()
 
     def step(self, loss: Any = None, stepped: bool | None = None) -> None:
         """Counts a step of the optimizer, after it; every `every` steps the agent decides.
@@ -203,7 +209,7 @@ class LRController(LRScheduler):
         if not (noticed if stepped is None else stepped):
             self._idle += 1
             if self._idle == IDLE:
-                self._say(
+                self._tell(
                     "idle",
                     f"step was called {IDLE} times since the optimizer's last step, and doesn't count these calls: "
                     "pass the optimizer that trains the model, or stepped=True where its steps are in a captured graph",
@@ -214,7 +220,7 @@ class LRController(LRScheduler):
             self.start(value)
         self.last_epoch += 1
         self._losses.add(value if self._due < math.inf else None, self._stepping.found_inf)
-        if self.last_epoch >= self._due:
+        if self.last_epoch >= self._due and self._gradients is None:
             self._arrive()
 
     def _arrive(self) -> None:
@@ -225,7 +231,7 @@ class LRController(LRScheduler):
         if self.last_epoch > self._end:
             self._due = math.inf
             self._losses.restore(None)
-            self._say("overrun", f"training goes on after horizon={self.horizon} steps: the last rate stays; "
+            self._tell("overrun", f"training goes on after horizon={self.horizon} steps: the last rate stays; "
                       "extend(steps) lets the agent go on")  # fmt: skip
             return
         self._decide(self._losses.stacked())
@@ -239,22 +245,24 @@ class LRController(LRScheduler):
 
     def _decide(self, losses: Tensor | None) -> None:
         """A decision, after steps with the losses (k,)."""
-        lr = torch.full_like(self._lr, self._groups.rate()) if self._shadow else self._lr
+        rates = self._rates
         self._check_watched()
-        outcome = self._decider.decide(self.last_epoch, self._end, losses, lr, self._hyper)
+        outcome = self._parts.decider.decide(self.last_epoch, self._end, losses, rates.lr, rates.hyper)
+        if self._gradients is not None:
+            self._gradients.clear()
         for kind, sentence in outcome.said.items():
-            self._say(kind, sentence)
-        proposed, hyper = float(outcome.act.lr), outcome.act.hyper
-        rate, why = self._allowed(proposed)
-        if not self._shadow:
-            self._lr, self._hyper = torch.full_like(self._lr, rate), hyper
-            self._write()
-        self.base_lrs = self._groups.initial()
+            self._tell(kind, sentence)
+        proposed = outcome.act.lr[0].tolist()
+        why = rates.decide(proposed, outcome.act.hyper)
+        if BELOW in why:
+            self._tell("negative", f"agent {self._driver.name!r} asked for the rate {min(proposed):g} at step "
+                       f"{self.last_epoch}: the rate stays as it is until it asks for one of 0 or more")  # fmt: skip
+        self.base_lrs = rates.groups.initial()
         self.history.add(
             Decision(
-                self.last_epoch, tuple(self._groups.rates()), self._groups.rates_at(proposed),
-                {name: float(value) for name, value in hyper.items()}, outcome.train_loss, outcome.val_loss,
-                outcome.observation, outcome.act.action, (*outcome.why, *why),
+                self.last_epoch, rates.groups.rates_of_cells(), rates.groups.rates_at(proposed),
+                {name: float(value) for name, value in outcome.act.hyper.items()}, outcome.train_loss,
+                outcome.val_loss, outcome.observation, outcome.act.action, (*outcome.why, *why),
             )
         )  # fmt: skip
 
@@ -262,43 +270,21 @@ class LRController(LRScheduler):
     def _end(self) -> float:
         return math.inf if self.horizon is None else float(self.horizon)
 
-    def _allowed(self, rate: float) -> tuple[float, list[str]]:
-        """The rate that is set where the agent asks for another, and why."""
-        if self._held is not None:
-            return self._held, ["held"]
-        low, high = self._bounds
-        clipped = min(max(rate, low), high)
-        if clipped < 0:
-            self._say("negative", f"agent {self._driver.name!r} asked for the rate {rate:g} at step {self.last_epoch}: "
-                      "the rate stays as it is until it asks for one of 0 or more")  # fmt: skip
-            return float(self._lr), ["below 0"]
-        return clipped, [f"clipped to {low:g} .. {high:g}"] if clipped != rate else []
-
-    def _write(self) -> None:
-        self._groups.set_rate(float(self._lr))
-        self._groups.set_hyper({name: float(value) for name, value in self._hyper.items()})
-
-    def hold(self, lr: float | None = None) -> None:
+    def hold(self, lr: float | Sequence[float] | None = None) -> None:
         """Keeps a rate from now on, whatever the agent does; it goes on watching.
 
         Args:
-            lr: of the first group; that of the moment if None.
+            lr: of the first group; that of the moment if None. Where the agent sets several, one for all layers, or a
+                list with one for each.
 
         Raises:
             ValueError: no number of 0 or more, or not finite; or in shadow mode, which changes nothing.
         """
-        if self._shadow:
-            raise ValueError("shadow=True changes no rate, so there is none to hold: set the optimizer's own")
-        rate = float(self._lr) if lr is None else _number(lr)
-        if not 0 <= rate < math.inf:
-            raise ValueError(f"lr must be a rate, one number of 0 or more, not {lr!r}")
-        self._held = rate
-        self._lr = torch.full_like(self._lr, rate)
-        self._groups.set_rate(rate)
+        self._rates.hold(lr)
 
     def release(self) -> None:
         """Lets the agent go on after `hold`, from the rate that was held, at its next decision."""
-        self._held = None
+        self._rates.release()
 
     def extend(self, steps: int) -> None:
         """Moves the horizon; an agent that had reached the end goes on at once.
@@ -315,18 +301,20 @@ class LRController(LRScheduler):
         if self.horizon is None:
             raise ValueError("this run has no horizon, so there is nothing to extend")
         end, self.horizon = self.horizon, self.horizon + count("steps", steps)
-        self._said = [kind for kind in self._said if kind != "overrun"]
+        self._tell.again("overrun")
         self.last_epoch -= self._losses.settle()
         spared = self._begun and end <= self.last_epoch - self.last_epoch % self.every  # a decision that the end spared
         self._plan()
         if spared and self.last_epoch < self.horizon:
             lacking = self._driver.needs.training and self._losses.stacked() is None
             self._due = float(self.last_epoch + lacking)
-            if not lacking:
+            if not lacking and self._gradients is None:
                 self._arrive()
 
     def rate_at(self, step: int) -> float:
         """The rate that a schedule gives the first group at a step, between the bounds; after the end, the last one.
+
+        Of a schedule with a rate per layer, this is that of the first layer.
 
         Args:
             step: optimizer steps before it, 0 or more.
@@ -335,17 +323,17 @@ class LRController(LRScheduler):
             TypeError: a step that is no integer.
             ValueError: a step below 0, or the agent reacts to training.
         """
-        low, high = self._bounds
         at = min(count("step", step, 0), self._end - 1)
-        return min(max(Schedule(self._driver.agent).rate(int(at - at % self.every), self._end, self.every), low), high)
+        schedule = Schedule(self._driver.agent, self._rates.groups.layers)
+        return self._rates.within(schedule.rates(int(at - at % self.every), self._end, self.every)[0])
 
     def get_last_lr(self) -> list[Any]:
         """The rates of the parameter groups."""
-        return self._groups.rates()
+        return self._rates.groups.rates()
 
     def get_lr(self) -> list[Any]:
         """As `get_last_lr`."""
-        return self._groups.rates()
+        return self._rates.groups.rates()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later decisions depend on, for `torch.save` and `torch.load(weights_only=True)`.
@@ -354,22 +342,8 @@ class LRController(LRScheduler):
         at the last decision, and how far they had moved. `history` is not in it.
         """
         self.last_epoch -= self._losses.settle()
-        return {
-            "version": VERSION,
-            "agent": self._driver.name,
-            "every": self.every,
-            "horizon": self.horizon,
-            "last_epoch": self.last_epoch,
-            "begun": self._begun,
-            "lr": float(self._lr),
-            "hyper": {name: float(value) for name, value in self._hyper.items()},
-            "held": self._held,
-            "base": self._groups.base,
-            "initial": self._groups.initial(),
-            "losses": self._losses.stacked(),
-            "decider": self._decider.state(),
-            "said": list(self._said),
-        }
+        progress = Progress(self.horizon, self.last_epoch, self._begun, self._first, self._losses, self._tell.said)
+        return state_of(self._driver.name, self.every, progress, self._rates, self._parts.decider)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on exactly as the controller would have whose state this is, with the rates that it had set.
@@ -381,56 +355,25 @@ class LRController(LRScheduler):
             ValueError: the state of something else, of another agent, with another `every`, or with parts that are
                 missing or can't be meant.
         """
-        state = state_dict
-        if not isinstance(state, Mapping) or state.get("version") != VERSION or "decider" not in state:
-            raise ValueError("this is no state of an LRController of this version: pass what its state_dict() gave")
-        for key, mine in (("agent", self._driver.name), ("every", self.every)):
-            if state.get(key) != mine:
-                raise ValueError(
-                    f"the state is that of a controller with {key} {state.get(key)!r}, and this one has {mine!r}: make "
-                    "it with the same settings"
-                )
-        try:
-            horizon = None if state["horizon"] is None else count("horizon", state["horizon"])
-            last_epoch, begun = count("last_epoch", state["last_epoch"] + 1) - 1, bool(state["begun"])
-            lr, held = float(state["lr"]), None if state["held"] is None else float(state["held"])
-            hyper = {name: torch.full_like(self._lr, value) for name, value in state["hyper"].items()}
-            if set(hyper) != set(self._hyper):
-                raise ValueError(f"its agent controls {sorted(hyper)} besides the rate, and here {sorted(self._hyper)}")
-            base, initial = float(state["base"]), [float(x) for x in state["initial"]]
-            losses, said = Losses(), [str(kind) for kind in state["said"]]
-            losses.restore(state["losses"])
-            restore = self._decider.restoring(state["decider"])
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            raise ValueError(
-                f"the state can't be gone on from ({what}): pass what state_dict() gave, to a controller with the same "
-                "settings"
-            ) from error
-        made_for, self.horizon = self.horizon, horizon
-        self.last_epoch, self._begun, self._held, self._said = last_epoch, begun, held, said
-        self._lr, self._hyper, self._losses = torch.full_like(self._lr, lr), hyper, losses
-        self._groups.restore(base, initial)
+        made_for = self.horizon
+        progress, restore = read(state_dict, self._driver.name, self.every, self._rates, self._parts.decider)
+        self.horizon, self.last_epoch, self._begun, self._first, self._losses, self._tell.said = progress
         restore()
-        self.base_lrs = self._groups.initial()
+        self.base_lrs = self._rates.groups.initial()
         self._plan()
         if self.horizon is not None and self.last_epoch > self.horizon:
             self._due = math.inf
-        if self._begun and not self._shadow:
-            self._write()
-        if horizon != made_for and is_first():
-            more = made_for - horizon if made_for is not None and horizon is not None else 0
-            warnings.warn(
-                f"the state has horizon={horizon}, which holds from here, and this controller was made with "
-                f"horizon={made_for}" + (f": call extend({more}) to train for {made_for} steps" if more > 0 else ""),
-                stacklevel=2,
-            )
+        if self._begun:
+            self._rates.write()
+        if (other := of_other_horizon(self.horizon, made_for)) and is_first():
+            warnings.warn(other, stacklevel=2)
 
     def _check_alone(self) -> None:
         """Says so if the rates are set by an earlier controller, too, that is still there."""
         drivers = [x for x in listening(self.optimizer) if isinstance(x, LRController) and not x._shadow]
-        if not self._shadow and drivers[0] is not self:
-            self._say(
+        # Where Accelerate has put a step of its own in the place of the optimizer's, none is seen.
+        if not self._shadow and any(driver is not self for driver in drivers[:1]):
+            self._tell(
                 "two",
                 "two LRControllers set the rates of this optimizer: delete the earlier one, or make one of them with "
                 "shadow=True",
@@ -438,37 +381,9 @@ class LRController(LRScheduler):
 
     def _check_watched(self) -> None:
         """Says so if the optimizer has been given other parameters than those that are looked at."""
-        if not self._groups.hold(self._watched):
-            self._say(
+        if not self._rates.groups.hold(self._parts.watched):
+            self._tell(
                 "replaced",
                 "the optimizer's groups were replaced, and it no longer trains the first and the last layer that are "
                 "looked at: make a new controller for it",
             )
-
-    def _say(self, kind: str, sentence: str) -> None:
-        """Warns once of each kind of thing, in one process."""
-        if kind not in self._said:
-            self._said.append(kind)
-            if is_first():
-                warnings.warn(sentence, stacklevel=2)
-
-
-def _checked_bounds(bounds: tuple[float, float] | None) -> tuple[float, float]:
-    """The bounds, or none.
-
-    Raises:
-        ValueError: they aren't two rates, the lower one first.
-    """
-    if bounds is None:
-        return -math.inf, math.inf
-    given = [_number(bound) for bound in bounds] if isinstance(bounds, tuple | list) else []
-    if not (len(given) == 2 and 0 <= given[0] <= given[1]):
-        raise ValueError(f"bounds must be two rates, 0 or more, the lower one first, not {bounds!r}")
-    return given[0], given[1]
-
-
-def _number(value: Any) -> float:
-    """One real number, also of a tensor; NaN for anything else, and for truth values."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan

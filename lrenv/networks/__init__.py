@@ -12,8 +12,9 @@ gives by itself, up to rounding.
 Read `stacked.py` first (`Network`: initial weights and forward pass of n copies), then `layers.py` (the rule of each
 layer). The networks themselves are in `architectures.py` (perceptrons, LeNet-5, ResNets, VGG), `sequences.py` (token
 ids), `perceptrons.py` and `gated.py` (further shapes of both); `families.py` has those of drawn tasks, as values.
-`initialisation.py` draws the weights of n seeds fast, `pooling.py` is a faster pool for the CPU, and `convolutions.py`
-with the Triton kernels of `convolution_kernels.py` are faster convolutions for CUDA.
+`pieces.py` tells the layers and tensors that may have rates of their own, `initialisation.py` draws the weights of n
+seeds fast, `pooling.py` is a faster pool for the CPU, and `convolutions.py` with the Triton kernels of
+`convolution_kernels.py` are faster convolutions for CUDA.
 """
 
 from __future__ import annotations

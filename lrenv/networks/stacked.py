@@ -7,7 +7,7 @@ The parameters of n copies are one tensor (n, P), whose columns are those of `to
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,6 +33,7 @@ from lrenv.networks.layers import (
     run_sequentially,
     run_vmapped,
 )
+from lrenv.networks.pieces import Pieces, outer_weights
 from lrenv.randomness import draws
 from lrenv.runtime.ambient import with_own_settings, without_gradients
 
@@ -52,8 +53,7 @@ class Network:
         shapes: parameter name -> shape of one copy, in the module's own order, which is that of the P columns.
         size: P, the number of parameters of one copy.
         layers: the names of the modules that hold parameters, in order.
-        pieces: granularity -> how many consecutive columns each piece has. At "trainee" all columns are one piece; at
-            "layer" and "tensor" each layer and each tensor is one.
+        pieces: granularity -> how many consecutive columns each piece has (`lrenv.networks.pieces.Pieces`).
         stochastic: whether the module draws random numbers in training (dropout).
         first, last: the columns of the first and the last weight, the tensors with two or more axes; if there are none,
             of the first and the last parameter.
@@ -72,15 +72,10 @@ class Network:
         self._module = self._initial.module
         _check_dropout(self._module)
         self.shapes = {name: p.shape for name, p in self._module.named_parameters()}
-        self._sizes = [shape.numel() for shape in self.shapes.values()]
+        self._pieces = Pieces(self.shapes)
+        self.layers, self.pieces = self._pieces.layers, self._pieces.sizes
+        self._sizes = self.pieces["tensor"]
         self.size = sum(self._sizes)
-        owners = [name.rpartition(".")[0] for name in self.shapes]
-        self.layers = list(dict.fromkeys(owners))
-        sizes = dict.fromkeys(self.layers, 0)
-        for owner, size in zip(owners, self._sizes, strict=True):
-            sizes[owner] += size
-        self.pieces = {"trainee": [self.size], "layer": list(sizes.values()), "tensor": self._sizes}
-        self._owners = owners
         self.first, self.last = (self._columns(name) for name in outer_weights(self.shapes))
         _replace_dropout(self._module)
         named = self._module.named_modules(remove_duplicate=False)
@@ -263,36 +258,11 @@ class Network:
 
     def summed(self, x: Tensor, granularity: str) -> Tensor:
         """Returns the sums (n, K) over the K pieces of a tensor (n, P); at "parameter" the tensor itself."""
-        if granularity == "parameter":
-            return x
-        return torch.stack([piece.sum(1) for piece in x.split(self.pieces[granularity], 1)], 1)
+        return self._pieces.summed(x, granularity)
 
     def fan_in(self, granularity: str) -> Tensor:
-        """Returns how many terms each output of a piece sums up: (K,) for the K pieces, float64.
-
-        A weight (outputs, inputs, ...) has the product of all axes but the first; of an embedding that is its width. A
-        layer has that of its first weight, and so have its biases and gains, which are tensors of one axis or none. A
-        layer of nothing else, such as a norm, belongs to the weights before it, or to the first of all. A trainee as a
-        whole has the geometric mean over its layers. In a network without weights of two axes, all are 1.
-        """
-        of_weights = [float(shape[1:].numel()) if len(shape) > 1 else None for shape in self.shapes.values()]
-        first: dict[str, float] = {}
-        for owner, own in zip(self._owners, of_weights, strict=True):
-            if own is not None:
-                first.setdefault(owner, own)
-        last, layers = next(iter(first.values()), 1.0), {}
-        for layer in self.layers:
-            layers[layer] = last = first.get(layer, last)
-        of_layers = torch.tensor(list(layers.values()), dtype=torch.float64)
-        if granularity == "layer":
-            return of_layers
-        if granularity == "trainee":
-            return of_layers.log().mean().exp()[None]
-        tensors = [layers[x] if own is None else own for x, own in zip(self._owners, of_weights, strict=True)]
-        of_tensors = torch.tensor(tensors, dtype=torch.float64)
-        if granularity == "tensor":
-            return of_tensors
-        return of_tensors.repeat_interleave(torch.tensor(self._sizes), output_size=self.size)
+        """Returns how many terms each output of a piece sums up: (K,) for the K pieces, float64."""
+        return self._pieces.fan_in(granularity)
 
     @with_own_settings
     def __call__(
@@ -340,12 +310,6 @@ class Network:
         position = list(self.shapes).index(name)
         start = sum(self._sizes[:position])
         return slice(start, start + self._sizes[position])
-
-
-def outer_weights(shapes: Mapping[str, torch.Size]) -> tuple[str, str]:
-    """Returns the names of the first and the last weight, tensors with two or more axes, or any if there are none."""
-    matrices = [name for name, shape in shapes.items() if len(shape) > 1] or list(shapes)
-    return matrices[0], matrices[-1]
 
 
 def _gradients(outputs: Tensor, weights: list[Tensor]) -> list[Tensor]:

@@ -58,6 +58,37 @@ MEAN = "mean_gradient"
 """The mean of the gradients g_2 ... g_(N+1), one number per parameter."""
 
 
+class Sums:
+    """Sums of products of gradients and directions over the steps of an interval.
+
+    Args:
+        parts: what to sum up: names in `PRODUCTS`, and `MEAN`.
+        reduce: (n, P) -> (n, K), the sums at the granularity of the rates.
+    """
+
+    def __init__(self, parts: Sequence[str], reduce: Callable[[Tensor], Tensor]) -> None:
+        self._products = {name: PRODUCTS[name] for name in parts if name != MEAN}
+        self._mean, self._reduce = MEAN in parts, reduce
+
+    def zeros(self, params: Tensor) -> dict[str, Tensor]:
+        """Returns the sums (n, P) over no step."""
+        return {name: torch.zeros_like(params) for name in (*self._products, *[MEAN] * self._mean)}
+
+    def added(self, step: Step, sums: dict[str, Tensor], in_place: bool) -> dict[str, Tensor]:
+        """Adds each element's products of a step to the sums (n, P): one pass over the weights each."""
+        multiplied, plus = (Tensor.addcmul_, Tensor.add_) if in_place else (Tensor.addcmul, Tensor.add)
+        added = {
+            name: multiplied(sums[name], *product.factors(step), value=product.sign)
+            for name, product in self._products.items()
+        }
+        return added | ({MEAN: plus(sums[MEAN], step.following)} if self._mean else {})
+
+    def reduced(self, sums: dict[str, Tensor], taken: Tensor | int) -> dict[str, Tensor]:
+        """Returns the sums at the granularity of the rates (n, K), and the mean over the steps taken."""
+        reduced = {name: self._reduce(sums[name]) for name in self._products}
+        return reduced | ({MEAN: sums[MEAN] / taken} if self._mean else {})
+
+
 class GradientObserver:
     """Sums up products of gradients and directions over an interval.
 
@@ -68,10 +99,8 @@ class GradientObserver:
     """
 
     def __init__(self, trainee: Trainee, parts: Sequence[str], granularity: str) -> None:
-        self._trainee = trainee
-        self._products = {name: PRODUCTS[name] for name in parts if name != MEAN}
-        self._mean = MEAN in parts
-        self._granularity = granularity
+        self._trainee, self._changes = trainee, CHANGE in parts
+        self._sums = Sums(parts, lambda x: trainee.network.summed(x, granularity))
 
     @with_own_settings
     def start(self, state: TraineeState, hyper: Hyper) -> Observed:
@@ -82,12 +111,12 @@ class GradientObserver:
         """
         gradient = self._trainee.gradient(state, self._trainee.batch_indices(state, 1)[:, 0])
         first = self._regularised(state, gradient, hyper)
-        sums = self._added(Step(torch.zeros_like(first), first, first), self._zeros(first), in_place=False)
-        return Observed(gradient, self._reduced(sums, 1))
+        sums = self._sums.added(Step(torch.zeros_like(first), first, first), self._sums.zeros(first), in_place=False)
+        return Observed(gradient, self._sums.reduced(sums, 1))
 
     def begin(self, observed: Observed) -> Observed:
         """Returns the gradient that is carried, and sums (n, P) of each element by itself over no step."""
-        return observed._replace(sums=self._zeros(observed.gradient.grads))
+        return observed._replace(sums=self._sums.zeros(observed.gradient.grads))
 
     def observe(
         self,
@@ -112,34 +141,16 @@ class GradientObserver:
         """
         gradient = self._trainee.gradient(after, following)
         step = Step(direction, self._regularised(after, gradient, hyper), direction.new_zeros(0))
-        if CHANGE in self._products:
+        if self._changes:
             # With the draws of the step that the batch belongs to: of dropout, of augmentation.
             again = self._trainee.gradient(before._replace(step=after.step), following)
             step = step._replace(preceding=self._regularised(before, again, hyper))
-        return Observed(gradient, self._added(step, observed.sums, in_place))
+        return Observed(gradient, self._sums.added(step, observed.sums, in_place))
 
     def end(self, observed: Observed, steps: Tensor) -> Observed:
         """Returns the sums at the granularity of the rates, and the mean over the steps (n,) that were taken."""
         number = steps.clamp(min=1).to(observed.gradient.grads.dtype)
-        return observed._replace(sums=self._reduced(observed.sums, number[:, None]))
+        return observed._replace(sums=self._sums.reduced(observed.sums, number[:, None]))
 
     def _regularised(self, state: TraineeState, gradient: Gradient, hyper: Hyper) -> Tensor:
         return self._trainee.optimizer.regularised(gradient.grads, state.params, hyper)
-
-    def _zeros(self, params: Tensor) -> dict[str, Tensor]:
-        """Sums (n, P) over no step."""
-        return {name: torch.zeros_like(params) for name in (*self._products, *[MEAN] * self._mean)}
-
-    def _added(self, step: Step, sums: dict[str, Tensor], in_place: bool) -> dict[str, Tensor]:
-        """Adds each element's products of a step to the sums (n, P): one pass over the weights each."""
-        multiplied, plus = (Tensor.addcmul_, Tensor.add_) if in_place else (Tensor.addcmul, Tensor.add)
-        added = {
-            name: multiplied(sums[name], *product.factors(step), value=product.sign)
-            for name, product in self._products.items()
-        }
-        return added | ({MEAN: plus(sums[MEAN], step.following)} if self._mean else {})
-
-    def _reduced(self, sums: dict[str, Tensor], taken: Tensor | int) -> dict[str, Tensor]:
-        """The sums at the granularity of the rates (n, K), and the mean over the steps taken."""
-        reduced = {name: self._trainee.network.summed(sums[name], self._granularity) for name in self._products}
-        return reduced | ({MEAN: sums[MEAN] / taken} if self._mean else {})

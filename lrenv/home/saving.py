@@ -1,0 +1,104 @@
+"""What a controller keeps in a checkpoint, and how it is read back: nothing changes if some of it can't be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from lrenv.home.deciding import Decider
+from lrenv.home.rates import Rates
+from lrenv.home.stepping import Losses
+from lrenv.lookup import count
+
+VERSION = 1
+"""Of what `state_of` gives."""
+
+
+class Progress(NamedTuple):
+    """How far a loop has come."""
+
+    horizon: int | None
+    last_epoch: int
+    begun: bool
+    first: Tensor | None  # the loss (1,) before the first step, until the agent has seen it
+    losses: Losses
+    said: list[str]
+
+
+def state_of(name: str, every: int, progress: Progress, rates: Rates, decider: Decider) -> dict[str, Any]:
+    """Everything that later decisions depend on: plain values and tensors.
+
+    Args:
+        name: of the agent.
+        every: N.
+        progress: how far the loop has come.
+        rates: what its optimizer is driven with.
+        decider: what decides for it.
+    """
+    return {
+        "version": VERSION,
+        "agent": name,
+        "every": every,
+        "horizon": progress.horizon,
+        "last_epoch": progress.last_epoch,
+        "begun": progress.begun,
+        "first": progress.first,
+        "losses": progress.losses.stacked(),
+        "said": list(progress.said),
+        "rates": rates.state(),
+        "decider": decider.state(),
+    }
+
+
+def read(state: Any, name: str, every: int, rates: Rates, decider: Decider) -> tuple[Progress, Callable[[], None]]:
+    """Reads what `state_of` gave; returns how far that loop has come, and what brings rates and decider there.
+
+    Raises:
+        ValueError: the state of something else, of another agent, with another `every`, or with parts that are missing
+            or can't be meant.
+    """
+    if not isinstance(state, Mapping) or state.get("version") != VERSION or "decider" not in state:
+        raise ValueError("this is no state of an LRController of this version: pass what its state_dict() gave")
+    for key, mine in (("agent", name), ("every", every)):
+        if state.get(key) != mine:
+            raise ValueError(
+                f"the state is that of a controller with {key} {state.get(key)!r}, and this one has {mine!r}: make it "
+                "with the same settings"
+            )
+    try:
+        losses = Losses()
+        losses.restore(state["losses"])
+        progress = Progress(
+            None if state["horizon"] is None else count("horizon", state["horizon"]),
+            count("last_epoch", state["last_epoch"], 0),
+            bool(state["begun"]),
+            None if state["first"] is None else state["first"].reshape(1).clone(),
+            losses,
+            [str(kind) for kind in state["said"]],
+        )
+        restores = rates.restoring(state["rates"]), decider.restoring(state["decider"])
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"the state can't be gone on from ({what}): pass what state_dict() gave, to a controller with the same "
+            "settings"
+        ) from error
+
+    def restore() -> None:
+        for each in restores:
+            each()
+
+    return progress, restore
+
+
+def of_other_horizon(saved: int | None, made_for: int | None) -> str | None:
+    """A sentence for the user of a state whose horizon is not that of the controller that goes on from it."""
+    if saved == made_for:
+        return None
+    more = made_for - saved if made_for is not None and saved is not None else 0
+    return (
+        f"the state has horizon={saved}, which holds from here, and this controller was made with horizon={made_for}"
+        + (f": call extend({more}) to train for {made_for} steps" if more > 0 else "")
+    )
