@@ -258,14 +258,14 @@ def test_what_others_left_is_no_complaint(tmp_path: Path) -> None:
     class Collecting(LearningRateEnv):
         said = ""
 
-        def reset(self, **settings: Any) -> Any:
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
             left: list[Any] = [(tmp_path / "x").open("w")]
             left.append(left)
             del left
             gc.collect()
             if self.said:
                 warnings.warn(self.said, UserWarning, stacklevel=1)
-            return super().reset(**settings)
+            return super().reset(seed=seed, options=options)
 
     env = Collecting("noisy-quadratic", budget=20, device="cpu")
     assert complaints(env, render=False) == []
