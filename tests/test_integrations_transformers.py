@@ -15,6 +15,7 @@ from lrenv.agents import BaseAgent
 
 pytestmark = pytest.mark.filterwarnings("ignore:::(transformers|accelerate)")
 STEPS, ACCUMULATE = 12, 4
+FOR_TRAINER = ("optimizers", "compute_loss_func", "eval_dataset")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def validate(model: Any) -> tuple[Tensor, Tensor]:
 def trainer_of(
     transformers: Any, folder: Path, *callbacks: Any, kind: Any = None, model: Any = None, **settings: Any
 ) -> Any:
-    for_trainer = {name: settings.pop(name) for name in ("optimizers", "compute_loss_func") if name in settings}
+    for_trainer = {name: settings.pop(name) for name in FOR_TRAINER if name in settings}
     usual = {
         "lr_scheduler_type": "constant", "learning_rate": 1e-2, "per_device_train_batch_size": 2, "max_steps": STEPS,
         "gradient_accumulation_steps": ACCUMULATE, "report_to": [], "logging_steps": 1, "use_cpu": True,
@@ -128,7 +129,8 @@ def test_the_losses_of_a_model_that_knows_of_no_other_batches_are_averaged(trans
             return nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten()), logits
 
     callback = callback_of(TrainingLosses())
-    trainer = trainer_of(transformers, tmp_path, callback, model=Bigrams())
+    evaluating = {"eval_strategy": "steps", "eval_steps": 1, "eval_dataset": data()[:4]}  # whose losses don't count
+    trainer = trainer_of(transformers, tmp_path, callback, model=Bigrams(), **evaluating)
     trainer.train()
     losses = logged(trainer, "loss")
     means = [sum(losses[i - 3 : i]) / 3 for i in range(3, STEPS, 3)]

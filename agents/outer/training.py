@@ -246,6 +246,9 @@ def _trained(training: Training[S], settings: S, folder: Folder, deadline: float
     units = training.units
     try:
         with progress(training.iterations * units, training.unit, training.iteration * units) as report:
+            if training.iteration >= training.iterations:
+                longer = f"a larger --{settings.LENGTH.replace('_', '-')} goes further"
+                report(training.iteration * units, f"it was finished; {longer}  best {training.best_shown}")
             while training.iteration < training.iterations:
                 if time.monotonic() >= deadline:
                     raise KeyboardInterrupt
