@@ -128,15 +128,14 @@ class MultiTaskTraining(PolicyTraining):
         """The number of trainees that a comparison trains."""
         return self.validation.runs
 
-    def iterate(self) -> dict[str, float]:
-        """Runs the reference before the first iteration, and makes an iteration."""
+    def held_out_loss(self, controller: Controller) -> float:
+        """Returns the controller's score, a mean logarithm of relative losses (`lrenv.agents.ppo.validation`).
+
+        The reference is run before the first one, and counted among the runs of selection.
+        """
         if np.isnan(self.validation.reference).any():
             self.validation.run_reference()
             self.selection_runs += self.validation.runs
-        return super().iterate()
-
-    def held_out_loss(self, controller: Controller) -> float:
-        """Returns the controller's score, a mean logarithm of relative losses (`lrenv.agents.ppo.validation`)."""
         return self.validation.score(controller)
 
     def summary(self) -> dict[str, float]:

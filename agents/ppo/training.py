@@ -14,17 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
-from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
 from lrenv.agents.outer.training import Training, begin_adam
 from lrenv.agents.ppo.agent import Architecture, PPOController
+from lrenv.agents.ppo.algorithm import LSTMPPO, MLPPPO, Watch, two_rates
 from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.controllers.agent import View
 from lrenv.envs.multi_task_vec_env import MultiTaskVecEnv
@@ -32,84 +29,10 @@ from lrenv.envs.own import observation_name, reward_name
 from lrenv.envs.sb3_vec_env import LearningRateVecEnv
 from lrenv.training.tasks import Task
 
-CRITIC = ("value_net", "mlp_extractor.value_net", "critic")
-"""Beginnings of the names of the critic's parameters in Stable-Baselines3's policies."""
 COUNTS = ("num_timesteps", "_n_updates")
 """The attributes in which a model of Stable-Baselines3 counts."""
 LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 """Its attributes that hold the decision before."""
-
-
-def two_rates(policy: ActorCriticPolicy, actor_lr: float, critic_lr: float) -> torch.optim.Optimizer:
-    """Returns Adam with actor and critic in parameter groups of their own, each at its rate (section 3.3)."""
-    groups: dict[str, list[torch.nn.Parameter]] = {"actor": [], "critic": []}
-    for name, parameter in policy.named_parameters():
-        groups["critic" if name.startswith(CRITIC) else "actor"].append(parameter)
-    rates = {"actor": actor_lr, "critic": critic_lr}
-    # eps is Stable-Baselines3's for policy gradients.
-    return torch.optim.Adam([{"params": groups[name], "lr": rates[name], "name": name} for name in groups], eps=1e-5)
-
-
-def _log_rates(logger: Logger, optimizer: Any) -> None:
-    for group in optimizer.param_groups:
-        logger.record(f"train/{group['name']}_lr", group["lr"])
-
-
-class _MLPPPO(PPO):
-    """PPO that leaves the rates of `two_rates` alone, where Stable-Baselines3 would set both to one."""
-
-    def _update_learning_rate(self, optimizers: Any) -> None:
-        _log_rates(self.logger, optimizers)
-
-
-class _LSTMPPO(RecurrentPPO):
-    """Recurrent PPO that leaves the rates of `two_rates` alone."""
-
-    def _update_learning_rate(self, optimizers: Any) -> None:
-        _log_rates(self.logger, optimizers)
-
-
-class Watch(BaseCallback):
-    """Follows returns, validation losses and learning rates through an iteration.
-
-    Attributes:
-        returns: of the episodes that ended, other than those that were cut off.
-        val_losses: at their ends.
-        rates: the typical rate of each decision, the geometric mean over environments.
-        diverged: how many episodes ended so.
-        truncated: how many were cut off.
-    """
-
-    def __init__(self, envs: LearningRateVecEnv | MultiTaskVecEnv) -> None:
-        super().__init__()
-        self.envs = envs
-        self.running = np.zeros(envs.num_envs)
-        self._clear()
-
-    def _clear(self) -> None:
-        self.returns: list[float] = []
-        self.val_losses: list[float] = []
-        self.rates: list[float] = []
-        self.diverged = self.truncated = 0
-
-    def _on_rollout_start(self) -> None:
-        self._clear()
-
-    def _on_step(self) -> bool:
-        normalised = self.model.get_vec_normalize_env()
-        assert normalised is not None
-        self.running += normalised.get_original_reward()
-        for i in np.flatnonzero(self.locals["dones"]):
-            info = self.locals["infos"][i]
-            if info["TimeLimit.truncated"]:
-                self.truncated += 1
-            else:
-                self.returns.append(float(self.running[i]))
-                self.val_losses.append(float(info["val_loss"]))
-                self.diverged += int(info["diverged"])
-            self.running[i] = 0.0
-        self.rates.append(float(np.exp(np.log(np.abs(self.envs.rates).clip(1e-12)).mean())))
-        return True
 
 
 class PolicyTraining(Training[PPOSettings]):
@@ -138,7 +61,7 @@ class PolicyTraining(Training[PPOSettings]):
         super().__init__(settings, task)
         self.view, self.normalised = view, normalised
         self.architecture = Architecture.of(envs.observation_space, envs.action_space, settings.hidden, settings.lstm)
-        algorithm: Any = _LSTMPPO if settings.lstm else _MLPPPO
+        algorithm: Any = LSTMPPO if settings.lstm else MLPPPO
         self.model: Any = algorithm(
             "MlpLstmPolicy" if settings.lstm else "MlpPolicy",
             normalised,
