@@ -6,7 +6,7 @@ DEMO_TASK = mnist1d-mlp
 # A process per core with a thread each: threads that wait for one another cost more than they bring in small tests.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
-.PHONY: help demo test test-slow soak check format bench wheel figure clean
+.PHONY: help demo test test-slow soak check format bench wheel figure docs clean
 
 help:  ## lists these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,12 +48,16 @@ wheel: $(INSTALLED)  ## builds the source archive and from it the wheel, and tri
 figure: $(INSTALLED)  ## draws the figure of README.md from what `make demo` left
 	$(BIN)/python docs/figures/controller_rates.py runs/demo/compare
 
+docs: $(INSTALLED)  ## builds docs/_build/html/index.html, with warnings as errors, and runs the examples in pages and docstrings
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" lrenv tests/test_docs.py tests/test_readme.py tests/test_tutorial.py
+
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lrenv needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable '.[dev,docs]'
 	touch $@
 
 clean:  ## removes the environment and everything that was built
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist build docs/_build docs/generated .pytest_cache .mypy_cache .ruff_cache

@@ -21,6 +21,8 @@ from lrenv.agents.noh.training import NOHTraining
 from lrenv.agents.outer.training import Training, train
 from lrenv.agents.ppo.multi_task import ppo_training
 from lrenv.agents.ppo.settings import PPOSettings
+from lrenv.agents.universal.settings import UniversalSettings
+from lrenv.agents.universal.training import UniversalTraining
 
 
 def ppo(settings: PPOSettings) -> Path:
@@ -47,3 +49,8 @@ def dmopt(settings: DMoptSettings) -> Path:
     """Trains an LSTM that puts out the update of each parameter (Andrychowicz et al. 2016)."""
     kind: Callable[[DMoptSettings], Training[Any]] = partial(NOHTraining, DMopt)
     return train(kind, settings)
+
+
+def universal(settings: UniversalSettings) -> Path:
+    """Trains a controller for any task, by evolution strategies over drawn tasks."""
+    return train(UniversalTraining, settings)

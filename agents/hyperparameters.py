@@ -48,8 +48,7 @@ def tuned(
     return attach
 
 
-# name: (what is accepted, the same in words)
-_LIMITS: dict[str, tuple[Callable[[Array], NDArray[np.bool_]], str]] = {
+LIMITS: dict[str, tuple[Callable[[Array], NDArray[np.bool_]], str]] = {
     "peak": (lambda v: v >= 0, "a learning rate, 0 or more"),
     "floor": (lambda v: v >= 0, "a learning rate, 0 or more"),
     "warmup": (
@@ -87,6 +86,7 @@ _LIMITS: dict[str, tuple[Callable[[Array], NDArray[np.bool_]], str]] = {
     "delta": (lambda v: v >= 0, "a weight, 0 or more"),
     "adagrad_lr": (lambda v: v > 0, "positive"),
 }
+"""Hyperparameter -> (what is accepted, the same in words)."""
 _CHOICES = {"shape": ("linear", "1-sqrt", "cosine")}
 """Hyperparameter -> the names that it may be."""
 _ORDER = (("floor", "peak"), ("warmup", "timescale"), ("low", "high"), ("low", "initial_lr"), ("initial_lr", "high"))
@@ -107,7 +107,7 @@ def checked(**given: Hyperparameter | Choice | None) -> Hyperparameters:
                 raise ValueError(f"{name}={value!r}: {name} must be one of {', '.join(_CHOICES[name])}, or one per env")
             arrays[name] = array
             continue
-        accepts, words = _LIMITS[name]
+        accepts, words = LIMITS[name]
         if array.dtype.kind not in "iuf" or array.ndim > 1 or array.size == 0:
             raise ValueError(f"{name}={value!r}: pass one number, or a flat array of one number per env")
         if not np.all(np.isfinite(array) & accepts(array)):

@@ -36,7 +36,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.profiler import ProfilerActivity, profile
 
 from loops import modules
-from lrenv.agents.learned_optimizer.gradient_estimators import ESTIMATORS, perturbations, sampled
+from lrenv.agents.outer.gradient_estimators import ESTIMATORS, perturbations, sampled
 from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.agents.ppo.training import PPOTraining
 from lrenv.data import Data, Split

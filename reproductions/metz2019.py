@@ -39,10 +39,10 @@ from lrenv import networks
 from lrenv.agents import Agent
 from lrenv.agents.learned_optimizer.agent import LearnedOptimizer
 from lrenv.agents.learned_optimizer.baselines import tune_optimizers
-from lrenv.agents.learned_optimizer.gradient_estimators import merged, paired, perturbations, sampled
 from lrenv.agents.learned_optimizer.problems import NETWORKS, class_subset, problems
 from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
 from lrenv.agents.learned_optimizer.training import LearnedOptimizerTraining, unrolled
+from lrenv.agents.outer.gradient_estimators import merged, paired, perturbations, sampled
 from lrenv.agents.schedules.agent import constant
 from lrenv.benchmark import evaluation
 from lrenv.controllers import controller_file

@@ -322,6 +322,8 @@ def _savers() -> dict[str, Callable[[Path], Any]]:
     from lrenv.agents.noh import lstm as coordinatewise
     from lrenv.agents.noh.agent import NOH, DMopt
     from lrenv.agents.ppo import agent as ppo
+    from lrenv.agents.universal.agent import UniversalController
+    from lrenv.agents.universal.policy import Architecture as Universal
     from lrenv.benchmark import View
     from lrenv.controllers import controller_file
 
@@ -337,6 +339,7 @@ def _savers() -> dict[str, Callable[[Path], Any]]:
         policy.set_training_mode(False)
         return ppo.PPOController(policy, np.zeros(8), np.ones(8), View("scale", "dynamics", 2), architecture)
 
+    universal = Universal(hidden=4)
     lstm, small = coordinatewise.Architecture(2, 4), learned_optimizer.Architecture(4)
     tensors = {
         "policy.weight": torch.randn(3, 4), "count": torch.tensor(3), "ended": torch.tensor([True, False]),
@@ -347,6 +350,7 @@ def _savers() -> dict[str, Callable[[Path], Any]]:
         "ppo": controller(False), "ppo-lstm": controller(True), "noh": NOH(lstm, 2, "adam"),
         "dmopt": DMopt(lstm, 1, "unit"), "fds": FDS((0.1, 0.01), (0.9,)), "search": Search((0.1,)),
         "learned-optimizer": learned_optimizer.LearnedOptimizer(small.init(0), small),
+        "universal-policy": UniversalController(universal.init(0), universal),
     }  # fmt: skip
     savers: dict[str, Callable[[Path], Any]] = {
         name: lambda path, agent=agent: agent.save(path, trained) for name, agent in agents.items()

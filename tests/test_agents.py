@@ -22,6 +22,8 @@ from lrenv.agents.noh.lstm import Architecture as LSTMArchitecture
 from lrenv.agents.noh.lstm import CoordinateLSTM
 from lrenv.agents.ppo.agent import Architecture as PPOArchitecture
 from lrenv.agents.ppo.agent import PPOController
+from lrenv.agents.universal.agent import UniversalController
+from lrenv.agents.universal.policy import Architecture as Universal
 from lrenv.benchmark import evaluate
 from lrenv.controllers import controller_file
 from lrenv.controllers.agent import State, agent_factory
@@ -64,6 +66,10 @@ def lstm_policy(kind: type[LSTMPolicy], optimizer: str) -> LSTMPolicy:
     return kind(shape, 2, optimizer, network)
 
 
+def universal(shape: Universal) -> UniversalController:
+    return UniversalController(0.3 * torch.randn(shape.size, generator=torch.Generator().manual_seed(1)), shape)
+
+
 TABLE: dict[str, Callable[[], Agent]] = {
     "constant": lambda: by_grid("constant"),
     "constant-ema": lambda: make_agent("constant-ema", peak=0.1, ema=0.9),
@@ -96,6 +102,8 @@ TABLE: dict[str, Callable[[], Agent]] = {
     "dmopt": lambda: lstm_policy(DMopt, "unit"),
     "learned-optimizer": lambda: LearnedOptimizer(Perceptron(hidden=4).init(0), Perceptron(hidden=4)),
     "metz2019-cpu": lambda: make_agent("metz2019-cpu"),
+    "universal-policy": lambda: universal(Universal(hidden=4)),
+    "universal-policy, per layer": lambda: universal(Universal(True, False, True, hidden=4)),
     "ppo": lambda: ppo(lstm=False),
     "ppo, discrete": lambda: ppo(lstm=False, control="discrete"),
     "ppo-lstm": lambda: ppo(lstm=True),
@@ -114,6 +122,7 @@ WITH_MEMORY = (
     "osgm",
     "noh",
     "dmopt",
+    "universal-policy",
     "ppo-lstm",
 )
 
@@ -166,7 +175,7 @@ def task(toy: Callable[..., Task]) -> Task:
 
 def assert_acts_alike(case: str, one: Any, other: Any) -> None:
     """To the bit where agents compute with NumPy; torch's products round otherwise in another batch."""
-    torchy = advertised(case) in ("noh", "dmopt", "ppo")
+    torchy = advertised(case) in ("noh", "dmopt", "ppo", "universal-policy")
     np.testing.assert_allclose(one, other, rtol=1e-4 if torchy else 0, atol=1e-6 if torchy else 0)
 
 
@@ -177,7 +186,9 @@ class TestContract:
     def test_it_keeps_the_protocol_and_changes_nothing_that_it_is_given(self, case: str, task: Task) -> None:
         agent = TABLE[case]()
         assert isinstance(agent, Agent)
-        assert repr(agent).startswith(case.split(",")[0].replace("metz2019-cpu", "learned-optimizer"))
+        assert repr(agent).startswith(
+            case.split(",")[0].replace("metz2019-cpu", "learned-optimizer").removesuffix("-policy")
+        )
         for made in decisions(agent, task):
             held = [np.array(np.asarray(x)) for x in made.state or ()]
             again, after = agent.predict(made.observation, made.state, np.zeros(N, dtype=bool), deterministic=True)
@@ -321,6 +332,7 @@ def test_a_view_says_whether_the_horizon_is_known() -> None:
         "constant", "constant-ema", "step", "sgdr", "inverse-sqrt", "plateau", "plateau, by fan-in", "greedy",
         "greedy-bounded", "sgd-hd", "sgd-hd, multiplicative", "nesterov-hd", "adam-hd", "adam-hd, in its loop", "gala",
         "osgm", "noh", "dmopt", "learned-optimizer", "metz2019-cpu",
+        "universal-policy, per layer",
     ]  # fmt: skip
     assert View("scale", ("paper", "gradient_square")).horizon is False
     assert View("scale", ("paper", "scale-free")).horizon is True

@@ -310,6 +310,15 @@ def test_runs_that_die_are_searched_below(monkeypatch: pytest.MonkeyPatch) -> No
         grid_search(search_of(entry))
 
 
+def test_a_grid_ends_where_the_agent_takes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rates of this one have a lowest value of their own."""
+    valley(monkeypatch, lambda x: x["initial_lr"])
+    entry = Entry("gala", "gala:low=0.003", {"initial_lr": Axis((0.01, 0.02), factor=2.0)}, {})
+    found = grid_search(search_of(entry))
+    assert found["settings"] == {"initial_lr": 0.005}
+    assert not found["inside"]
+
+
 def test_a_grid_of_real_runs() -> None:
     """The settings with the lowest final validation loss, of the runs that each combination is by itself."""
     entry = Entry("linear", "linear", {"peak": Axis((0.05, 0.1, 5.0)), "warmup": Axis((0, 4))}, {})

@@ -19,11 +19,12 @@ from lrenv.agents.noh.agent import NOH, DMopt
 from lrenv.agents.noh.lstm import Architecture as Coordinatewise
 from lrenv.agents.noh.lstm import CoordinateLSTM
 from lrenv.agents.ppo.agent import Architecture, PPOController
+from lrenv.agents.universal.agent import UniversalController
 from lrenv.controllers.controller_file import ControllerFileError, TensorSpec
 
 LOADERS: dict[str, Any] = {
     "ppo": PPOController, "ppo-lstm": PPOController, "noh": NOH, "dmopt": DMopt, "fds": FDS, "search": Search,
-    "learned-optimizer": LearnedOptimizer,
+    "learned-optimizer": LearnedOptimizer, "universal-policy": UniversalController,
 }  # fmt: skip
 
 
@@ -96,6 +97,9 @@ def test_missing_metadata(path: Path, missing: str) -> None:
         ("fds", "optimizer", ("sgd", "adm", 3, ["adam"])),
         ("learned-optimizer", "architecture.hidden", (0, 5, 10**9)),
         ("learned-optimizer", "architecture.time", (False, 1)),
+        ("universal-policy", "architecture.hidden", (0, 5, 10**9)),
+        ("universal-policy", "architecture.layers", (True, 0)),
+        ("universal-policy", "architecture.horizon", (False, "yes")),
     ],
 )  # fmt: skip
 def test_metadata_that_can_not_be_meant(
@@ -133,6 +137,7 @@ def test_metadata_that_can_not_be_meant(
         ("fds", "lr", (float("nan"), float("inf"), -0.1, 1e300)),
         ("fds", "momentum", (1.0, -0.1)),
         ("learned-optimizer", "theta", (float("nan"), float("inf"), 1e30)),
+        ("universal-policy", "theta", (float("nan"), float("inf"), 1e30)),
     ],
 )
 def test_values_that_can_not_be_used(path: Path, kind: str, name: str, values: tuple[float, ...]) -> None:

@@ -264,6 +264,8 @@ from lrenv.agents.noh.lstm import Architecture
 from lrenv.agents.learned_optimizer.agent import LearnedOptimizer
 from lrenv.agents.learned_optimizer.agent import Architecture as Perceptron
 from lrenv.agents.noh.agent import NOH, DMopt
+from lrenv.agents.universal.agent import UniversalController
+from lrenv.agents.universal.policy import Architecture as Universal
 from lrenv.benchmark import agents, evaluate
 
 base = make_task("digits-mlp", batch_size=4, budget=4, interval=2)
@@ -292,6 +294,7 @@ trained = {
     "noh": lambda: NOH(Architecture(hidden=4), 2, "adam"),
     "dmopt": lambda: DMopt(Architecture(hidden=4), 2, "unit"),
     "learned-optimizer": lambda: LearnedOptimizer(torch.zeros(Perceptron(4).size), Perceptron(4)),
+    "universal-policy": lambda: UniversalController(torch.zeros(Universal(True).size), Universal(True)),
     "fds": lambda: make_agent("fds", lr=(0.1, 0.01)),
     "search": lambda: make_agent("search", lr=(0.1,)),
 }

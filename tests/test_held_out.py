@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lrenv import data, tasks
-from lrenv.benchmark.held_out import HELD_OUT, INITIAL_LRS, HeldOut, held_out
+from lrenv.benchmark.held_out import DATA, HELD_OUT, INITIAL_LRS, HeldOut, check_data, data_digest, data_of, held_out
 from lrenv.data import Split, from_arrays
 from lrenv.data.generated import Generated, Resampled
 from lrenv.data.published import CLASSES, SOURCES
@@ -50,6 +50,25 @@ def test_the_list_is_frozen() -> None:
     assert hashlib.sha256(told.encode()).hexdigest()[:16] == "ff50d5ac76e05f1c"
     for each in HELD_OUT:
         assert sum(p.numel() for p in module_of(each).parameters()) == each.weights, each.name
+
+
+def test_data_are_frozen() -> None:
+    assert set(DATA) == {data_of(task) for task in held_out()}
+    for each in EMBEDDED:
+        check_data(each.task())
+
+
+def test_other_data_are_refused() -> None:
+    """One pixel, one target, or two targets that change places."""
+    task = HeldOut("co2-gru", "", (), 0, {"data": "co2"}).task()
+    whole = task.load()
+    inputs, targets = (part.clone() for part in whole.test)
+    inputs[0, 0] += 0.01
+    for test in (Split(inputs, whole.test.targets), Split(whole.test.inputs, targets.flip(0))):
+        assert data_digest(whole._replace(test=test)) != DATA["co2"]
+    changed = make_task(task, data=lambda: whole._replace(test=Split(inputs, targets)))
+    with pytest.raises(ValueError, match="are others than those of the held-out list"):
+        check_data(changed)
 
 
 def test_there_are_enough_and_they_are_tasks() -> None:

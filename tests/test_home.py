@@ -300,7 +300,7 @@ def test_broken_losses_hold_the_rate_and_the_loop_goes_on() -> None:
         loop.step(controller, loss=float("nan"))
         loop.run(controller, 5)
     assert controller.get_last_lr() != before
-    assert controller.history[3].why == ("a loss or a weight is not finite",)
+    assert controller.history[3].why == ("a loss, a weight or a gradient is not finite",)
 
 
 def test_strange_observations_are_flagged_and_a_schedule_takes_over() -> None:
@@ -420,8 +420,9 @@ def test_evaluation_mode_and_gradients_are_as_before() -> None:
         (Reacting(), {"evaluate": lambda: 1.0}, "observes progress"),
         ("plateau:peak=0.1", {"every": 5}, "observes the validation loss: pass evaluate="),
         ("plateau:peak=0.1", {"evaluate": lambda: 1.0}, "no interval of its own: pass every="),
-        ("sgd-hd", {"horizon": 9}, "observes hypergradient, which a loop doesn't hand out: agents that work are"),
-        ("sgd-hd:granularity=layer", {"horizon": 9}, "sets a rate per layer, but here is one per network: agents that"),
+        ("gala", {}, "observes gradient_change_square: that takes another gradient per step"),
+        ("sgd-hd:granularity=parameter", {}, "sets a rate per parameter, and an optimizer of torch takes"),
+        ("sgd-hd:granularity=layer", {}, "sets a rate per layer: pass module=, the network that the optimizer trains"),
         ("metz2019-cpu", {"horizon": 9}, "is an optimizer itself"),
         ("prodigy", {"horizon": 9}, "is an optimizer itself"),
         ("constant-ema:peak=0.1", {}, "averages weights, which is the loop's own business: agents that work are"),
@@ -449,7 +450,7 @@ def test_frozen_models_and_other_optimizers_are_told() -> None:
     loop = Loop()
     agent = Training()
     agent.view = View("scale", "scale-free", 3, "adam")
-    with pytest.warns(UserWarning, match=r"was trained on 'adam' \(Adam\), and this optimizer is SGD without momentum"):
+    with pytest.warns(UserWarning, match=r"was made for 'adam' \(Adam\), and this optimizer is SGD without momentum"):
         LRController(loop.optimizer, agent, horizon=9)
     agent.view = View("scale", "scale-free", 3, "sgd")
     controller = LRController(loop.optimizer, agent, horizon=T)
@@ -574,15 +575,16 @@ def test_what_an_observation_looks_at_is_measured_though_it_changes_by_a_thresho
 @pytest.mark.parametrize(
     ("observe", "needs"),
     [
-        (lambda d: (d.train_loss > 1e6).double()[:, None], (True, False, False, False, False)),
-        (lambda d: (d.inner_step / d.budget)[:, None], (False,) * 5),
-        (lambda d: (d.prediction_change > 9).double()[:, None], (False, True, True, False, False)),
-        (lambda d: (d.weight_mean > 9).double()[:, None], (False, False, False, False, True)),
-        ({"up": Signal(0, 1, lambda d: d.first_cosine.sign())}, (False,) * 3 + (True,) * 2),
-        (lambda d: torch.stack(d, -1), (True,) * 5),
-        (lambda d: d[4][:, None].sign(), (True,) * 5),
-        (lambda d: torch.stack([*d], -1).sign(), (True,) * 5),
-        (lambda d: d._asdict()["val_loss"][:, None].sign(), (True,) * 5),
+        (lambda d: (d.train_loss > 1e6).double()[:, None], (True, False, False, False, False, ())),
+        (lambda d: (d.inner_step / d.budget)[:, None], (*(False,) * 5, ())),
+        (lambda d: (d.prediction_change > 9).double()[:, None], (False, True, True, False, False, ())),
+        (lambda d: (d.weight_mean > 9).double()[:, None], (False, False, False, False, True, ())),
+        ({"up": Signal(0, 1, lambda d: d.first_cosine.sign())}, (*(False,) * 3, True, True, ())),
+        (lambda d: torch.stack(d, -1), (*(True,) * 5, ())),
+        (lambda d: d[4][:, None].sign(), (*(True,) * 5, ())),
+        (lambda d: torch.stack([*d], -1).sign(), (*(True,) * 5, ())),
+        (lambda d: d._asdict()["val_loss"][:, None].sign(), (*(True,) * 5, ())),
+        (("clock", "fan_in", "hypergradient"), (True, True, False, False, False, ("hypergradient",))),
     ],
 )  # fmt: skip
 def test_needs_are_what_an_observation_looks_at(observe: Any, needs: tuple[bool, ...]) -> None:
@@ -839,5 +841,5 @@ def test_rates_and_counts_that_can_not_be_meant_are_refused() -> None:
         with pytest.raises(ValueError, match="lr must be a rate, one number of 0 or more"):
             controller.hold(lr)  # type: ignore[arg-type]
     controller.hold(torch.tensor(0.25))  # type: ignore[arg-type]
-    assert type(controller.state_dict()["rates"]["held"]) is type(loop.optimizer.param_groups[0]["lr"]) is float
+    assert type(controller.state_dict()["rates"]["held"][0]) is type(loop.optimizer.param_groups[0]["lr"]) is float
     assert loop.run(controller, 2) == [[0.25], [0.25]]

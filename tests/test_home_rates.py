@@ -11,7 +11,10 @@ import torch
 from torch import nn
 
 import lrenv
+from lrenv.agents.base import BaseAgent
 from lrenv.agents.ppo.agent import Architecture, PPOController
+from lrenv.agents.universal.agent import UniversalController
+from lrenv.agents.universal.policy import Architecture as Universal
 from lrenv.controllers.agent import Agent, View
 from lrenv.data import Data
 from lrenv.envs.vector_env import LearningRateVectorEnv
@@ -20,7 +23,9 @@ from lrenv.training.tasks import Task
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
-    "momentum": lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9),
+    "momentum": lambda p, **o: torch.optim.SGD(p, momentum=0.9, **o),
+    "nesterov": lambda p, **o: torch.optim.SGD(p, momentum=0.9, nesterov=True, **o),
+    "rmsprop": torch.optim.RMSprop,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
@@ -40,7 +45,7 @@ def policy(observe: str, lstm: bool, interval: int, control: Any = "scale", size
 
 def environment_rates(
     task: Task, agent: Agent, seed: int, **settings: Any
-) -> tuple[list[float], LearningRateVectorEnv]:
+) -> tuple[list[list[float]], LearningRateVectorEnv]:
     envs = LearningRateVectorEnv(1, task, dtype="float64", device="cpu", **agent.view.settings() | settings)
     if isinstance(agent, PPOController):  # or else it would ask for the same largest change each time
         envs.reset(seed=seed)
@@ -50,20 +55,23 @@ def environment_rates(
     for i in range(envs.episode.decisions):
         action, state = agent.predict(observation, state, np.array([i == 0]), deterministic=True)
         observation, _, _, _, info = envs.step(action)
-        rates.append(float(info["lr"][0]))
-    assert len(set(rates)) > 2
+        rates.append(np.atleast_1d(info["lr"][0]).tolist())
+    assert len(set(map(tuple, rates))) > 2
     if isinstance(agent, PPOController):
-        assert np.ptp(np.diff(np.log2(rates))) > 0.05  # it reacts
+        assert np.ptp(np.diff(np.log2(rates), axis=0)) > 0.05  # it reacts
     return rates, envs
 
 
-def loop_rates(task: Task, agent: Agent, seed: int, envs: LearningRateVectorEnv, **settings: Any) -> list[float]:
+def loop_rates(
+    task: Task, agent: Agent, seed: int, envs: LearningRateVectorEnv, closure: bool = False, **settings: Any
+) -> list[list[float]]:
     """As a user would write it, on the batches of the environment."""
     trainee = envs.episode.trainee
     torch.manual_seed(seed)
     module = task.module().double()
     assert not isinstance(task.initial_lr, tuple)
-    optimizer = OPTIMIZERS[str(task.optimizer)](module.parameters(), lr=task.initial_lr)
+    decay = {"weight_decay": task.hyper["weight_decay"]}
+    optimizer = OPTIMIZERS[str(task.optimizer)](module.parameters(), lr=task.initial_lr, **decay)
     loss_function = LOSSES[str(task.loss)].per_example
     indices = trainee.batch_indices(trainee.init([seed]), task.budget)[0]
     controller = lrenv.LRController(
@@ -76,9 +84,12 @@ def loop_rates(task: Task, agent: Agent, seed: int, envs: LearningRateVectorEnv,
         loss = loss_function(outputs[None], targets[None]).mean()
         controller.start(loss)
         optimizer.zero_grad()
-        loss.backward()
-        rates.append(controller.get_last_lr()[0])
-        optimizer.step()
+        if closure:
+            optimizer.step(lambda loss=loss: loss.backward() or loss)
+        else:
+            loss.backward()
+            optimizer.step()
+        rates.append(controller.get_last_lr())
         controller.step(loss)
     return rates[:: controller.every]
 
@@ -124,6 +135,77 @@ def test_momentum_and_weight_decay_are_set(toy: Callable[..., Task]) -> None:
     agent = policy("dynamics", False, 4, control=("scale", "momentum", "weight_decay"))
     rates, envs = environment_rates(task, agent, 2)
     np.testing.assert_allclose(loop_rates(task, agent, 2, envs), rates, rtol=1e-9)
+
+
+HYPERGRADIENTS = [
+    ("adam-hd:initial_lr=0.01:beta=0.001", "adam", {}),
+    ("adam-hd:initial_lr=0.01:beta=0.05:rule=multiplicative", "adam", {"weight_decay": 0.1}),
+    ("adam-hd:initial_lr=0.01:beta=0.001:in_loop=True", "adam", {}),
+    ("adam-hd:initial_lr=0.01:beta=0.001:granularity=layer", "adamw", {"weight_decay": 0.1}),
+    ("sgd-hd:initial_lr=0:beta=0.1", "sgd", {"weight_decay": 0.1}),
+    ("sgd-hd:initial_lr=0.01:beta=0.0001:granularity=tensor", "rmsprop", {"interval": 3}),
+    ("nesterov-hd:initial_lr=0.1:beta=0.01:granularity=layer", "nesterov", {"weight_decay": 0.1}),
+    ("osgm:adagrad_lr=0.3:granularity=layer", "sgd", {"interval": 4}),
+    ("osgm", "momentum", {}),
+]
+
+
+@pytest.mark.filterwarnings("ignore:agent .* was made for", "ignore:the optimizer's 1 parameter groups were split")
+@pytest.mark.parametrize(("spec", "optimizer", "settings"), HYPERGRADIENTS)
+def test_hypergradients_choose_the_environments_rates(
+    toy: Callable[..., Task], spec: str, optimizer: str, settings: dict[str, Any]
+) -> None:
+    task = toy(budget=30, optimizer=optimizer, **settings)
+    agent = lrenv.make_agent(spec)
+    every = settings.get("interval", 1)
+    rates, envs = environment_rates(task, agent, 5, interval=every, optimizer=optimizer)
+    assert np.min(rates) >= 0
+    np.testing.assert_allclose(loop_rates(task, agent, 5, envs, every=every), rates, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "agent", ["cosine:peak=0.3:warmup=5:fan_in=1", "plateau:peak=0.5:patience=0:factor=0.5:fan_in=0.5"]
+)
+def test_rates_per_layer_are_the_environments(toy: Callable[..., Task], agent: str) -> None:
+    task = toy(budget=30, interval=3, network=_normed)
+    made = lrenv.make_agent(agent)
+    rates, envs = environment_rates(task, made, 5)
+    assert len(set(rates[0])) == 2  # of three layers, the norm belongs to the first
+    with pytest.warns(UserWarning, match=r"1 parameter groups were split into 3, for agent .* a rate per layer"):
+        found = loop_rates(task, made, 5, envs, every=3)
+    np.testing.assert_allclose(found, rates, rtol=1e-12)
+
+
+class Mixed(BaseAgent[tuple[()]]):
+    """An agent that looks at everything that a loop can show, and sets rates per layer and momentum."""
+
+    view = View(("scale/layer", "momentum"), ("scale-free", "mean_gradient", "parameters", "gradient_absolute"), 3)
+
+    def act(self, observation: Any, carry: tuple[()]) -> tuple[Any, tuple[()]]:
+        seen = 3 * observation["mean_gradient"].mean(1) + observation["parameters"].std(1)
+        own = observation["gradient_absolute"] + observation["scale-free"].mean(1, keepdims=True)
+        return np.sin(np.concatenate([own, own[:, :1]], 1) + seen[:, None]), ()
+
+
+@pytest.mark.filterwarnings("ignore:the optimizer's 1 parameter groups were split")
+@pytest.mark.parametrize("architecture", [Universal(), Universal(layers=True), Universal(True, True, True)], ids=str)
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+def test_universal_controllers_choose_the_environments_rates(
+    toy: Callable[..., Task], architecture: Universal, optimizer: str
+) -> None:
+    theta = 0.2 * torch.randn(architecture.size, generator=torch.Generator().manual_seed(2))
+    agent = UniversalController(theta, architecture)
+    task = toy(optimizer=optimizer, budget=24, interval=4, initial_lr=1e-2)
+    rates, envs = environment_rates(task, agent, 5)
+    np.testing.assert_allclose(loop_rates(task, agent, 5, envs, every=4), rates, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:the optimizer's 1 parameter groups were split")
+@pytest.mark.parametrize("closure", [False, True])
+def test_all_that_is_observed_stands_side_by_side(toy: Callable[..., Task], closure: bool) -> None:
+    task = toy(budget=30, optimizer="momentum", initial_lr=0.01)
+    rates, envs = environment_rates(task, Mixed(), 5)
+    np.testing.assert_allclose(loop_rates(task, Mixed(), 5, envs, closure), rates, rtol=1e-9)
 
 
 def _numbers() -> Data:

@@ -10,6 +10,7 @@ import torch
 from reacting import Everything
 from torch import nn
 
+import lrenv
 from lrenv.home.integrations.callback import ControllerCallback
 
 EXTRAS = {"lightning": ("lightning", "pytorch_lightning"), "transformers": ("transformers",)}
@@ -89,3 +90,18 @@ def test_evaluation_is_of_the_model() -> None:
     controller.start()
     assert seen == [(model, False, False)]
     assert controller.history[0].val_loss == 1.0
+
+
+def test_a_wrapped_optimizer_is_refused() -> None:
+    """Accelerate's does nothing while gradients are accumulated, though its step is called."""
+
+    class Wrapper:
+        def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+            self.optimizer, self.param_groups = optimizer, optimizer.param_groups
+
+        def step(self) -> None:
+            pass
+
+    wrapped = Wrapper(torch.optim.SGD(nn.Linear(2, 1).parameters(), 0.1))
+    with pytest.raises(ValueError, match="Wrapper wraps an optimizer"):
+        lrenv.LRController(wrapped, "linear:peak=0.1", 9)  # type: ignore[arg-type]

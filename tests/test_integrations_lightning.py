@@ -204,6 +204,46 @@ def test_a_fresh_run_forgets_a_checkpoint_that_was_only_validated(lightning: Any
     callback = callback_of("linear:peak=0.1")
     trainer = fit(lightning, callback, tmp_path)
     trainer.save_checkpoint(tmp_path / "end.ckpt")
-    callback.load_state_dict(torch.load(tmp_path / "end.ckpt", weights_only=True)["callbacks"][callback.state_key])
-    again = fit(lightning, callback, tmp_path)
-    assert rates(again) == pytest.approx([0.1 * (1 - t / (3 * PER_EPOCH)) for t in range(3 * PER_EPOCH)])
+    module = lightning.Module()
+    module.validation_step = lambda batch, batch_idx: None
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    second = lightning.Trainer(max_epochs=3, enable_checkpointing=False, callbacks=[callback], **quiet)
+    second.validate(module, DataLoader(TensorDataset(*data()), 4), tmp_path / "end.ckpt", verbose=False)
+    second.fit(module, DataLoader(TensorDataset(*data()), 4))
+    assert rates(second) == pytest.approx([0.1 * (1 - t / (3 * PER_EPOCH)) for t in range(3 * PER_EPOCH)])
+
+
+@pytest.mark.filterwarnings("ignore:the optimizer's 1 parameter groups were split")
+def test_a_rate_per_layer_goes_on_too(lightning: Any, tmp_path: Path) -> None:
+    agent = "cosine:peak=0.1:fan_in=0.5"
+    saving = lightning.callbacks.ModelCheckpoint(tmp_path, "{epoch}", every_n_epochs=1, save_top_k=-1)
+    whole = fit(lightning, callback_of(agent), tmp_path, callbacks=[saving], enable_checkpointing=True)
+    assert len({group["lr"] for group in whole.optimizers[0].param_groups}) == 2
+    second = fit(lightning, callback_of(agent), tmp_path, tmp_path / "epoch=1.ckpt")
+    assert rates(second) == rates(whole)[2 * PER_EPOCH :]
+    for mine, its in zip(second.optimizers[0].param_groups, whole.optimizers[0].param_groups, strict=True):
+        assert mine["lr"] == its["lr"]
+
+
+def test_hypergradient_descent_sees_gradients_that_the_trainer_computes_in_a_closure(
+    lightning: Any, tmp_path: Path
+) -> None:
+    class Plain(lightning.Module):  # type: ignore[name-defined, misc]
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    callback = callback_of("sgd-hd:initial_lr=0.1:beta=0.001")
+    fit(lightning, callback, tmp_path, module=Plain())
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    controller = lrenv.LRController(optimizer, "sgd-hd:initial_lr=0.1:beta=0.001", 3 * PER_EPOCH, module=model)
+    for _ in range(3):
+        for x, y in DataLoader(TensorDataset(*data()), 4):
+            loss = cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            controller.step(loss)
+    expected = [decision.rates[0] for decision in controller.history]
+    assert [decision.rates[0] for decision in callback.controller.history] == pytest.approx(expected, rel=1e-5)
+    assert len(set(expected)) > 2

@@ -244,3 +244,17 @@ def test_what_an_agent_lacks_is_told_as_training_begins(transformers: Any, tmp_p
     with pytest.warns(UserWarning, match="begins at step 5 as if it were the first one"):
         late.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
     assert logged(late)[-1] == pytest.approx(0.1 / 7)
+
+
+def test_groups_that_a_checkpoint_could_not_be_loaded_into_are_refused(transformers: Any, tmp_path: Path) -> None:
+    agent = "linear:peak=0.1:fan_in=0.5"
+    saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 5}
+    trainer = trainer_of(transformers, tmp_path, callback_of(agent), **saving)
+    with pytest.raises(ValueError, match="could not load a checkpoint of an optimizer whose groups were split"):
+        trainer.train()
+    assert len(trainer.optimizer.param_groups) == 2
+    callback = callback_of(agent, layers="groups")
+    trainer_of(transformers, tmp_path, callback, **saving).train()
+    assert len(callback.controller.history[0].rates) == 2
+    with pytest.warns(UserWarning, match="parameter groups were split"):
+        trainer_of(transformers, tmp_path, callback_of(agent)).train()

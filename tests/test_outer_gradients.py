@@ -12,7 +12,8 @@ from reference import gradient_estimators as reference
 from torch import Tensor
 
 from lrenv.agents.learned_optimizer.agent import Architecture, LearnedOptimizer
-from lrenv.agents.learned_optimizer.gradient_estimators import (
+from lrenv.agents.learned_optimizer.training import unrolled
+from lrenv.agents.outer.gradient_estimators import (
     Rollout,
     Samples,
     merged,
@@ -21,7 +22,6 @@ from lrenv.agents.learned_optimizer.gradient_estimators import (
     perturbations,
     sampled,
 )
-from lrenv.agents.learned_optimizer.training import unrolled
 from lrenv.training.analytic import expected_loss
 from lrenv.training.tasks import Task, make_task
 from lrenv.training.trainee import Trainee, TraineeState

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lrenv.envs.episode import Episode
 from lrenv.envs.observations import (
     CLOCK,
     DYNAMICS,
@@ -26,7 +27,7 @@ from lrenv.envs.observations import (
 from lrenv.envs.rewards import CAP, REWARDS, make_reward, register_reward
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.training.dynamics import Dynamics
-from lrenv.training.tasks import Task
+from lrenv.training.tasks import Task, make_task
 
 F64 = torch.float64
 
@@ -168,8 +169,8 @@ def rendered(name: str, d: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndar
         return values | {"weight_mean": np.sign(z) * np.log(np.abs(z) + np.sqrt(z * z + 1)), "progress": progress}
     if name == "scale-free":
         return {
-            "train_loss": log(d["train_loss"]),
-            "val_loss": log(d["val_loss"]),
+            "train_fall": log(d["train_loss"] / d["initial_train_loss"]),
+            "val_fall": log(d["val_loss"] / d["initial_val_loss"]),
             "train_change": log(d["train_loss"] / d["previous_train_loss"]),
             "val_change": log(d["val_loss"] / d["previous_val_loss"]),
             "gap": log(d["val_loss"] / d["train_loss"]),
@@ -180,6 +181,21 @@ def rendered(name: str, d: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndar
             "last_cosine": d["last_cosine"],
             "progress": progress,
         }
+    if name == "training":
+        return {
+            "train_fall": log(d["train_loss"] / d["initial_train_loss"]),
+            "train_change": log(d["train_loss"] / d["previous_train_loss"]),
+            "loss_spread": log(d["loss_spread"] / d["train_loss"]),
+            "first_update": log(d["first_update"]),
+            "last_update": log(d["last_update"]),
+            "first_cosine": d["first_cosine"],
+            "last_cosine": d["last_cosine"],
+            "steps": log(d["inner_step"] + 1),
+            "steps_per_decision": log(d["interval"]),
+            "adaptive": d["adaptive"],
+        }
+    if name == "horizon":
+        return {"progress": progress, "steps_in_all": log(d["budget"])}
     return {key: d[key] for key in OBSERVATIONS[name]}
 
 
@@ -259,6 +275,39 @@ def test_scale_free_ignores_the_rate_and_the_weights() -> None:
     doubled = {key: 2 * getattr(d, key) for key in ("train_loss", "previous_train_loss", "loss_spread")}
     spread = SCALE_FREE["loss_spread"].value
     torch.testing.assert_close(spread(d), spread(d._replace(**doubled)))
+
+
+def seven_times(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """An own loss: the squared error, in other units."""
+    return 7 * (outputs - targets).square().mean(-1)
+
+
+def once(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs - targets).square().mean(-1)
+
+
+@pytest.mark.parametrize("name", ["scale-free", "training", "horizon"])
+def test_what_carries_over_ignores_the_units_of_the_loss(name: str) -> None:
+    """SGD at a seventh of the rate on seven times the loss is the same training, and is seen as the same."""
+    seen = []
+    for loss, rate in ((once, 0.07), (seven_times, 0.01)):
+        task = make_task("power-law-easy", loss=loss, budget=12, interval=3, initial_lr=rate)
+        episode = Episode(task, control="set-raw", observe=name, dtype=F64)
+        state, time_step = episode.reset([3, 4])
+        rows = [time_step.observation]
+        for _ in range(4):
+            state, time_step = episode.step(state, torch.full((2, 1), rate, dtype=F64))
+            rows.append(time_step.observation)
+        seen.append(torch.stack(rows))  # type: ignore[arg-type]
+    torch.testing.assert_close(*seen, rtol=1e-9, atol=1e-9)
+    assert (seen[0].std(0) > 0).any()
+
+
+@pytest.mark.parametrize(("optimizer", "scales"), [("sgd", 0.0), ("nesterov", 0.0), ("adamw", 1.0), ("adam+ema", 1.0)])
+def test_the_kind_of_optimizer_is_seen(optimizer: str, scales: float) -> None:
+    task = make_task("power-law-easy", optimizer=optimizer, budget=4, interval=2)
+    _, time_step = Episode(task, observe="training").reset([0])
+    assert time_step.observation[0, list(OBSERVATIONS["training"]).index("adaptive")] == scales  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrenv.agents.learned_optimizer.gradient_estimators import paired, perturbations, sampled
+from lrenv.agents.outer.gradient_estimators import paired, perturbations, sampled
 from lrenv.envs.episode import Episode, EpisodeState
 from lrenv.training.hypergradients import reverse
 from lrenv.training.rollout import rollout

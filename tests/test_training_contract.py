@@ -45,6 +45,8 @@ from lrenv.agents.outer.training import Training, train
 from lrenv.agents.ppo.multi_task import ppo_training
 from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.agents.ppo.training import PolicyTraining, PPOTraining
+from lrenv.agents.universal.settings import UniversalSettings
+from lrenv.agents.universal.training import UniversalTraining
 from lrenv.benchmark import evaluate
 from lrenv.controllers import controller_file
 from lrenv.controllers.controller_file import ControllerFileError
@@ -70,6 +72,11 @@ SCHEDULES: dict[str, Any] = SMALL | {
     "task": "digits-mlp", "budget": 12, "interval": 3, "val_examples": 20, "segments": 3, "trainees": 2, "window": 5,
     "outer_steps": 4,
 }  # fmt: skip
+
+DRAWN: dict[str, Any] = SMALL | {
+    "updates": 4, "tasks": 1, "pairs": 2, "hidden": 4, "eval_tasks": 1, "limit": 5e8, "seed": 277,
+}  # fmt: skip
+"""The tasks that this seed draws first have 800 inner steps in all, fewer than those of any other below 400."""
 
 
 class Case(NamedTuple):
@@ -106,6 +113,7 @@ CASES = {
     "pes": Case(
         LearnedOptimizerTraining, partial(LearnedOptimizerSettings, **LEARNED, estimator="pes", objective="valid")
     ),
+    "universal": Case(UniversalTraining, partial(UniversalSettings, **DRAWN)),
 } | {
     method: Case(schedule_training, partial(FDSSettings, **SCHEDULES, method=method))
     for method in ("fds", "greedy", "truncated", "random")

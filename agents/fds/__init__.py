@@ -17,4 +17,7 @@ against its sign alone, by step sizes gamma that are halved where the sign flips
 To read in this order: `training.py` (the update of the schedule), `lrenv/training/hypergradients.py` (the recursion, in
 `forward`), `agent.py` (the schedule as an agent), `settings.py`, and `random_search.py`, which it is compared with.
 `tests/reference/fds.py` has recursion and update in NumPy.
+
+Limits: a schedule belongs to the task, the optimizer and the budget that it was searched on. The recursion keeps a
+tangent of all weights for each value of the schedule, in memory and in time.
 """

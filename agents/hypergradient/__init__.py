@@ -11,4 +11,7 @@ beforehand. One agent here per method:
 
 Read `descent.py` first, then `recurrence.py` (what all three share: from observations to rates within bounds), then the
 others. The observations themselves, h and squares of gradients, are measured by `lrenv.training.gradient_observer`.
+
+Limits: one-step hypergradients are short-sighted, for they tell what a rate does to the next loss alone. A beta that is
+too large ruins a training (`docs/results.md`). Gradients must be observed at every inner step.
 """

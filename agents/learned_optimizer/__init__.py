@@ -18,7 +18,7 @@ gradient has two unbiased estimators, merged by their empirical variances v (equ
     g_rp = mean of dL/dtheta(theta + e),    g_es = mean of L(theta + e) e / sigma^2
     g = (g_rp / v_rp + g_es / v_es) / (1 / v_rp + 1 / v_es)
 
-To read in this order: `features.py`, `agent.py` (perceptron and update), `gradient_estimators.py` (g_rp, g_es and their
-merge), `training.py` (algorithm 1), `problems.py`, `settings.py`, and `baselines.py`, which it is compared with.
-`tests/reference/learned_optimizer.py` and `tests/reference/gradient_estimators.py` have both in NumPy.
+To read in this order: `features.py`, `agent.py` (perceptron and update), `../outer/gradient_estimators.py` (g_rp, g_es
+and their merge), `training.py` (algorithm 1), `problems.py`, `settings.py`, and `baselines.py`, which it is compared
+with. `tests/reference/learned_optimizer.py` and `tests/reference/gradient_estimators.py` have both in NumPy.
 """

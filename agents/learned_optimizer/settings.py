@@ -35,7 +35,7 @@ class LearnedOptimizerSettings(OuterSettings):
             problems with other seeds.
         objective: loss that theta is trained for: train is the loss on new batches at every inner step, valid that on
             the validation split after each interval.
-        estimator: estimator of the outer gradient (`lrenv.agents.learned_optimizer.gradient_estimators`). es over
+        estimator: estimator of the outer gradient (`lrenv.agents.outer.gradient_estimators`). es over
             unrolls as long as the budget is full ES; pes gives every truncation the same weight, so it is unbiased for
             the mean over a budget if they are equally long.
         updates: number of updates of theta.

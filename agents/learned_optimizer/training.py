@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lrenv.agents.learned_optimizer.agent import LearnedOptimizer
-from lrenv.agents.learned_optimizer.gradient_estimators import (
+from lrenv.agents.learned_optimizer.problems import problems
+from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
+from lrenv.agents.outer.gradient_estimators import (
     DIFFERENTIATED,
     ESTIMATORS,
     Rollout,
@@ -26,8 +28,6 @@ from lrenv.agents.learned_optimizer.gradient_estimators import (
     perturbations,
     survivors,
 )
-from lrenv.agents.learned_optimizer.problems import problems
-from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
 from lrenv.agents.outer.training import Controller, Training, begin_adam, on_host
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import selection_losses

@@ -20,4 +20,7 @@ DMopt, the paper's baseline, has the same LSTM give the update itself, w <- w - 
 
 To read in this order: `lstm.py` (the preprocessing and the LSTM), `agent.py` (the policy: from output to rate),
 `training.py` (the gradient of theta), `settings.py`. `tests/reference/noh.py` has the policy in NumPy.
+
+Limits: its hypergradients look one step ahead, so that training it for long pushes rates too low; what it has learned
+here is a schedule, the same for nearly all parameters (`docs/results.md`). It keeps a state for each parameter.
 """

@@ -1,6 +1,7 @@
 """The outer loop, in which agents learn: iterations, held-out validation, logs, checkpoints, and going on from them.
 
-Every training is a `Training` (PPO, FDS and random search, NOH, learned optimizers) and is run by `train`:
+Every training is a `Training` (PPO, FDS and random search, NOH, learned optimizers, universal controllers), and `train`
+runs it:
 
     for each iteration:    learn from trainees
         every few:         evaluate the controller on held-out seeds, and keep the best
@@ -8,5 +9,5 @@ Every training is a `Training` (PPO, FDS and random search, NOH, learned optimiz
 
 Read `training.py` first (`Training` is what an author writes, `train` the loop), then `settings.py` (what every
 training can be told), `folder.py` (which files a training writes, and in which order) and `log.py` (the table and
-TensorBoard's events).
+TensorBoard's events). `gradient_estimators.py` has evolution strategies and their like, for trainings that use them.
 """

@@ -25,4 +25,7 @@ Read `formulas.py` first (the rates), then `base.py` (the clock, the warm-up, th
 with their defaults), then `refined.py`, which needs a run, and `plateau.py` and `greedy.py`, which are no functions of
 time. A new schedule needs its formula, its name in `agent.py`, the limits of its own hyperparameters in
 `lrenv.agents.hyperparameters`, and an entry point in `pyproject.toml`.
+
+Limits: the peak must be tuned for each task, as `lrenv compare` does on seeds of its own. Those that are functions of
+time heed nothing of what happens in training.
 """

@@ -11,4 +11,7 @@
 
 Read `agent.py`; each factory says where its options are recommended. A run has an optimizer of its own
 (`lrenv.benchmark.optimizer_runs`), since most of these keep one number for all parameters of a network.
+
+Limits: they are optimizers, and can't be combined with rates that something else sets. Here each run is trained by
+itself, not in a batch, so that they take longer than other agents.
 """

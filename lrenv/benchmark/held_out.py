@@ -21,10 +21,12 @@ whatever is trained on digits or MNIST-1D.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lrenv.data import Data
 from lrenv.training.tasks import Task, make_task
 
 INITIAL_LRS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -123,6 +125,18 @@ HELD_OUT = (
     ),
 )  # fmt: skip
 
+DATA = {
+    "mnist": "b44cb216e6089ec9",
+    "fashion-mnist": "efadbb45ea639bc4",
+    "cifar10-jpeg": "5d964da407acb5a0",
+    "text:context=32:every=True": "108a2a748b3cd633",
+    "shuttle": "83a406488ac531fa",
+    "doctor-visits": "f466a06d30697be8",
+    "co2": "ddf288522e1e5885",
+    "photo:octaves=1": "3194b6173c95e866",
+}
+"""Data set, with its options -> the digest of its three splits (`data_digest`)."""
+
 REPORTS: tuple[str, ...] = ()
 """Each report of results on this list, in order: its date, what was reported, and what had changed since the last."""
 
@@ -130,3 +144,30 @@ REPORTS: tuple[str, ...] = ()
 def held_out() -> list[Task]:
     """Returns all tasks of the list; reports run each from every one of `INITIAL_LRS`."""
     return [each.task() for each in HELD_OUT]
+
+
+def data_of(task: Task) -> str:
+    """What a task of the list trains on, the name of a data set and its options, as in `DATA`."""
+    return ":".join((str(task.data), *(f"{name}={value}" for name, value in sorted(task.data_options.items()))))
+
+
+def data_digest(data: Data) -> str:
+    """Returns a digest of all splits, of numbers to three digits after the point, so that it holds on every machine."""
+    found = hashlib.sha256()
+    for split in (data.train, data.val, data.test):
+        for part in split:
+            exact = (part.double() * 1000).round().long() if part.is_floating_point() else part
+            found.update(f"{tuple(part.shape)} {part.dtype}".encode() + exact.contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def check_data(task: Task) -> Task:
+    """Returns the task of the list if its data are those that the list was made with.
+
+    Raises:
+        ValueError: they are others, so that results would not be comparable.
+    """
+    name, digest = data_of(task), data_digest(task.load())
+    if DATA.get(name) != digest:
+        raise ValueError(f"the data {name} ({digest}) are others than those of the held-out list ({DATA.get(name)})")
+    return task

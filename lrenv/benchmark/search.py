@@ -145,6 +145,15 @@ class Search:
         drawn = {name: x.draw(np.random.default_rng(0), 1, self.task.budget)[0] for name, x in self.entry.draws.items()}
         return make_agent(self.entry.agent, **stand_ins(self.entry), **(first or drawn))
 
+    def takes(self, name: str, value: Any) -> bool:
+        """Whether the agent can be made with this value of one hyperparameter, and the first ones of the others."""
+        first = {key: axis.of(self.task.budget)[0] for key, axis in self.entry.grid.items()}
+        try:
+            make_agent(self.entry.agent, **stand_ins(self.entry), **first | {name: value})
+        except ValueError:
+            return False
+        return True
+
     def run(self, combinations: list[Settings], seeds: list[int], key: Record) -> Iterator[Result]:
         """Runs each combination on all seeds, batches of `AT_ONCE` at most; a result per combination, in order."""
         spec = parse(self.entry.agent)
@@ -225,7 +234,7 @@ def grid_search(search: Search) -> Record:
             seconds += result.seconds
         losses = {key: math.inf if math.isnan(loss) else loss for key, loss in losses.items()}
         best = min(losses, key=losses.__getitem__)
-        grown = _grown(axes, dict(zip(axes, best, strict=True)), math.isinf(losses[best]), entry)
+        grown = _grown(axes, dict(zip(axes, best, strict=True)), math.isinf(losses[best]), search)
         if grown == axes:
             break
         axes = grown
@@ -270,10 +279,10 @@ def grid_found(search: Search, records: Records) -> Record:
     return records.once(search.about("grid", described_setting(search.entry.grid)), partial(grid_search, search))
 
 
-def _grown(axes: Mapping[str, list[Any]], best: Settings, dead: bool, entry: Entry) -> dict[str, list[Any]]:
-    """The axes, with more values where the best one is at an end of a geometric axis."""
+def _grown(axes: Mapping[str, list[Any]], best: Settings, dead: bool, search: Search) -> dict[str, list[Any]]:
+    """The axes, with more values where the best one is at an end of a geometric axis and the agent takes others."""
     grown = dict(axes)
-    for name, axis in entry.grid.items():
+    for name, axis in search.entry.grid.items():
         if axis.factor is None:
             continue
         values, factor = axes[name], axis.factor
@@ -281,9 +290,9 @@ def _grown(axes: Mapping[str, list[Any]], best: Settings, dead: bool, entry: Ent
         low = [values[0] / factor**i for i in reversed(steps) if values[0] / factor**i >= LIMITS[0]]
         high = [values[-1] * factor**i for i in steps if values[-1] * factor**i <= LIMITS[1]]
         if dead or best[name] == values[0]:
-            grown[name] = low + values
+            grown[name] = [value for value in low if search.takes(name, value)] + values
         elif best[name] == values[-1]:
-            grown[name] = values + high
+            grown[name] = values + [value for value in high if search.takes(name, value)]
     return grown
 
 

@@ -60,38 +60,39 @@ def register_data(name: str, loader: Loader, replace_existing: bool = False) -> 
 def load(name: str, *, download: bool | None = None, **options: object) -> Data:
     """Returns a data set by name, loaded on the first call and then kept in memory for the life of the process.
 
-    ============== ======================== ============================================================
-    name           train / val / test       inputs
-    ============== ======================== ============================================================
-    digits         1,200 / 297 / 300        uint8 (1, 8, 8), 0..16, from scikit-learn
-    mnist1d        3,000 / 1,000 / 1,000    float32 (40,), generated (Greydanus & Kobak, arXiv 2011.14439)
-    text           11,557 / 1,397 / 1,397   int64 (32,) characters, targets (32,), see `lrenv.data.packaged.text`
-    shuttle        30,000 / 9,000 / 10,097  float32 (9,), two classes
-    doctor-visits  14,000 / 3,000 / 3,190   float32 (9,), targets are counts
-    co2            1,300 / 450 / 458        float32 (52,), targets are numbers
-    photo          11,872 / 2,544 / 2,544   float32 (24,), targets (3,) are colours
-    mnist          50,000 / 10,000 / 10,000 uint8 (1, 28, 28)
-    fashion-mnist  50,000 / 10,000 / 10,000 uint8 (1, 28, 28)
-    cifar10        40,000 / 10,000 / 10,000 uint8 (3, 32, 32)
-    svhn           63,257 / 10,000 / 26,032 uint8 (3, 32, 32)
-    cifar10-jpeg   40,000 / 10,000 / 10,000 uint8 (3, 32, 32), from cifar10-jpeg/{train,test}/<class>/*.jpg
-    folder         see below                uint8 (channels, height, width)
-    ============== ======================== ============================================================
+    | name | train / val / test | inputs |
+    |---|---|---|
+    | `digits` | 1,200 / 297 / 300 | uint8 (1, 8, 8), 0..16, from scikit-learn |
+    | `mnist1d` | 3,000 / 1,000 / 1,000 | float32 (40,), generated (Greydanus & Kobak, arXiv:2011.14439) |
+    | `text` | 11,557 / 1,397 / 1,397 | int64 (32,) characters, targets (32,), see `lrenv.data.packaged.text` |
+    | `shuttle` | 30,000 / 9,000 / 10,097 | float32 (9,), two classes |
+    | `doctor-visits` | 14,000 / 3,000 / 3,190 | float32 (9,), targets are counts |
+    | `co2` | 1,300 / 450 / 458 | float32 (52,), targets are numbers |
+    | `photo` | 11,872 / 2,544 / 2,544 | float32 (24,), targets (3,) are colours |
+    | `mnist` | 50,000 / 10,000 / 10,000 | uint8 (1, 28, 28) |
+    | `fashion-mnist` | 50,000 / 10,000 / 10,000 | uint8 (1, 28, 28) |
+    | `cifar10` | 40,000 / 10,000 / 10,000 | uint8 (3, 32, 32) |
+    | `svhn` | 63,257 / 10,000 / 26,032 | uint8 (3, 32, 32) |
+    | `cifar10-jpeg` | 40,000 / 10,000 / 10,000 | uint8 (3, 32, 32), from cifar10-jpeg/{train,test}/<class>/*.jpg |
+    | `folder` | see below | uint8 (channels, height, width) |
 
-    Options of the sets that come as files, from mnist to cifar10-jpeg:
-        whole_train (bool, False): train on all training images; the validation split is then the *test*
-            split, so nothing may be chosen by it. For reproducing publications that held nothing out.
+    The sets that come as files, from mnist to cifar10-jpeg, have an option:
 
-    Options of `folder`, a folder of images:
-        path: holds either one folder per class, or train/ and optionally val/ and test/ that do. Classes are
-            numbered in the order of their names in train/.
-        size (int): images are resized to size x size; by default to the size of the first one.
-        channels (1 or 3, default 3): grey or RGB.
-        held_out (0.2): the fraction of the training images that is held out to make the missing ones of
-            validation and test; where both are missing, half of it goes to each.
-        Images are decoded once; the tensors are stored below `data_root()/tensors` until a file changes. One
-            `DataWarning` names files that are left out, images that lose something (transparency, frames, colours,
-            bits, size), and classes of which validation or test has no image.
+    - `whole_train` (False): train on all training images; the validation split is then the *test* split, so nothing
+      may be chosen by it. For reproducing publications that held nothing out.
+
+    Those of `folder`, a folder of images:
+
+    - `path`: holds either one folder per class, or train/ and optionally val/ and test/ that do. Classes are numbered
+      in the order of their names in train/.
+    - `size`: images are resized to size x size; by default to the size of the first one.
+    - `channels` (1 or 3, default 3): grey or RGB.
+    - `held_out` (0.2): the fraction of the training images that is held out to make the missing ones of validation and
+      test; where both are missing, half of it goes to each.
+
+    Images are decoded once; the tensors are stored below `data_root()/tensors` until a file changes. One `DataWarning`
+    names files that are left out, images that lose something (transparency, frames, colours, bits, size), and classes
+    of which validation or test has no image.
 
     Loading does not change the global generators of random, NumPy and torch.
 

@@ -108,7 +108,7 @@ class Episode:
         sizes = {"rates": self.control.rates, "parameters": network.size}
         self.observer = Observer(observe, dtype, sizes)
         motion = self.observer.motion or reward not in BUILT_IN
-        self._meter = DynamicsMeter(task.budget, task.interval, motion)
+        self._meter = DynamicsMeter(task.budget, task.interval, motion, self.trainee.optimizer.adaptive)
         gradients = [part for part in self.observer.white_box if part in (*PRODUCTS, MEAN)]
         self._gradients = GradientObserver(self.trainee, gradients, self.control.granularity) if gradients else None
         self._constant = {}

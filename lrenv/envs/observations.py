@@ -11,10 +11,10 @@ White-box parts are gradients and parameters themselves. They make the observati
 | part | shape | |
 |---|---|---|
 | `hypergradient` | K | sum over the interval's steps of -<g_(t+1), d_t> (Baydin et al. 2018, equation 5) |
-| `gradient_square` | K | sum of |g_(t+1)|^2 |
+| `gradient_square` | K | sum of norm(g_(t+1))^2 |
 | `gradient_absolute` | K | sum of the absolute values of g_(t+1), its l1 norm |
-| `direction_square` | K | sum of |d_t|^2 |
-| `gradient_change_square` | K | sum of |g_(t+1) - g'_t|^2; g'_t is at w_t on the same batch: a gradient more per step |
+| `direction_square` | K | sum of norm(d_t)^2 |
+| `gradient_change_square` | K | sum of norm(g_(t+1) - g'_t)^2; g'_t is at w_t on that batch: a gradient more per step |
 | `mean_gradient` | P | mean of g_(t+1) |
 | `parameters` | P | w |
 | `fan_in` | K | of each layer, tensor or parameter (`lrenv.networks.pieces.Pieces.fan_in`); it stays the same |
@@ -77,20 +77,38 @@ DYNAMICS: dict[str, Signal] = {
 }
 """The paper's seven on a log scale, bounded, and the fraction of the budget used."""
 
-SCALE_FREE: dict[str, Signal] = {
-    "train_loss": Signal(-6, 3, lambda d: log10(d.train_loss)),
-    "val_loss": Signal(-6, 3, lambda d: log10(d.val_loss)),
+TRAINING: dict[str, Signal] = {
+    "train_fall": Signal(-6, 3, lambda d: log10(d.train_loss) - log10(d.initial_train_loss)),
     "train_change": Signal(-3, 3, lambda d: log10(d.train_loss) - log10(d.previous_train_loss)),
-    "val_change": Signal(-3, 3, lambda d: log10(d.val_loss) - log10(d.previous_val_loss)),
-    "gap": Signal(-6, 6, lambda d: log10(d.val_loss) - log10(d.train_loss)),
     "loss_spread": Signal(-6, 3, lambda d: log10(d.loss_spread / d.train_loss.abs().clamp(min=1e-12))),
     "first_update": Signal(-8, 3, lambda d: log10(d.first_update)),
     "last_update": Signal(-8, 3, lambda d: log10(d.last_update)),
     "first_cosine": Signal(-1, 1, lambda d: d.first_cosine),
     "last_cosine": Signal(-1, 1, lambda d: d.last_cosine),
-    "progress": Signal(0, 1, lambda d: d.inner_step / d.budget),
+    "steps": Signal(0, 9, lambda d: log10(d.inner_step + 1)),
+    "steps_per_decision": Signal(0, 9, lambda d: log10(d.interval)),
+    "adaptive": Signal(0, 1, lambda d: d.adaptive),
 }
-"""What carries over between tasks: nothing depends on the absolute rate or on the size of the network."""
+"""What training itself shows, without a validation split and without a horizon, in numbers that stay the same where the
+loss is multiplied by a constant; and the optimizer's kind."""
+
+HORIZON: dict[str, Signal] = {
+    "progress": Signal(0, 1, lambda d: d.inner_step / d.budget),
+    "steps_in_all": Signal(0, 9, lambda d: log10(d.budget)),
+}
+"""How much of a run is over, and how long it is."""
+
+SCALE_FREE: dict[str, Signal] = {
+    "train_fall": TRAINING["train_fall"],
+    "val_fall": Signal(-6, 3, lambda d: log10(d.val_loss) - log10(d.initial_val_loss)),
+    "train_change": TRAINING["train_change"],
+    "val_change": Signal(-3, 3, lambda d: log10(d.val_loss) - log10(d.previous_val_loss)),
+    "gap": Signal(-6, 6, lambda d: log10(d.val_loss) - log10(d.train_loss)),
+    **{name: TRAINING[name] for name in ("loss_spread", "first_update", "last_update", "first_cosine", "last_cosine")},
+    "progress": HORIZON["progress"],
+}
+"""What carries over between tasks: nothing depends on the absolute rate, on the size of the network, or on a constant
+that multiplies the loss. Losses are relative to those of the untrained network; `dynamics` has them as they are."""
 
 CLOCK_SIGNALS: dict[str, Signal] = {
     "inner_step": Signal(0, 1e9, lambda d: d.inner_step),
@@ -109,13 +127,15 @@ OBSERVATIONS: dict[str, Observation] = {
     "dynamics": DYNAMICS,
     "paper": PAPER,
     "scale-free": SCALE_FREE,
+    "training": TRAINING,
+    "horizon": HORIZON,
     "clock": CLOCK_SIGNALS,
 }
 """Name -> observation."""
 MOTION = {"first_update", "last_update", "first_cosine", "last_cosine"}
 """Signals that take passes over whole layers: elsewhere than where they, or what is not built in, are observed they are
 0."""
-BUDGET = {"progress", "budget"}
+BUDGET = {"progress", "budget", "steps_in_all"}
 """Signals that tell how long an episode is."""
 WHITE_BOX: dict[str, str] = {
     **dict.fromkeys((*PRODUCTS, "fan_in"), "rates"),

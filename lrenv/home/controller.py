@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,18 +13,17 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from lrenv.controllers.agent import Agent
-from lrenv.home.deciding import Decider
-from lrenv.home.driver import Driver
-from lrenv.home.fallback import Fallback, Schedule
-from lrenv.home.groups import Groups
+from lrenv.home.assembly import Settings, assemble
+from lrenv.home.fallback import Schedule
+from lrenv.home.gradients import Gradients
 from lrenv.home.history import Decision, History
-from lrenv.home.needs import check_evaluate, check_horizon
-from lrenv.home.observing import Evaluate, Layer, Observing, Validation, watched_weights
+from lrenv.home.layers import Layer
 from lrenv.home.processes import is_first
-from lrenv.home.rates import BELOW, Rates, checked_bounds
+from lrenv.home.rates import BELOW
 from lrenv.home.saving import Progress, of_other_horizon, read, state_of
 from lrenv.home.stepping import Losses, Steps, listening, loss_of
 from lrenv.home.telling import Telling
+from lrenv.home.validation import Evaluate
 from lrenv.lookup import count
 
 IDLE = 20
@@ -107,6 +106,7 @@ class LRController(LRScheduler):
         module: nn.Module | None = None,
         first: Layer = None,
         last: Layer = None,
+        layers: str = "module",
         loss: str = "cross_entropy",
         target_std: float | Tensor | None = None,
         fallback: str | None = "linear",
@@ -114,46 +114,28 @@ class LRController(LRScheduler):
     ) -> None:
         # The constructor of torch's schedulers, which is not called, would set rates at once.
         self.optimizer = optimizer
-        self._driver = Driver(agent)
-        name, needs = self._driver.name, self._driver.needs
-        self.horizon = None if horizon is None else count("horizon", horizon)
-        check_horizon(self._driver.agent, self._driver.view, horizon)
-        check_evaluate(self._driver.agent, needs, evaluate)
-        every = every if every is not None else self._driver.view.interval or (1 if needs.clock_alone else None)
-        if every is None:
-            raise ValueError(f"agent {name!r} has no interval of its own: pass every=, the steps between two decisions")
-        self.every = count("every", every)
-        allowed = checked_bounds(bounds)
-        self._shadow = shadow
-        fall = Fallback(None if needs.clock_alone else fallback, patience)
-        groups = Groups(optimizer, write=not shadow)
-        first_weight, last_weight = watched_weights(groups.all, module, first, last)
-        like = torch.zeros((), dtype=torch.float64)  # clocks need no more
-        if not needs.clock_alone:
-            dtype = torch.float64 if last_weight.dtype == torch.float64 else torch.float32
-            like = torch.zeros((), dtype=dtype, device=last_weight.device)
-        self._driver.attach(groups.names(), like.dtype)
-        self._watched = (first_weight, last_weight) if needs.weights else ()
-        validation = None
-        if evaluate is not None and not needs.clock_alone:
-            validation = Validation(evaluate, loss, module, target_std, needs.predictions)
-        self._can_begin = validation is not None or not needs.training
-        observer = self._driver.observer(like.dtype)
-        observing = Observing(observer, needs, validation, self._watched or None, like, self.every)
-        self._decider = Decider(self._driver, observing, fall, self.every, like.device)
+        settings = Settings(
+            horizon, every, evaluate, bounds, shadow, module, first, last, layers, loss, target_std, fallback, patience
+        )
+        self._parts = parts = assemble(optimizer, agent, settings)
+        self._driver, self._rates, self._gradients = parts.driver, parts.rates, parts.gradients
+        self.horizon, self.every, self._shadow = horizon, parts.every, shadow
         self.history = History()
-        self._rates = Rates(groups, self._driver.control.hyperparameters, allowed, shadow, like.dtype)
         self._begun = False
+        self._first: Tensor | None = None  # the loss (1,) that the agent is shown before the first step
         self._losses = Losses()
         self._tell = Telling()
         self._idle = self.last_epoch = 0
         self._due = 0.0  # the step at which there is something to do next
         self._plan()
+        groups = self._rates.groups
         self.base_lrs: Any = groups.initial()
         if unlike := groups.unlike(self._driver.view.optimizer):
-            self._tell("family", f"agent {name!r} {unlike}")
+            self._tell("family", f"agent {self._driver.name!r} {unlike}")
+        if parts.split:
+            self._tell("split", parts.split)
         self._stepped = False
-        self._stepping = Steps(optimizer, self._before_step)
+        self._stepping = Steps(optimizer, self._before_step, early=self._gradients is not None)
 
     def __repr__(self) -> str:
         return f"LRController({self._driver.name}, step {self.last_epoch} of {self.horizon or 'any number'})"
@@ -168,19 +150,45 @@ class LRController(LRScheduler):
     def start(self, loss: Tensor | float | None = None) -> None:
         """Lets the agent decide before the first step; without this call, that happens as the optimizer steps first.
 
+        An agent that observes gradients decides as the optimizer steps in any case, and is shown this loss.
+
         Args:
             loss: of the first batch, before it is trained on; once the agent has decided, nothing happens.
         """
-        if not self._begun:
-            self._decide(None if loss is None else loss_of(loss).reshape(1))
-            self._begun = True
+        if self._begun:
+            return
+        self._first = self._first if loss is None else loss_of(loss).reshape(1)
+        if self._gradients is None:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._decide(self._first)
+        self._begun, self._first = True, None
 
     def _before_step(self) -> None:
         if not self._stepped:
             self._stepped = True
             self._check_alone()
-        if self._can_begin:
+        if self._gradients is not None:
+            self._look_at(self._gradients)
+        elif self._parts.can_begin:
             self.start()
+
+    def _look_at(self, gradients: Gradients) -> None:
+        """Looks at the gradient of the step that the optimizer is about to take, and decides at it if that is due."""
+        found_inf = getattr(self.optimizer, "found_inf", None)
+        if found_inf is not None and bool(found_inf):  # a fused optimizer under a GradScaler: it won't move
+            return
+        if self._due == math.inf:  # training goes on after its end
+            gradients.forget()
+            return
+        gradients.see()
+        if not self._begun:
+            if self._parts.can_begin or self._first is not None:
+                self._begin()
+        elif self.last_epoch >= self._due:
+            self._arrive()
+        gradients.leave()
 
     def step(self, loss: Any = None, stepped: bool | None = None) -> None:
         """Counts a step of the optimizer, after it; every `every` steps the agent decides.
@@ -212,7 +220,7 @@ class LRController(LRScheduler):
             self.start(value)
         self.last_epoch += 1
         self._losses.add(value if self._due < math.inf else None, self._stepping.found_inf)
-        if self.last_epoch >= self._due:
+        if self.last_epoch >= self._due and self._gradients is None:
             self._arrive()
 
     def _arrive(self) -> None:
@@ -239,18 +247,20 @@ class LRController(LRScheduler):
         """A decision, after steps with the losses (k,)."""
         rates = self._rates
         self._check_watched()
-        outcome = self._decider.decide(self.last_epoch, self._end, losses, rates.lr, rates.hyper)
+        outcome = self._parts.decider.decide(self.last_epoch, self._end, losses, rates.lr, rates.hyper)
+        if self._gradients is not None:
+            self._gradients.clear()
         for kind, sentence in outcome.said.items():
             self._tell(kind, sentence)
-        proposed = float(outcome.act.lr)
+        proposed = outcome.act.lr[0].tolist()
         why = rates.decide(proposed, outcome.act.hyper)
         if BELOW in why:
-            self._tell("negative", f"agent {self._driver.name!r} asked for the rate {proposed:g} at step "
+            self._tell("negative", f"agent {self._driver.name!r} asked for the rate {min(proposed):g} at step "
                        f"{self.last_epoch}: the rate stays as it is until it asks for one of 0 or more")  # fmt: skip
         self.base_lrs = rates.groups.initial()
         self.history.add(
             Decision(
-                self.last_epoch, tuple(rates.groups.rates()), rates.groups.rates_at(proposed),
+                self.last_epoch, rates.groups.rates_of_cells(), rates.groups.rates_at(proposed),
                 {name: float(value) for name, value in outcome.act.hyper.items()}, outcome.train_loss,
                 outcome.val_loss, outcome.observation, outcome.act.action, (*outcome.why, *why),
             )
@@ -260,11 +270,12 @@ class LRController(LRScheduler):
     def _end(self) -> float:
         return math.inf if self.horizon is None else float(self.horizon)
 
-    def hold(self, lr: float | None = None) -> None:
+    def hold(self, lr: float | Sequence[float] | None = None) -> None:
         """Keeps a rate from now on, whatever the agent does; it goes on watching.
 
         Args:
-            lr: of the first group; that of the moment if None.
+            lr: of the first group; that of the moment if None. Where the agent sets several, one for all layers, or a
+                list with one for each.
 
         Raises:
             ValueError: no number of 0 or more, or not finite; or in shadow mode, which changes nothing.
@@ -297,11 +308,13 @@ class LRController(LRScheduler):
         if spared and self.last_epoch < self.horizon:
             lacking = self._driver.needs.training and self._losses.stacked() is None
             self._due = float(self.last_epoch + lacking)
-            if not lacking:
+            if not lacking and self._gradients is None:
                 self._arrive()
 
     def rate_at(self, step: int) -> float:
         """The rate that a schedule gives the first group at a step, between the bounds; after the end, the last one.
+
+        Of a schedule with a rate per layer, this is that of the first layer.
 
         Args:
             step: optimizer steps before it, 0 or more.
@@ -311,7 +324,8 @@ class LRController(LRScheduler):
             ValueError: a step below 0, or the agent reacts to training.
         """
         at = min(count("step", step, 0), self._end - 1)
-        return self._rates.within(Schedule(self._driver.agent).rate(int(at - at % self.every), self._end, self.every))
+        schedule = Schedule(self._driver.agent, self._rates.groups.layers)
+        return self._rates.within(schedule.rates(int(at - at % self.every), self._end, self.every)[0])
 
     def get_last_lr(self) -> list[Any]:
         """The rates of the parameter groups."""
@@ -328,8 +342,8 @@ class LRController(LRScheduler):
         at the last decision, and how far they had moved. `history` is not in it.
         """
         self.last_epoch -= self._losses.settle()
-        progress = Progress(self.horizon, self.last_epoch, self._begun, self._losses, self._tell.said)
-        return state_of(self._driver.name, self.every, progress, self._rates, self._decider)
+        progress = Progress(self.horizon, self.last_epoch, self._begun, self._first, self._losses, self._tell.said)
+        return state_of(self._driver.name, self.every, progress, self._rates, self._parts.decider)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on exactly as the controller would have whose state this is, with the rates that it had set.
@@ -342,8 +356,8 @@ class LRController(LRScheduler):
                 missing or can't be meant.
         """
         made_for = self.horizon
-        progress, restore = read(state_dict, self._driver.name, self.every, self._rates, self._decider)
-        self.horizon, self.last_epoch, self._begun, self._losses, self._tell.said = progress
+        progress, restore = read(state_dict, self._driver.name, self.every, self._rates, self._parts.decider)
+        self.horizon, self.last_epoch, self._begun, self._first, self._losses, self._tell.said = progress
         restore()
         self.base_lrs = self._rates.groups.initial()
         self._plan()
@@ -367,7 +381,7 @@ class LRController(LRScheduler):
 
     def _check_watched(self) -> None:
         """Says so if the optimizer has been given other parameters than those that are looked at."""
-        if not self._rates.groups.hold(self._watched):
+        if not self._rates.groups.hold(self._parts.watched):
             self._tell(
                 "replaced",
                 "the optimizer's groups were replaced, and it no longer trains the first and the last layer that are "

@@ -51,7 +51,7 @@ class Decider:
             step: optimizer steps so far.
             horizon: T.
             losses: (k,) of the steps since the last decision; None if there are none.
-            lr: (1, 1), of these steps.
+            lr: (1, K), of these steps.
             hyper: name -> (1, 1), of these steps.
         """
         # Where training had gone on after the end, a schedule joins in between two decisions.
@@ -64,13 +64,14 @@ class Decider:
         observation, outside, finite, train_loss, val_loss = host
         act, why, said = Act((), lr, hyper), [], {}
         if not finite[0]:
-            why.append("a loss or a weight is not finite")
-            said["broken"] = f"a loss or a weight was not finite at step {step}: the rate stays until they are"
+            what = "a loss, a weight or a gradient"
+            why.append(f"{what} is not finite")
+            said["broken"] = f"{what} was not finite at step {step}: the rate stays until they are"
         else:
             self._observing.keep()
             if strange := self._driver.unfamiliar(observation, outside):
                 why.append(f"outside what the agent was trained on: {', '.join(strange)}")
-            if self._fallback.notice(bool(strange), step, float(lr)):
+            if self._fallback.notice(bool(strange), step, lr[0].tolist()):
                 said["fallback"] = (
                     f"for {self._fallback.patience + 1} decisions in a row the agent saw what it was not trained on "
                     f"({', '.join(strange)}): from step {step} the schedule {self._fallback.name!r} goes on from the "
@@ -80,7 +81,8 @@ class Decider:
                 act = self._driver.act(observation, lr, hyper)
             else:
                 why.append(f"the schedule {self._fallback.name!r} has taken over")
-                act = act._replace(lr=torch.full_like(lr, self._fallback.rate(step, horizon, self._every)))
+                rates = self._fallback.rates(step, horizon, self._every)
+                act = act._replace(lr=torch.tensor([rates], dtype=lr.dtype))
         named = self._driver.named(observation)
         return Outcome(self._agreed(act), named, float(train_loss[0]), float(val_loss[0]), tuple(why), said)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,17 +14,22 @@ from torch import Tensor
 from lrenv.controllers.agent import Agent, State, called, make_agent
 from lrenv.controllers.sb3_agent import as_agent
 from lrenv.envs.actions import Control
-from lrenv.envs.observations import Observer
-from lrenv.home.needs import Needs, check_black_box, checked_view, clock, needs_of
+from lrenv.envs.observations import WHITE_BOX, Observer
+from lrenv.home.layers import Layers
+from lrenv.home.needs import FAN_IN, SIZES, Needs, checked_view, clock, granularity_of, needs_of
 from lrenv.runtime.ambient import without_gradients
+from lrenv.runtime.transfer import to_host
 from lrenv.training.optimizers import Hyper
+
+Shown = NDArray[Any] | Mapping[str, NDArray[Any]]
+"""An observation (n, signals), or a dict of such and of white-box parts."""
 
 
 class Act(NamedTuple):
     """What the agent does."""
 
     action: tuple[float, ...]
-    lr: Tensor  # (1, 1)
+    lr: Tensor  # (1, K)
     hyper: Hyper  # name -> (1, 1)
 
 
@@ -58,6 +63,8 @@ class Driver:
         agent: the agent.
         name: what it is called.
         view: what it observes and controls.
+        granularity: what has a rate of its own: "trainee", "layer" or "tensor".
+        fan_in: whether it observes that of the layers.
         needs: what it looks at.
 
     Raises:
@@ -69,8 +76,9 @@ class Driver:
         self.agent = make_agent(agent) if isinstance(agent, str | Path) else as_agent(agent)
         self.name = called(self.agent)
         self.view = checked_view(self.agent)
+        self.granularity = granularity_of(self.view) or "trainee"
         observer = self.observer(torch.float64)
-        check_black_box(self.agent, observer)
+        self.fan_in = FAN_IN in observer.white_box
         self.needs: Needs = needs_of(self.agent, observer)
         self._names = observer.names
         reads = getattr(self.agent, "reads", self._names)
@@ -82,19 +90,26 @@ class Driver:
 
     def observer(self, dtype: torch.dtype) -> Observer:
         """Makes its observations in this dtype."""
-        return Observer(self.view.observe, dtype, {"rates": 1, "parameters": 1})
+        return Observer(self.view.observe, dtype, SIZES)
 
-    def attach(self, hyper: tuple[str, ...], dtype: torch.dtype) -> None:
-        """Says which hyperparameters the optimizer has besides the rate, and the dtype of observations.
+    def attach(self, hyper: tuple[str, ...], dtype: torch.dtype, layers: Layers | None) -> None:
+        """Says what there is to control.
+
+        Args:
+            hyper: the hyperparameters that the optimizer has besides the rate.
+            dtype: of observations.
+            layers: what has a rate of its own; None for the network as a whole.
 
         Raises:
-            ValueError: the agent controls one that the optimizer has not.
+            ValueError: the agent controls a hyperparameter that the optimizer has not.
         """
-        self.control = Control(self.view.control, {"trainee": 1}, hyper, dtype)
+        number = 1 if layers is None else layers.number
+        self.control = Control(self.view.control, {self.granularity: number}, hyper, dtype)
+        self._constant = {} if layers is None else layers.constant(torch.zeros((), dtype=torch.float64))
 
     @without_gradients
-    def act(self, observation: NDArray[Any], lr: Tensor, hyper: Hyper) -> Act:
-        """Asks the agent, which then remembers the observation (1, signals).
+    def act(self, observation: Shown, lr: Tensor, hyper: Hyper) -> Act:
+        """Asks the agent, which then remembers the observation.
 
         Raises:
             ValueError: its action is none that its control takes.
@@ -117,14 +132,13 @@ class Driver:
         row = (step - self._ahead.step) // every
         if (horizon, every) != self._ahead.run or not 0 <= row < len(self._ahead.actions) or step % every:
             dynamics = clock(torch.arange(step, step + AHEAD * every, every).double(), horizon, every)
-            observation = self.observer(torch.float64).observe(dynamics, {})
-            assert isinstance(observation, Tensor)
-            seen, row = observation.numpy(), 0
+            constant = {name: x.expand(AHEAD, -1) for name, x in self._constant.items()}
+            seen, row = to_host(self.observer(torch.float64).observe(dynamics, constant)), 0
             actions, memory = self.agent.predict(seen, None, np.ones(AHEAD, bool), deterministic=True)
             if memory is not None or np.shape(actions)[:1] != (AHEAD,):
                 self._foreseeable = False
                 return None
-            self._ahead = Ahead(step, (horizon, every), seen, self._checked(actions, AHEAD))
+            self._ahead = Ahead(step, (horizon, every), self.signals(seen), self._checked(actions, AHEAD))
         action = self._ahead.actions[row : row + 1]
         act = Act(tuple(action[0].tolist()), *self.control.apply(torch.from_numpy(action), lr, hyper))
         return Foreseen(act, self.named(self._ahead.observations[row : row + 1]))
@@ -135,21 +149,37 @@ class Driver:
         except ValueError as error:
             raise ValueError(f"agent {self.name!r}: {error}") from error
 
-    def unfamiliar(self, observation: NDArray[Any], outside: NDArray[np.bool_]) -> list[str]:
+    def signals(self, observation: Shown) -> NDArray[Any]:
+        """The signals (n, signals) of an observation, which white-box parts may stand beside."""
+        if not isinstance(observation, Mapping):
+            return observation
+        tables = [x for name, x in observation.items() if name not in WHITE_BOX]
+        n = len(next(iter(observation.values())))
+        return np.concatenate(tables, 1) if tables else np.empty((n, 0))
+
+    def unfamiliar(self, observation: Shown, outside: NDArray[np.bool_]) -> list[str]:
         """The signals that it reads whose values are not like those that it was trained on.
 
         Args:
-            observation: (1, signals).
+            observation: of one loop.
             outside: (1, signals), which of them lie outside the bounds of their space.
         """
-        seen = getattr(self.agent, "observation_range", None)
-        strange = outside[0] if seen is None else (observation[0] < seen[0]) | (observation[0] > seen[1])
+        seen, signals = getattr(self.agent, "observation_range", None), self.signals(observation)
+        strange = outside[0] if seen is None else (signals[0] < seen[0]) | (signals[0] > seen[1])
         return [name for name, read, odd in zip(self._names, self._read, strange, strict=True) if read and odd]
 
-    def named(self, observation: NDArray[Any]) -> dict[str, float]:
-        """Signal that it reads -> value, of an observation (1, signals)."""
-        values = zip(self._names, self._read, observation[0].tolist(), strict=True)
-        return {name: value for name, read, value in values if read}
+    def named(self, observation: Shown) -> dict[str, float]:
+        """What it reads of an observation of one loop, name -> value; parts have a number for each rate.
+
+        Parts with a number per parameter, and what stays the same, are left out.
+        """
+        values = zip(self._names, self._read, self.signals(observation)[0].tolist(), strict=True)
+        named = {name: value for name, read, value in values if read}
+        for name, part in observation.items() if isinstance(observation, Mapping) else ():
+            if WHITE_BOX.get(name) == "rates" and name != FAN_IN:
+                numbers = part[0].tolist()
+                named |= {f"{name}.{k}": x for k, x in enumerate(numbers)} if len(numbers) > 1 else {name: numbers[0]}
+        return named
 
     def state(self) -> dict[str, Any]:
         """Its memory, as tensors.

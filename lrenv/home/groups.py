@@ -1,4 +1,4 @@
-"""The hyperparameters of an optimizer's parameter groups, of which an agent sets one of each kind for all groups."""
+"""The hyperparameters of an optimizer's parameter groups: an agent sets a rate per piece, and one of each other."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrenv.home.layers import Group, Layers, overall
 from lrenv.training.optimizers import Hyper
 
-Group = dict[str, Any]
 FAMILIES = {
     "sgd": "SGD without momentum", "momentum": "SGD with momentum", "nesterov": "SGD with momentum",
     "rmsprop": "RMSprop", "adam": "Adam", "adamw": "Adam",
@@ -30,19 +30,47 @@ class Groups:
     ratio is to the initial rate of that group, whatever the rate of the moment is. Where groups may not be changed, the
     first rates are kept here alone.
 
+    An agent that sets a rate per layer or tensor sets one of these for each, and groups keep their ratios to it. A
+    group that is added later, of parameters of no piece or of several, follows their geometric mean.
+
     Args:
         optimizer: with `param_groups`.
-        write: whether groups may be changed at all.
+
+    Attributes:
+        base: the first rate that isn't 0.
+        layers: what has a rate of its own; None for the network as a whole.
 
     Raises:
-        ValueError: it has no groups, or none with a rate.
+        ValueError: it has no groups, or none with a rate; or it wraps another optimizer.
     """
 
-    def __init__(self, optimizer: Any, write: bool) -> None:
-        self._optimizer, self._write = optimizer, write
+    def __init__(self, optimizer: Any) -> None:
+        if hasattr(getattr(optimizer, "optimizer", None), "param_groups"):
+            raise ValueError(
+                f"{type(optimizer).__name__} wraps an optimizer, which may not step when it does: make the controller "
+                "for the one inside, before it is wrapped (before accelerator.prepare)"
+            )
+        self._optimizer, self._write = optimizer, False
+        self.layers: Layers | None = None
         self._first: list[float] = []  # rates of the groups that were seen, or that a checkpoint tells of
-        initial = self.initial()
-        self.base = next((lr for lr in initial if lr), 0.0)
+        self.base = next((lr for lr in self.initial() if lr), 0.0)
+
+    def use(self, layers: Layers | None, write: bool) -> bool:
+        """Gives each piece a rate of its own; nothing was changed before.
+
+        Args:
+            layers: the pieces; None for the network as a whole.
+            write: whether groups may be changed at all.
+
+        Returns:
+            Whether groups were split, so that each has parameters of one piece.
+        """
+        self.layers, self._write = layers, write
+        split = write and layers is not None and layers.split(self._optimizer)
+        if split:
+            self._first = []  # each group has its own
+        self.initial()
+        return split
 
     @property
     def all(self) -> list[Group]:
@@ -74,20 +102,50 @@ class Groups:
             for group, lr in zip(self.all, initial, strict=False):
                 group["initial_lr"] = lr
 
-    def rates_at(self, lr: float) -> tuple[float, ...]:
-        """The rates of all groups where that of the first is `lr`."""
-        return tuple(lr * (initial / self.base if self.base else 1.0) for initial in self.initial())
+    def ratio(self, group: Group) -> float:
+        """What the agent's rate is multiplied by in a group."""
+        index = next(i for i, each in enumerate(self.all) if each is group)
+        return self._ratios()[index]
+
+    def _ratios(self) -> list[float]:
+        return [initial / self.base if self.base else 1.0 for initial in self.initial()]
+
+    def _cells(self) -> list[tuple[int, int | None]]:
+        """Group and piece of each rate. Groups have one each, but for those of a shadow, which are not split."""
+        if self.layers is None:
+            return [(i, 0) for i in range(len(self.all))]
+        cells: list[tuple[int, int | None]] = []
+        for i, group in enumerate(self.all):
+            pieces = self.layers.pieces_in(group)
+            one = len(pieces) == 1 or not self._write
+            cells += [(i, piece) for piece in pieces] if pieces and one else [(i, None)]
+        return cells
+
+    def rates_at(self, lr: Sequence[float]) -> tuple[float, ...]:
+        """The rates of all groups where those of the pieces are `lr` (K), a shadow's groups taken as if split."""
+        ratios, mean = self._ratios(), overall(lr)
+        return tuple((mean if piece is None else lr[piece]) * ratios[i] for i, piece in self._cells())
 
     def rates(self) -> list[float]:
         """The rates of all groups now."""
         return [float(group["lr"]) for group in self.all]
 
-    def rate(self) -> float:
-        """The rate now of the group that the agent sets."""
-        index = next((i for i, lr in enumerate(self.initial()) if lr), 0)
-        return float(self.all[index]["lr"])
+    def rates_of_cells(self) -> tuple[float, ...]:
+        """The rates now to which those of `rates_at` belong."""
+        rates = self.rates()
+        return tuple(rates[i] for i, _ in self._cells())
 
-    def set_rate(self, lr: float) -> None:
+    def pieces_now(self) -> list[float]:
+        """The rates (K) of the pieces now, as the groups have them."""
+        rates, ratios = self.rates(), self._ratios()
+        number = 1 if self.layers is None else self.layers.number
+        found: dict[int | None, float] = {}
+        for i, piece in self._cells():
+            if ratios[i]:
+                found.setdefault(piece, rates[i] if ratios[i] == 1 else rates[i] / ratios[i])
+        return [found.get(k, 0.0) for k in range(number)]
+
+    def set_rates(self, lr: Sequence[float]) -> None:
         """Sets the rates of all groups; tensors are filled, so that compiled and captured steps see them."""
         for group, rate in zip(self.all, self.rates_at(lr), strict=True):
             _put(group, "lr", rate)
@@ -139,9 +197,13 @@ class Groups:
         if family in (None, self.family()):
             return None
         return (
-            f"was trained on {trained_on!r} ({family}), and this optimizer is {self.family()}: rates that suit one may "
+            f"was made for {trained_on!r} ({family}), and this optimizer is {self.family()}: rates that suit one may "
             "not suit the other"
         )
+
+    def adaptive(self) -> bool:
+        """Whether it scales gradients, as all but SGD do."""
+        return not isinstance(self._optimizer, torch.optim.SGD)
 
     def family(self) -> str:
         """What kind of optimizer it is."""

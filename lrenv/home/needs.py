@@ -14,13 +14,20 @@ from lrenv.envs.observations import OBSERVATIONS, Observe, Observer, names_of
 from lrenv.training.dynamics import Dynamics
 
 WORKS = (
-    "agents that work are controller files with one rate per network, schedules, plateau, and any BaseAgent like them"
+    "agents that work are controller files with a rate per network or layer, schedules, plateau, hypergradient "
+    "descent, and any BaseAgent like them"
 )
 TRAINING = {"train_loss", "previous_train_loss", "loss_spread"}
 PREDICTIONS = {"prediction_variance", "prediction_change"}
 VALIDATION = {"val_loss", "previous_val_loss", "initial_val_loss"} | PREDICTIONS
 MOTION = {"first_update", "last_update", "first_cosine", "last_cosine"}
 LAST = {"weight_mean", "weight_variance"}
+FAN_IN = "fan_in"
+"""The part of an observation that stays the same."""
+SIZES = {"rates": 1, "parameters": 1}
+"""Of the spaces of observers, which nobody looks at here."""
+PIECES = ("", "layer", "tensor")
+"""What can have a rate of its own in an optimizer: parameter groups are made of whole tensors."""
 
 
 class Needs(NamedTuple):
@@ -31,11 +38,17 @@ class Needs(NamedTuple):
     predictions: bool  # outputs on validation data
     motion: bool  # the first and the last layer now and at the decision before
     weights: bool  # the first or the last layer
+    parts: tuple[str, ...]  # gradients, their products with directions, and all weights
+
+    @property
+    def measured(self) -> bool:
+        """Whether it looks at losses, predictions, or the first and the last layer."""
+        return self.training or self.validation or self.weights
 
     @property
     def clock_alone(self) -> bool:
-        """Whether it looks at the time alone."""
-        return not (self.training or self.validation or self.weights)
+        """Whether it looks at the time alone, and at what stays the same."""
+        return not (self.measured or self.parts)
 
 
 def needs_of(agent: Agent, observer: Observer) -> Needs:
@@ -44,10 +57,13 @@ def needs_of(agent: Agent, observer: Observer) -> Needs:
     Raises:
         ValueError: its `reads` names a signal that it doesn't observe.
     """
-    reads = tuple(getattr(agent, "reads", observer.names))
-    if unknown := [name for name in reads if name not in observer.names]:
+    given = getattr(agent, "reads", observer.names)
+    if not isinstance(given, tuple | list) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"agent {called(agent)!r}: `reads` must be a tuple of names of signals, not {given!r}")
+    reads, known = tuple(given), (*observer.names, *observer.white_box)
+    if unknown := [name for name in reads if name not in known]:
         raise ValueError(
-            f"agent {called(agent)!r}: `reads` names {', '.join(unknown)}, but it observes {', '.join(observer.names)}"
+            f"agent {called(agent)!r}: `reads` names {', '.join(unknown)}, but it observes {', '.join(known)}"
         )
     fields = _fields(view_of(agent).observe, reads)
     return Needs(
@@ -56,6 +72,7 @@ def needs_of(agent: Agent, observer: Observer) -> Needs:
         bool(fields & PREDICTIONS),
         bool(fields & MOTION),
         bool(fields & (MOTION | LAST)),
+        tuple(part for part in observer.white_box if part != FAN_IN),
     )
 
 
@@ -115,8 +132,8 @@ def checked_view(agent: Agent) -> View:
     """The agent's view, if a loop can serve it.
 
     Raises:
-        ValueError: it is an optimizer itself, averages weights, or sets a rate per layer, tensor or parameter; the
-            message says which agents work.
+        ValueError: it is an optimizer itself, averages weights, or sets a rate per parameter; the message says which
+            agents work.
     """
     view, name = view_of(agent), called(agent)
     own = view.optimizer is not None and not isinstance(view.optimizer, str)
@@ -125,22 +142,18 @@ def checked_view(agent: Agent) -> View:
     controls = (view.control,) if isinstance(view.control, str) else view.control
     if "ema" in controls:
         raise ValueError(f"agent {name!r} averages weights, which is the loop's own business: {WORKS}")
-    finer = [each.partition("/")[2] for each in controls if "/" in each]
-    if finer:
-        raise ValueError(f"agent {name!r} sets a rate per {finer[0]}, but here is one per network: {WORKS}")
+    if granularity_of(view) not in PIECES:
+        raise ValueError(
+            f"agent {name!r} sets a rate per {granularity_of(view)}, and an optimizer of torch takes one per group of "
+            f"parameters: {WORKS}"
+        )
     return view
 
 
-def check_black_box(agent: Agent, observer: Observer) -> None:
-    """Refuses an agent that observes gradients or parameters.
-
-    Raises:
-        ValueError: it does; the message says which agents work.
-    """
-    if observer.white_box:
-        raise ValueError(
-            f"agent {called(agent)!r} observes {', '.join(observer.white_box)}, which a loop doesn't hand out: {WORKS}"
-        )
+def granularity_of(view: View) -> str:
+    """What has a rate of its own, as the view's control says; "" for the whole network."""
+    controls = (view.control,) if isinstance(view.control, str) else view.control
+    return next((each.partition("/")[2] for each in controls if "/" in each), "")
 
 
 def check_horizon(agent: Agent, view: View, horizon: int | None) -> None:

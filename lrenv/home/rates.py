@@ -1,9 +1,9 @@
-"""What an optimizer is driven with: the agent's rate and other hyperparameters, within what the user allows."""
+"""What an optimizer is driven with: the agent's rates and other hyperparameters, within what the user allows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -17,7 +17,7 @@ Bounds = tuple[float, float]
 
 
 class Rates:
-    """The rate and the hyperparameters of a loop.
+    """The rates of a loop, one for each of K pieces of its network, and the hyperparameters.
 
     Args:
         groups: of its optimizer.
@@ -33,65 +33,75 @@ class Rates:
 
     def __init__(self, groups: Groups, names: list[str], bounds: Bounds, shadow: bool, dtype: torch.dtype) -> None:
         self.groups, self._bounds, self._shadow = groups, bounds, shadow
-        self._lr = torch.tensor([[groups.base]], dtype=dtype)
+        number = 1 if groups.layers is None else groups.layers.number
+        self._lr = torch.full((1, number), groups.base, dtype=dtype)
         self.hyper: Hyper = groups.hyper(names, dtype)
-        self._held: float | None = None
+        self._held: list[float] | None = None
 
     @property
     def lr(self) -> Tensor:
-        """The rate (1, 1) that the optimizer is driven with now."""
-        return torch.full_like(self._lr, self.groups.rate()) if self._shadow else self._lr
+        """The rates (1, K) that the optimizer is driven with now."""
+        return self._of(self.groups.pieces_now()) if self._shadow else self._lr
 
-    def decide(self, proposed: float, hyper: Hyper) -> list[str]:
+    def _of(self, rates: Sequence[float]) -> Tensor:
+        return torch.tensor([rates], dtype=self._lr.dtype)
+
+    def decide(self, proposed: Sequence[float], hyper: Hyper) -> list[str]:
         """Carries out what the agent asks for, as far as it may be.
+
+        Args:
+            proposed: the rates (K).
+            hyper: name -> (1, 1).
 
         Returns:
             What came in between, in words.
         """
-        rate, why = self._allowed(proposed)
+        rates, why = self._allowed(proposed)
         if not self._shadow:
-            self._lr, self.hyper = torch.full_like(self._lr, rate), hyper
+            self._lr, self.hyper = self._of(rates), hyper
             self.write()
         return why
 
     def write(self) -> None:
         """Sets the optimizer's rates and hyperparameters; in shadow mode it leaves them."""
         if not self._shadow:
-            self.groups.set_rate(float(self._lr))
+            self.groups.set_rates(self._lr[0].tolist())
             self.groups.set_hyper({name: float(value) for name, value in self.hyper.items()})
 
-    def _allowed(self, rate: float) -> tuple[float, list[str]]:
-        """The rate that is set where the agent asks for another, and why."""
+    def _allowed(self, rates: Sequence[float]) -> tuple[list[float], list[str]]:
+        """The rates that are set where the agent asks for others, and why."""
         if self._held is not None:
             return self._held, ["held"]
         low, high = self._bounds
-        clipped = self.within(rate)
-        if clipped < 0:
-            return float(self._lr), [BELOW]
-        return clipped, [f"clipped to {low:g} .. {high:g}"] if clipped != rate else []
+        clipped = [self.within(rate) for rate in rates]
+        kept = [now if rate < 0 else rate for rate, now in zip(clipped, self._lr[0].tolist(), strict=True)]
+        why = [BELOW] if kept != clipped else []
+        return kept, why + ([f"clipped to {low:g} .. {high:g}"] if clipped != list(rates) else [])
 
     def within(self, rate: float) -> float:
         """The rate that is allowed and nearest to this one."""
         low, high = self._bounds
         return min(max(rate, low), high)
 
-    def hold(self, lr: float | None) -> None:
-        """Keeps a rate whatever the agent does.
+    def hold(self, lr: float | Sequence[float] | None) -> None:
+        """Keeps rates whatever the agent does.
 
         Args:
-            lr: the rate; that of the moment if None.
+            lr: one rate for all pieces, or one for each; those of the moment if None.
 
         Raises:
-            ValueError: no number of 0 or more, or not finite; or in shadow mode, which changes nothing.
+            ValueError: no numbers of 0 or more, not finite, or too many; or in shadow mode, which changes nothing.
         """
         if self._shadow:
             raise ValueError("shadow=True changes no rate, so there is none to hold: set the optimizer's own")
-        rate = float(self._lr) if lr is None else number(lr)
-        if not 0 <= rate < math.inf:
-            raise ValueError(f"lr must be a rate, one number of 0 or more, not {lr!r}")
-        self._held = rate
-        self._lr = torch.full_like(self._lr, rate)
-        self.groups.set_rate(rate)
+        number_of = self._lr.shape[1]
+        given = self._lr[0].tolist() if lr is None else list(lr) if isinstance(lr, list | tuple) else [lr] * number_of
+        rates = [number(rate) for rate in given]
+        if len(rates) != number_of or not all(0 <= rate < math.inf for rate in rates):
+            each = "" if number_of == 1 else f", or {number_of} of them, one for each piece"
+            raise ValueError(f"lr must be a rate, one number of 0 or more{each}, not {lr!r}")
+        self._held, self._lr = rates, self._of(rates)
+        self.groups.set_rates(rates)
 
     def release(self) -> None:
         """Lets the agent go on from the rate that was held."""
@@ -100,7 +110,7 @@ class Rates:
     def state(self) -> dict[str, Any]:
         """What goes on from here, as plain values."""
         return {
-            "lr": float(self._lr),
+            "lr": self._lr[0].tolist(),
             "hyper": {name: float(value) for name, value in self.hyper.items()},
             "held": self._held,
             "base": self.groups.base,
@@ -113,14 +123,18 @@ class Rates:
         Raises:
             ValueError: its agent controls other hyperparameters.
         """
-        lr, held = float(state["lr"]), None if state["held"] is None else float(state["held"])
-        hyper = {name: torch.full_like(self._lr, value) for name, value in state["hyper"].items()}
+        held = None if state["held"] is None else [float(x) for x in state["held"]]
+        lr = self._of([float(x) for x in state["lr"]])
+        for rates in (lr[0], held or lr[0]):
+            if len(rates) != self._lr.shape[1]:
+                raise ValueError(f"it has {len(rates)} rates, and here are {self._lr.shape[1]}")
+        hyper = {name: torch.full((1, 1), value, dtype=lr.dtype) for name, value in state["hyper"].items()}
         if set(hyper) != set(self.hyper):
             raise ValueError(f"its agent controls {sorted(hyper)} besides the rate, and here {sorted(self.hyper)}")
         base, initial = float(state["base"]), [float(x) for x in state["initial"]]
 
         def restore() -> None:
-            self._lr, self.hyper, self._held = torch.full_like(self._lr, lr), hyper, held
+            self._lr, self.hyper, self._held = lr, hyper, held
             self.groups.restore(base, initial)
 
         return restore

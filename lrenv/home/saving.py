@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from lrenv.home.deciding import Decider
 from lrenv.home.rates import Rates
 from lrenv.home.stepping import Losses
@@ -20,6 +22,7 @@ class Progress(NamedTuple):
     horizon: int | None
     last_epoch: int
     begun: bool
+    first: Tensor | None  # the loss (1,) before the first step, until the agent has seen it
     losses: Losses
     said: list[str]
 
@@ -41,6 +44,7 @@ def state_of(name: str, every: int, progress: Progress, rates: Rates, decider: D
         "horizon": progress.horizon,
         "last_epoch": progress.last_epoch,
         "begun": progress.begun,
+        "first": progress.first,
         "losses": progress.losses.stacked(),
         "said": list(progress.said),
         "rates": rates.state(),
@@ -70,6 +74,7 @@ def read(state: Any, name: str, every: int, rates: Rates, decider: Decider) -> t
             None if state["horizon"] is None else count("horizon", state["horizon"]),
             count("last_epoch", state["last_epoch"], 0),
             bool(state["begun"]),
+            None if state["first"] is None else state["first"].reshape(1).clone(),
             losses,
             [str(kind) for kind in state["said"]],
         )

@@ -25,6 +25,8 @@ class Steps:
     Args:
         optimizer: any object; one without a method `step` is taken to step whenever it is asked.
         before: called before each step.
+        early: whether `before` looks at gradients. A closure that computes them is then called ahead of it, and the
+            optimizer is given one that returns its loss.
 
     Attributes:
         taken: whether a step was taken since this was last set to False.
@@ -32,12 +34,12 @@ class Steps:
             on the device of the weights.
     """
 
-    def __init__(self, optimizer: Any, before: Callable[[], None]) -> None:
+    def __init__(self, optimizer: Any, before: Callable[[], None], early: bool = False) -> None:
         self.found_inf: Tensor | None = None
         self.taken = False
         self.noticed = callable(getattr(optimizer, "step", None))
         if self.noticed:
-            _wrap(optimizer, WeakMethod(before), WeakMethod(self._after))
+            _wrap(optimizer, WeakMethod(before), WeakMethod(self._after), early)
 
     def _after(self, found_inf: Any) -> None:
         self.taken = True
@@ -55,17 +57,26 @@ def listening(optimizer: Any) -> list[Any]:
     return [listener.__self__ for listener in listeners if listener is not None]
 
 
-def _wrap(optimizer: Any, before: WeakMethod[Any], after: WeakMethod[Any]) -> None:
+def _wrap(optimizer: Any, before: WeakMethod[Any], after: WeakMethod[Any], early: bool) -> None:
     """Has the optimizer tell of its steps, as long as what listens is there."""
     step = optimizer.step
 
+    # Compilers that trace the loop's step leave these out: what they do takes decisions, and is no part of a graph.
+    def tell(listener: WeakMethod[Any], *args: Any) -> None:
+        if (found := listener()) is not None:
+            found(*args)
+
+    tell = torch.compiler.disable(tell)
+
     @wraps(step)
     def told(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if (listener := before()) is not None:
-            listener()
+        if early and (closure := args[0] if args else kwargs.get("closure")) is not None:
+            with torch.enable_grad():
+                loss = closure()
+            args, kwargs = (lambda: loss,), {}
+        tell(before)
         result = step(*args, **kwargs)
-        if (listener := after()) is not None:
-            listener(getattr(self, "found_inf", None))
+        tell(after, getattr(self, "found_inf", None))
         return result
 
     setattr(told, LISTENERS, (*getattr(step, LISTENERS, ()), before))

@@ -26,7 +26,7 @@ SHUFFLE_ROUNDS = 16
 # every round a thousand times.
 COMPILER_OPTIONS = {"realize_opcount_threshold": 8}
 
-BATCH, DROPOUT, AUGMENT, INITIAL_LR, EPISODE, SCHEDULE = range(6)
+BATCH, DROPOUT, AUGMENT, INITIAL_LR, EPISODE, SCHEDULE, POLICY = range(7)
 """The streams: draws for different purposes from the same seed must not share numbers."""
 
 

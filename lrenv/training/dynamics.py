@@ -20,6 +20,9 @@ of an interval scatter, and how far and in which direction the first and the las
 | `loss_spread` | standard deviation of the N batch losses |
 | `first_update`, `last_update` | norm(u) / norm(w') |
 | `first_cosine`, `last_cosine` | <u, v> / (norm(u) norm(v)), v being the u of the interval before |
+
+Of the untrained network there are the losses on its first batch and on the validation split, and of the optimizer
+whether its rates are alike everywhere (`lrenv.training.optimizers.Optimizer.adaptive`).
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ class Dynamics(NamedTuple):
     val_loss: Tensor
     previous_train_loss: Tensor  # at the decision before
     previous_val_loss: Tensor
+    initial_train_loss: Tensor  # of the untrained network on its first batch
     initial_val_loss: Tensor  # of the untrained network
     loss_spread: Tensor  # standard deviation of the interval's batch losses
     prediction_variance: Tensor  # of class probabilities on validation examples
@@ -51,6 +55,7 @@ class Dynamics(NamedTuple):
     last_update: Tensor
     first_cosine: Tensor  # of the angle between the first layer's last two displacements
     last_cosine: Tensor
+    adaptive: Tensor  # 1 where the optimizer scales gradients, 0 elsewhere
 
 
 class Trained(NamedTuple):
@@ -70,10 +75,11 @@ class DynamicsMeter:
         interval: N, inner steps between two decisions.
         motion: whether to measure how the first and the last layer move. It takes several passes over the first layer,
             which is often the largest; without it, updates and cosines are 0.
+        adaptive: whether the optimizer scales gradients.
     """
 
-    def __init__(self, budget: float, interval: int, motion: bool) -> None:
-        self._budget, self._interval, self._motion = budget, interval, motion
+    def __init__(self, budget: float, interval: int, motion: bool, adaptive: bool) -> None:
+        self._budget, self._interval, self._motion, self._adaptive = budget, interval, motion, adaptive
 
     def still(self, layers: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """Displacements (n, size) of weights that have not moved yet, per layer whose motion is measured."""
@@ -118,6 +124,7 @@ class DynamicsMeter:
             val_loss=after.val_loss,
             previous_train_loss=train_loss if previous is None else previous.train_loss,
             previous_val_loss=after.val_loss if previous is None else previous.val_loss,
+            initial_train_loss=train_loss if previous is None else previous.initial_train_loss,
             initial_val_loss=after.val_loss if previous is None else previous.initial_val_loss,
             loss_spread=spread,
             prediction_variance=_variance(after.predictions),
@@ -129,6 +136,7 @@ class DynamicsMeter:
             last_update=last_motion.update,
             first_cosine=first_motion.cosine,
             last_cosine=last_motion.cosine,
+            adaptive=torch.full_like(train_loss, self._adaptive),
         )
         return dynamics, tuple(motion.displacement for motion in motions)
 

@@ -5,7 +5,7 @@
 | `cross_entropy` | classes (b,) | (b, k) scores | -log softmax(outputs)[target] | accuracy |
 | | classes (b, L) | (b, L, k) | the mean over the L places | bits per character |
 | `mse` | numbers (b,) or (b, d) | (b, d) | the mean of (output - target)^2 | R^2 |
-| `huber` | as `mse` | (b, d) | the mean of e^2 / 2 where |e| < 1, of |e| - 1/2 elsewhere | R^2 |
+| `huber` | as `mse` | (b, d) | the mean of e^2 / 2 where abs(e) < 1, of abs(e) - 1/2 elsewhere | R^2 |
 | `bce` | numbers from 0 to 1, as `mse` | (b, d) log odds | the mean of -t log p - (1 - t) log(1 - p) | accuracy |
 | `poisson` | counts, as `mse` | (b, d) log rates | the mean of r - t log r + log t!, which is never negative | D^2 |
 | `given` | none | (b, 1) | the network's output | none |

@@ -56,6 +56,8 @@ class Optimizer:
         decoupled: weight decay is no part of the loss that is minimised (AdamW), but a step of its own.
         evaluated: (parameters, state) -> the parameters that are measured, kept as best checkpoint, and tested, such as
             an average of the iterates; the iterates themselves by default.
+        adaptive: directions are scaled to about 1 whatever the scale of the loss, so that good rates are alike
+            everywhere (Adam and its kind); those of SGD grow with the gradient.
     """
 
     init: Callable[[Tensor], OptState]
@@ -63,6 +65,7 @@ class Optimizer:
     hyper: dict[str, float] = field(default_factory=dict)
     decoupled: bool = False
     evaluated: Callable[[Tensor, OptState], Tensor] = _as_they_are
+    adaptive: bool = False
 
     def regularised(self, grads: Tensor, params: Tensor, hyper: Hyper) -> Tensor:
         """Gradients (n, P) of what is minimised: of the loss, and of the L2 penalty unless it is decoupled."""
@@ -119,7 +122,7 @@ def rmsprop(alpha: float = 0.99, eps: float = 1e-8, eps_root: float = 0.0) -> Op
         square = torch.addcmul(alpha * state["square"], grads, grads, value=1 - alpha)
         return grads / (_root(square, eps_root) + eps), {"square": square}
 
-    return Optimizer(init, direction, {"weight_decay": 0.0})
+    return Optimizer(init, direction, {"weight_decay": 0.0}, adaptive=True)
 
 
 def adam(beta2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, decoupled: bool = False) -> Optimizer:
@@ -155,7 +158,8 @@ def adam(beta2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, decoupl
         powers = {"beta1_power": beta1_power, "beta2_power": beta2_power}
         return scaled, {"mean": mean, "square": square, **powers}
 
-    return Optimizer(init, direction, {"momentum": 0.9, "weight_decay": 0.01 if decoupled else 0.0}, decoupled)
+    hyper = {"momentum": 0.9, "weight_decay": 0.01 if decoupled else 0.0}
+    return Optimizer(init, direction, hyper, decoupled, adaptive=True)
 
 
 def unit() -> Optimizer:
@@ -208,7 +212,8 @@ def ema(optimizer: Optimizer, decay: float = 0.99) -> Optimizer:
     def evaluated(params: Tensor, state: OptState) -> Tensor:
         return averaged(params, state, state["ema_decay"])[0]
 
-    return Optimizer(init, direction, optimizer.hyper | {"ema": decay}, optimizer.decoupled, evaluated)
+    hyper = optimizer.hyper | {"ema": decay}
+    return Optimizer(init, direction, hyper, optimizer.decoupled, evaluated, optimizer.adaptive)
 
 
 def _root(square: Tensor, eps_root: Tensor | float) -> Tensor:

@@ -1,5 +1,5 @@
 """Outer gradients of Metz et al. 2019, section 3 and algorithm 1. The module is
-`agents/learned_optimizer/gradient_estimators.py`.
+`agents/outer/gradient_estimators.py`.
 
 L is the loss of a training under theta, and e ~ N(0, sigma^2 I) a perturbation, taken with both signs.
 """

@@ -56,6 +56,7 @@ class ControllerCallback:
     ) -> None:
         driver = Driver(agent)
         self._agent, self._looks_at_training = driver.agent, driver.needs.training
+        self._granularity = driver.granularity
         self._horizon = None if horizon is None else count("horizon", horizon)
         if evaluate is not None and not callable(evaluate):
             raise TypeError("evaluate must be a function of the model that gives a loss, or (logits, targets)")

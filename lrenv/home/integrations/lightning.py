@@ -34,7 +34,7 @@ class LRControllerCallback(ControllerCallback, Callback):  # type: ignore[misc] 
             sets the rates, too; or the agent needs what there is not.
     """
 
-    _saved: dict[str, Any] | None = None
+    _loaded: tuple[int, dict[str, Any] | None] | None = None
     _steps = 0
 
     @property
@@ -42,8 +42,14 @@ class LRControllerCallback(ControllerCallback, Callback):  # type: ignore[misc] 
         """What the state is found by in a checkpoint: a shadow and what drives may stand side by side."""
         return str(self._generate_state_key(shadow=self._shadow))
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Makes the controller, after the checkpoint was loaded."""
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Keeps what a checkpoint that training goes on from holds, until there is an optimizer."""
+        if trainer.state.fn == "fit":
+            state = checkpoint.get("callbacks", {}).get(self.state_key, {})
+            self._loaded = checkpoint["global_step"], state.get("controller")
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Makes the controller, before the optimizer's state is loaded: groups that it splits are there by then."""
         if not pl_module.automatic_optimization:
             raise ValueError(
                 "this LightningModule optimizes by hand (automatic_optimization=False): make an lrenv.LRController "
@@ -62,8 +68,12 @@ class LRControllerCallback(ControllerCallback, Callback):  # type: ignore[misc] 
             )
         steps = trainer.estimated_stepping_batches if self._horizon is None else None
         known = None if steps is None or steps < 0 or math.isinf(steps) else int(steps)
-        saved, self._saved = self._saved if trainer.global_step else None, None
-        self._begin(trainer.optimizers[0], pl_module, known, trainer.global_step, saved)
+        done, saved = self._loaded or (0, None)
+        self._loaded = None
+        self._begin(trainer.optimizers[0], pl_module, known, done, saved)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begins to count."""
         self._steps = trainer.global_step
 
     def _measured(self, model: Any) -> Any:
@@ -85,7 +95,3 @@ class LRControllerCallback(ControllerCallback, Callback):  # type: ignore[misc] 
     def state_dict(self) -> dict[str, Any]:
         """What goes into a checkpoint."""
         return {} if self.controller is None else {"controller": self.controller.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps what a checkpoint holds, until training begins."""
-        self._saved = state_dict.get("controller")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lrenv.home.integrations.callback import ControllerCallback
+from lrenv.home.layers import MODULE, Layers
 
 try:
     from transformers import TrainerCallback
@@ -76,6 +77,8 @@ class LRControllerCallback(ControllerCallback, TrainerCallback):  # type: ignore
         # Accelerate's wrapper keeps the optimizer's step where there is a scaler: it is made to look at it anew, for
         # the controller has put one in its place that tells of steps.
         inner = getattr(optimizer, "optimizer", optimizer)
+        if not self._shadow and args.save_strategy != "no":
+            self._check_groups(inner.param_groups, model)
         self._begin(inner, model, state.max_steps, state.global_step, saved)
         if inner is not optimizer:
             optimizer.__setstate__(optimizer.__getstate__())
@@ -85,6 +88,21 @@ class LRControllerCallback(ControllerCallback, TrainerCallback):  # type: ignore
         self._total, self._since = torch.zeros(()), state.global_step
         self.on_train_end()  # of a run that was broken off
         self._hook = model.register_forward_hook(self._hear, with_kwargs=True)
+
+    def _check_groups(self, groups: list[dict[str, Any]], model: Any) -> None:
+        """Refuses to split groups, for the Trainer loads an optimizer's state before a callback can split them again.
+
+        Raises:
+            ValueError: they would have to be split.
+        """
+        layers = Layers(groups, model, self._granularity, False, self._settings.get("layers", MODULE))
+        if any(len(layers.pieces_in(group)) > 1 for group in groups):
+            raise ValueError(
+                f"the agent sets a rate per {self._granularity}, and the Trainer could not load a checkpoint of an "
+                "optimizer whose groups were split: pass it optimizers=(optimizer, None) with a parameter group for "
+                f"each {self._granularity}, or layers='groups' to this callback to take the Trainer's groups for "
+                "layers, or save_strategy='no'"
+            )
 
     def _carry(self, scheduler: Any) -> None:
         """Puts the controller's state into that of the Trainer's scheduler, which sets no rate any more.

@@ -1,0 +1,112 @@
+"""A universal controller as an agent: `UniversalController.load(path)`, or `make_agent(path)`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrenv.agents.base import BaseAgent
+from lrenv.agents.universal.policy import Architecture, Observation, by_name, decide
+from lrenv.controllers import controller_file, schema
+from lrenv.controllers.agent import View
+from lrenv.controllers.controller_file import TensorSpec
+from lrenv.envs.actions import BOUNDS
+
+NAME = "universal-policy"
+METADATA = schema.record(
+    {
+        "architecture": schema.record(
+            {"hidden": schema.integer(1, schema.LARGEST_SIZE)}
+            | dict.fromkeys(("layers", "horizon", "gradients"), schema.BOOLEAN)
+        )
+    },
+    {},
+)
+"""The check of the metadata of its file, without those of its training."""
+
+
+def view_of_policy(architecture: Architecture) -> View:
+    """What an environment has to show to such a policy, and what it sets."""
+    return View("set/layer" if architecture.layers else "set", architecture.observe, horizon=architecture.horizon)
+
+
+def action_of_rates(rates: Tensor) -> Tensor:
+    """The actions of the control `set` that set these rates, or the nearest within its bounds."""
+    low, high = BOUNDS
+    return (2 * (rates / low).log() / math.log(high / low) - 1).clamp(-1, 1)
+
+
+def untouched(architecture: Architecture, observation: Observation) -> Tensor:
+    """The corrections (n, K) with which an episode begins, 0."""
+    named = by_name(architecture, observation)
+    return torch.zeros_like(named["fan_in"] if architecture.layers else named["training"][:, :1])
+
+
+class UniversalController(BaseAgent[tuple[Tensor]]):
+    """A controller for any task, with the parameters `theta`.
+
+    Args:
+        theta: (D,).
+        architecture: what it sees and sets.
+
+    Raises:
+        ValueError: theta is of another architecture.
+    """
+
+    def __init__(self, theta: Tensor, architecture: Architecture) -> None:
+        if theta.shape != (architecture.size,):
+            raise ValueError(f"{architecture} has {architecture.size} parameters, not {tuple(theta.shape)}")
+        self.theta, self.architecture = theta, architecture
+        self.view = view_of_policy(architecture)
+
+    def __repr__(self) -> str:
+        a = self.architecture
+        return "universal" + "-layers" * a.layers + "-anytime" * (not a.horizon)
+
+    def start(self, observation: Any) -> tuple[Tensor]:
+        """Returns the corrections (n, K) at the start of an episode, 0."""
+        return (untouched(self.architecture, self._tensors(observation)),)
+
+    def act(self, observation: Any, carry: tuple[Tensor]) -> tuple[Tensor, tuple[Tensor]]:
+        """Returns actions (n, K) that set the rates, and the corrections."""
+        seen = self._tensors(observation)
+        (correction,) = carry
+        theta = self.theta.to(correction.dtype).expand(len(correction), -1)
+        decision = decide(self.architecture, theta, seen, correction)
+        return action_of_rates(decision.rates), (decision.correction,)
+
+    def _tensors(self, observation: Any) -> Observation:
+        if not self.architecture.layers and not self.architecture.gradients:
+            return torch.as_tensor(np.asarray(observation))
+        if not isinstance(observation, Mapping) or set(observation) != set(self.architecture.observe):
+            raise ValueError(
+                f"{self!r} observes {', '.join(self.architecture.observe)}: make the environment with "
+                "**agent.view.settings()"
+            )
+        return {name: torch.as_tensor(np.asarray(part)) for name, part in observation.items()}
+
+    def save(self, path: Path, trained: dict[str, Any]) -> None:
+        """Writes the controller to one file, with how it was trained."""
+        own = {"agent": NAME, "architecture": asdict(self.architecture)}
+        controller_file.write(path, {"theta": self.theta}, own | trained)
+
+    @classmethod
+    def load(cls, path: Path) -> UniversalController:
+        """Reads a controller.
+
+        Raises:
+            FileNotFoundError: no such file.
+            lrenv.controllers.controller_file.ControllerFileError: no such controller, damaged, or of another version.
+        """
+        with controller_file.opened_agent(path, NAME) as file:
+            METADATA("metadata", file.metadata)
+            architecture = Architecture(**file.metadata["architecture"])
+            tensors = file.tensors({"theta": TensorSpec((architecture.size,), ("F32", "F64"))})
+        return cls(tensors["theta"], architecture)

@@ -1,0 +1,194 @@
+"""The policy: a schedule that a perceptron corrects, as functions of a batch of parameters theta (n, D).
+
+`tests/reference/universal.py` has it in NumPy, for one trainee and one layer at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lrenv.envs.observations import HORIZON, TRAINING
+
+RANGE = 100.0
+"""The most that the rate is above or below the schedule's."""
+KEPT = 0.5
+"""The part of a correction that is kept at a decision. The perceptron sees the correction, so it can hold on to it; if
+it had to undo what it added, a small error of the same sign at each of 300 decisions would be a large one."""
+CENTRES = {
+    "train_fall": (-0.5, 1.0), "train_change": (0.0, 0.2), "loss_spread": (-1.0, 1.0), "first_update": (-2.0, 1.0),
+    "last_update": (-2.0, 1.0), "first_cosine": (0.0, 0.5), "last_cosine": (0.0, 0.5), "steps": (2.0, 1.0),
+    "steps_per_decision": (1.0, 1.0), "adaptive": (0.5, 0.5), "progress": (0.5, 0.5), "steps_in_all": (2.7, 0.7),
+    "cosine": (0.0, 0.3), "share": (-1.0, 1.0), "fan_in": (1.8, 0.5), "place": (0.5, 0.5), "correction": (0.0, 2.0),
+}  # fmt: skip
+"""What is seen -> about the middle and the spread of its values in ordinary trainings, which it is normalised by."""
+CLIP = 3.0
+"""Normalised values are clipped here; the least update that is seen, of a layer that has not moved, is far away."""
+GRADIENTS = ("hypergradient", "gradient_square", "direction_square")
+PEAKS = {"adaptive": 5e-3, "sgd": 5e-2}
+"""The peaks of an untrained policy, where a linear decay does well on many tasks."""
+WARMUP, WARMUP_STEPS = 0.05, 10.0
+"""w of an untrained policy that knows the budget, and the steps of warm-up of one that doesn't."""
+FAN_IN, WIDTH = 0.5, 64.0
+"""e of an untrained policy with a rate per layer, and the fan-in of a layer whose rate it leaves as it is."""
+SCHEDULE = ("log_peak_adaptive", "log_peak_sgd", "log_warmup", "log_power", "fan_in")
+"""The parameters of the schedule, as differences from those of an untrained policy."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a policy sees and sets.
+
+    Attributes:
+        layers: a rate per layer, else one for the network.
+        horizon: whether it knows the budget.
+        gradients: whether it sees gradients.
+        hidden: units of the perceptron.
+    """
+
+    layers: bool = False
+    horizon: bool = True
+    gradients: bool = False
+    hidden: int = 16
+
+    @property
+    def observe(self) -> tuple[str, ...]:
+        """What the environment has to show."""
+        signals = ("training", "horizon") if self.horizon else ("training",)
+        return (*signals, *GRADIENTS * self.gradients, *("fan_in",) * self.layers)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The perceptron's inputs, keys of `CENTRES`."""
+        signals = (*TRAINING, *HORIZON) if self.horizon else tuple(TRAINING)
+        of_layers = ("share", "fan_in", "place") if self.layers else ()
+        cosine = ("cosine",) if self.gradients else ()
+        return (*signals, *cosine, *(x for x in of_layers if x != "share" or self.gradients), "correction")
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The parts of theta, in order."""
+        return {
+            "schedule": (len(SCHEDULE),), "w1": (len(self.inputs), self.hidden), "b1": (self.hidden,),
+            "w2": (self.hidden,), "b2": (1,),
+        }  # fmt: skip
+
+    @property
+    def size(self) -> int:
+        """D."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def init(self, seed: int) -> Tensor:
+        """Returns the theta (D,) of an untrained policy, which is its schedule: the perceptron puts out 0."""
+        generator = torch.Generator().manual_seed(seed)
+        theta = dict.fromkeys(self.shapes, torch.zeros(()))
+        parts = {name: theta[name].expand(shape).clone() for name, shape in self.shapes.items()}
+        parts["w1"] = torch.randn(self.shapes["w1"], generator=generator) / len(self.inputs) ** 0.5
+        return torch.cat([part.flatten() for part in parts.values()])
+
+    def parts(self, theta: Tensor) -> dict[str, Tensor]:
+        """Cuts thetas (n, D) into their parts (n, ...)."""
+        pieces = theta.split([math.prod(shape) for shape in self.shapes.values()], -1)
+        return {
+            name: piece.unflatten(-1, shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
+        }
+
+
+class Decision(NamedTuple):
+    """What a policy does."""
+
+    rates: Tensor  # (n, K)
+    correction: Tensor  # (n, K), c after the decision
+
+
+Observation = Tensor | Mapping[str, Tensor]
+"""(n, signals); with white-box parts, name of a set of signals -> (n, signals), and white-box part -> (n, K)."""
+
+
+def by_name(architecture: Architecture, observation: Observation) -> Mapping[str, Tensor]:
+    """An observation by the names of its sets of signals, which without white-box parts are columns side by side."""
+    if isinstance(observation, Mapping):
+        return observation
+    tables = {"training": TRAINING, "horizon": HORIZON}
+    sizes = [len(tables[name]) for name in architecture.observe]
+    return dict(zip(architecture.observe, observation.split(sizes, -1), strict=True))
+
+
+def decide(architecture: Architecture, theta: Tensor, observation: Observation, correction: Tensor) -> Decision:
+    """Makes one decision for n trainees with K rates each.
+
+    Args:
+        architecture: of the policy.
+        theta: (n, D), the parameters of each trainee's own policy.
+        observation: what the environment shows.
+        correction: (n, K), c before the decision; 0 at the start of an episode.
+    """
+    observation = by_name(architecture, observation)
+    parts = architecture.parts(theta)
+    seen = signals(architecture, observation)
+    x = torch.stack(
+        [value.expand_as(correction) for value in inputs(architecture, observation, correction).values()], -1
+    )
+    hidden = torch.tanh(x @ parts["w1"] + parts["b1"][:, None])
+    output = (hidden * parts["w2"][:, None]).sum(-1) + parts["b2"]
+    correction = KEPT * correction + (1 - KEPT) * math.log(RANGE) * torch.tanh(output)
+    rates = log_schedule(architecture, parts["schedule"], seen) + correction
+    if architecture.layers:
+        exponent = FAN_IN + parts["schedule"][:, SCHEDULE.index("fan_in"), None]
+        rates = rates - exponent * (observation["fan_in"].to(rates.dtype) / WIDTH).log()
+    return Decision(rates.exp(), correction)
+
+
+def signals(architecture: Architecture, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The signals that are seen, by name, (n, 1) each."""
+    tables = {"training": TRAINING, "horizon": HORIZON} if architecture.horizon else {"training": TRAINING}
+    return {
+        name: column for each, table in tables.items()
+        for name, column in zip(table, observation[each].split(1, -1), strict=True)
+    }  # fmt: skip
+
+
+def inputs(architecture: Architecture, observation: Mapping[str, Tensor], correction: Tensor) -> dict[str, Tensor]:
+    """The perceptron's inputs by name, normalised; (n, 1) where they are the same for all layers, else (n, K)."""
+    found = signals(architecture, observation)
+    if architecture.gradients:
+        product, gradient, direction = (observation[name] for name in GRADIENTS)
+        found["cosine"] = -product / (gradient * direction).sqrt().clamp(min=1e-30)
+        found["share"] = (gradient / gradient.sum(1, keepdim=True).clamp(min=1e-30)).clamp(min=1e-6).log10()
+    if architecture.layers:
+        found["fan_in"] = observation["fan_in"].clamp(min=1).log10()
+        found["place"] = torch.linspace(0, 1, correction.shape[1], device=correction.device).expand_as(correction)
+    found["correction"] = correction
+    normalised = {}
+    for name in architecture.inputs:
+        centre, spread = CENTRES[name]
+        normalised[name] = ((found[name].to(correction.dtype) - centre) / spread).clamp(-CLIP, CLIP)
+    return normalised
+
+
+def log_schedule(architecture: Architecture, learned: Tensor, seen: Mapping[str, Tensor]) -> Tensor:
+    """The logarithm of the schedule (n, 1) in the middle of the interval to come.
+
+    Args:
+        architecture: of the policy.
+        learned: (n, 5), in the order of `SCHEDULE`.
+        seen: the signals.
+    """
+    of: dict[str, Tensor] = dict(zip(SCHEDULE, learned.split(1, -1), strict=True))
+    adaptive: Tensor = seen["adaptive"]
+    half: Tensor = 10 ** seen["steps_per_decision"] / 2
+    peaks = of["log_peak_adaptive"] + math.log(PEAKS["adaptive"]), of["log_peak_sgd"] + math.log(PEAKS["sgd"])
+    log_peak = adaptive * peaks[0] + (1 - adaptive) * peaks[1]
+    if not architecture.horizon:
+        steps = 10 ** seen["steps"] - 1 + half
+        warmed: Tensor = (steps / (WARMUP_STEPS * of["log_warmup"].exp())).clamp(max=1)
+        return log_peak + warmed.log()
+    budget: Tensor = 10 ** seen["steps_in_all"]
+    middle: Tensor = (seen["progress"] + half / budget).clamp(max=1 - 0.5 / budget)
+    warmed = (middle / (WARMUP * of["log_warmup"].exp())).clamp(max=1)
+    return log_peak + warmed.log() + of["log_power"].exp() * (1 - middle).log()

@@ -1,0 +1,151 @@
+"""Training a universal controller by evolution strategies over whole runs of drawn tasks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrenv.agents.outer.gradient_estimators import Rollout, evaluated, paired, perturbations
+from lrenv.agents.outer.training import Controller, Training, begin_adam, on_host
+from lrenv.agents.universal.agent import UniversalController, action_of_rates, untouched, view_of_policy
+from lrenv.agents.universal.policy import decide
+from lrenv.agents.universal.settings import UniversalSettings
+from lrenv.envs.episode import Episode, EpisodeState
+from lrenv.randomness import draws
+from lrenv.randomness.seeds import seeds_for
+from lrenv.runtime.memory import choose_device
+from lrenv.training.drawn import TaskDistribution
+from lrenv.training.rollout import rollout
+from lrenv.training.tasks import Task
+
+WORST = 1.0
+"""The most that L may be, e times the loss of the untrained network; runs that diverge have it."""
+BETAS = (0.9, 0.99)
+"""Of Adam for theta: moments that reach back over the tasks of a hundred updates."""
+
+Between = tuple[EpisodeState, Tensor | dict[str, Tensor], Tensor]
+"""Trainees, what is seen of them, and corrections between two decisions."""
+
+
+class UniversalTraining(Training[UniversalSettings]):
+    """A training of a universal controller.
+
+    Args:
+        settings: of the training.
+    """
+
+    unit = "updates"
+
+    def __init__(self, settings: UniversalSettings) -> None:
+        self.distribution = TaskDistribution(settings.limit)
+        self.architecture = settings.architecture
+        (first,) = seeds_for("training", 1, training=settings.seed)
+        super().__init__(settings, self.distribution.task(first))
+        self.device = choose_device(settings.device)
+        self.theta = torch.nn.Parameter(self.architecture.init(settings.seed).to(self.device))
+        self.optimizer = torch.optim.Adam([self.theta], settings.outer_lr, BETAS)
+        begin_adam(self.optimizer)
+
+    @property
+    def iterations(self) -> int:
+        """The number of updates of the whole training."""
+        return self.settings.updates
+
+    @property
+    def episodes(self) -> int:
+        """The number of trainees that were trained so far, each for its task's budget."""
+        return self.iteration * self.settings.tasks * 2 * self.settings.pairs
+
+    def _task(self, place: int) -> Task:
+        """The task at a place in the training."""
+        (number,) = self.training_seeds(1, place)
+        return self.distribution.task(number)
+
+    def iterate(self) -> dict[str, float]:
+        """Runs a population on each of a few new tasks, and moves theta; gives what to log."""
+        settings = self.settings
+        first = self.iteration * settings.tasks
+        found = [self._estimate(place) for place in range(first, first + settings.tasks)]
+        gradient, loss, difference = (torch.stack(parts).mean(0) for parts in zip(*found, strict=True))
+        self.theta.grad = gradient
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.outer_lr * (1 - self.iteration / settings.updates)
+        self.optimizer.step()
+        return on_host({"outer/loss": loss, "outer/difference": difference, "outer/gradient_norm": gradient.norm()})
+
+    def _estimate(self, place: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient (D,) on the task at a place, the mean loss, and the typical difference of its pairs."""
+        settings = self.settings
+        key = draws.fold(draws.fold(torch.tensor(settings.seed), draws.POLICY), place)
+        generator = torch.Generator().manual_seed(int(key) & (2**62 - 1))
+        noise = perturbations(settings.pairs, self.theta.detach(), settings.sigma, generator)
+        seeds = self.training_seeds(settings.pairs, place * settings.pairs)
+        run, episode = self._run(self._task(place))
+        state = paired(episode.reset(seeds)[0])
+        samples = evaluated(run, self.theta.detach(), noise, settings.sigma, state, differentiate=False)
+        # g_es = difference / (2 sigma^2) e, so this is the root mean square of differences without another number kept.
+        difference = 2 * settings.sigma**2 * (samples.es.square().sum(1) / noise.square().sum(1)).mean().sqrt()
+        return samples.es.mean(0) / difference.clamp(min=settings.spread), samples.loss.mean(), difference
+
+    def _run(self, task: Task) -> tuple[Rollout[EpisodeState], Episode]:
+        """A whole run on a task, from its start, as a rollout whose loss is L; and the environment's episode.
+
+        Policies see nothing of the validation split, so it is measured at both ends alone.
+        """
+        view = view_of_policy(self.architecture)
+        episode = Episode(replace(task, measure_interval=task.budget), view.control, view.observe, device=self.device)
+
+        def decision(theta: Tensor, between: Between, last: bool) -> tuple[Tensor, Between]:
+            state, seen, correction = between
+            made = decide(self.architecture, theta, seen, correction)
+            due = np.full(len(theta), last)
+            state, step = episode.step(state, action_of_rates(made.rates), due)
+            return state.dynamics.val_loss, (state, step.observation, made.correction)
+
+        def run(theta: Tensor, state: EpisodeState) -> tuple[Tensor, EpisodeState]:
+            seen = episode.time_step(state).observation
+            start = state, seen, untouched(self.architecture, seen)
+            given = [number == episode.decisions - 1 for number in range(episode.decisions)]
+            losses, (end, _, _) = rollout(decision, theta, start, given)
+            fall = (losses[-1] / state.dynamics.val_loss).log()
+            return fall.masked_fill(end.diverged, math.inf).nan_to_num(math.inf).clamp(max=WORST), end
+
+        return run, episode
+
+    @property
+    def runs_per_validation(self) -> int:
+        """The number of trainees that `held_out_loss` trains."""
+        return self.settings.eval_tasks * self.settings.eval_seeds
+
+    def held_out_loss(self, controller: Controller) -> float:
+        """Returns the mean of L over tasks that are drawn for choosing controllers."""
+        assert isinstance(controller, UniversalController)
+        theta = controller.theta.to(self.device).expand(self.settings.eval_seeds, -1)
+        losses = []
+        with torch.no_grad():
+            for number in seeds_for("validation", self.settings.eval_tasks):
+                run, episode = self._run(self.distribution.task(number))
+                losses.append(run(theta, episode.reset(self.held_out_seeds)[0])[0].mean())
+        return float(torch.stack(losses).mean())
+
+    def status(self, row: dict[str, float]) -> str:
+        """Returns the mean loss, and by how much policies of a pair differ in it."""
+        return f"log loss {row['outer/loss']:.3f}  differences {row['outer/difference']:.3f}"
+
+    def controller(self) -> UniversalController:
+        """Returns the controller with theta so far."""
+        return UniversalController(self.theta.detach().cpu().clone(), self.architecture)
+
+    def state(self) -> dict[str, Any]:
+        """Returns everything on which the next update depends."""
+        return {"theta": self.theta.detach(), "adam": self.optimizer.state[self.theta]}
+
+    def restore_state(self, state: dict[str, Any]) -> None:
+        """Restores a state, after which the training goes on exactly as it would have."""
+        self.theta.data.copy_(state["theta"])
+        self.optimizer.state[self.theta] = state["adam"]

@@ -1,0 +1,148 @@
+"""What a controller is made of, from what its user gives: everything is checked before anything is changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lrenv.controllers.agent import Agent
+from lrenv.home.deciding import Decider
+from lrenv.home.driver import Driver
+from lrenv.home.fallback import Fallback
+from lrenv.home.gradients import Gradients, check_gradients
+from lrenv.home.groups import Groups
+from lrenv.home.layers import Layer, Layers, watched_weights
+from lrenv.home.needs import check_evaluate, check_horizon
+from lrenv.home.observing import Observing
+from lrenv.home.rates import Rates, checked_bounds
+from lrenv.home.validation import Evaluate, Validation
+from lrenv.lookup import count, lookup, what_is
+from lrenv.training.losses import LOSSES
+
+
+class Settings(NamedTuple):
+    """The arguments of `LRController` after the optimizer and the agent."""
+
+    horizon: int | None
+    every: int | None
+    evaluate: Evaluate | None
+    bounds: tuple[float, float] | None
+    shadow: bool
+    module: nn.Module | None
+    first: Layer
+    last: Layer
+    layers: str
+    loss: str
+    target_std: float | Tensor | None
+    fallback: str | None
+    patience: int
+
+
+class Assembled(NamedTuple):
+    """The parts of a controller."""
+
+    driver: Driver
+    rates: Rates
+    decider: Decider
+    gradients: Gradients | None  # None for agents that observe none
+    watched: tuple[Tensor, ...]  # the weights that are looked at
+    every: int
+    can_begin: bool  # whether the agent can decide before there is a training loss
+    split: str | None  # a sentence, if groups were split
+
+
+def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> Assembled:
+    """Makes the parts of a controller; arguments and errors are those of `lrenv.home.controller.LRController`."""
+    _check_kinds(settings)
+    driver = Driver(agent)
+    needs = driver.needs
+    check_horizon(driver.agent, driver.view, settings.horizon)
+    check_evaluate(driver.agent, needs, settings.evaluate)
+    every = _interval(driver, settings.every)
+    bounds = checked_bounds(settings.bounds)
+    fall = Fallback(settings.fallback, settings.patience)
+    groups = Groups(optimizer)
+    number = len(groups.all)
+    first, last = watched_weights(groups.all, settings.module, settings.first, settings.last)
+    layers = Layers(groups.all, settings.module, driver.granularity, driver.fan_in, settings.layers)
+    if needs.parts:
+        check_gradients(optimizer, groups, driver.name, needs.parts)
+    like = torch.zeros((), dtype=torch.float64)  # clocks need no more
+    if not needs.clock_alone:
+        dtype = torch.float64 if last.dtype == torch.float64 else torch.float32
+        like = torch.zeros((), dtype=dtype, device=last.device)
+    driver.attach(groups.names(), like.dtype, layers)
+    validation = None
+    if settings.evaluate is not None and needs.measured:
+        held = settings.evaluate, settings.loss, settings.module, settings.target_std
+        validation = Validation(*held, predictions=needs.predictions)
+
+    split = groups.use(layers if driver.granularity != "trainee" else None, write=not settings.shadow)
+    rates = Rates(groups, driver.control.hyperparameters, bounds, settings.shadow, like.dtype)
+    gradients = Gradients(optimizer, groups, layers, needs.parts, like) if needs.parts else None
+    watched = (first, last) if needs.weights else None
+    constant = layers.constant(like) if driver.fan_in else {}
+    observing = Observing(
+        driver.observer(like.dtype), needs, validation, watched, gradients, constant, like, every, groups.adaptive()
+    )  # fmt: skip
+    if needs.clock_alone:
+        fall = Fallback(None, 0)
+    told = (
+        f"the optimizer's {number} parameter groups were split into {len(groups.all)}, for agent {driver.name!r} sets "
+        f"a rate per {driver.granularity}: options and state are as they were, and a checkpoint of the optimizer loads "
+        "after a controller is made for it"
+    )
+    return Assembled(
+        driver, rates, Decider(driver, observing, fall, every, like.device), gradients, watched or (), every,
+        validation is not None or not needs.training, told if split else None,
+    )  # fmt: skip
+
+
+def _interval(driver: Driver, every: int | None) -> int:
+    """N, steps between two decisions."""
+    every = every if every is not None else driver.view.interval or (1 if driver.needs.clock_alone else None)
+    if every is None:
+        raise ValueError(
+            f"agent {driver.name!r} has no interval of its own: pass every=, the steps between two decisions"
+        )
+    return count("every", every)
+
+
+def _check_kinds(settings: Settings) -> None:
+    """Checks those arguments that nothing else would look at.
+
+    Raises:
+        TypeError: an argument of another kind.
+        ValueError: a loss of no such name, or deviations that aren't above 0.
+    """
+    if settings.horizon is not None:
+        count("horizon", settings.horizon)
+    if not isinstance(settings.shadow, bool):
+        raise TypeError(f"shadow must be True or False, not {what_is(settings.shadow)}")
+    if settings.module is not None and not isinstance(settings.module, nn.Module):
+        raise TypeError(
+            f"module must be the network that is trained, a torch.nn.Module, not {what_is(settings.module)}"
+        )
+    for name, layer in (("first", settings.first), ("last", settings.last)):
+        if layer is not None and not isinstance(layer, str | Tensor):
+            raise TypeError(f"{name} must be a weight of module, or its name there, not {what_is(layer)}")
+    if settings.fallback is not None and not isinstance(settings.fallback, str):
+        raise TypeError(f"fallback must be the spec of a schedule, such as 'linear', or None, not "
+                        f"{what_is(settings.fallback)}")  # fmt: skip
+    lookup(LOSSES, settings.loss, "loss")
+    if settings.target_std is not None:
+        _check_deviations(settings.target_std)
+
+
+def _check_deviations(target_std: Any) -> None:
+    sentence = "target_std must be the standard deviation of the targets, a number above 0 or a tensor of such, not "
+    if isinstance(target_std, bool) or not isinstance(target_std, float | int | Tensor):
+        raise TypeError(sentence + what_is(target_std))
+    deviations = torch.as_tensor(target_std)
+    if deviations.dtype == torch.bool or deviations.is_complex() or not deviations.numel():
+        raise TypeError(f"{sentence}one of dtype {deviations.dtype} and shape {tuple(deviations.shape)}")
+    if not bool(((deviations > 0) & deviations.isfinite()).all()):
+        raise ValueError(f"{sentence}{target_std!r}")

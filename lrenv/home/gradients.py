@@ -1,0 +1,224 @@
+"""What a loop shows of its gradients: the gradient before each step of the optimizer, and the direction of the step.
+
+As environments do (`lrenv.training.gradient_observer`), each gradient g_(t+1) is multiplied with the direction d_t of
+the step before it, w_(t+1) = w_t - lr d_t. The gradient is what stands in `grad` when the optimizer is about to step:
+accumulated, averaged over processes, unscaled and clipped, if the loop does that. Directions are computed by lrenv's
+own optimizers from the state of torch's, for weights before and after a step would give them to few digits, and none
+where the rate is 0.
+
+Each step takes passes over the weights for the direction and one for each product; one direction, and for each product
+one sum, are kept, which are as large as the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lrenv.home.groups import Groups
+from lrenv.home.layers import Group, Layers
+from lrenv.runtime.ambient import without_gradients
+from lrenv.training.gradient_observer import CHANGE, MEAN, PRODUCTS, Step, Sums
+from lrenv.training.optimizers import Hyper, Optimizer, adam, momentum, rmsprop, sgd
+
+PARAMETERS = "parameters"
+"""The part that is the weights themselves."""
+
+
+class Kind(NamedTuple):
+    """One of torch's optimizers."""
+
+    made: Callable[[Group], Optimizer]  # lrenv's, with a group's options
+    slots: dict[str, str]  # slot of lrenv's state -> of torch's
+    without: tuple[str, ...]  # options that lrenv's doesn't have
+
+
+_ADAM = Kind(
+    lambda group: adam(float(group["betas"][1]), float(group["eps"]), decoupled=bool(group["decoupled_weight_decay"])),
+    {"mean": "exp_avg", "square": "exp_avg_sq"},
+    ("maximize", "amsgrad"),
+)
+KINDS: dict[type, Kind] = {
+    torch.optim.SGD: Kind(
+        lambda group: momentum(bool(group["nesterov"])) if group["momentum"] else sgd(),
+        {"velocity": "momentum_buffer"},
+        ("maximize", "dampening"),
+    ),
+    torch.optim.RMSprop: Kind(
+        lambda group: rmsprop(float(group["alpha"]), float(group["eps"])),
+        {"square": "square_avg"},
+        ("maximize", "centered", "momentum"),
+    ),
+    torch.optim.Adam: _ADAM,
+    torch.optim.AdamW: _ADAM,
+}
+"""torch's optimizers -> how their directions are computed."""
+
+
+def check_gradients(optimizer: Any, groups: Groups, agent: str, parts: Sequence[str]) -> None:
+    """Refuses what a loop can't show of its gradients.
+
+    Raises:
+        ValueError: a part that takes further gradients, or an optimizer whose directions aren't known.
+    """
+    if CHANGE in parts:
+        raise ValueError(
+            f"agent {agent!r} observes {CHANGE}: that takes another gradient per step, of the next batch at the "
+            "weights before the step, which a loop doesn't compute; sgd-hd, nesterov-hd, adam-hd and osgm do without"
+        )
+    kind = KINDS.get(type(optimizer))
+    lacking = () if kind is None else [name for name in kind.without for group in groups.all if group.get(name)]
+    if kind is None or lacking:
+        held = f"{type(optimizer).__name__}" + (f" with {lacking[0]}={groups.all[0][lacking[0]]}" if lacking else "")
+        raise ValueError(
+            f"agent {agent!r} observes gradients and the directions of steps, which are known of torch.optim's SGD, "
+            f"RMSprop, Adam and AdamW without {', '.join(dict.fromkeys(x for k in KINDS.values() for x in k.without))},"
+            f" and this optimizer is {held}"
+        )
+
+
+class Gradients:
+    """Watches the gradients and the steps of one optimizer.
+
+    Args:
+        optimizer: one of `KINDS`.
+        groups: its groups.
+        layers: what has rates of its own.
+        parts: what is observed: names in `PRODUCTS`, `MEAN`, and `PARAMETERS`.
+        like: gives the dtype and the device of what is observed.
+    """
+
+    def __init__(self, optimizer: Any, groups: Groups, layers: Layers, parts: Sequence[str], like: Tensor) -> None:
+        self._optimizer, self._groups, self._layers, self._like = optimizer, groups, layers, like
+        self._kind = KINDS[type(optimizer)]
+        self._known = {id(p) for p in layers.parameters}
+        self._shows_weights = PARAMETERS in parts
+        self._sums = Sums(
+            [part for part in parts if part in (*PRODUCTS, MEAN)],
+            lambda x: layers.pieces.summed(x, layers.granularity),
+        )
+        self.forget()
+
+    def forget(self) -> None:
+        """Begins anew: no step has been taken, and nothing is summed up."""
+        self._direction: Tensor | None = None
+        self._held: dict[str, Tensor] = {}
+        self._taken = 0
+
+    @without_gradients
+    def see(self) -> None:
+        """Adds the gradient that the optimizer is about to step with, and the direction of the step before it."""
+        gradient = self._of_groups(self._regularised)
+        direction = torch.zeros_like(gradient) if self._direction is None else self._direction
+        self._held = self._sums.added(
+            Step(direction, gradient, gradient.new_zeros(0)), self._held or self._sums.zeros(gradient), in_place=True
+        )
+        self._taken += 1
+
+    @without_gradients
+    def shown(self) -> dict[str, Tensor]:
+        """What is observed: part -> (1, K) or (1, P)."""
+        parts = self._sums.reduced(self._held, max(self._taken, 1))
+        return parts | ({PARAMETERS: self._flat(self._layers.parameters)} if self._shows_weights else {})
+
+    def clear(self) -> None:
+        """Begins the sums anew."""
+        self._taken = 0
+        for x in self._held.values():
+            x.zero_()
+
+    @without_gradients
+    def leave(self) -> None:
+        """Keeps the direction of the step that the optimizer is about to take."""
+        self._direction = self._of_groups(self._directed)
+
+    def state(self) -> dict[str, Any]:
+        """What the next look depends on: tensors, and how many steps are summed up."""
+        held = self._held if self._taken else {}
+        return {"direction": self._direction, "sums": {k: x.clone() for k, x in held.items()}, "taken": self._taken}
+
+    def restoring(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """Reads what `state` gave, and returns what goes on from it.
+
+        Raises:
+            ValueError: it is of a network of another size.
+        """
+        sums = {name: x.to(self._like.device).clone() for name, x in state["sums"].items()}
+        direction = None if state["direction"] is None else state["direction"].to(self._like.device).clone()
+        taken = int(state["taken"])
+        columns = sum(p.numel() for p in self._layers.parameters)
+        for x in (*sums.values(), *([] if direction is None else [direction])):
+            if x.shape != (1, columns):
+                raise ValueError(f"its network has {x.numel()} weights, and here are {columns}")
+
+        def restore() -> None:
+            self._held, self._direction, self._taken = sums, direction, taken
+
+        return restore
+
+    def _of_groups(self, compute: Callable[[Group, list[Tensor]], Tensor]) -> Tensor:
+        """What is computed of each group's parameters that have gradients, end to end (1, P); 0 for the others."""
+        found: dict[int, Tensor] = {}
+        for group in self._groups.all:
+            own = [p for p in group["params"] if id(p) in self._known and p.grad is not None]
+            if own:
+                parts = compute(group, own).split([p.numel() for p in own], 1)
+                found |= {id(p): part for p, part in zip(own, parts, strict=True)}
+        columns = [found[id(p)] if id(p) in found else self._like.new_zeros(1, p.numel()) for p in
+                   self._layers.parameters]  # fmt: skip
+        return torch.cat(columns, 1)
+
+    def _flat(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Tensors end to end, (1, P)."""
+        dense = [x.to_dense() if x.layout != torch.strided else x for x in tensors]
+        return torch.cat([x.detach().reshape(1, -1).to(self._like) for x in dense], 1)
+
+    def _gradient(self, own: Sequence[Tensor]) -> Tensor:
+        gradients = self._flat([p.grad for p in own if p.grad is not None])
+        scale = getattr(self._optimizer, "grad_scale", None)  # a GradScaler lets fused optimizers unscale by themselves
+        return gradients if scale is None else gradients / scale.to(self._like)
+
+    def _hyper(self, group: Group) -> Hyper:
+        values = {"momentum": group["betas"][0] if "betas" in group else group["momentum"]}
+        if group["weight_decay"]:
+            values["weight_decay"] = group["weight_decay"]
+        return {name: self._number(value) for name, value in values.items()}
+
+    def _number(self, value: Any) -> Tensor:
+        """A number, or a tensor of one, as (1, 1)."""
+        return torch.as_tensor(value, dtype=self._like.dtype, device=self._like.device).reshape(1, 1)
+
+    def _regularised(self, group: Group, own: list[Tensor]) -> Tensor:
+        gradient = self._gradient(own)
+        weights = self._flat(own) if group["weight_decay"] else gradient  # which are not looked at
+        return self._kind.made(group).regularised(gradient, weights, self._hyper(group))
+
+    def _directed(self, group: Group, own: list[Tensor]) -> Tensor:
+        optimizer, gradient, hyper = self._kind.made(group), self._gradient(own), self._hyper(group)
+        weights = self._flat(own) if group["weight_decay"] else gradient
+        state = optimizer.init(gradient)
+        for slot, name in self._kind.slots.items():
+            held = [self._optimizer.state.get(p, {}).get(name) for p in own]
+            if slot in state and any(x is not None for x in held):
+                pairs = zip(held, own, strict=True)
+                state[slot] = self._flat([torch.zeros_like(p) if x is None else x for x, p in pairs])
+        if "beta1_power" in state:
+            steps = self._steps(own)
+            beta2 = self._number(group["betas"][1])
+            state |= {"beta1_power": hyper["momentum"] ** steps, "beta2_power": beta2**steps}
+        direction, _ = optimizer.direction(gradient, state, weights, hyper)
+        ratio = self._groups.ratio(group)
+        return direction if ratio == 1 else direction * ratio  # of the agent's rate, to which the group's keeps a ratio
+
+    def _steps(self, own: list[Tensor]) -> Tensor:
+        """How many steps each parameter has taken, (1, 1) or (1, p) if they differ, or it would take a sync to know."""
+        held = [self._optimizer.state.get(p, {}).get("step", 0.0) for p in own]
+        device = next((x.device for x in held if isinstance(x, Tensor)), None)
+        steps = torch.stack([torch.as_tensor(x, dtype=torch.float64, device=device).reshape(()) for x in held])
+        if steps.device.type == "cpu" and bool((steps == steps[0]).all()):
+            return steps[:1].to(self._like)[None]
+        sizes = torch.tensor([p.numel() for p in own], device=steps.device)
+        return steps.repeat_interleave(sizes, output_size=sum(p.numel() for p in own)).to(self._like)[None]

@@ -1,0 +1,214 @@
+"""Universal controllers: the policy against a second rendering, and its training."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from reference import universal as reference
+from torch import Tensor
+
+from lrenv.agents.outer import training as outer_training
+from lrenv.agents.universal import policy
+from lrenv.agents.universal.agent import UniversalController, action_of_rates, view_of_policy
+from lrenv.agents.universal.policy import CENTRES, SCHEDULE, Architecture, decide
+from lrenv.agents.universal.settings import UniversalSettings
+from lrenv.agents.universal.training import WORST, UniversalTraining
+from lrenv.benchmark.evaluation import evaluate
+from lrenv.envs.actions import BOUNDS, KINDS
+from lrenv.envs.episode import Episode
+from lrenv.randomness.seeds import TRAINING, seeds_for
+from lrenv.training.drawn import TaskDistribution, flops
+from lrenv.training.tasks import Task, make_task
+
+F64 = torch.float64
+ARCHITECTURES = [
+    Architecture(layers, horizon, gradients, hidden=5)
+    for layers, horizon, gradients in itertools.product((False, True), repeat=3)
+]
+PLAIN = Architecture(hidden=5)
+
+
+def random_theta(architecture: Architecture, scale: float = 0.3) -> Tensor:
+    return scale * torch.randn(architecture.size, generator=torch.Generator().manual_seed(1), dtype=F64)
+
+
+def episode_of(architecture: Architecture, **settings: Any) -> Episode:
+    task = make_task("digits-mlp", budget=14, interval=4, **settings)
+    view = view_of_policy(architecture)
+    return Episode(task, view.control, view.observe, dtype=F64)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_decisions_against_a_second_rendering(architecture: Architecture, optimizer: str) -> None:
+    """In training runs of three networks, of which each has a policy of its own."""
+    episode = episode_of(architecture, optimizer=optimizer)
+    theta = random_theta(architecture) * torch.tensor([[0.0], [0.5], [1.0]], dtype=F64)
+    state, step = episode.reset([0, 1, 2])
+    layers = episode.control.rates
+    correction = torch.zeros(3, layers, dtype=F64)
+    parts = [architecture.parts(row) for row in theta]
+    for number in range(episode.decisions):
+        x = policy.inputs(architecture, policy.by_name(architecture, step.observation), correction)
+        decision = decide(architecture, theta, step.observation, correction)
+        for i, k in itertools.product(range(3), range(layers)):
+            learned = dict(zip(SCHEDULE, parts[i]["schedule"].tolist(), strict=True))
+            w1, b1, w2, b2 = (parts[i][name].numpy() for name in ("w1", "b1", "w2", "b2"))
+            seen = np.array([float(x[name].expand(3, layers)[i, k]) for name in architecture.inputs])
+            c = reference.corrected(float(correction[i, k]), reference.perceptron(seen, w1, b1, w2, float(b2[0])))
+            fan_in = float(step.observation["fan_in"][i, k]) if architecture.layers else None  # type: ignore[index]
+            budget = 14 if architecture.horizon else None
+            rate = reference.rate(learned, optimizer == "adam", 4 * number, 4, budget, c, fan_in)
+            assert float(decision.correction[i, k]) == pytest.approx(c, rel=1e-9, abs=1e-12)
+            assert float(decision.rates[i, k]) == pytest.approx(rate, rel=1e-9)
+        correction = decision.correction
+        state, step = episode.step(state, action_of_rates(decision.rates))
+        torch.testing.assert_close(state.lr, decision.rates.clamp(*BOUNDS), rtol=1e-9, atol=0)
+
+
+def test_gradients_are_seen_as_cosines_and_shares() -> None:
+    architecture = Architecture(layers=True, gradients=True, hidden=5)
+    episode = episode_of(architecture, optimizer="sgd")
+    state, step = episode.reset([0])
+    state, step = episode.step(state, action_of_rates(torch.full((1, episode.control.rates), 0.1, dtype=F64)))
+    seen = step.observation
+    assert isinstance(seen, dict)
+    x = policy.inputs(architecture, seen, torch.zeros(1, episode.control.rates, dtype=F64))
+    cosine = -seen["hypergradient"] / (seen["gradient_square"] * seen["direction_square"]).sqrt()
+    centre, spread = CENTRES["cosine"]
+    torch.testing.assert_close(x["cosine"], ((cosine - centre) / spread).clamp(-3, 3))
+    assert (cosine.abs() <= 1).all()
+    centre, spread = CENTRES["share"]
+    torch.testing.assert_close((10 ** (x["share"] * spread + centre)).sum(1), torch.ones(1, dtype=F64))
+
+
+def test_an_untrained_policy_is_a_warm_up_and_a_linear_decay() -> None:
+    agent = UniversalController(PLAIN.init(3), PLAIN)
+    result = evaluate(agent, make_task("digits-mlp", budget=40, interval=4), [0], device="cpu")
+    middle = np.arange(2, 40, 4) / 40
+    expected = 5e-3 * np.minimum(1, middle / 0.05) * (1 - middle)
+    np.testing.assert_allclose(result.curves["lr"][1:, 0], expected, rtol=1e-4)
+
+
+def test_the_first_rate_of_the_task_does_not_matter() -> None:
+    agent = UniversalController(random_theta(PLAIN).float(), PLAIN)
+    task = make_task("digits-mlp", budget=20, interval=4)
+    low, high = (evaluate(agent, task, [0, 1], initial_lr=lr, device="cpu") for lr in (1e-5, 1e-1))
+    np.testing.assert_array_equal(low.final_test_loss, high.final_test_loss)
+
+
+def test_actions_set_the_rates() -> None:
+    rates = torch.tensor([[1e-9, 1e-5, 0.03, 2.0, 100.0]], dtype=F64)
+    found = KINDS["set"](action_of_rates(rates), torch.zeros_like(rates))
+    torch.testing.assert_close(found, rates.clamp(*BOUNDS))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_names_and_leagues(architecture: Architecture) -> None:
+    agent = UniversalController(architecture.init(0), architecture)
+    assert agent.view.horizon is architecture.horizon
+    assert ("anytime" in repr(agent)) is not architecture.horizon
+    assert ("layers" in repr(agent)) is architecture.layers
+
+
+def test_theta_of_another_architecture_is_refused() -> None:
+    with pytest.raises(ValueError, match="parameters"):
+        UniversalController(PLAIN.init(0), Architecture(hidden=6))
+
+
+# Training
+
+
+def toy_settings(out: Path, **others: Any) -> UniversalSettings:
+    given = {"updates": 3, "tasks": 2, "pairs": 3, "eval_every": 3, "eval_tasks": 1, "eval_seeds": 1, "hidden": 3}
+    return UniversalSettings(out=out, device="cpu", **given | others)
+
+
+@pytest.fixture
+def small_tasks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Whatever number is asked for, a short run on a small task; the numbers that were."""
+    asked: list[int] = []
+
+    def task(self: TaskDistribution, number: int) -> Task:
+        asked.append(number)
+        return make_task("digits-logreg", budget=12, interval=3, optimizer=("adam", "momentum")[number % 2])
+
+    monkeypatch.setattr(TaskDistribution, "task", task)
+    return asked
+
+
+def test_the_gradient_is_that_of_the_loss_over_whole_runs(small_tasks: list[int], tmp_path: Path) -> None:
+    """By the parameter of the peak, against a difference quotient, on the same initial weights and batches."""
+    training = UniversalTraining(toy_settings(tmp_path, pairs=256, sigma=0.05, spread=1e-9))
+    gradient, loss, difference = training._estimate(0)
+    run, episode = training._run(training._task(0))
+    seeds = training.training_seeds(256)
+    at = SCHEDULE.index("log_peak_adaptive")
+
+    def mean_loss(shift: float) -> float:
+        theta = training.theta.detach().clone()
+        theta[at] += shift
+        with torch.no_grad():
+            return float(run(theta.expand(256, -1), episode.reset(seeds)[0])[0].mean())
+
+    slope = (mean_loss(0.05) - mean_loss(-0.05)) / 0.1
+    assert slope < -0.1  # twelve steps at a rate of 0.005 are too few
+    assert float(gradient[at] * difference) == pytest.approx(slope, rel=0.3)
+    assert float(loss) == pytest.approx(mean_loss(0), abs=0.02)
+
+
+def test_a_loss_is_the_fall_of_the_validation_loss(small_tasks: list[int], tmp_path: Path) -> None:
+    training = UniversalTraining(toy_settings(tmp_path))
+    task = training._task(0)
+    run, episode = training._run(task)
+    losses, _ = run(training.theta.detach().expand(2, -1), episode.reset([5, 6])[0])
+    result = evaluate(training.controller(), task, [5, 6], device="cpu")
+    expected = np.log(result.final_val_loss / result.curves["val_loss"][0])
+    np.testing.assert_allclose(losses.detach().numpy(), expected, rtol=1e-3)
+
+
+def test_runs_that_diverge_have_the_worst_loss(small_tasks: list[int], tmp_path: Path) -> None:
+    training = UniversalTraining(toy_settings(tmp_path))
+    run, episode = training._run(make_task("power-law-easy", budget=200, interval=50))
+    theta = training.theta.detach().clone()
+    theta[SCHEDULE.index("log_peak_sgd")] += 5  # to 7.4
+    losses, end = run(theta.expand(2, -1), episode.reset([0, 1])[0])
+    assert end.diverged.all()
+    assert (losses == WORST).all()
+
+
+def test_every_task_is_new_and_of_its_purpose(small_tasks: list[int], tmp_path: Path) -> None:
+    small_tasks.clear()
+    outer_training.train(UniversalTraining, toy_settings(tmp_path / "a", seed=2))
+    numbers = small_tasks[1:]  # the first is looked at before the training begins
+    assert numbers[:6] == [3 * TRAINING + i for i in range(6)]
+    assert numbers[6:] == seeds_for("validation", 1)
+
+
+def test_what_helps_is_learned(small_tasks: list[int], tmp_path: Path) -> None:
+    """Twelve steps need a higher rate than that of an untrained policy."""
+    training = UniversalTraining(toy_settings(tmp_path, updates=20, pairs=16, outer_lr=0.1))
+    before = training.held_out_loss(training.controller())
+    for training.iteration in range(20):
+        training.iterate()
+    assert training.held_out_loss(training.controller()) < before - 0.2
+
+
+@pytest.mark.parametrize("given", [
+    {"task": "digits-mlp"}, {"budget": 10}, {"optimizer": "adam"}, {"compile": True}, {"sigma": 0.0}, {"limit": 10.0},
+    {"pairs": 0}, {"hidden": 0}, {"spread": -1.0},
+])  # fmt: skip
+def test_settings_that_cannot_be_meant(tmp_path: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(given))):
+        UniversalSettings(out=tmp_path, **given)
+
+
+def test_drawn_tasks_differ_in_what_a_training_meets() -> None:
+    tasks = TaskDistribution(1e9).tasks("training", 30)
+    assert {task.optimizer for task in tasks} == {"adam", "adamw", "momentum"}
+    assert max(flops(task) for task in tasks) <= 1e9
