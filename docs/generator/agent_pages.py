@@ -22,6 +22,7 @@ from lrenv import sources
 from lrenv.agents.hyperparameters import LIMITS
 from lrenv.agents.noh.settings import DMoptSettings, NOHSettings
 from lrenv.agents.ppo.agent import Architecture, PPOController
+from lrenv.agents.universal.policy import Architecture as UniversalArchitecture
 from lrenv.benchmark.privileges import privileges_of
 from lrenv.cli import TRAININGS
 from lrenv.controllers.agent import Agent, View, agent_factory, agents, view_of
@@ -41,6 +42,12 @@ def _policy(settings: NOHSettings) -> Callable[[Any], Agent]:
     return lambda kind: kind(settings.architecture, settings.interval, settings.optimizer)
 
 
+def _universal(kind: Any) -> Agent:
+    architecture = UniversalArchitecture()
+    agent: Agent = kind(torch.zeros(architecture.size), architecture)
+    return agent
+
+
 EXAMPLES: dict[str, Callable[[Any], Agent]] = {
     "refined": lambda factory: factory(norms=(1.0, 1.0), peak=0.1),
     "fds": lambda factory: factory(lr=(0.1,)),
@@ -49,15 +56,17 @@ EXAMPLES: dict[str, Callable[[Any], Agent]] = {
     "dmopt": _policy(DMoptSettings()),
     "learned-optimizer": lambda _: agent_factory("metz2019-cpu")(),
     "ppo": _ppo,
+    "universal-policy": _universal,
 }
-"""Agent whose factory has neither defaults nor a grid -> what makes one; what is trained has untrained weights."""
+"""Agent whose factory has neither defaults nor a grid -> what makes one; what is trained has untrained weights. Of
+others that need more than that, what they see and set isn't told."""
 USES = {
     "validation": "validation losses, or predictions on validation data",
     "gradients": "gradients or weights",
     "optimizer": "an optimizer of its own choice",
 }
 """Privilege -> what it is."""
-TRAINED_BY = {"search": "fds"}
+TRAINED_BY = {"search": "fds", "universal-policy": "universal"}
 """Agent -> the training that makes its files, where that has another name."""
 
 
@@ -68,14 +77,14 @@ class Known:
     Attributes:
         name: the agent's.
         factory: what makes it.
-        agent: one of them.
+        agent: one of them; None where none can be made without a file.
         module: where the factory is written.
         package: the folder of the method.
     """
 
     name: str
     factory: Any
-    agent: Agent
+    agent: Agent | None
     module: str
     package: str
 
@@ -110,11 +119,14 @@ def known_agents() -> list[Known]:
     return found
 
 
-def _example(name: str, factory: Any) -> Agent:
+def _example(name: str, factory: Any) -> Agent | None:
     if name in EXAMPLES:
         return EXAMPLES[name](factory)
-    grid = getattr(factory, "grid", {})
-    agent: Agent = factory(**{key: values[0] for key, values in grid.items()})
+    given = {key: values[0] for key, values in getattr(factory, "grid", {}).items()}
+    parameters = inspect.signature(factory).parameters.values()
+    if any(each.default is each.empty and each.name not in given for each in parameters):
+        return None
+    agent: Agent = factory(**given)
     return agent
 
 
@@ -161,7 +173,7 @@ def _title(package: str) -> str:
 
 
 def _one_line(known: Known) -> str:
-    return linked(docstrings.parse(known.factory.__doc__).summary, known.module)
+    return _rich(docstrings.parse(known.factory.__doc__).summary, known)
 
 
 def _toc(entries: list[str]) -> str:
@@ -206,19 +218,21 @@ def _rich(text: str, known: Known) -> str:
 
 
 def _facts(known: Known) -> list[tuple[str, str]]:
-    view, privileges = view_of(known.agent), privileges_of(known.agent)
     made = getattr(known.factory, "__qualname__", known.name)
     facts = [("file", f"`{known.file}`"), ("in Python", f"{{py:obj}}`{made} <{known.module}.{made}>`")]
     row = {name: text for name, text in known.row.items() if text}
     if callable(getattr(known.agent, "schedule", None)):
         row.pop("rate at step t")  # the page shows the formula by itself
     facts += [(name, _rich(text, known)) for name, text in row.items()]
+    if known.agent is None:
+        return facts
+    view, privileges = view_of(known.agent), privileges_of(known.agent)
     if isinstance(known.agent, OptimizerAgent):
         facts.append(("sets", "everything: it is the optimizer, in the place of the task's"))
     else:
         facts += [
-            ("sets", _names(view.control)),
-            ("observes", _names(view.observe)),
+            ("sets", _names(view.control, "actions")),
+            ("observes", _names(view.observe, "observations")),
             ("decides", "every inner step" if view.interval == 1 else _interval(view.interval)),
             ("optimizer", _optimizer(view)),
         ]
@@ -231,8 +245,9 @@ def _facts(known: Known) -> list[tuple[str, str]]:
     return facts
 
 
-def _names(names: str | tuple[str, ...]) -> str:
-    return ", ".join(f"`{name}`" for name in ((names,) if isinstance(names, str) else names))
+def _names(names: str | tuple[str, ...], page: str) -> str:
+    listed = (names,) if isinstance(names, str) else names
+    return ", ".join(f"[`{name}`](../catalogue/{page}.md)" for name in listed)
 
 
 def _interval(interval: int | None) -> str:
@@ -299,12 +314,13 @@ def _settings(known: Known, docstring: docstrings.Docstring) -> str:
     for parameter in parameters:
         default = "must be given" if parameter.default is parameter.empty else f"`{parameter.default!r}`"
         limits = LIMITS.get(parameter.name)
-        rows.append([
-            f"`{parameter.name}`", default, _rich(told.get(parameter.name, ""), known), limits[1] if limits else "",
-        ])  # fmt: skip
+        text = told.get(parameter.name, "")
+        if limits:
+            text = f"{text.rstrip('.')}. Must be {limits[1]}." if text else f"Must be {limits[1]}."
+        rows.append([f"`{parameter.name}`", default, _rich(text, known)])
     if not rows:
         return ""
-    return "## Settings\n\n" + docstrings.table(["setting", "default", "what it does", "what it may be"], rows)
+    return "## Settings\n\n" + docstrings.table(["setting", "default", "what it does"], rows)
 
 
 def _arguments(known: Known, factory: Any) -> dict[str, str]:
@@ -369,13 +385,13 @@ def _limits(known: Known, docstring: docstrings.Docstring) -> str:
     own = docstring.limits or docstrings.parse(modules()[known.module].docstring).limits
     whole = docstrings.parse(modules()[known.package].docstring).limits
     listed = [_rich(text, known) for text in (own, whole) if text]
-    if privileges_of(known.agent).horizon:
+    if known.agent is not None and privileges_of(known.agent).horizon:
         listed.append("It must know the budget, the number of inner steps, before training begins.")
-    listed.append(_at_home(known))
+    listed.append("What it needs, its controller file says." if known.agent is None else _at_home(known.agent))
     return "## Limits\n\n" + "\n".join(f"- {text}" for text in dict.fromkeys(listed))
 
 
-def _at_home(known: Known) -> str:
+def _at_home(agent: Agent) -> str:
     """Whether it drives a loop of one's own; tried, so that it is what happens."""
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -383,7 +399,7 @@ def _at_home(known: Known) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of another optimizer than it was trained with
             lrenv.LRController(
-                optimizer, known.agent, horizon=HORIZON, every=10, module=model,
+                optimizer, agent, horizon=HORIZON, every=10, module=model,
                 evaluate=lambda: (model(torch.ones(2, 2)), torch.zeros(2, dtype=torch.int64)),
             )  # fmt: skip
     except ValueError as error:

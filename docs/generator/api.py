@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from generator import docstrings
 from generator.links import linked, origin, placed
 from generator.source import Module, Public, exported, modules
@@ -15,13 +17,18 @@ def pages() -> dict[str, str]:
     wings = [name for name, module in modules().items() if module.path.name == "__init__.py" and name != FRONT]
     made = {f"api/{wing.removeprefix(f'{FRONT}.')}": _wing(wing) for wing in wings}
     made["api/lrenv"] = _page(FRONT, [name for name in modules() if name.count(".") == 1 and name not in wings])
-    toc = "\n".join(["lrenv", *(wing.removeprefix(f"{FRONT}.") for wing in sorted(wings, key=_place))])
+    places = {FRONT: "lrenv"} | {wing: wing.removeprefix(f"{FRONT}.") for wing in sorted(wings, key=_place)}
+    toc = "\n".join(places.values())
+    folders = "\n".join(
+        f"- [{wing}]({place}.md): {linked(docstrings.parse(modules()[wing].docstring).summary, wing)}"
+        for wing, place in places.items()
+    )
     names = "\n".join(f"- {linked(f'`lrenv.{name}`')}: {_summary(FRONT, name)}" for name in exported(FRONT))
     agents = "\n".join(f"- {linked(f'`{AGENTS}.{name}`')}: {_summary(AGENTS, name)}" for name in exported(AGENTS))
     made["api/index"] = (
         f"# API\n\nWhat `import lrenv` gives:\n\n{names}\n\nand `lrenv.agents` besides:\n\n{agents}\n\n"
         "Everything else, by folder; each page begins with the idea and the order in which to read the files.\n\n"
-        f"```{{toctree}}\n:maxdepth: 1\n\n{toc}\n```\n"
+        f"{folders}\n\n```{{toctree}}\n:hidden:\n:maxdepth: 1\n\n{toc}\n```\n"
     )
     return made
 
@@ -68,8 +75,10 @@ def _object(public: Public, depth: int = 7) -> str:
     if public.fields:
         parts.append(f"```python\n{public.fields}\n```")
     fields = []
-    for section, role in (("Args", "param"), ("Attributes", "param"), ("Raises", "raises")):
+    for section, kind in (("Args", "param"), ("Attributes", "ivar"), ("Raises", "raises")):
         for name, text in docstring.sections.get(section, {}).items():
+            given = kind == "ivar" and re.search(rf"\b{re.escape(name)}:", public.signature)
+            role = "param" if given else kind  # the attributes of a record are what it is made with
             fields.append(f":{role} {name.lstrip('*')}: {linked(text, public.module, within)}" if name else text)
     if "Returns" in docstring.sections:
         told = " ".join(docstring.sections["Returns"][""].split())

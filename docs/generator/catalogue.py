@@ -36,7 +36,7 @@ def pages() -> dict[str, str]:
     return {f"catalogue/{name}": text for name, text in parts.items()}
 
 
-def _doc(module: str, heading: bool = False) -> str:
+def _doc(module: str) -> str:
     docstring = docstrings.parse(modules()[module].docstring)
     return docstrings.with_papers(linked(docstring.text, module))
 
@@ -47,18 +47,20 @@ def _tasks() -> str:
         task = make_task(name)
         free = not isinstance(task.data, str) or task.data in EMBEDDED
         weights = f", {_parameters(task)} weights" if free else ""
+        usual = task.initial_lr == Task.initial_lr
+        rates = "" if usual else f", from {_rates(task)}"
         groups[list(groups)[not free]].append([
-            f"`{name}`", linked(task.summary), _data_of(task) + weights, f"`{task.loss}`, `{task.optimizer}`",
-            f"{task.batch_size:,}", f"{task.budget:,} / {task.interval}", _rates(task),
+            f"`{name}`", linked(task.summary), _data_of(task) + weights, f"`{task.loss}`, `{task.optimizer}`{rates}",
+            f"{task.batch_size:,}", f"{task.budget:,} / {task.interval}",
         ])  # fmt: skip
-    header = ["task", "what it is", "data", "loss, optimizer", "batch", "budget / interval", "first rates"]
+    header = ["task", "what it is", "data", "loss, optimizer", "batch", "budget / interval"]
     lists = "\n\n".join(f"## {title}\n\n{docstrings.table(header, rows)}" for title, rows in groups.items())
     return (
         "# Tasks\n\nA task is data, network, loss, optimizer, batch size and budget. Each is an environment, "
         "`gym.make_vec(\"lrenv/<task>-v0\", num_envs=64)`, and a name for every command. What stands in the table is "
         "the default: `lrenv.make_task(\"digits-mlp\", budget=500)`, or `digits-mlp:budget=500` where a command wants "
-        "a name, changes it. Budgets and intervals are inner steps; first rates are drawn from those listed. Your own "
-        "task: [](../../extending.md).\n\n"
+        "a name, changes it. Budgets and intervals are inner steps. The first rate is drawn from "
+        f"{_rates(make_task('digits-mlp'))} where nothing else stands. Your own task: [](../../extending.md).\n\n"
         f"{lists}\n\n## All settings\n\n{_fields(Task)}\n\n`drawn:number=1000017` is another task for each number: "
         f"{linked(docstrings.parse(modules()['lrenv.training.drawn'].docstring).summary)}\n"
     )  # fmt: skip
@@ -115,12 +117,13 @@ def _observations() -> str:
             listed = f"A function: {docstrings.parse(inspect.getdoc(observation)).summary}"
         sets.append(f"## `{name}`\n\n{_told(observation)}\n\n{listed}")
     dynamics = docstrings.parse(modules()["lrenv.training.dynamics"].docstring).rest
-    white_box = ", ".join(f"`{name}`" for name in observations.WHITE_BOX)
+    told = _doc("lrenv.envs.observations")
+    missing = [name for name in observations.WHITE_BOX if f"| `{name}` |" not in told]
+    if missing:
+        raise ValueError(f"the docstring of lrenv.envs.observations doesn't tell of {', '.join(missing)}")
     return (
-        f"# Observations\n\n{_doc('lrenv.envs.observations')}\n\n(The parts are {white_box}.)\n\n"
-        f"## The quantities\n\nSignals are functions of these.\n\n{linked(dynamics, 'lrenv.training.dynamics')}\n\n"
-        + "\n\n".join(sets)
-        + "\n"
+        f"# Observations\n\n{told}\n\n"
+        f"## The quantities\n\n{linked(dynamics, 'lrenv.training.dynamics')}\n\n" + "\n\n".join(sets) + "\n"
     )
 
 

@@ -97,7 +97,7 @@ def evaluate(
     device: str | None = None,
     capture: bool = False,
 ) -> Result:
-    """Runs an agent, deterministically, on one trainee a seed, all in one batch.
+    """Runs an agent, deterministically, on one trainee per seed, all in one batch.
 
     Args:
         agent: an agent, or the name, spec or file of one; a Stable-Baselines3 model is one as it stands, with the
