@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import table
+from helpers import assert_same_file, table
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from test_ppo import assert_same_file
 
 from lrenv import make_task
 from lrenv.agents import make_agent
