@@ -1,7 +1,9 @@
 """What a controller costs in a loop of one's own: `python benchmarks/controller_step.py`.
 
 Microseconds per call of `LRController.step` between decisions and at decisions, the evaluation left out (it is the
-user's own), beside a step of torch's `CosineAnnealingLR` and the training step of a small perceptron.
+user's own), beside a step of torch's `CosineAnnealingLR` and the training step of a small perceptron. Agents that
+observe gradients look at them in `optimizer.step`: that of Adam is measured with Adam-HD, which decides at each step,
+and without, for the perceptron and for a wider one of a million weights.
 """
 
 from __future__ import annotations
@@ -34,9 +36,9 @@ class Steady(BaseAgent[tuple[()]]):
         return np.zeros((len(observation), 1)), carry
 
 
-def perceptron() -> tuple[nn.Module, torch.optim.Optimizer]:
+def perceptron(width: int = 32) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The network of the task digits-mlp, and its optimizer."""
-    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
+    model = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10))
     return model, torch.optim.Adam(model.parameters(), lr=1e-3)
 
 
@@ -68,6 +70,22 @@ def controller(every: int, agent: Any = None) -> Callable[[], None]:
     return lambda: made.step(loss, stepped=True)
 
 
+def optimizer_step(width: int, agent: str | None) -> Callable[[], None]:
+    """A call of `optimizer.step`, and of the controller's where there is an agent."""
+    model, optimizer = perceptron(width)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    if agent is None:
+        return optimizer.step
+    made = lrenv.LRController(optimizer, agent, module=model)
+
+    def step() -> None:
+        optimizer.step()
+        made.step()
+
+    return step
+
+
 def main() -> None:
     """Measures and prints a table."""
     torch.set_num_threads(1)
@@ -88,6 +106,10 @@ def main() -> None:
         "a decision of a schedule (cosine)": microseconds(controller(1, "cosine:peak=0.001"), CALLS // 4),
         "a decision of an agent that looks at everything": microseconds(controller(1), CALLS // 4),
     }
+    layers = "adam-hd:granularity=layer:low=0"
+    for width, calls in ((32, CALLS // 4), (960, CALLS // 40)):
+        for agent, name in ((None, "Adam alone"), ("adam-hd:low=0", "with Adam-HD"), (layers, "with a rate per layer")):
+            rows[f"optimizer.step, width {width}, {name}"] = microseconds(optimizer_step(width, agent), calls)
     table = Table("call", "median us", "range")
     for name, (median, low, high) in rows.items():
         table.add_row(name, f"{median:.1f}", f"{low:.1f} to {high:.1f}")

@@ -24,7 +24,7 @@ import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness import RESULTS, machine
+from harness import RESULTS
 from lrenv.agents.base import BaseAgent
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import selection_losses
@@ -32,6 +32,7 @@ from lrenv.controllers.agent import Agent, View, agent_factory, agents
 from lrenv.envs.observations import CLOCK
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.json_values import to_json
+from lrenv.runtime.process import machine
 from lrenv.training.power_law import EASY, HARD, expected_loss
 from lrenv.training.power_law_optimum import continuous_schedule, optimal_schedule
 from lrenv.training.tasks import Task, make_task

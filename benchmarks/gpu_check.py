@@ -44,7 +44,7 @@ from lrenv.envs.episode import Episode
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.networks.architectures import lenet5, resnet18
 from lrenv.runtime.compiling import Compile
-from lrenv.runtime.process import keep_memory
+from lrenv.runtime.process import commit, keep_memory
 from lrenv.training.hypergradients import forward
 from lrenv.training.tasks import Task, make_task
 from lrenv.training.trainee import Trainee
@@ -391,9 +391,8 @@ def stacked_modules(settings: Settings, n: int) -> int:
 
 def about() -> dict[str, str]:
     """Returns the settings and versions that made the lines that follow."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit() or "unknown",
         "command": shlex.join(["python", "benchmarks/gpu_check.py", *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }

@@ -7,11 +7,8 @@ another; and a machine whose speed drifts does so for all of them, so ratios wit
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import multiprocessing
-import os
-import platform
 import re
 import resource
 import shlex
@@ -21,15 +18,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
+
+from lrenv.runtime.process import machine
 
 RESULTS = Path(__file__).parent / "results"
 PREAMBLE = """# Results
@@ -249,7 +247,7 @@ def report(race: Race, record_it: bool) -> None:
         table.add_row(*(cell(row) for cell in COLUMNS.values()))
     console = Console()
     console.print(table)
-    console.print(machine(), *race.notes, sep="\n", highlight=False, soft_wrap=True)
+    console.print(machine("jax"), *race.notes, sep="\n", highlight=False, soft_wrap=True)
     if record_it:
         record(race, shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]))
 
@@ -259,27 +257,10 @@ def record(race: Race, command: str) -> None:
     slug = re.sub(r"[^a-z0-9]+", "-", race.title.lower()).strip("-")
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     RESULTS.mkdir(exist_ok=True)
-    entry = asdict(race) | {"command": command, "machine": machine(), "date": date}
+    entry = asdict(race) | {"command": command, "machine": machine("jax"), "date": date}
     (RESULTS / f"{slug}.json").write_text(json.dumps(entry, indent=2) + "\n")
     entries = (json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json")))
     (RESULTS.parent / "RESULTS.md").write_text("\n".join([PREAMBLE, *map(_markdown, entries)]))
-
-
-def machine() -> str:
-    """Returns the processor, and the versions that matter, in one line."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
-    parts = [
-        found[1] if found else platform.processor(),
-        platform.machine(),
-        f"cores: {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}",
-        f"threads: {torch.get_num_threads()}",
-        f"python {platform.python_version()}",
-    ]
-    for package in ("torch", "jax"):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            parts.append(f"{package} {importlib.metadata.version(package)}")
-    return ", ".join(parts)
 
 
 def _markdown(entry: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ table says so. Writes results/tuning_free.md, and results/tuning_free.jsonl with
 from __future__ import annotations
 
 import datetime
-import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,13 +18,13 @@ import numpy as np
 import torch
 import tyro
 
-from harness import RESULTS, machine
+from harness import RESULTS
 from lrenv.benchmark import Comparison, compare, make_agent
 from lrenv.benchmark.rows import Row
 from lrenv.benchmark.statistics import paired_interval
 from lrenv.runtime.files import replace_file
 from lrenv.runtime.json_values import json_value, to_json
-from lrenv.runtime.process import command_line
+from lrenv.runtime.process import command_line, commit, machine
 
 BASELINE = "linear"
 AGENTS = (
@@ -46,13 +45,6 @@ class Settings:
     """Runs of each agent on each task."""
     out: Path = RESULTS
     """The folder of the results."""
-
-
-def commit() -> str:
-    """The commit of the checkout, with a mark if files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    return told.stdout.strip() or "unknown"
 
 
 def line(row: Row, comparison: Comparison, shared: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +89,7 @@ def main(settings: Settings) -> None:
     torch.set_num_threads(1)
     compared = [compare(task, settings.agents, settings.seeds, device="cpu") for task in settings.tasks]
     shared = {
-        "command": f"python benchmarks/{command_line()}", "commit": commit(), "machine": machine(),
+        "command": f"python benchmarks/{command_line()}", "commit": commit() or "unknown", "machine": machine(),
         "versions": {name: version(name) for name in ("lrenv", "torch", "numpy")},
         "date": datetime.date.today().isoformat(),
     }  # fmt: skip

@@ -18,12 +18,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from harness import machine
 from lrenv.agents.outer.training import train
 from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.agents.ppo.training import PPOTraining
 from lrenv.benchmark import evaluate
-from lrenv.runtime.process import keep_memory
+from lrenv.runtime.process import keep_memory, machine
 
 LINES = Path(__file__).with_suffix(".jsonl")
 RATES = (1e-2, 1e-3, 1e-4)

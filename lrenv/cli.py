@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ DESCRIPTION = (
 )
 TRAININGS = "lrenv.trainings"
 """The entry points under which packages advertise trainings: functions of one argument, the settings, whose annotation
-is a dataclass with a default for each field."""
+is a dataclass with a default for each field. They return the path of the controller, which is printed, or None."""
 
 Command = tuple[type[Any], Callable[[Any], Any]]
 """The dataclass of a command's settings, and the function of them that does the work."""
@@ -145,9 +145,7 @@ def _compare(command: Compare) -> None:
     )  # fmt: skip
     Console().print(table(comparison))
     print(f"report: {save_report(comparison, command.out)}")
-    if comparison.failed:
-        failed = ", ".join(row.label for row in comparison.failed)
-        raise ValueError(f"{failed} failed, as the table says; the same command tries again, and keeps what has run")
+    _check_failures(row.label for row in comparison.failed)
 
 
 def _benchmark(command: Benchmark) -> None:
@@ -158,12 +156,19 @@ def _benchmark(command: Benchmark) -> None:
     suite = read_suite(command.suite)
     suite = chosen(suite, specs.split(command.agents), specs.split(command.tasks), command.seeds)
     records = None if command.retune else command.tuned or path_of(command.suite).with_suffix(".tuned.jsonl")
-    scores = scored(
-        run_suite(suite, command.out, None if command.retune else records, command.device, command.overwrite)
-    )
+    outcome = run_suite(suite, command.out, None if command.retune else records, command.device, command.overwrite)
+    scores = scored(outcome)
     save(scores, command.out)
     print(markdown(scores))
     print(f"results: {command.out}")
+    _check_failures(f"{line.agent} on {line.task}" for line in outcome.lines if line.failure)
+
+
+def _check_failures(failed: Iterable[str]) -> None:
+    """Raises ValueError if any agent failed, so that the command's exit status tells it."""
+    if names := list(dict.fromkeys(failed)):
+        told = ", ".join(names)
+        raise ValueError(f"{told} failed, as the table says; the same command tries again, and keeps what has run")
 
 
 COMMANDS: dict[str, Command] = {
@@ -228,7 +233,7 @@ def run(
         program: how the program is called; as the process was started if None.
 
     Returns:
-        The exit status: 0, 2 for errors that the user can mend, 130 for an interruption.
+        The exit status (`lrenv.runtime.process.status_of`).
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     program = Path(sys.argv[0]).name if program is None else program
@@ -266,7 +271,12 @@ def _training(name: str) -> Command:
     """A training that a package advertises."""
     function = sources.load_advertised(TRAININGS, name, "training")
     kinds = [kind for argument, kind in get_type_hints(function).items() if argument != "return"]
-    return kinds[0], function
+
+    def work(settings: Any) -> None:
+        if (controller := function(settings)) is not None:
+            print(f"controller: {controller}")
+
+    return kinds[0], work
 
 
 def main() -> int:

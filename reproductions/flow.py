@@ -37,7 +37,7 @@ from lrenv.agents.outer.training import Training, train
 from lrenv.controllers import controller_file
 from lrenv.runtime.files import append_line, json_lines, locked_folder, replace_file
 from lrenv.runtime.json_values import to_json
-from lrenv.runtime.process import command_line, keep_memory, machine, status_of
+from lrenv.runtime.process import command_line, commit, keep_memory, machine, status_of
 from lrenv.runtime.progress import progress
 
 if TYPE_CHECKING:
@@ -301,14 +301,14 @@ def command(kind: type[Reproduction[Chosen, Any]], settings: type[Chosen], descr
 
 def origin() -> dict[str, str]:
     """What adds results now: command, commit, date and machine."""
-    commit = _git("describe", "--always", "--dirty") or "unknown"
-    return {"command": command_line(), "commit": commit, "date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine()}
+    date = f"{datetime.now(UTC):%Y-%m-%d}"
+    return {"command": command_line(), "commit": commit() or "unknown", "date": date, "machine": machine()}
 
 
 def committed(path: Path) -> tuple[str, str]:
     """The commit and the date of the last change of a file, by git."""
-    commit, _, date = _git("log", "-1", "--format=%h %cs", "--", str(path.resolve())).partition(" ")
-    return commit or "unknown", date or "unknown"
+    last, _, date = _git("log", "-1", "--format=%h %cs", "--", str(path.resolve())).partition(" ")
+    return last or "unknown", date or "unknown"
 
 
 def _git(*arguments: str) -> str:

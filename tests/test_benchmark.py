@@ -707,6 +707,20 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "there is no file" in capsys.readouterr().err
 
 
+def test_the_command_tells_who_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(TEXT)
+    words = ["benchmark", "--suite", str(path), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert run(COMMANDS, "", [*words, "--agents", "untuned,broken", "--tasks", TASKS[0], "--seeds", "1"]) == 2
+    told = capsys.readouterr()
+    assert "| untuned |" in told.out, "the others are scored"
+    assert (tmp_path / "out" / "table.md").exists()
+    assert told.err.endswith(
+        "\nerror: broken on noisy-quadratic failed, as the table says; the same command tries again, and keeps what "
+        "has run\n"
+    )
+
+
 def test_every_number_of_a_table_comes_from_the_lines(suite: Suite, tmp_path: Path) -> None:
     """By a second way: the means of the CSV from the JSON lines."""
     made(suite, tmp_path)

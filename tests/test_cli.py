@@ -123,7 +123,7 @@ def test_interruptions_end_cleanly(
             cleaned.append(True)
 
     try:
-        assert run(monkeypatch, interrupted) == 130
+        assert run(monkeypatch, interrupted) == 128 + signal_number
         assert signal.getsignal(signal_number) is signal.default_int_handler
     finally:
         signal.signal(signal_number, before)
@@ -295,7 +295,10 @@ def test_paths_and_tuples_are_named_in_commands(
         (("compare", "--task", "digits-mpl"), "unknown task 'digits-mpl': did you mean 'digits-mlp'"),
         (("compare", "--agents", "constnt"), "unknown agent 'constnt': did you mean 'constant'"),
         (("compare", "--agents", ""), "name at least one agent"),
-        (("compare", "--agents", "missing.safetensors"), "no controller file missing.safetensors"),
+        (
+            ("compare", "--agents", "missing.safetensors"),
+            "no controller file missing.safetensors; `lrenv train --help` says how to train one",
+        ),
         (("compare", "--seeds", "0"), "seeds must be at least 1"),
         (("compare", "--initial-lr", "0.1,fast"), "--initial-lr takes numbers separated by commas"),
         (("compare", "--initial-lr", "-1"), "initial_lr must be at least 0"),
@@ -448,6 +451,13 @@ def test_a_training_from_the_command_line(
     assert command("--episodes", "4") == 2
     assert "--resume, --overwrite" in capsys.readouterr().err
     assert command("--episodes", "8", "--resume") == 0
+    told = capsys.readouterr()
+    assert told.out == f"controller: {tmp_path / 'controller.safetensors'}\n"
+    assert "finished" not in told.err
+    assert command("--resume") == 0
+    again = capsys.readouterr()
+    assert again.out == told.out
+    assert again.err.startswith("8/8 episodes, 0 s  it was finished; a larger --episodes goes further  best ")
     assert command("--observe", "dynamic", "--overwrite") == 2
     assert "did you mean 'dynamics'" in capsys.readouterr().err
 

@@ -54,7 +54,7 @@ def test_gradients_are_the_adjoints_of_the_convolution(results: dict[str, Any]) 
 
 
 def test_the_same_twice_bit_for_bit(results: dict[str, Any]) -> None:
-    assert [case["same"] for case in results.values() if "same" in case] == [True] * 6
+    assert [case["same"] for case in results.values() if "same" in case] == [True] * 7
 
 
 def test_what_is_not_a_number_stays_with_its_trainee(results: dict[str, Any]) -> None:

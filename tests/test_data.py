@@ -132,8 +132,9 @@ def test_registered_sets_load_by_name_once_per_option() -> None:
     with pytest.raises(ValueError, match="a data set 'mine' exists; choose another name or pass replace_existing=True"):
         register_data("mine", loader)
     for name, message in (("a b:c=1", "a data set can't be named 'a b:c=1'"), ("digits", "lrenv's own")):
-        with pytest.raises(ValueError, match=message):
-            register_data(name, loader)
+        for replace_existing in (False, True):
+            with pytest.raises(ValueError, match=message):
+                register_data(name, loader, replace_existing)
     register_data("mine", lambda: 3, replace_existing=True)  # type: ignore[arg-type, return-value]
     with pytest.raises(TypeError, match=r"must return lrenv\.data\.Data, got an int"):
         load("mine")

@@ -148,4 +148,6 @@ def test_names_in_backticks_lead_to_their_places(generator: ModuleType) -> None:
     assert links.linked("`lrenv.envs.actions`") == "{py:mod}`lrenv.envs.actions <lrenv.envs.actions>`"
     assert links.linked("`linear` and `Task`", "lrenv.training.tasks").endswith("`Task <lrenv.training.tasks.Task>`")
     assert links.linked("    `lrenv.Task`\n") == "    `lrenv.Task`\n"
+    assert links.linked("```\n`lrenv.Task` <b>\n```") == "```\n`lrenv.Task` <b>\n```"
+    assert links.linked("train/<class>, `a <b>`, <g_t, d>, 1 < 2") == "train/\\<class>, `a <b>`, \\<g_t, d>, 1 < 2"
     assert links.placed("(x: lrenv.data.Data, y: lrenv.nothing.Here)") == "(x: lrenv.data.types.Data, y: Here)"

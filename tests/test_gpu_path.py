@@ -6,8 +6,10 @@ whatever would have to wait for a number. Renaming the private backend holds for
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -148,27 +150,64 @@ def play(task, **settings):
         assert time_step.reward.shape == (2,)
 """
 
-LEAVE = "\nimport os\nos._exit(0)\n"
+SERVER = """
+import json
+import os
+import sys
+import traceback
+
+beginning = dict(globals())
+for line in sys.stdin:
+    importlib.import_module("lrenv.training.tasks").load = load
+    WAITS.clear()
+    DONE.clear()
+    told = ""
+    try:
+        exec(json.loads(line), dict(beginning))
+    except Exception:
+        told = traceback.format_exc()
+    print(json.dumps(told), flush=True)
+# Without tidying up: the autograd thread of the fake device may otherwise abort the process.
+os._exit(0)
+"""
+"""Runs scripts, JSON texts in lines, each as if it were the first; answers each with what it raised, as JSON."""
 
 
-def errors(body: str) -> str:
-    """The end of what a script, run in a child process, raised; nothing if it got to its end.
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """A function that runs a script in the child process, and gives what it raised; nothing if it got to its end."""
+    log = tmp_path_factory.mktemp("child") / "stderr"
+    command = [sys.executable, "-W", "ignore", "-c", PRELUDE + SERVER]
+    with (
+        log.open("w") as file,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True) as child,
+    ):
+        assert child.stdin is not None
+        assert child.stdout is not None
+        requests, answers = child.stdin, child.stdout
 
-    It leaves without tidying up: the autograd thread of the fake device may otherwise abort the process.
-    """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PRELUDE + body + LEAVE], capture_output=True, text=True
-    )
-    return "" if done.returncode == 0 else f"exit status {done.returncode}: {done.stderr[-12000:]}"
+        def run(script: str) -> str:
+            try:
+                print(json.dumps(script), file=requests, flush=True)
+                return str(json.loads(answers.readline()))[-12000:]
+            except (BrokenPipeError, json.JSONDecodeError):
+                return f"exit status {child.wait()}: {log.read_text()[-12000:]}"
+
+        yield run
 
 
-@pytest.mark.parametrize("depth", ["shallow", pytest.param("deep", marks=pytest.mark.slow)])
-def test_every_task_trains_on_an_accelerator(depth: str) -> None:
+@pytest.mark.parametrize("depth", ["first", pytest.param("other", marks=pytest.mark.slow)])
+def test_every_task_trains_on_an_accelerator(errors: Callable[[str], str], depth: str) -> None:
+    """Those that are deep, or differ from an earlier one in data alone, in the slow test."""
     found = errors(
         f"""
-deep = ("resnet18", "vgg16", "wrn16-1")
+deep, seen = ("resnet18", "vgg16", "wrn16-1"), set()
 for name in tasks():
-    if name.endswith(deep) != ({depth!r} == "deep"):
+    task = make_task(name)
+    kind = (task.network, task.loss, task.optimizer, task.augment)
+    other = name.endswith(deep) or kind in seen
+    seen.add(kind)
+    if other != ({depth!r} == "other"):
         continue
     batch_size = 1 if name == "two-minima" else 4
     try:
@@ -180,7 +219,8 @@ for name in tasks():
     assert found == ""
 
 
-def test_every_setting_runs_on_an_accelerator() -> None:
+def test_every_setting_runs_on_an_accelerator(errors: Callable[[str], str]) -> None:
+    """Once, beside others: optimizers, controls, observations and rewards know nothing of one another."""
     found = errors(
         """
 from torch import nn
@@ -195,17 +235,20 @@ def dropout(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, classes))
 
 base = make_task("digits-mlp", batch_size=4, budget=3, interval=2)
-for optimizer in (*OPTIMIZERS, "adam+ema"):
-    play(make_task(base, optimizer=optimizer))
-for kind in KINDS:
-    for granularity in ("", "/layer", "/parameter"):
-        play(base, control=kind + granularity)
+axes = {
+    "optimizer": [*OPTIMIZERS, "adam+ema"],
+    "control": [kind + granularity for granularity in ("", "/layer", "/parameter") for kind in KINDS],
+    "observe": list(OBSERVATIONS),
+    "reward": list(REWARDS),
+}
+for place in range(max(map(len, axes.values()))):
+    chosen = {name: values[place % len(values)] for name, values in axes.items()}
+    try:
+        play(make_task(base, optimizer=chosen.pop("optimizer")), **chosen)
+    except Exception as error:
+        raise AssertionError(place, chosen) from error
 for granularity in ("", "/tensor", "/parameter"):
     play(base, control="set-raw" + granularity, observe=tuple(WHITE_BOX))
-for observe in OBSERVATIONS:
-    play(base, observe=observe)
-for reward in REWARDS:
-    play(base, reward=reward)
 play(make_task(base, network=dropout, augment="crop-flip", replacement=True, initial_lr=LogUniform(1e-3, 1e-1)),
      control=("set", "momentum", "weight_decay"))
 
@@ -222,7 +265,7 @@ with FakeTensorMode() as mode:
     assert found == ""
 
 
-def test_adapters_wait_once_a_decision() -> None:
+def test_adapters_wait_once_a_decision(errors: Callable[[str], str]) -> None:
     """Once more where episodes end and test losses are read, or others begin within the decision."""
     found = errors(
         """
@@ -283,7 +326,7 @@ def evaluated(make):
 
 
 @pytest.mark.slow
-def test_every_agent_acts_on_an_accelerator() -> None:
+def test_every_agent_acts_on_an_accelerator(errors: Callable[[str], str]) -> None:
     found = errors(
         AGENTS
         + """
@@ -314,7 +357,7 @@ for name in agents():
     assert found == ""
 
 
-def test_a_memory_stays_on_its_device() -> None:
+def test_a_memory_stays_on_its_device(errors: Callable[[str], str]) -> None:
     """A policy fetches its actions and nothing else; one that is given its memory as arrays brings it back."""
     found = errors(
         AGENTS
@@ -335,7 +378,7 @@ with FakeTensorMode():
     assert found == ""
 
 
-def test_every_training_waits_where_it_logs() -> None:
+def test_every_training_waits_where_it_logs(errors: Callable[[str], str]) -> None:
     """Learned optimizers, and truncated windows, need kernels that the fake device lacks, and numbers."""
     assert errors(TRAININGS) == ""
 
@@ -379,7 +422,7 @@ for kind in ("noh", "dmopt", "fds", "greedy", "random"):
 """
 
 
-def test_the_guard_sees_what_crosses_within_a_decision() -> None:
+def test_the_guard_sees_what_crosses_within_a_decision(errors: Callable[[str], str]) -> None:
     """A constant from the host in an optimizer's direction, and a number that is read before it was fetched."""
     found = errors(
         """
@@ -403,7 +446,7 @@ for name, deed in deeds.items():
     assert found == ""
 
 
-def test_the_guard_sees_waiting_and_mixing() -> None:
+def test_the_guard_sees_waiting_and_mixing(errors: Callable[[str], str]) -> None:
     """Without this the tests above could not fail.
 
     Which errors it raises differs between versions of PyTorch: waiting depends on data, and mixing names both devices.
@@ -428,3 +471,4 @@ with FakeTensorMode():
 """
     )
     assert found == ""
+    assert errors("raise KeyError(7)").endswith("KeyError: 7\n")

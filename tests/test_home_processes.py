@@ -26,7 +26,10 @@ class Reacting(BaseAgent[tuple[()]]):
         return np.sin(5 * observation.mean(1, keepdims=True)), ()
 
 
-def train(rank: int, world: int) -> list[float]:
+AGENTS = Reacting(), "sgd-hd:initial_lr=0.05:beta=0.001"
+
+
+def train(rank: int, world: int, agent: Any) -> list[float]:
     """Each process takes its share of each batch; the second one's measurements are worthless."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
@@ -36,7 +39,7 @@ def train(rank: int, world: int) -> list[float]:
     def validate() -> Tensor:
         return mse_loss(model(x.flatten(0, 1)), y.flatten(0, 1)) * (1 + rank)
 
-    controller = LRController(optimizer, Reacting(), T, evaluate=validate, fallback=None)
+    controller = LRController(optimizer, agent, T, every=3, evaluate=validate, fallback=None)
     rates = []
     for inputs, targets in zip(x, y, strict=True):
         loss = mse_loss(model(inputs[rank::world]), targets[rank::world])
@@ -47,7 +50,7 @@ def train(rank: int, world: int) -> list[float]:
                 dist.all_reduce(parameter.grad)
             parameter.grad /= world
         optimizer.step()
-        rates.append(optimizer.param_groups[0]["lr"])
+        rates.append(float(optimizer.param_groups[0]["lr"]))
         controller.step(loss)
     return rates
 
@@ -55,7 +58,7 @@ def train(rank: int, world: int) -> list[float]:
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save(train(rank, 2), f"{folder}/{rank}.pt")
+    torch.save([train(rank, 2, agent) for agent in AGENTS], f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -64,6 +67,7 @@ def test_two_processes_decide_as_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     assert found[0] == found[1]
-    expected = train(0, 1)
-    assert len(set(expected)) == T // 3
-    np.testing.assert_allclose(found[0], expected, rtol=1e-9)
+    for rates, agent in zip(found[0], AGENTS, strict=True):
+        expected = train(0, 1, agent)
+        assert len(set(expected)) == T // 3
+        np.testing.assert_allclose(rates, expected, rtol=1e-9)

@@ -94,9 +94,10 @@ def loop_rates(
     return rates[:: controller.every]
 
 
-@pytest.mark.parametrize("lstm", [False, True])
-@pytest.mark.parametrize(("observe", "size", "optimizer"), [("dynamics", 8, "adam"), ("scale-free", 11, "momentum")])
-@pytest.mark.parametrize("budget", [40, 42])
+@pytest.mark.parametrize(
+    ("observe", "size", "optimizer", "lstm", "budget"),
+    [("dynamics", 8, "adam", False, 40), ("dynamics", 8, "adam", True, 42), ("scale-free", 11, "momentum", True, 42)],
+)  # fmt: skip
 def test_ppo_chooses_the_environments_rates(
     toy: Callable[..., Task], observe: str, size: int, optimizer: str, lstm: bool, budget: int
 ) -> None:
@@ -109,9 +110,7 @@ def test_ppo_chooses_the_environments_rates(
 
 @pytest.mark.parametrize(
     "agent",
-    ["plateau:peak=0.5:patience=0:factor=0.5:warmup=6", "cosine:peak=0.3:warmup=5", "linear:peak=0.2",
-     "one-cycle:peak=0.3", "exponential:peak=0.3:decay=0.1", "sgdr:peak=0.3:period=9",
-     "inverse-sqrt:peak=0.3:timescale=4"],
+    ["plateau:peak=0.5:patience=0:factor=0.5:warmup=6", "cosine:peak=0.3:warmup=5"],
 )  # fmt: skip
 def test_schedules_choose_the_environments_rates(toy: Callable[..., Task], agent: str) -> None:
     task = toy(budget=30, interval=3)
@@ -138,15 +137,12 @@ def test_momentum_and_weight_decay_are_set(toy: Callable[..., Task]) -> None:
 
 
 HYPERGRADIENTS = [
-    ("adam-hd:initial_lr=0.01:beta=0.001", "adam", {}),
-    ("adam-hd:initial_lr=0.01:beta=0.05:rule=multiplicative", "adam", {"weight_decay": 0.1}),
-    ("adam-hd:initial_lr=0.01:beta=0.001:in_loop=True", "adam", {}),
+    ("adam-hd:initial_lr=0.01:beta=0.001", "adam", {"weight_decay": 0.1}),
     ("adam-hd:initial_lr=0.01:beta=0.001:granularity=layer", "adamw", {"weight_decay": 0.1}),
     ("sgd-hd:initial_lr=0:beta=0.1", "sgd", {"weight_decay": 0.1}),
-    ("sgd-hd:initial_lr=0.01:beta=0.0001:granularity=tensor", "rmsprop", {"interval": 3}),
+    ("sgd-hd:initial_lr=0.01:beta=0.1:rule=multiplicative:granularity=tensor", "rmsprop", {"interval": 3}),
     ("nesterov-hd:initial_lr=0.1:beta=0.01:granularity=layer", "nesterov", {"weight_decay": 0.1}),
-    ("osgm:adagrad_lr=0.3:granularity=layer", "sgd", {"interval": 4}),
-    ("osgm", "momentum", {}),
+    ("osgm:adagrad_lr=0.3", "momentum", {"interval": 2}),
 ]
 
 
@@ -155,7 +151,7 @@ HYPERGRADIENTS = [
 def test_hypergradients_choose_the_environments_rates(
     toy: Callable[..., Task], spec: str, optimizer: str, settings: dict[str, Any]
 ) -> None:
-    task = toy(budget=30, optimizer=optimizer, **settings)
+    task = toy(budget=16, optimizer=optimizer, **settings)
     agent = lrenv.make_agent(spec)
     every = settings.get("interval", 1)
     rates, envs = environment_rates(task, agent, 5, interval=every, optimizer=optimizer)
@@ -201,11 +197,11 @@ def test_universal_controllers_choose_the_environments_rates(
 
 
 @pytest.mark.filterwarnings("ignore:the optimizer's 1 parameter groups were split")
-@pytest.mark.parametrize("closure", [False, True])
-def test_all_that_is_observed_stands_side_by_side(toy: Callable[..., Task], closure: bool) -> None:
-    task = toy(budget=30, optimizer="momentum", initial_lr=0.01)
+def test_all_that_is_observed_stands_side_by_side(toy: Callable[..., Task]) -> None:
+    task = toy(budget=18, optimizer="momentum", initial_lr=0.01)
     rates, envs = environment_rates(task, Mixed(), 5)
-    np.testing.assert_allclose(loop_rates(task, Mixed(), 5, envs, closure), rates, rtol=1e-9)
+    for closure in (False, True):
+        np.testing.assert_allclose(loop_rates(task, Mixed(), 5, envs, closure), rates, rtol=1e-9)
 
 
 def _numbers() -> Data:

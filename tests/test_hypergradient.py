@@ -150,7 +150,7 @@ def test_a_batch_of_initial_rates_is_as_many_single_runs(long: Callable[..., Tas
     initial, betas = np.geomspace(1e-6, 0.1, 16), BETAS[optimizer] * np.linspace(0.5, 1, 16)
     factory, task = FACTORIES[optimizer], long(optimizer=optimizer, budget=30)
     together = trained(task, factory(initial_lr=initial, beta=betas), range(16))
-    for i in range(16):
+    for i in (0, 6, 11, 15):
         alone = trained(task, factory(initial_lr=initial[i], beta=betas[i]), [i])
         np.testing.assert_allclose(together.rates[:, i], alone.rates[:, 0], rtol=1e-9, atol=1e-15)
         np.testing.assert_allclose(together.losses[:, i], alone.losses[:, 0], rtol=1e-9)

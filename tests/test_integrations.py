@@ -23,7 +23,7 @@ def test_a_missing_package_is_told_by_the_name_of_its_extra(extra: str, monkeypa
             monkeypatch.delitem(sys.modules, name)
         monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"lrenv.home.integrations.{extra}", raising=False)
-    with pytest.raises(ImportError, match=rf"pip install 'lrenv\[{extra}\]'"):
+    with pytest.raises(ModuleNotFoundError, match=rf"pip install 'lrenv\[{extra}\]'"):
         importlib.import_module(f"lrenv.home.integrations.{extra}")
 
 

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from reacting import Everything, TrainingLosses
-from torch import Tensor
+from torch import Tensor, nn
 
 import lrenv
 from lrenv.agents import BaseAgent
 
 pytestmark = pytest.mark.filterwarnings("ignore:::(transformers|accelerate)")
 STEPS, ACCUMULATE = 12, 4
+FOR_TRAINER = ("optimizers", "compute_loss_func", "eval_dataset")
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,10 @@ def validate(model: Any) -> tuple[Tensor, Tensor]:
     return logits, y[:, 1:3].clamp(min=0)
 
 
-def trainer_of(transformers: Any, folder: Path, *callbacks: Any, kind: Any = None, **settings: Any) -> Any:
-    for_trainer = {name: settings.pop(name) for name in ("optimizers", "compute_loss_func") if name in settings}
+def trainer_of(
+    transformers: Any, folder: Path, *callbacks: Any, kind: Any = None, model: Any = None, **settings: Any
+) -> Any:
+    for_trainer = {name: settings.pop(name) for name in FOR_TRAINER if name in settings}
     usual = {
         "lr_scheduler_type": "constant", "learning_rate": 1e-2, "per_device_train_batch_size": 2, "max_steps": STEPS,
         "gradient_accumulation_steps": ACCUMULATE, "report_to": [], "logging_steps": 1, "use_cpu": True,
@@ -64,7 +67,7 @@ def trainer_of(transformers: Any, folder: Path, *callbacks: Any, kind: Any = Non
     }  # fmt: skip
     args = transformers.TrainingArguments(str(folder), **{**usual, **settings})
     kind = kind or transformers.Trainer
-    return kind(network(transformers), args, train_dataset=data(), callbacks=list(callbacks), **for_trainer)
+    return kind(model or network(transformers), args, train_dataset=data(), callbacks=list(callbacks), **for_trainer)
 
 
 def callback_of(agent: Any, **settings: Any) -> Any:
@@ -113,6 +116,25 @@ def test_the_rates_are_those_of_a_loop_of_ones_own(agent: Any, transformers: Any
         [sum(losses[i - 3 : i]) / 3 for i in range(3, STEPS, 3)], rel=1e-5
     )
     assert not trainer.model._forward_hooks
+
+
+def test_the_losses_of_a_model_that_knows_of_no_other_batches_are_averaged(transformers: Any, tmp_path: Path) -> None:
+    class Bigrams(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(17, 17)
+
+        def forward(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            logits = self.table(input_ids[:, :-1])
+            return nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten()), logits
+
+    callback = callback_of(TrainingLosses())
+    evaluating = {"eval_strategy": "steps", "eval_steps": 1, "eval_dataset": data()[:4]}  # whose losses don't count
+    trainer = trainer_of(transformers, tmp_path, callback, model=Bigrams(), **evaluating)
+    trainer.train()
+    losses = logged(trainer, "loss")
+    means = [sum(losses[i - 3 : i]) / 3 for i in range(3, STEPS, 3)]
+    assert [d.train_loss for d in callback.controller.history][1:] == pytest.approx(means, rel=1e-5)
 
 
 def test_an_epoch_whose_last_step_has_fewer_batches(transformers: Any, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from lrenv import networks
 from lrenv.agents.learned_optimizer.problems import problems
 from lrenv.agents.schedules.agent import constant
 from lrenv.data import Data
+from lrenv.randomness.seeds import seeds_for
 from lrenv.training.hypergradients import train_by_schedule
 from lrenv.training.tasks import make_task
 from lrenv.training.trainee import Trainee
@@ -183,6 +184,32 @@ def test_a_contest_counts_when_everyone_has_run(tmp_path: Path) -> None:
 def test_smoothed_losses_are_means_of_the_last_intervals_alone() -> None:
     curve = np.array([[100.0, 6.0, 4.0, 2.0, 3.0]])
     np.testing.assert_allclose(smoothed(curve), [[6.0, 5.0, 4.0, 3.0]])
+
+
+def test_estimates_are_drawn_from_runs_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every batch of pairs begins from seeds for reports that no other has."""
+    begun: list[list[int]] = []
+    init = Trainee.init
+
+    def noted(self: Trainee, seeds: Any) -> Any:
+        begun.append(list(seeds))
+        return init(self, seeds)
+
+    monkeypatch.setattr(Trainee, "init", noted)
+    found = Metz2019(Settings(scale="smoke", out=tmp_path)).variances(fresh=True, unroll=5)
+    assert all(value > 0 for value in found.values())
+    pairs = len(begun[0])
+    assert begun == [list(seeds_for("report", pairs, pairs * i)) for i in range(SMOKE.batches)]
+
+
+def test_an_ablation_is_judged_after_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss that every one begins with counts for none."""
+    curves = np.array([[9.0, 7.0], [2.0, 4.0], [1.0, 3.0]])
+    monkeypatch.setattr(Metz2019, "trained", lambda self, settings: None)
+    monkeypatch.setattr(metz2019.evaluation, "evaluate", lambda *_: None)
+    monkeypatch.setattr(metz2019, "curve", lambda *_: curves)
+    found = Metz2019(Settings(scale="smoke", out=tmp_path)).ablated(next(iter(ablations(SMOKE))), 0)
+    assert found == {"loss": pytest.approx((2 + 4 + 1 + 3) / 4), "curve": [8.0, 3.0, 2.0]}
 
 
 @pytest.fixture

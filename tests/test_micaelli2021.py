@@ -85,6 +85,13 @@ def test_schedules_are_measured_side_by_side_as_alone(monkeypatch: pytest.Monkey
             assert together["test_accuracy"][k, i] == pytest.approx(accuracy)
 
 
+def test_each_search_has_the_seed_of_its_name(tmp_path: Path) -> None:
+    for method in METHODS:
+        for seed in (0, 3):
+            search = search_settings(settings(tmp_path), method, seed)
+            assert (search.seed, search.out.name) == (seed, f"{method}-{seed}")
+
+
 def searches(ends: dict[str, list[float]]) -> dict[str, list[dict[str, Any]]]:
     return {
         method: [{"measured": {"val_accuracy": [0.1, 0.5, 0.6, value]}} for value in values]
@@ -99,6 +106,7 @@ def test_claims_say_what_the_numbers_say() -> None:
         ("FDS ends above random", "no", "-8.0 points; 0 of 2 searches above all of random"),
     ]
     assert rows[2].holds == "no"
+    assert rows[2].ours == "10.0 % after the first, 50.0 % two before the end, 85.0 % at the end"
     assert claims(searches({"fds": [0.505]}))[0].holds == "yes"
     assert claims(searches({"random": [0.5]})) == []
 

@@ -23,7 +23,7 @@ from lrenv.training.tasks import Task
 from lrenv.training.trainee import Trainee
 
 F64 = torch.float64
-STEPS, SEEDS, RATE = 20, [3, 11, 4], 0.05
+STEPS, SEEDS, RATE = 8, [3, 11, 4], 0.05
 VECTOR, SEQUENCE, IMAGE = (6,), (3, 4), (2, 6, 6)
 S, Make = nn.Sequential, Callable[[], nn.Module]
 

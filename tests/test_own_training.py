@@ -55,6 +55,8 @@ def test_resuming_runs_no_code_that_is_not_asked_for(settings: PPOSettings, tmp_
 
 def test_several_tasks_of_one_command(settings: PPOSettings) -> None:
     several = LearnedOptimizerSettings(tasks="my_tasks.py:mine:batch_size=4,two-minima", first_unroll=2)
-    assert [(task.name, task.batch_size) for task in several.each_task()] == [("noisy-quadratic", 4), ("two-minima", 1)]
+    assert [(task.name, task.batch_size) for task in several.each_task()] == [
+        ("my_tasks.py:mine", 4), ("two-minima", 1)
+    ]  # fmt: skip
     assert own_specs(vars(several)) == {"tasks": ["my_tasks.py:mine:batch_size=4"]}
     assert several.files().keys() == {"my_tasks.py:mine:batch_size=4"}

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
+import re
+import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lrenv.runtime import process
 from lrenv.runtime.files import append_line, json_lines, replace_file, whole_lines
@@ -115,6 +121,44 @@ def test_the_status_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: mend it\nerror: no room\ninterrupted: saved\n"
     with pytest.raises(RuntimeError):
         ends(RuntimeError("a defect"))
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_status_tells_the_signal(number: signal.Signals) -> None:
+    """As a shell gives it for a process that the signal ends; the others come while the work is saved."""
+
+    def work() -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            for other in SIGNALS:
+                signal.raise_signal(other)
+            raise KeyboardInterrupt("saved")
+
+    assert status_of(work) == 128 + number
+    assert [128 + each for each in (signal.SIGINT, signal.SIGTERM)] == [130, 143]
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_what_is_kept_with_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told = process.machine("numpy", "no-such-package")
+    assert f"Python {platform.python_version()}, torch {torch.__version__}, lrenv {version('lrenv')}, numpy " in told
+    assert "no-such-package" not in told
+    assert re.search(r", \d+ cores?, 1 thread, ", told)
+    monkeypatch.setattr(process, "__file__", str(tmp_path / "process.py"))
+    assert process.commit() is None, "it is in no checkout"
+    for name, value in (("NAME", "a"), ("EMAIL", "a@b")):
+        for who in ("AUTHOR", "COMMITTER"):
+            monkeypatch.setenv(f"GIT_{who}_{name}", value)
+    file = tmp_path / "x"
+    file.write_text("one")
+    for words in (["init", "-q"], ["add", "x"], ["commit", "-qm", "one"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    (tmp_path / "y").write_text("git doesn't know it")
+    head = process.commit()
+    assert re.fullmatch("[0-9a-f]{12}", head or "")
+    file.write_text("two")
+    assert process.commit() == f"{head}+"
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

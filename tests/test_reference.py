@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,16 @@ REFERENCES = sorted(path for path in (ROOT / "tests" / "reference").glob("*.py")
 MODULES = [*(ROOT / "lrenv").rglob("*.py"), *(ROOT / "agents").rglob("*.py")]
 
 
+@cache
+def syntax(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imported(path: Path) -> set[str]:
     """Everything that a file imports, by its full name."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(syntax(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -29,9 +36,9 @@ def test_references_are_independent_linked_and_used(path: Path) -> None:
     assert {name.split(".")[0] for name in imported(path)} <= {
         "__future__", "collections", "math", "typing", "numpy",
     }  # fmt: skip
-    docstrings = [ast.get_docstring(ast.parse(module.read_text())) or "" for module in MODULES]
+    docstrings = [ast.get_docstring(syntax(module)) or "" for module in MODULES]
     assert any(f"tests/reference/{path.name}" in docstring for docstring in docstrings), "no module names it"
-    checked = re.findall(r"`(\w+/[\w/]+\.py)`", ast.get_docstring(ast.parse(path.read_text())) or "")
+    checked = re.findall(r"`(\w+/[\w/]+\.py)`", ast.get_docstring(syntax(path)) or "")
     assert checked, "it names no module"
     for module in checked:
         assert (ROOT / module).exists() or (ROOT / "tests" / module).exists(), f"{module} is gone"

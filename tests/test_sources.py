@@ -63,10 +63,25 @@ def test_a_task_in_a_file(folder: Path) -> None:
     assert make_task("my_tasks.py:mine").budget == 11
     assert sys.path == path
     assert make_task("my_tasks.py:mine:budget=5", batch_size=2) == lrenv.make_task(
-        "noisy-quadratic", budget=5, batch_size=2
+        "noisy-quadratic", budget=5, batch_size=2, name="my_tasks.py:mine"
     )
     assert make_task(f"{folder}/my_tasks.py:mine").budget == 11
     assert LearningRateVectorEnv(2, "my_tasks.py:mine:budget=4", device="cpu").task.budget == 4
+
+
+def test_a_task_under_the_name_of_another_is_told_apart(folder: Path, advertise: Callable[..., None]) -> None:
+    """Where it is the same, and where it has a name of its own, it is called as it calls itself."""
+    (folder / "other.py").write_text(f"{TASKS}same = make_task('noisy-quadratic')\n")
+    for spec in ("other.py:mine", f"{folder}/other.py:mine", "other.py:mine:budget=3"):
+        assert make_task(spec).name == "other.py:mine"
+    assert make_task("other.py:same") == make_task("noisy-quadratic")
+    assert make_task("other.py:spirals:width=3").name == "spirals"
+    sys.modules["other"] = sources._module("other.py")
+    try:
+        advertise("theirs", "other:mine", "lrenv.tasks")
+        assert make_task("theirs:budget=3").name == "theirs"
+    finally:
+        del sys.modules["other"]
 
 
 def test_a_function_takes_the_settings_that_it_names(folder: Path) -> None:

@@ -203,8 +203,13 @@ class Killed(BaseException):
     """Ends a training as kill -9 does: nothing is written on the way out."""
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("share", [0.02, 0.45, 0.9])
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        pytest.param(name, share, marks=[pytest.mark.slow] * (name not in ONE_OF_EACH and share != 0.45))
+        for name in CASES for share in (0.02, 0.45, 0.9)
+    ],
+)  # fmt: skip
 def test_interrupted_anywhere_it_ends_as_one_that_was_not(
     undisturbed: Callable[[str], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, share: float
 ) -> None:
@@ -250,7 +255,7 @@ def killed_before(monkeypatch: pytest.MonkeyPatch, write: int) -> list[str]:
     return made
 
 
-@pytest.mark.parametrize("name", ["ppo", "random"])
+@pytest.mark.parametrize("name", ["random", pytest.param("ppo", marks=pytest.mark.slow)])
 def test_killed_between_any_two_writes(
     undisturbed: Callable[[str], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -276,10 +281,12 @@ def test_killed_while_another_training_is_overwritten(
 ) -> None:
     """What it has found so far must not be taken for the new training's."""
     whole, case = undisturbed("random"), CASES["random"]
+    other = tmp_path / "other"
+    case.train(other, seed=7, outer_steps=6)
+    before = {path.name: path.read_bytes() for path in other.iterdir()}
     for write in range(1, 9):
         out = tmp_path / str(write)
-        case.train(out, seed=7, outer_steps=6)
-        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        shutil.copytree(other, out)
         with monkeypatch.context() as patched:
             killed_before(patched, write)
             with pytest.raises(Killed):

@@ -3,7 +3,7 @@
 Fu et al. 2017, "Neural optimizers with hypergradients for tuning parameter-wise learning rates", section 2.2, and their
 baseline, Andrychowicz et al. 2016. `lrenv.agents.noh.training` trains both:
 
-    python train_controller.py noh --task mnist-mlp20 --out runs/noh
+    lrenv train noh --task mnist-mlp20 --out runs/noh
     lrenv compare --task mnist-mlp20 --agents constant,runs/noh/controller.safetensors
 
 `tests/reference/noh.py` has both in NumPy.

@@ -255,6 +255,9 @@ def _trained(training: Training[S], settings: S, folder: Folder, deadline: float
     last = time.monotonic()
     try:
         with progress(training.length, training.unit, done) as report:
+            if training.iteration >= training.iterations:
+                longer = f"a larger --{settings.LENGTH.replace('_', '-')} goes further"
+                report(done, f"it was finished; {longer}  best {training.best_shown}")
             while training.iteration < training.iterations:
                 if time.monotonic() >= deadline:
                     raise KeyboardInterrupt

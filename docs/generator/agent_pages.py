@@ -195,7 +195,7 @@ def _family_page(package: str, members: list[Known]) -> str:
         shared = "\n\n## What all of them share\n\n" + linked(
             docstrings.parse(modules()[f"{package}.base"].docstring).rest, f"{package}.base"
         )
-    limits = f"\n\n## Limits\n\n{docstring.limits}" if docstring.limits else ""
+    limits = f"\n\n## Limits\n\n{_with_pages(docstring.limits)}" if docstring.limits else ""
     return f"# {title}\n\n{rest}{shared}{limits}" + _toc([known.name for known in members])
 
 
@@ -381,10 +381,15 @@ def _default(field: Any) -> str:
     return f"`{value}`" if value != "" else ""
 
 
+def _with_pages(text: str) -> str:
+    """A text in which the names of pages are links to them."""
+    return re.sub(r"`docs/([\w-]+)\.md`", r"[](../../\1.md)", text)
+
+
 def _limits(known: Known, docstring: docstrings.Docstring) -> str:
     own = docstring.limits or docstrings.parse(modules()[known.module].docstring).limits
     whole = docstrings.parse(modules()[known.package].docstring).limits
-    listed = [_rich(text, known) for text in (own, whole) if text]
+    listed = [_with_pages(_rich(text, known)) for text in (own, whole) if text]
     if known.agent is not None and privileges_of(known.agent).horizon:
         listed.append("It must know the budget, the number of inner steps, before training begins.")
     listed.append("What it needs, its controller file says." if known.agent is None else _at_home(known.agent))

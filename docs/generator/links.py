@@ -7,8 +7,10 @@ from functools import cache
 
 from generator.source import exported, modules
 
-_CODE = re.compile(r"(?<!`)`([\w.]+)(\(\))?`(?!`)")
-_FENCED = re.compile(r"^(?: {4}.*\n?)+", re.MULTILINE)
+_NAME = re.compile(r"`([\w.]+)(\(\))?`")
+_SPAN = re.compile(r"(`[^`]+`)")
+_BLOCK = re.compile(r"(?:^ {4}.*\n?)+|^```.*?^```$", re.MULTILINE | re.DOTALL)
+_TAG = re.compile(r"<(?=[a-zA-Z/!?])")
 
 
 @cache
@@ -42,7 +44,7 @@ def placed(signature: str) -> str:
 
 
 def linked(text: str, module: str = "", within: str = "") -> str:
-    """Returns a text whose names in backticks are links, where they have a place.
+    """Returns a text whose names in backticks are links, where they have a place, and in which no word is an HTML tag.
 
     Args:
         text: Markdown.
@@ -50,18 +52,22 @@ def linked(text: str, module: str = "", within: str = "") -> str:
         within: the class that it is about, whose members need none.
     """
     parts, end = [], 0
-    for block in _FENCED.finditer(text):  # code stays as it is
+    for block in _BLOCK.finditer(text):  # code stays as it is
         parts += [_linked(text[end : block.start()], module, within), block[0]]
         end = block.end()
     return "".join([*parts, _linked(text[end:], module, within)])
 
 
 def _linked(text: str, module: str, within: str) -> str:
-    def link(match: re.Match[str]) -> str:
+    parts = _SPAN.split(text)
+    return "".join(_link(part, module, within) if i % 2 else _TAG.sub(r"\<", part) for i, part in enumerate(parts))
+
+
+def _link(code: str, module: str, within: str) -> str:
+    match = _NAME.fullmatch(code)
+    if match:
         for full in (match[1], f"{module}.{within}.{match[1]}", f"{module}.{match[1]}"):
             if full in known() and (full != match[1] or "." in full):
                 role = "mod" if known()[full] in modules() else "obj"
                 return f"{{py:{role}}}`{match[1]}{match[2] or ''} <{known()[full]}>`"
-        return match[0]
-
-    return _CODE.sub(link, text)
+    return code

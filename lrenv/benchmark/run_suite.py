@@ -8,7 +8,6 @@ a suite, `quick.tuned.jsonl` beside `quick.toml`, where there is one, and writte
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -34,7 +33,7 @@ from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.files import replace_file
 from lrenv.runtime.memory import choose_device
-from lrenv.runtime.process import command_line, machine
+from lrenv.runtime.process import command_line, commit, machine
 from lrenv.runtime.progress import progress
 from lrenv.training.tasks import Task, make_task
 
@@ -149,17 +148,6 @@ def run_suite(
     privileges = {entry.label: privileges_of(_sample(entry)) for entry in entries}
     replace_file(out / "tuned.jsonl", found.text())
     return Outcome(suite, list(tasks), lines, privileges, pools, found, skipped, cells.about)
-
-
-def commit() -> str | None:
-    """The commit of the checkout that this code is in, with a "+" if files differ from it; None outside of one."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + "+" * bool(changed.stdout.strip())
 
 
 def _tasks(suite: Suite, device: str | None) -> tuple[dict[str, str], list[str]]:

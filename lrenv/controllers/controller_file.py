@@ -243,9 +243,7 @@ def _check_regular(path: Path) -> None:
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(
-            f"no controller file {path}; train one with `python train_controller.py --help`"
-        ) from error
+        raise FileNotFoundError(f"no controller file {path}; `lrenv train --help` says how to train one") from error
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
         raise ControllerFileError(f"{path} is {what}; name the file of a controller, which ends in .safetensors")

@@ -48,12 +48,12 @@ def register_data(name: str, loader: Loader, replace_existing: bool = False) -> 
         name: the name for `load`.
         loader: called once per combination of options, which must be hashable; it returns a `Data`, such as
             `from_arrays` makes and checks.
-        replace_existing: overwrite a data set of the same name, lrenv's own included, instead of refusing.
+        replace_existing: overwrite a data set of the same name, other than lrenv's own, instead of refusing.
 
     Raises:
         ValueError: the name is taken, or none that specs can hold.
     """
-    check_new("data set", name, _LOADERS, () if replace_existing else _BUILT_IN, replace_existing)
+    check_new("data set", name, _LOADERS, _BUILT_IN, replace_existing)
     _LOADERS[name] = loader
 
 

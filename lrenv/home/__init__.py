@@ -4,10 +4,14 @@
 
 | file | what it does |
 |---|---|
-| `controller.py` | counts steps, decides, keeps what is needed to go on; what users call |
-| `deciding.py` | one decision after another |
-| `driver.py` | one agent for one loop: its needs, its carry, and what its actions do to the rate |
+| `controller.py` | counts steps, and decides when it is time; what users call |
+| `assembly.py` | makes and checks a controller's parts |
+| `deciding.py` | one decision after another: sees, asks the agent, sets, remembers |
+| `driver.py` | one agent for one loop: its needs, its carry, and what its actions do to the rates |
 | `observing.py` | measures a loop with the functions that environments use |
+| `validation.py` | of these, what is measured on validation data |
+| `gradients.py` | gradients before each step, and the directions of steps |
+| `layers.py` | what has a rate of its own, and the split of parameter groups |
 | `needs.py` | what an agent needs of a loop, and whether one can give it |
 | `groups.py` | reads and sets rates, momentum and weight decay of an optimizer's parameter groups |
 | `stepping.py` | notices which steps an optimizer took, and keeps their losses |

@@ -44,14 +44,10 @@ class Settings(NamedTuple):
 class Assembled(NamedTuple):
     """The parts of a controller."""
 
-    driver: Driver
-    rates: Rates
     decider: Decider
     gradients: Gradients | None  # None for agents that observe none
-    watched: tuple[Tensor, ...]  # the weights that are looked at
     every: int
     can_begin: bool  # whether the agent can decide before there is a training loss
-    split: str | None  # a sentence, if groups were split
 
 
 def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> Assembled:
@@ -90,15 +86,17 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     )  # fmt: skip
     if needs.clock_alone:
         fall = Fallback(None, 0)
-    told = (
-        f"the optimizer's {number} parameter groups were split into {len(groups.all)}, for agent {driver.name!r} sets "
-        f"a rate per {driver.granularity}: options and state are as they were, and a checkpoint of the optimizer loads "
-        "after a controller is made for it"
-    )
-    return Assembled(
-        driver, rates, Decider(driver, observing, fall, every, like.device), gradients, watched or (), every,
-        validation is not None or not needs.training, told if split else None,
-    )  # fmt: skip
+    decider = Decider(driver, observing, fall, rates, every, like.device)
+    if unlike := groups.unlike(driver.view.optimizer):
+        decider.tell("family", f"agent {driver.name!r} {unlike}")
+    if split:
+        decider.tell(
+            "split",
+            f"the optimizer's {number} parameter groups were split into {len(groups.all)}, for agent {driver.name!r} "
+            f"sets a rate per {driver.granularity}: options and state are as they were, and a checkpoint of the "
+            "optimizer loads after a controller is made for it",
+        )
+    return Assembled(decider, gradients, every, validation is not None or not needs.training)
 
 
 def _interval(driver: Driver, every: int | None) -> int:

@@ -16,13 +16,10 @@ from lrenv.controllers.agent import Agent
 from lrenv.home.assembly import Settings, assemble
 from lrenv.home.fallback import Schedule
 from lrenv.home.gradients import Gradients
-from lrenv.home.history import Decision, History
 from lrenv.home.layers import Layer
 from lrenv.home.processes import is_first
-from lrenv.home.rates import BELOW
 from lrenv.home.saving import Progress, of_other_horizon, read, state_of
 from lrenv.home.stepping import Losses, Steps, listening, loss_of
-from lrenv.home.telling import Telling
 from lrenv.home.validation import Evaluate
 from lrenv.lookup import count
 
@@ -53,25 +50,32 @@ class LRController(LRScheduler):
     accumulated, don't count, nor does their loss. With several processes, losses are averaged over them, and the
     first one's measurements and decisions are everyone's. Schedules look at no loss, and so ask for none.
 
-    A loss or a weight that is no number leaves the rate as it is until there are numbers again, and so does an agent
-    that asks for a rate below 0.
+    An agent that observes gradients decides within `optimizer.step`, before the step, at the gradient that it will be
+    taken with. One that sets a rate per layer has the optimizer's groups split by layer, once and for all; a warning
+    says so.
+
+    A loss, weight or gradient that is no number leaves the rate as it is until there are numbers again, and so does an
+    agent that asks for a rate below 0.
 
     It can't be copied or pickled, for it listens to this one optimizer: make another and load `state_dict` into it.
 
     Args:
         optimizer: whose rates are driven. Its first rate is where relative controls start; its other groups keep their
-            ratio to it. The rate of a group that is added later counts as an initial one: from the next decision on,
-            the group's ratio is that of its own rate to the first rate of the first group, not to that of the moment.
+            ratio to it, or to their layer's. The rate of a group that is added later counts as an initial one: from the
+            next decision on, the group's ratio is that of its own rate to the first rate of the first group, not to
+            that of the moment.
         agent: a name (`cosine:peak=0.1`), the path of a controller file, an agent, or a model of Stable-Baselines3.
         horizon: T, steps of the optimizer in all; None for a run without an end, for agents that don't look at it.
         every: N, steps between two decisions; by default the agent's own interval, and 1 for schedules.
         evaluate: called at decisions: gives the validation loss, or (logits, targets) of the same examples each time.
         bounds: rates of the first group are kept between these two.
         shadow: whether to change nothing, and only keep in `history` what would be done to the rates that there are.
-        module: is in evaluation mode while `evaluate` runs, and its order of parameters tells the first and the last
-            layer; without it, that of the optimizer's groups does.
+        module: is in evaluation mode while `evaluate` runs, has the layers of agents that set a rate for each, and its
+            order of parameters tells the first and the last one; without it, that of the optimizer's groups does.
         first: the weight of the first layer, or its name in `module`; found as in environments if None.
         last: that of the last layer.
+        layers: what agents that set a rate per layer take for one: "module", the modules that hold parameters, as in
+            environments; or "groups", the optimizer's parameter groups as they are.
         loss: what logits and targets give, a name in `lrenv.training.losses.LOSSES`.
         target_std: the standard deviation of the training targets where they are numbers; by default that of the
             validation targets.
@@ -87,8 +91,8 @@ class LRController(LRScheduler):
         base_lrs: the initial rates of all groups; one that is added later is among them from the next decision on.
 
     Raises:
-        ValueError: the agent needs what there is not: a horizon, an evaluation, gradients, rates per layer; or the
-            model is frozen, or settings can't be meant. The message says what to do.
+        ValueError: the agent needs what there is not: a horizon, an evaluation, a module, further gradients, rates per
+            parameter; or the model is frozen, or settings can't be meant. The message says what to do.
         TypeError: something else than what is asked for.
         FileNotFoundError: no such controller file.
     """
@@ -117,24 +121,17 @@ class LRController(LRScheduler):
         settings = Settings(
             horizon, every, evaluate, bounds, shadow, module, first, last, layers, loss, target_std, fallback, patience
         )
-        self._parts = parts = assemble(optimizer, agent, settings)
-        self._driver, self._rates, self._gradients = parts.driver, parts.rates, parts.gradients
-        self.horizon, self.every, self._shadow = horizon, parts.every, shadow
-        self.history = History()
+        self._decider, self._gradients, self.every, self._can_begin = assemble(optimizer, agent, settings)
+        self._driver, self._rates = self._decider.driver, self._decider.rates
+        self._tell, self.history = self._decider.tell, self._decider.history
+        self.horizon, self._shadow, self._stepped = horizon, shadow, False
         self._begun = False
         self._first: Tensor | None = None  # the loss (1,) that the agent is shown before the first step
         self._losses = Losses()
-        self._tell = Telling()
         self._idle = self.last_epoch = 0
         self._due = 0.0  # the step at which there is something to do next
         self._plan()
-        groups = self._rates.groups
-        self.base_lrs: Any = groups.initial()
-        if unlike := groups.unlike(self._driver.view.optimizer):
-            self._tell("family", f"agent {self._driver.name!r} {unlike}")
-        if parts.split:
-            self._tell("split", parts.split)
-        self._stepped = False
+        self.base_lrs: Any = self._rates.groups.initial()
         self._stepping = Steps(optimizer, self._before_step, early=self._gradients is not None)
 
     def __repr__(self) -> str:
@@ -171,7 +168,7 @@ class LRController(LRScheduler):
             self._check_alone()
         if self._gradients is not None:
             self._look_at(self._gradients)
-        elif self._parts.can_begin:
+        elif self._can_begin:
             self.start()
 
     def _look_at(self, gradients: Gradients) -> None:
@@ -184,7 +181,7 @@ class LRController(LRScheduler):
             return
         gradients.see()
         if not self._begun:
-            if self._parts.can_begin or self._first is not None:
+            if self._can_begin or self._first is not None:
                 self._begin()
         elif self.last_epoch >= self._due:
             self._arrive()
@@ -216,6 +213,9 @@ class LRController(LRScheduler):
                 )
             return
         self._idle = 0
+        if self._gradients is not None and not noticed:
+            self._tell("unseen", f"agent {self._driver.name!r} observes gradients, and saw none of this step: let "
+                       "Python call optimizer.step, and not a captured graph")  # fmt: skip
         if not self._begun:
             self.start(value)
         self.last_epoch += 1
@@ -245,26 +245,8 @@ class LRController(LRScheduler):
 
     def _decide(self, losses: Tensor | None) -> None:
         """A decision, after steps with the losses (k,)."""
-        rates = self._rates
-        self._check_watched()
-        outcome = self._parts.decider.decide(self.last_epoch, self._end, losses, rates.lr, rates.hyper)
-        if self._gradients is not None:
-            self._gradients.clear()
-        for kind, sentence in outcome.said.items():
-            self._tell(kind, sentence)
-        proposed = outcome.act.lr[0].tolist()
-        why = rates.decide(proposed, outcome.act.hyper)
-        if BELOW in why:
-            self._tell("negative", f"agent {self._driver.name!r} asked for the rate {min(proposed):g} at step "
-                       f"{self.last_epoch}: the rate stays as it is until it asks for one of 0 or more")  # fmt: skip
-        self.base_lrs = rates.groups.initial()
-        self.history.add(
-            Decision(
-                self.last_epoch, rates.groups.rates_of_cells(), rates.groups.rates_at(proposed),
-                {name: float(value) for name, value in outcome.act.hyper.items()}, outcome.train_loss,
-                outcome.val_loss, outcome.observation, outcome.act.action, (*outcome.why, *why),
-            )
-        )  # fmt: skip
+        self._decider.decide(self.last_epoch, self._end, losses)
+        self.base_lrs = self._rates.groups.initial()
 
     @property
     def _end(self) -> float:
@@ -342,8 +324,8 @@ class LRController(LRScheduler):
         at the last decision, and how far they had moved. `history` is not in it.
         """
         self.last_epoch -= self._losses.settle()
-        progress = Progress(self.horizon, self.last_epoch, self._begun, self._first, self._losses, self._tell.said)
-        return state_of(self._driver.name, self.every, progress, self._rates, self._parts.decider)
+        progress = Progress(self.horizon, self.last_epoch, self._begun, self._first, self._losses)
+        return state_of(self.every, progress, self._decider)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on exactly as the controller would have whose state this is, with the rates that it had set.
@@ -356,8 +338,8 @@ class LRController(LRScheduler):
                 missing or can't be meant.
         """
         made_for = self.horizon
-        progress, restore = read(state_dict, self._driver.name, self.every, self._rates, self._parts.decider)
-        self.horizon, self.last_epoch, self._begun, self._first, self._losses, self._tell.said = progress
+        progress, restore = read(state_dict, self.every, self._decider)
+        self.horizon, self.last_epoch, self._begun, self._first, self._losses = progress
         restore()
         self.base_lrs = self._rates.groups.initial()
         self._plan()
@@ -377,13 +359,4 @@ class LRController(LRScheduler):
                 "two",
                 "two LRControllers set the rates of this optimizer: delete the earlier one, or make one of them with "
                 "shadow=True",
-            )
-
-    def _check_watched(self) -> None:
-        """Says so if the optimizer has been given other parameters than those that are looked at."""
-        if not self._rates.groups.hold(self._parts.watched):
-            self._tell(
-                "replaced",
-                "the optimizer's groups were replaced, and it no longer trains the first and the last layer that are "
-                "looked at: make a new controller for it",
             )

@@ -1,4 +1,4 @@
-"""One decision after another: what is seen, what the agent does, and what stands in its way."""
+"""One decision after another: what is seen, what the agent does, what stands in its way, and what is set."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from torch import Tensor
 
 from lrenv.home.driver import Act, Driver
 from lrenv.home.fallback import Fallback
+from lrenv.home.history import Decision, History
 from lrenv.home.observing import Observing
 from lrenv.home.processes import from_first
+from lrenv.home.rates import BELOW, Rates
+from lrenv.home.telling import Telling
 from lrenv.runtime.transfer import to_host
 from lrenv.training.optimizers import Hyper
 
@@ -24,7 +27,6 @@ class Outcome(NamedTuple):
     train_loss: float
     val_loss: float
     why: tuple[str, ...]  # what is remarkable about it
-    said: dict[str, str]  # kind -> a sentence for the user
 
 
 class Decider:
@@ -34,57 +36,90 @@ class Decider:
         driver: the agent.
         observing: looks at the loop.
         fallback: takes over where the agent was not trained.
+        rates: what the loop's optimizer is driven with.
         every: N, steps between two decisions.
         device: of what processes send to one another.
+
+    Attributes:
+        driver, rates: as above.
+        tell: says each kind of thing to the user once.
+        history: the latest decisions.
     """
 
     def __init__(
-        self, driver: Driver, observing: Observing, fallback: Fallback, every: int, device: torch.device
+        self, driver: Driver, observing: Observing, fallback: Fallback, rates: Rates, every: int, device: torch.device
     ) -> None:
-        self._driver, self._observing, self._fallback = driver, observing, fallback
-        self._every, self._device = every, device
+        self.driver, self.rates = driver, rates
+        self._observing, self._fallback, self._every, self._device = observing, fallback, every, device
+        self.tell, self.history = Telling(), History()
 
-    def decide(self, step: int, horizon: float, losses: Tensor | None, lr: Tensor, hyper: Hyper) -> Outcome:
-        """A decision.
+    def decide(self, step: int, horizon: float, losses: Tensor | None) -> None:
+        """A decision, which is carried out as far as it may be, and remembered.
 
         Args:
             step: optimizer steps so far.
             horizon: T.
             losses: (k,) of the steps since the last decision; None if there are none.
-            lr: (1, K), of these steps.
-            hyper: name -> (1, 1), of these steps.
         """
+        groups = self.rates.groups
+        if not groups.hold(self._observing.watched):
+            self.tell(
+                "replaced",
+                "the optimizer's groups were replaced, and it no longer trains the layers that are looked at: make a "
+                "new controller for it",
+            )
+        outcome = self._decided(step, horizon, losses, self.rates.lr, self.rates.hyper)
+        proposed = outcome.act.lr[0].tolist()
+        why = self.rates.decide(proposed, outcome.act.hyper)
+        if BELOW in why:
+            self.tell(
+                "negative",
+                f"agent {self.driver.name!r} asked for the rate {min(proposed):g} at step {step}: the rate stays as it "
+                "is until it asks for one of 0 or more",
+            )
+        self._observing.clear()
+        hyper = {name: float(value) for name, value in outcome.act.hyper.items()}
+        self.history.add(
+            Decision(
+                step, groups.rates_of_cells(), groups.rates_at(proposed), hyper, outcome.train_loss, outcome.val_loss,
+                outcome.observation, outcome.act.action, (*outcome.why, *why),
+            )
+        )  # fmt: skip
+
+    def _decided(self, step: int, horizon: float, losses: Tensor | None, lr: Tensor, hyper: Hyper) -> Outcome:
+        """What the agent, or the schedule that took over from it, asks for after steps with these rates (1, K)."""
         # Where training had gone on after the end, a schedule joins in between two decisions.
-        foreseen = self._driver.foreseen(step - step % self._every, horizon, self._every, lr, hyper)
+        foreseen = self.driver.foreseen(step - step % self._every, horizon, self._every, lr, hyper)
         if foreseen is not None:
-            return Outcome(foreseen.act, foreseen.observation, torch.nan, torch.nan, (), {})
+            return Outcome(foreseen.act, foreseen.observation, torch.nan, torch.nan, ())
         seen = self._observing.look(step, horizon, losses, lr)
         # In one transfer, for which the device is waited for.
         host = to_host((seen.observation, seen.outside, seen.finite, seen.dynamics.train_loss, seen.dynamics.val_loss))
         observation, outside, finite, train_loss, val_loss = host
-        act, why, said = Act((), lr, hyper), [], {}
+        act, why = Act((), lr, hyper), []
         if not finite[0]:
             what = "a loss, a weight or a gradient"
             why.append(f"{what} is not finite")
-            said["broken"] = f"{what} was not finite at step {step}: the rate stays until they are"
+            self.tell("broken", f"{what} was not finite at step {step}: the rate stays until they are")
         else:
             self._observing.keep()
-            if strange := self._driver.unfamiliar(observation, outside):
+            if strange := self.driver.unfamiliar(observation, outside):
                 why.append(f"outside what the agent was trained on: {', '.join(strange)}")
             if self._fallback.notice(bool(strange), step, lr[0].tolist()):
-                said["fallback"] = (
+                self.tell(
+                    "fallback",
                     f"for {self._fallback.patience + 1} decisions in a row the agent saw what it was not trained on "
                     f"({', '.join(strange)}): from step {step} the schedule {self._fallback.name!r} goes on from the "
-                    "rate of that moment"
+                    "rate of that moment",
                 )
             if self._fallback.since is None:
-                act = self._driver.act(observation, lr, hyper)
+                act = self.driver.act(observation, lr, hyper)
             else:
                 why.append(f"the schedule {self._fallback.name!r} has taken over")
                 rates = self._fallback.rates(step, horizon, self._every)
                 act = act._replace(lr=torch.tensor([rates], dtype=lr.dtype))
-        named = self._driver.named(observation)
-        return Outcome(self._agreed(act), named, float(train_loss[0]), float(val_loss[0]), tuple(why), said)
+        named = self.driver.named(observation)
+        return Outcome(self._agreed(act), named, float(train_loss[0]), float(val_loss[0]), tuple(why))
 
     def _agreed(self, act: Act) -> Act:
         """What the first process decided."""
@@ -94,7 +129,8 @@ class Decider:
     def state(self) -> dict[str, Any]:
         """What later decisions depend on: plain values and tensors."""
         return {
-            "driver": self._driver.state(),
+            "rates": self.rates.state(),
+            "driver": self.driver.state(),
             "observing": self._observing.state(),
             "fallback": self._fallback.state(),
         }
@@ -102,7 +138,8 @@ class Decider:
     def restoring(self, state: dict[str, Any]) -> Callable[[], None]:
         """Reads what `state` gave, and returns what goes on from it: nothing changes if some of it can't be read."""
         restores = (
-            self._driver.restoring(state["driver"]),
+            self.rates.restoring(state["rates"]),
+            self.driver.restoring(state["driver"]),
             self._observing.restoring(state["observing"]),
             self._fallback.restoring(state["fallback"]),
         )

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lrenv.home.groups import Groups
 from lrenv.home.layers import Group, Layers
+from lrenv.home.needs import WORKS
 from lrenv.runtime.ambient import without_gradients
 from lrenv.training.gradient_observer import CHANGE, MEAN, PRODUCTS, Step, Sums
 from lrenv.training.optimizers import Hyper, Optimizer, adam, momentum, rmsprop, sgd
@@ -66,8 +67,8 @@ def check_gradients(optimizer: Any, groups: Groups, agent: str, parts: Sequence[
     """
     if CHANGE in parts:
         raise ValueError(
-            f"agent {agent!r} observes {CHANGE}: that takes another gradient per step, of the next batch at the "
-            "weights before the step, which a loop doesn't compute; sgd-hd, nesterov-hd, adam-hd and osgm do without"
+            f"agent {agent!r} observes {CHANGE}, which takes another gradient per step than a loop computes, of the "
+            f"next batch at the weights before the step: {WORKS}"
         )
     kind = KINDS.get(type(optimizer))
     lacking = () if kind is None else [name for name in kind.without for group in groups.all if group.get(name)]
@@ -89,11 +90,15 @@ class Gradients:
         layers: what has rates of its own.
         parts: what is observed: names in `PRODUCTS`, `MEAN`, and `PARAMETERS`.
         like: gives the dtype and the device of what is observed.
+
+    Attributes:
+        parameters: those whose gradients are looked at.
     """
 
     def __init__(self, optimizer: Any, groups: Groups, layers: Layers, parts: Sequence[str], like: Tensor) -> None:
         self._optimizer, self._groups, self._layers, self._like = optimizer, groups, layers, like
         self._kind = KINDS[type(optimizer)]
+        self.parameters = layers.parameters
         self._known = {id(p) for p in layers.parameters}
         self._shows_weights = PARAMETERS in parts
         self._sums = Sums(
@@ -107,22 +112,29 @@ class Gradients:
         self._direction: Tensor | None = None
         self._held: dict[str, Tensor] = {}
         self._taken = 0
+        self._seen = False  # the gradient of the step to come
 
     @without_gradients
     def see(self) -> None:
-        """Adds the gradient that the optimizer is about to step with, and the direction of the step before it."""
+        """Adds the gradient that the optimizer is about to step with, and the direction of the step before it.
+
+        Once per step: a step is tried again where an evaluation fails.
+        """
+        if self._seen:
+            return
         gradient = self._of_groups(self._regularised)
         direction = torch.zeros_like(gradient) if self._direction is None else self._direction
         self._held = self._sums.added(
             Step(direction, gradient, gradient.new_zeros(0)), self._held or self._sums.zeros(gradient), in_place=True
         )
         self._taken += 1
+        self._seen = True
 
     @without_gradients
     def shown(self) -> dict[str, Tensor]:
         """What is observed: part -> (1, K) or (1, P)."""
         parts = self._sums.reduced(self._held, max(self._taken, 1))
-        return parts | ({PARAMETERS: self._flat(self._layers.parameters)} if self._shows_weights else {})
+        return parts | ({PARAMETERS: self._flat(self.parameters)} if self._shows_weights else {})
 
     def clear(self) -> None:
         """Begins the sums anew."""
@@ -134,6 +146,7 @@ class Gradients:
     def leave(self) -> None:
         """Keeps the direction of the step that the optimizer is about to take."""
         self._direction = self._of_groups(self._directed)
+        self._seen = False
 
     def state(self) -> dict[str, Any]:
         """What the next look depends on: tensors, and how many steps are summed up."""
@@ -149,13 +162,13 @@ class Gradients:
         sums = {name: x.to(self._like.device).clone() for name, x in state["sums"].items()}
         direction = None if state["direction"] is None else state["direction"].to(self._like.device).clone()
         taken = int(state["taken"])
-        columns = sum(p.numel() for p in self._layers.parameters)
+        columns = sum(p.numel() for p in self.parameters)
         for x in (*sums.values(), *([] if direction is None else [direction])):
             if x.shape != (1, columns):
                 raise ValueError(f"its network has {x.numel()} weights, and here are {columns}")
 
         def restore() -> None:
-            self._held, self._direction, self._taken = sums, direction, taken
+            self._held, self._direction, self._taken, self._seen = sums, direction, taken, False
 
         return restore
 
@@ -168,7 +181,7 @@ class Gradients:
                 parts = compute(group, own).split([p.numel() for p in own], 1)
                 found |= {id(p): part for p, part in zip(own, parts, strict=True)}
         columns = [found[id(p)] if id(p) in found else self._like.new_zeros(1, p.numel()) for p in
-                   self._layers.parameters]  # fmt: skip
+                   self.parameters]  # fmt: skip
         return torch.cat(columns, 1)
 
     def _flat(self, tensors: Sequence[Tensor]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,9 @@ class Seen(NamedTuple):
 
 class Observing:
     """Looks at one loop: what changes between two looks is kept here.
+
+    Attributes:
+        watched: the parameters that are looked at.
 
     Args:
         observer: what the agent observes.
@@ -56,6 +59,7 @@ class Observing:
         self._observer, self._needs, self._validation = observer, needs, validation
         self._gradients, self._constant = gradients, constant
         self._watched, self._like, self._interval, self._adaptive = watched, like, interval, adaptive
+        self.watched: Sequence[Tensor] = [*(watched or ()), *(() if gradients is None else gradients.parameters)]
         self._before: Trained | None = None
         self._dynamics: Dynamics | None = None
         self._displacements: tuple[Tensor, ...] = ()
@@ -101,6 +105,11 @@ class Observing:
             # Copies of what the optimizer changes in place.
             self._before = now._replace(layers=(first.clone(), last.clone())) if self._needs.motion else now
             self._latest = None
+
+    def clear(self) -> None:
+        """Begins the sums of gradients anew, after a decision."""
+        if self._gradients is not None:
+            self._gradients.clear()
 
     def state(self) -> dict[str, Any]:
         """What the next look depends on: tensors by name, and the state of `Gradients`."""

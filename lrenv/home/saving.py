@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lrenv.home.deciding import Decider
-from lrenv.home.rates import Rates
 from lrenv.home.stepping import Losses
 from lrenv.lookup import count
 
@@ -24,36 +23,32 @@ class Progress(NamedTuple):
     begun: bool
     first: Tensor | None  # the loss (1,) before the first step, until the agent has seen it
     losses: Losses
-    said: list[str]
 
 
-def state_of(name: str, every: int, progress: Progress, rates: Rates, decider: Decider) -> dict[str, Any]:
+def state_of(every: int, progress: Progress, decider: Decider) -> dict[str, Any]:
     """Everything that later decisions depend on: plain values and tensors.
 
     Args:
-        name: of the agent.
         every: N.
         progress: how far the loop has come.
-        rates: what its optimizer is driven with.
         decider: what decides for it.
     """
     return {
         "version": VERSION,
-        "agent": name,
+        "agent": decider.driver.name,
         "every": every,
         "horizon": progress.horizon,
         "last_epoch": progress.last_epoch,
         "begun": progress.begun,
         "first": progress.first,
         "losses": progress.losses.stacked(),
-        "said": list(progress.said),
-        "rates": rates.state(),
+        "said": list(decider.tell.said),
         "decider": decider.state(),
     }
 
 
-def read(state: Any, name: str, every: int, rates: Rates, decider: Decider) -> tuple[Progress, Callable[[], None]]:
-    """Reads what `state_of` gave; returns how far that loop has come, and what brings rates and decider there.
+def read(state: Any, every: int, decider: Decider) -> tuple[Progress, Callable[[], None]]:
+    """Reads what `state_of` gave; returns how far that loop has come, and what brings the decider there.
 
     Raises:
         ValueError: the state of something else, of another agent, with another `every`, or with parts that are missing
@@ -61,7 +56,7 @@ def read(state: Any, name: str, every: int, rates: Rates, decider: Decider) -> t
     """
     if not isinstance(state, Mapping) or state.get("version") != VERSION or "decider" not in state:
         raise ValueError("this is no state of an LRController of this version: pass what its state_dict() gave")
-    for key, mine in (("agent", name), ("every", every)):
+    for key, mine in (("agent", decider.driver.name), ("every", every)):
         if state.get(key) != mine:
             raise ValueError(
                 f"the state is that of a controller with {key} {state.get(key)!r}, and this one has {mine!r}: make it "
@@ -76,9 +71,9 @@ def read(state: Any, name: str, every: int, rates: Rates, decider: Decider) -> t
             bool(state["begun"]),
             None if state["first"] is None else state["first"].reshape(1).clone(),
             losses,
-            [str(kind) for kind in state["said"]],
         )
-        restores = rates.restoring(state["rates"]), decider.restoring(state["decider"])
+        said = [str(kind) for kind in state["said"]]
+        restore_decider = decider.restoring(state["decider"])
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(
@@ -87,8 +82,8 @@ def read(state: Any, name: str, every: int, rates: Rates, decider: Decider) -> t
         ) from error
 
     def restore() -> None:
-        for each in restores:
-            each()
+        restore_decider()
+        decider.tell.said = said
 
     return progress, restore
 

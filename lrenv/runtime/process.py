@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+import re
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -58,13 +61,42 @@ def command_line() -> str:
     return shlex.join([program.parent.name if program.name == "__main__.py" else program.name, *sys.argv[1:]])
 
 
-def machine() -> str:
-    """Returns processor, number of threads, GPU if there is one, and versions, to be kept with results."""
-    card = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
-    number = torch.get_num_threads()
-    threads = f"{number} thread{'s' * (number != 1)}"
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, lrenv {version('lrenv')}"
-    return ", ".join([platform.machine(), threads, *card, versions])
+def machine(*packages: str) -> str:
+    """Returns processor, cores, number of threads, GPU if there is one, and versions, to be kept with results.
+
+    Args:
+        packages: others whose versions are told, where they are installed.
+    """
+    cpuinfo = Path("/proc/cpuinfo")  # of Linux; elsewhere the name is seldom known
+    model = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    processor = model[1] if model else platform.processor()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    installed = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
+    for package in ("lrenv", *packages):
+        with suppress(PackageNotFoundError):
+            installed.append(f"{package} {version(package)}")
+    parts = (processor, platform.machine(), _counted(cores, "core"), _counted(torch.get_num_threads(), "thread"), card)
+    return ", ".join([part for part in parts if part] + installed)
+
+
+def _counted(number: int | None, unit: str) -> str:
+    return f"{number} {unit}{'s' * (number != 1)}"
+
+
+def commit() -> str | None:
+    """Returns the commit of the checkout that this code is in, to be kept with results; None outside of one.
+
+    Returns:
+        Twelve digits, and a "+" behind them if files differ from the commit; files that git doesn't know don't count.
+    """
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + "+" * bool(changed.stdout.strip())
 
 
 @contextmanager
@@ -88,22 +120,27 @@ def _handled(handler: Handler) -> Iterator[None]:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[list[int]]:
     """Makes INT, TERM and HUP raise KeyboardInterrupt within the block, once for all within `GRACE_SECONDS`.
 
     So there is one kind of interruption, after which a long computation can save its state.
+
+    Yields:
+        The signals that have interrupted the block so far.
     """
     last = -GRACE_SECONDS
+    came: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal last
         now = time.monotonic()
         again, last = now - last < GRACE_SECONDS, now
         if not again:
+            came.append(number)
             raise KeyboardInterrupt
 
     with _handled(interrupt):
-        yield
+        yield came
 
 
 @contextmanager
@@ -123,9 +160,9 @@ def status_of(work: Callable[[], Any]) -> int:
 
     Returns:
         The exit status: 0, 2 after an error that the user can correct (`MENDABLE`), which is printed in one line, and
-        130 after an interruption.
+        after an interruption 128 and the number of the signal, as shells have it: 130 after INT, also where none came.
     """
-    with interruptible():
+    with interruptible() as came:
         try:
             work()
         except MENDABLE as error:
@@ -134,5 +171,5 @@ def status_of(work: Callable[[], Any]) -> int:
         except KeyboardInterrupt as error:
             print(f"interrupted: {error}" if str(error) else "interrupted", file=sys.stderr)
             time.sleep(BURST_SECONDS)
-            return 130
+            return 128 + (came[-1] if came else signal.SIGINT)
     return 0

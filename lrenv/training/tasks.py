@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -201,7 +202,7 @@ def register_task(task: Task, replace_existing: bool = False) -> Task:
 
     Args:
         task: the task.
-        replace_existing: overwrite a task of the same name, lrenv's own included, instead of refusing.
+        replace_existing: overwrite a task of the same name, other than lrenv's own, instead of refusing.
 
     Raises:
         TypeError: no task.
@@ -212,9 +213,8 @@ def register_task(task: Task, replace_existing: bool = False) -> Task:
         raise TypeError(f"register_task takes a lrenv.Task, not {what_is(task)}")
     caller = sys._getframe(1)
     source = f"{caller.f_code.co_filename}:{caller.f_lineno}"
-    own = () if replace_existing else _BUILT_IN
     told = f": {_SOURCES.get(task.name)} registers it, and {source} would again" if task.name in _TASKS else ""
-    check_new("task", task.name, _TASKS, own, replace_existing, told)
+    check_new("task", task.name, _TASKS, _BUILT_IN, replace_existing, told)
     _register_id(task.name)
     _TASKS[task.name], _SOURCES[task.name] = task, source
     return task
@@ -243,7 +243,10 @@ def tasks() -> tuple[str, ...]:
 
 
 def _found(spec: specs.Spec, settings: dict[str, Any]) -> Task:
-    """The task that a spec names, before its settings; those that make it are taken out of `settings`."""
+    """The task that a spec names, before its settings; those that make it are taken out of `settings`.
+
+    One that comes from elsewhere under a registered task's name, but is another, is called as in the spec.
+    """
     if spec.own is not None:
         found: object = sources.load_own(spec.own)
     elif spec.name in sources.advertised(GROUP):
@@ -268,6 +271,9 @@ def _found(spec: specs.Spec, settings: dict[str, Any]) -> Task:
         found = found(**own)
     if not isinstance(found, Task):
         raise ValueError(f"{spec.name} must be a lrenv.Task, or a function that gives one, not {what_is(found)}")
+    if found.name in tasks() and found != _TASKS.get(found.name):
+        # Results would be taken for those of the task that has the name.
+        return replace(found, name=spec.name if spec.own is None else f"{Path(spec.own.file).name}:{spec.own.name}")
     return found
 
 
@@ -277,7 +283,8 @@ def make_task(task: str | Task, **settings: Any) -> Task:
     Args:
         task: a name, a task of one's own in a Python file, `my_tasks.py:mine`, or a task to change. A spec may hold
             settings, such as `digits-mlp:budget=500` (`lrenv.specs`). Where the file holds a function that gives a
-            task, it is called with the settings that it takes.
+            task, it is called with the settings that it takes. Where the task in the file has the name of another one,
+            as a changed one of lrenv's has, its name becomes `my_tasks.py:mine`.
         **settings: fields of `Task`; the optimizer "+ema" is the task's own with an average. `path=`, and whatever else
             is no field, goes to `data_options`.
 

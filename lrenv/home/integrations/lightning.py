@@ -15,11 +15,12 @@ from lrenv.home.integrations.callback import ControllerCallback
 
 try:
     from lightning.pytorch.callbacks import Callback
-except ImportError as missing:
+except ModuleNotFoundError as missing:
     try:
         from pytorch_lightning.callbacks import Callback
-    except ImportError:
-        raise ImportError("this needs PyTorch Lightning: pip install 'lrenv[lightning]'") from missing
+    except ModuleNotFoundError:
+        sentence = "this needs PyTorch Lightning: pip install 'lrenv[lightning]'"
+        raise ModuleNotFoundError(sentence, name="lightning") from missing
 
 
 class LRControllerCallback(ControllerCallback, Callback):  # type: ignore[misc]  # the package may be missing

@@ -24,8 +24,9 @@ from lrenv.home.layers import MODULE, Layers
 
 try:
     from transformers import TrainerCallback
-except ImportError as missing:
-    raise ImportError("this needs Hugging Face's transformers: pip install 'lrenv[transformers]'") from missing
+except ModuleNotFoundError as missing:
+    sentence = "this needs Hugging Face's transformers: pip install 'lrenv[transformers]'"
+    raise ModuleNotFoundError(sentence, name="transformers") from missing
 
 KEY = "lrenv_controller"
 """Under which the state of the Trainer's scheduler, in `scheduler.pt` of a checkpoint, holds that of the controller."""
