@@ -20,9 +20,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import lrenv
-from harness import RESULTS, machine
+from harness import RESULTS
 from lrenv.benchmark.statistics import paired_interval
 from lrenv.runtime.files import replace_file
+from lrenv.runtime.process import machine
 from lrenv.training.losses import LOSSES
 from lrenv.training.trainee import Trainee
 

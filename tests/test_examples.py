@@ -71,9 +71,9 @@ def test_cleanrl_loop() -> None:
     assert sum(returns[-3:]) > 1.2 * sum(returns[:3])
 
 
-def test_accelerate_loop() -> None:
+def test_accelerate_loop(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    steps, val_loss = example("accelerate_loop").main()
+    steps, val_loss = example("accelerate_loop").main(folder=str(tmp_path))
     assert steps == 8 * 19  # of 75 batches, four a step
     assert val_loss < 0.4
 

@@ -183,7 +183,7 @@ class LRControllerCallback(ControllerCallback, TrainerCallback):  # type: ignore
             warnings.warn(
                 f"the Trainer trains on another loss ({logged:.4g}) than the one that the model gives and the agent "
                 f"looks at ({mean:.4g}): call this callback's record(loss) where it is computed, once a batch",
-                stacklevel=2,
+                stacklevel=1,
             )
 
 
