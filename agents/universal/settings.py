@@ -29,7 +29,8 @@ class UniversalSettings(OuterSettings):
         pairs: the number of antithetic pairs per task; both of a pair share their initial weights and batches. On two
             cores 64 pairs take less than twice the time of 8, for small networks are bound by calls, not by work.
         sigma: the standard deviation of the perturbations.
-        outer_lr: the learning rate of Adam for theta; it falls linearly to 0.
+        outer_lr: the learning rate of Adam for theta; it falls linearly to 0 at the last update. A training that goes
+            on with another number of updates falls along the new line from there.
         spread: the differences of a task's pairs are divided by their root mean square, so that no task outweighs
             others, but at least by this: tasks on which the policy matters less than that count less.
         layers: a rate per layer instead of one for the network.
