@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -40,8 +41,14 @@ def _generate(app: Sphinx) -> None:
     generator.write(Path(app.srcdir) / "generated")
 
 
+def _as_files(app: Sphinx, name: str, text: list[str]) -> None:
+    """Lets links to Markdown outside of this folder, which is no page, lead to the file itself."""
+    text[0] = re.sub(r"\]\((\.\./[^)#]+\.md)\)", r"](path:\1)", text[0])
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Makes the generated pages before any is read, and formulas in HTML itself."""
     app.connect("builder-inited", _generate)
+    app.connect("source-read", _as_files)
     app.add_html_math_renderer("mathml", mathml.inline_renderers, mathml.block_renderers)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

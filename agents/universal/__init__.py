@@ -21,5 +21,9 @@ of tasks that are drawn as training goes (`lrenv.training.drawn`), theta descend
 by differences of antithetic pairs that share initial weights and batches
 (`lrenv.agents.outer.gradient_estimators`). So no reward has to be assigned to decisions, nor to layers.
 
+Limits: none of these controllers has been trained to its end, so none comes with the package, and nothing is known of
+how good they become. A policy can't act between two decisions: where one interval ruins a network, it comes too late.
+Runs that are longer, larger or of another optimizer than drawn tasks are outside of what it has seen.
+
 To read in this order: `policy.py` (the equations above), `agent.py`, `training.py`, `settings.py`.
 """
