@@ -19,15 +19,15 @@ from lrenv.agents.noh.agent import NOH, DMopt
 from lrenv.agents.noh.settings import DMoptSettings, NOHSettings
 from lrenv.agents.noh.training import NOHTraining
 from lrenv.agents.outer.training import Training, train
+from lrenv.agents.ppo.multi_task import ppo_training
 from lrenv.agents.ppo.settings import PPOSettings
-from lrenv.agents.ppo.training import PPOTraining
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
 
 
 def ppo(settings: PPOSettings) -> Path:
-    """Trains a controller by proximal policy optimisation (Xu et al. 2019)."""
-    return train(PPOTraining, settings)
+    """Trains a controller by proximal policy optimisation (Xu et al. 2019), on one task or on several."""
+    return train(ppo_training, settings)
 
 
 def fds(settings: FDSSettings) -> Path:

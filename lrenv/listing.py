@@ -155,7 +155,8 @@ def choices() -> dict[str, str]:
         "task": f"{', '.join(tasks())}, or my_tasks.py:name",
         "agents": f"{', '.join(agents())}, my_agents.py:Name, or a controller file",
         "optimizer": f"{', '.join(OPTIMIZERS)}; +ema behind it, or alone, measures an average of the weights",
-        "control": f"{', '.join(KINDS)}, also /layer, /tensor or /parameter; with {', '.join(HYPERPARAMETERS)}",
+        "control": f"{', '.join(KINDS)}, scale10 by up to 10, also /layer, /tensor or /parameter; with "
+        f"{', '.join(HYPERPARAMETERS)}",
         "observe": f"{', '.join((*OBSERVATIONS, *WHITE_BOX))}, or my_observations.py:name",
         "reward": f"{', '.join(REWARDS)}, or my_rewards.py:name",
     }

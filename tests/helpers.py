@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lrenv import networks
 from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
+from lrenv.controllers import controller_file
 from lrenv.data import Data, from_arrays
 
 
@@ -49,6 +51,16 @@ def table(out: Path) -> list[dict[str, str]]:
     """The log of a training, without what depends on the time."""
     with (out / "progress.csv").open() as file:
         return [{name: x for name, x in row.items() if "time" not in name} for row in csv.DictReader(file)]
+
+
+def assert_same_file(one: Path, other: Path) -> None:
+    """The files of two trainings hold the same tensors and metadata, but for where and how they were begun."""
+    (a, first), (b, second) = controller_file.read(one), controller_file.read(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, equal_nan=True, msg=name)
+    apart = ("command", "settings")
+    assert {k: v for k, v in first.items() if k not in apart} == {k: v for k, v in second.items() if k not in apart}
 
 
 class LiveBytes(TorchDispatchMode):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lrenv.envs.actions import BOUNDS, Control
+from lrenv.controllers.schema import check_view
+from lrenv.envs.actions import BOUNDS, KINDS, Control, is_relative
 
 F64 = torch.float64
 SIZES = {"trainee": 1, "layer": 3, "tensor": 5, "parameter": 7}
@@ -32,6 +33,29 @@ def test_scale_multiplies_by_powers_of_two() -> None:
     assert hyper["momentum"].tolist() == [[0.9]] * 3
 
 
+@pytest.mark.parametrize(("control", "factor"), [("scale10", 10.0), ("scale1.5", 1.5), ("scale2", 2.0)])
+def test_a_factor_behind_scale_is_what_powers_are_taken_of(control: str, factor: float) -> None:
+    lr, _ = apply(make(control), np.array([[1.0], [-1.0], [0.5]]), LR)
+    torch.testing.assert_close(lr, LR * torch.tensor([[factor], [1 / factor], [factor**0.5]], dtype=F64))
+    assert is_relative(control)
+    assert is_relative((f"{control}/layer", "momentum"))
+    assert make(control).space == make("scale").space
+    assert make(f"{control}/layer").rates == 3
+
+
+def test_which_controls_are_relative() -> None:
+    assert [kind for kind in KINDS if is_relative(kind)] == ["scale", "discrete"]
+
+
+def test_a_view_with_a_factor_passes_the_schema() -> None:
+    view = {"control": "scale10", "observe": "scale-free", "interval": None, "optimizer": None}
+    check_view("view", view)
+    check_view("view", view | {"control": ["scale1.5/layer", "momentum"]})
+    for wrong in ("scale0.5", "scale1e400"):
+        with pytest.raises(ValueError, match="factor behind scale"):
+            check_view("view", view | {"control": wrong})
+
+
 def test_set_is_a_place_on_a_log_scale() -> None:
     lr, _ = apply(make("set"), np.array([[-1.0], [1.0], [0.0]]), LR)
     low, high = BOUNDS
@@ -50,7 +74,7 @@ def test_discrete_halves_keeps_and_doubles() -> None:
     torch.testing.assert_close(lr, torch.tensor([[0.05], [0.01], [2e-3]], dtype=F64))
 
 
-@pytest.mark.parametrize(("control", "down", "up"), [("scale", -1.0, 1.0), ("discrete", 0, 2)])
+@pytest.mark.parametrize(("control", "down", "up"), [("scale", -1.0, 1.0), ("scale100", -1.0, 1.0), ("discrete", 0, 2)])
 def test_rates_stay_between_the_bounds(control: str, down: Any, up: Any) -> None:
     controlled = make(control)
     lr = LR
@@ -150,6 +174,18 @@ def test_actions_are_judged_in_the_dtype_of_the_space() -> None:
     [
         ("scael", "unknown control 'scael'.*'scale'"),
         ("scale/layers", "granularity.*'layer'"),
+        ("scale10/layers", "granularity.*'layer'"),
+        ("scale1", "'scale1': the factor behind scale must be a decimal number above 1 and at most 100000000, as in"),
+        ("scale0.5", "above 1"),
+        ("scale-3", "above 1"),
+        ("scale1e3", "above 1"),
+        ("scale1_0", "above 1"),
+        ("scale10.", "above 1"),
+        ("scale100000001", "at most 100000000"),
+        ("scale" + "9" * 400, "at most 100000000"),
+        ("scalenan", "unknown control 'scalenan'.*'scale'.*is written scale10"),
+        ("discrete10", "unknown control 'discrete10'.*'discrete'"),
+        (("scale10", "scale"), "must name one way to set the rate"),
         ("momentum", "must name one way to set the rate"),
         (("scale", "set"), "must name one way to set the rate"),
         ((), "must name one way to set the rate"),

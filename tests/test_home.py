@@ -559,7 +559,7 @@ def test_an_optimizers_state_from_elsewhere_keeps_the_ratios() -> None:
 
 
 DAMAGES: list[dict[str, Any]] = [
-    *({"drop": key} for key in ("said", "losses", "horizon", "first")),
+    *({"drop": key} for key in ("said", "losses", "horizon", "first", "due")),
     *({"drop": key, "of": "rates"} for key in ("held", "base", "hyper", "lr", "initial")),
     {"decider": {}}, {"horizon": "long"}, {"last_epoch": -1}, {"losses": 3},
     *({"of": "rates", key: None} for key in ("lr", "initial")), {"of": "rates", "hyper": {"momentum": 0.5}},

@@ -251,9 +251,9 @@ def test_hypergradients_resume_exactly(spec: str, optimizer_first: bool) -> None
     expected = whole.run(make(whole))
     assert len({tuple(rates) for rates in expected}) == T // 2
     controller = make(loop)
-    found = loop.run(controller, 7)  # within an interval: a product is summed up
+    found = loop.run(controller, 8)  # within an interval: a product is summed up
     loop, controller = resumed(make, loop, controller, optimizer_first)
-    assert found + loop.run(controller, T - 7) == expected
+    assert found + loop.run(controller, T - 8) == expected
     state = controller.state_dict()
     state["decider"]["observing"]["gradients"]["direction"] = torch.zeros(1, 3)
     with pytest.raises(ValueError, match="its network has 3 weights, and here are 21"):
@@ -405,6 +405,15 @@ class Reacting(BaseAgent[tuple[()]]):
     def act(self, observation: Any, carry: tuple[()]) -> tuple[Any, tuple[()]]:
         seen = observation["hypergradient"] + observation["gradient_square"] + observation["clock"][:, 4:]
         return np.sin(seen), ()
+
+
+def test_a_decision_that_waits_for_the_next_step_is_not_lost_when_the_end_is_moved() -> None:
+    loop = Loop()
+    controller = LRController(loop.optimizer, HD, 12, every=2)
+    loop.run(controller, 4)
+    controller.extend(2)
+    loop.step(controller)
+    assert [decision.step for decision in controller.history] == [0, 2, 4]
 
 
 def test_parameters_without_a_gradient_stand_still() -> None:

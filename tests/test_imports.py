@@ -29,7 +29,7 @@ LAYERS = (
     "training.gradient_observer", "training.rollout", "training.scheduled", "training.hypergradients",
     "envs", "envs.observations", "envs.rewards", "envs.actions", "envs.own", "envs.episode", "envs.snapshots",
     "envs.episode_seeds", "envs.rendering",
-    "envs.vector_env", "envs.env", "envs.sb3_vec_env",
+    "envs.vector_env", "envs.env", "envs.sb3_vec_env", "envs.multi_task_vec_env",
     "controllers", "controllers.schema", "controllers.controller_file", "controllers.state_file", "controllers.agent",
     "controllers.sb3_agent", "controllers.optimizer_agent",
     "home", "home.processes", "home.telling", "home.stepping", "home.layers", "home.groups", "home.rates",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import table
+from helpers import assert_same_file, table
 from reference import ppo as reference
 from stable_baselines3.common.logger import Logger
 
@@ -40,15 +40,6 @@ def begin(chosen: PPOSettings) -> PPOTraining:
     training = PPOTraining(chosen)
     training.model.set_logger(Logger(None, []))
     return training
-
-
-def assert_same_file(one: Path, other: Path) -> None:
-    (a, first), (b, second) = controller_file.read(one), controller_file.read(other)
-    assert a.keys() == b.keys()
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, equal_nan=True, msg=name)
-    apart = ("command", "settings")
-    assert {k: v for k, v in first.items() if k not in apart} == {k: v for k, v in second.items() if k not in apart}
 
 
 def test_a_resumed_training_can_go_further(tmp_path: Path) -> None:

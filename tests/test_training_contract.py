@@ -42,8 +42,9 @@ from lrenv.agents.outer import training as outer_training
 from lrenv.agents.outer.log import CSVLog, EventLog
 from lrenv.agents.outer.settings import OuterSettings
 from lrenv.agents.outer.training import Training, train
+from lrenv.agents.ppo.multi_task import ppo_training
 from lrenv.agents.ppo.settings import PPOSettings
-from lrenv.agents.ppo.training import PPOTraining
+from lrenv.agents.ppo.training import PolicyTraining, PPOTraining
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
 from lrenv.benchmark import evaluate
@@ -94,6 +95,16 @@ CASES = {
     "ppo, LSTM": Case(PPOTraining, partial(PPOSettings, **PPO, lstm=True)),
     "ppo, LSTM, out of step": Case(
         PPOTraining, partial(PPOSettings, **PPO | {"budget": 120, "interval": 30}, control="set", lstm=True)
+    ),
+    "ppo, tasks": Case(
+        ppo_training,
+        partial(
+            PPOSettings,
+            **{name: x for name, x in PPO.items() if name not in ("budget", "interval")},
+            groups=2,
+            rollout=3,
+            tasks="noisy-quadratic:budget=12:interval=3,noisy-quadratic:budget=10:interval=2",
+        ),
     ),
     "ppo, xu2019": Case(xu2019_training.Timed, partial(PPOSettings, **PPO, **xu2019_training.SETTINGS["ours"])),
     "noh": Case(partial(NOHTraining, NOH), partial(NOHSettings, **LSTMS, interval=2)),
@@ -466,7 +477,7 @@ def test_every_iteration_trains_on_seeds_of_its_own(tmp_path: Path, monkeypatch:
         chosen = CASES[name].settings(out=tmp_path, seed=seed)
         begun = [set()]
         training = kind(chosen)
-        if isinstance(training, PPOTraining):
+        if isinstance(training, PolicyTraining):
             training.model.set_logger(Logger(None, []))
         for _ in range(6 if isinstance(training, NOHTraining) else 3):
             begun.append(set())
@@ -487,7 +498,8 @@ def test_every_iteration_trains_on_seeds_of_its_own(tmp_path: Path, monkeypatch:
         seen[seed] = used
         begun.append(set())
         training.held_out_loss(training.controller())
-        assert begun[-1] == set(seeds_for("validation", settings.eval_seeds))
+        tasks = 2 if name == "ppo, tasks" else 1  # each has seeds of its own
+        assert begun[-1] == set(seeds_for("validation", settings.eval_seeds * tasks))
     assert not seen[0] & seen[3]
 
 

@@ -88,6 +88,16 @@ class Training(ABC, Generic[S]):
         return 1
 
     @property
+    def length(self) -> int:
+        """The number of units in the whole training."""
+        return self.iterations * self.units
+
+    @property
+    def done(self) -> int:
+        """The number of units that are done."""
+        return self.iteration * self.units
+
+    @property
     def episodes(self) -> int:
         """The number of trainees that were trained so far, each for a budget."""
         return self.iteration
@@ -239,16 +249,15 @@ def _trained(training: Training[S], settings: S, folder: Folder, deadline: float
         folder.save(*training.checkpoint())
         if settings.overwrite:
             folder.discard_logs()
-    saved = training.checkpoint()
+    saved, done = training.checkpoint(), training.done
     logger = folder.logger(training.iteration)
     training.attach(logger)
     last = time.monotonic()
-    units = training.units
     try:
-        with progress(training.iterations * units, training.unit, training.iteration * units) as report:
+        with progress(training.length, training.unit, done) as report:
             if training.iteration >= training.iterations:
                 longer = f"a larger --{settings.LENGTH.replace('_', '-')} goes further"
-                report(training.iteration * units, f"it was finished; {longer}  best {training.best_shown}")
+                report(done, f"it was finished; {longer}  best {training.best_shown}")
             while training.iteration < training.iterations:
                 if time.monotonic() >= deadline:
                     raise KeyboardInterrupt
@@ -260,14 +269,13 @@ def _trained(training: Training[S], settings: S, folder: Folder, deadline: float
                 for name, value in row.items():
                     logger.record(name, value)
                 logger.dump(training.iteration)
-                report(training.iteration * units, f"{training.status(row)}  best {training.best_shown}")
-                saved = training.checkpoint()
+                report(training.done, f"{training.status(row)}  best {training.best_shown}")
+                saved, done = training.checkpoint(), training.done
                 better = training.best_iteration == training.iteration
                 if better or time.monotonic() - last > CHECKPOINT_SECONDS:
                     folder.save(*saved)
                     last = time.monotonic()
     except KeyboardInterrupt:
-        done = saved[1]["iteration"] * units
         raise KeyboardInterrupt(f"{done} {training.unit} are saved; --resume --out {settings.out} goes on") from None
     finally:
         try:

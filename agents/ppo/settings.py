@@ -9,6 +9,7 @@ from typing import ClassVar
 from lrenv.agents.outer.settings import OuterSettings
 from lrenv.controllers import schema
 from lrenv.envs.observations import WHITE_BOX
+from lrenv.randomness.seeds import seeds_for
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,17 @@ class PPOSettings(OuterSettings):
     """How to train a controller with PPO; the defaults are those of Xu et al. 2019 where the paper gives any.
 
     Attributes:
+        tasks: specs of several tasks to train on side by side, separated by commas, instead of `task`; or "drawn", also
+            with a limit as in "drawn:limit=5e8", for drawn tasks, each of which comes once (`lrenv.training.drawn`).
         envs: the number of trainees that train in parallel.
-        episodes: the number of trainees in all, rounded up to whole iterations of `envs`.
+        groups: the number of tasks at work at a time, each with an equal share of `envs`; only with `tasks`, like the
+            next two settings. More of them make an update depend less on single tasks, but take longer, as the time of
+            a small batch hardly depends on its size.
+        rollout: the number of decisions per environment in an iteration; with one task, those of an episode.
+        eval_tasks: the number of drawn tasks on which controllers are compared, each from `eval_seeds` seeds of its
+            own. Listed tasks are themselves what they are compared on.
+        episodes: the number of trainees in all, rounded up to whole iterations of `envs`; with `tasks`, to whole
+            iterations.
         control: what the actions set or scale (`lrenv.envs.actions`).
         observe: what the controller observes (`lrenv.envs.observations`).
         reward: what the controller maximises the discounted sum of (`lrenv.envs.rewards`).
@@ -34,10 +44,16 @@ class PPOSettings(OuterSettings):
     """
 
     LENGTH: ClassVar[str] = "episodes"
-    COUNTS: ClassVar[tuple[str, ...]] = (*OuterSettings.COUNTS, "envs", "hidden", "epochs", "minibatch")
+    COUNTS: ClassVar[tuple[str, ...]] = (
+        *OuterSettings.COUNTS, "envs", "hidden", "epochs", "minibatch", "groups", "rollout", "eval_tasks",
+    )  # fmt: skip
 
     out: Path = Path("runs/ppo")
+    tasks: str = ""
     envs: int = 64
+    groups: int = 8
+    rollout: int = 64
+    eval_tasks: int = 8
     episodes: int = 1024
     control: str = "scale"
     observe: str = "dynamics"
@@ -62,6 +78,12 @@ class PPOSettings(OuterSettings):
             raise ValueError("a policy of bounded actions can't control by 'set-raw'; use 'scale' or 'set'")
         if WHITE_BOX.keys() & set(observe):
             raise ValueError(f"a policy of a few numbers can't observe {self.observe!r}; use 'dynamics' or another set")
+        if self.tasks and self.envs % self.groups:
+            raise ValueError(f"envs={self.envs} trainees can't be shared equally by groups={self.groups} tasks")
+        if self.tasks and self.compile:
+            raise ValueError("compiling takes half a minute per task, of which tasks has many: leave compile out")
+        if self.tasks:
+            seeds_for("validation", self.eval_seeds * self.eval_tasks)
         for name in ("actor_lr", "critic_lr"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")

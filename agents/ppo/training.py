@@ -3,142 +3,68 @@
 One iteration is as many decisions as an episode has, in every environment, then ten epochs of PPO on what happened;
 where no trainee diverges, iterations are episodes. Everything that the next iteration depends on is in the checkpoint,
 so a training that was interrupted ends as one that was not.
+
+`PolicyTraining` is what trainings on one task (`PPOTraining`) and on several (`lrenv.agents.ppo.multi_task`) share.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
 import torch
-from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
-from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
 from lrenv.agents.outer.training import Training, begin_adam
 from lrenv.agents.ppo.agent import Architecture, PPOController
+from lrenv.agents.ppo.algorithm import LSTMPPO, MLPPPO, Watch, two_rates
 from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.controllers.agent import View
+from lrenv.envs.multi_task_vec_env import MultiTaskVecEnv
 from lrenv.envs.own import observation_name, reward_name
 from lrenv.envs.sb3_vec_env import LearningRateVecEnv
+from lrenv.training.tasks import Task
 
-CRITIC = ("value_net", "mlp_extractor.value_net", "critic")
-"""Beginnings of the names of the critic's parameters in Stable-Baselines3's policies."""
 COUNTS = ("num_timesteps", "_n_updates")
 """The attributes in which a model of Stable-Baselines3 counts."""
 LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 """Its attributes that hold the decision before."""
 
 
-def two_rates(policy: ActorCriticPolicy, actor_lr: float, critic_lr: float) -> torch.optim.Optimizer:
-    """Returns Adam with actor and critic in parameter groups of their own, each at its rate (section 3.3)."""
-    groups: dict[str, list[torch.nn.Parameter]] = {"actor": [], "critic": []}
-    for name, parameter in policy.named_parameters():
-        groups["critic" if name.startswith(CRITIC) else "actor"].append(parameter)
-    rates = {"actor": actor_lr, "critic": critic_lr}
-    # eps is Stable-Baselines3's for policy gradients.
-    return torch.optim.Adam([{"params": groups[name], "lr": rates[name], "name": name} for name in groups], eps=1e-5)
-
-
-def _log_rates(logger: Logger, optimizer: Any) -> None:
-    for group in optimizer.param_groups:
-        logger.record(f"train/{group['name']}_lr", group["lr"])
-
-
-class _MLPPPO(PPO):
-    """PPO that leaves the rates of `two_rates` alone, where Stable-Baselines3 would set both to one."""
-
-    def _update_learning_rate(self, optimizers: Any) -> None:
-        _log_rates(self.logger, optimizers)
-
-
-class _LSTMPPO(RecurrentPPO):
-    """Recurrent PPO that leaves the rates of `two_rates` alone."""
-
-    def _update_learning_rate(self, optimizers: Any) -> None:
-        _log_rates(self.logger, optimizers)
-
-
-class _Watch(BaseCallback):
-    """Follows returns, validation losses and learning rates through an iteration."""
-
-    def __init__(self, envs: LearningRateVecEnv) -> None:
-        super().__init__()
-        self.envs = envs
-        self.running = np.zeros(envs.num_envs)
-        self.returns: list[float] = []
-        self.val_losses: list[float] = []
-        self.rates: list[float] = []
-        self.diverged = 0
-
-    def _on_rollout_start(self) -> None:
-        self.returns, self.val_losses, self.rates, self.diverged = [], [], [], 0
-
-    def _on_step(self) -> bool:
-        normalised = self.model.get_vec_normalize_env()
-        assert normalised is not None
-        self.running += normalised.get_original_reward()
-        for i in np.flatnonzero(self.locals["dones"]):
-            info = self.locals["infos"][i]
-            self.returns.append(float(self.running[i]))
-            self.val_losses.append(float(info["val_loss"]))
-            self.diverged += int(info["diverged"])
-            self.running[i] = 0.0
-        info = self.envs.info
-        lr = info["lr"].copy()
-        if "final_info" in info:
-            lr[self.locals["dones"]] = info["final_info"]["lr"][self.locals["dones"]]
-        self.rates.append(float(np.exp(np.log(np.abs(lr).clip(1e-12)).mean())))
-        return True
-
-    def summary(self) -> dict[str, float]:
-        """Gives means over the iteration's episodes, and the typical rate at its start, middle and end."""
-        first, middle, last = (self.rates[int(at * (len(self.rates) - 1))] for at in (0, 0.5, 1))
-        return {
-            "episode/return": float(np.mean(self.returns or [np.nan])),
-            "episode/val_loss": float(np.nanmean(self.val_losses or [np.nan])),
-            "episode/diverged": self.diverged,
-            "episode/lr_first": first,
-            "episode/lr_middle": middle,
-            "episode/lr_last": last,
-        }
-
-
-class PPOTraining(Training[PPOSettings]):
-    """A training with PPO.
+class PolicyTraining(Training[PPOSettings]):
+    """What trainings with PPO have in common, whatever their environments are.
 
     Args:
         settings: how to train.
+        task: what the trainees learn, or the first of several tasks.
+        view: what the controller sees and turns.
+        envs: where it acts.
+        normalised: the same with observations and rewards normalised.
+        decisions: per environment and iteration.
     """
 
     unit = "episodes"
 
-    def __init__(self, settings: PPOSettings) -> None:
-        super().__init__(settings, settings.make_task())
-        observe = observation_name(settings.observe)
-        self.view = View(settings.control, observe, self.task.interval, settings.optimizer)
-        self.envs = LearningRateVecEnv(
-            settings.envs, self.task, control=settings.control, observe=observe,
-            reward=reward_name(settings.reward),
-            device=settings.device, compile=settings.compile,
-        )  # fmt: skip
-        # Rewards are not clipped: a run that diverges must have a lower return than any that goes on.
-        self.normalised = VecNormalize(
-            self.envs, gamma=settings.gamma, clip_obs=PPOController.CLIP, clip_reward=float("inf")
-        )
-        self.architecture = Architecture.of(
-            self.envs.observation_space, self.envs.action_space, settings.hidden, settings.lstm
-        )
-        decisions = self.envs.envs.episode.decisions
-        algorithm: Any = _LSTMPPO if settings.lstm else _MLPPPO
+    def __init__(
+        self,
+        settings: PPOSettings,
+        task: Task,
+        view: View,
+        envs: LearningRateVecEnv | MultiTaskVecEnv,
+        normalised: VecNormalize,
+        decisions: int,
+    ) -> None:
+        super().__init__(settings, task)
+        self.view, self.normalised = view, normalised
+        self.architecture = Architecture.of(envs.observation_space, envs.action_space, settings.hidden, settings.lstm)
+        algorithm: Any = LSTMPPO if settings.lstm else MLPPPO
         self.model: Any = algorithm(
             "MlpLstmPolicy" if settings.lstm else "MlpPolicy",
-            self.normalised,
+            normalised,
             n_steps=decisions,
             batch_size=_divisor(decisions * settings.envs, settings.minibatch),
             n_epochs=settings.epochs,
@@ -152,39 +78,37 @@ class PPOTraining(Training[PPOSettings]):
         )
         self.model.policy.optimizer = two_rates(self.model.policy, settings.actor_lr, settings.critic_lr)
         begin_adam(self.model.policy.optimizer)
-        # After the model, whose constructor seeds the environments with its own small seed.
-        self.envs.seed(self.training_seeds(1)[0])
-        self.watch = _Watch(self.envs)
+        self.watch = Watch(envs)
 
-    @property
-    def iterations(self) -> int:
-        """The number of iterations in the whole training."""
-        return -(-self.settings.episodes // self.settings.envs)
+    @abstractmethod
+    def summary(self) -> dict[str, float]:
+        """Returns what to log of the iteration that `watch` has followed."""
 
-    @property
-    def units(self) -> int:
-        """Episodes per iteration."""
-        return self.settings.envs
+    @abstractmethod
+    def environments(self) -> Any:
+        """Returns the state of the environments: a tree of tensors, arrays and JSON values."""
 
-    @property
-    def episodes(self) -> int:
-        """The number of trainees that were trained so far."""
-        return self.iteration * self.settings.envs
+    @abstractmethod
+    def begin_environments(self, values: dict[str, Any]) -> Any:
+        """Begins episodes with shapes of those of the state that has the JSON values `values`; gives observations."""
+
+    @abstractmethod
+    def restore_environments(self, state: Any) -> None:
+        """Goes on from what `environments` gave."""
+
+    @abstractmethod
+    def statistics(self) -> dict[str, RunningMeanStd]:
+        """Returns the running statistics of observations and returns, by name."""
 
     def attach(self, logger: Logger) -> None:
         """Lets Stable-Baselines3 log its losses."""
         self.model.set_logger(logger)
 
     def iterate(self) -> dict[str, float]:
-        """Makes an episode's decisions in every environment, updates the policy from them, and gives what to log."""
+        """Makes an iteration's decisions in every environment, updates the policy from them, and gives what to log."""
         steps = self.model.n_steps * self.settings.envs
         self.model.learn(steps, callback=self.watch, log_interval=None, reset_num_timesteps=self.iteration == 0)
-        return self.watch.summary()
-
-    def status(self, row: dict[str, float]) -> str:
-        """Returns return, rates and validation loss in a line."""
-        rates = " ".join(f"{row[f'episode/lr_{at}']:.1e}" for at in ("first", "middle", "last"))
-        return f"return {row['episode/return']:.3f}  lr {rates}  val loss {row['episode/val_loss']:.4f}"
+        return self.summary()
 
     def controller(self) -> PPOController:
         """Returns the controller as it is now."""
@@ -208,19 +132,20 @@ class PPOTraining(Training[PPOSettings]):
             "memory": tuple(model._last_lstm_states) if self.settings.lstm else (),
             "statistics": {
                 name: {"mean": np.asarray(rms.mean), "var": np.asarray(rms.var), "count": float(rms.count)}
-                for name, rms in _statistics(normalised).items()
+                for name, rms in self.statistics().items()
             },
             "returns": normalised.returns,
             "running": self.watch.running,
-            "envs": self.envs.envs.snapshot()._replace(settings={}),
+            "envs": self.environments(),
             "numpy": (np.asarray(keys, dtype=np.int64), int(position)),
             "torch": torch.get_rng_state(),
         }
 
     def template(self, values: dict[str, Any]) -> dict[str, Any]:
         """Returns the state at the first decision."""
-        self.model._last_obs = self.normalised.reset()
-        self.model._last_original_obs = self.normalised.get_original_obs()
+        observation = self.begin_environments(values)
+        self.model._last_obs = self.normalised.normalize_obs(observation)
+        self.model._last_original_obs = observation
         self.model._last_episode_starts = np.ones(self.settings.envs, dtype=bool)
         return self.state()
 
@@ -233,19 +158,88 @@ class PPOTraining(Training[PPOSettings]):
             setattr(model, name, value)
         if self.settings.lstm:
             model._last_lstm_states = RNNStates(*state["memory"])
-        for name, rms in _statistics(normalised).items():
+        for name, rms in self.statistics().items():
             vars(rms).update(state["statistics"][name])
         normalised.returns, self.watch.running = state["returns"], state["running"]
-        envs = self.envs.envs
-        envs.restore(state["envs"]._replace(settings=envs.snapshot().settings))
+        self.restore_environments(state["envs"])
         keys, position = state["numpy"]
         np.random.set_state(("MT19937", keys.astype(np.uint32), position, 0, 0.0))  # noqa: NPY002
         torch.set_rng_state(state["torch"])
 
 
-def _statistics(normalised: VecNormalize) -> dict[str, RunningMeanStd]:
-    assert isinstance(normalised.obs_rms, RunningMeanStd)
-    return {"obs_rms": normalised.obs_rms, "ret_rms": normalised.ret_rms}
+class PPOTraining(PolicyTraining):
+    """A training with PPO on one task.
+
+    Args:
+        settings: how to train.
+    """
+
+    def __init__(self, settings: PPOSettings) -> None:
+        task, observe = settings.make_task(), observation_name(settings.observe)
+        self.envs = LearningRateVecEnv(
+            settings.envs, task, control=settings.control, observe=observe,
+            reward=reward_name(settings.reward),
+            device=settings.device, compile=settings.compile,
+        )  # fmt: skip
+        # Rewards are not clipped: a run that diverges must have a lower return than any that goes on.
+        normalised = VecNormalize(
+            self.envs, gamma=settings.gamma, clip_obs=PPOController.CLIP, clip_reward=float("inf")
+        )
+        view = View(settings.control, observe, task.interval, settings.optimizer)
+        super().__init__(settings, task, view, self.envs, normalised, self.envs.envs.episode.decisions)
+        # After the model, whose constructor seeds the environments with its own small seed.
+        self.envs.seed(self.training_seeds(1)[0])
+
+    @property
+    def iterations(self) -> int:
+        """The number of iterations in the whole training."""
+        return -(-self.settings.episodes // self.settings.envs)
+
+    @property
+    def units(self) -> int:
+        """Episodes per iteration."""
+        return self.settings.envs
+
+    @property
+    def episodes(self) -> int:
+        """The number of trainees that were trained so far."""
+        return self.iteration * self.settings.envs
+
+    def summary(self) -> dict[str, float]:
+        """Returns means over the iteration's episodes, and the typical rate at its start, middle and end."""
+        watch = self.watch
+        first, middle, last = (watch.rates[int(at * (len(watch.rates) - 1))] for at in (0, 0.5, 1))
+        return {
+            "episode/return": float(np.mean(watch.returns or [np.nan])),
+            "episode/val_loss": float(np.nanmean(watch.val_losses or [np.nan])),
+            "episode/diverged": watch.diverged,
+            "episode/lr_first": first,
+            "episode/lr_middle": middle,
+            "episode/lr_last": last,
+        }
+
+    def status(self, row: dict[str, float]) -> str:
+        """Returns return, rates and validation loss in a line."""
+        rates = " ".join(f"{row[f'episode/lr_{at}']:.1e}" for at in ("first", "middle", "last"))
+        return f"return {row['episode/return']:.3f}  lr {rates}  val loss {row['episode/val_loss']:.4f}"
+
+    def environments(self) -> Any:
+        """Returns a snapshot without settings, which the file has anyway."""
+        return self.envs.envs.snapshot()._replace(settings={})
+
+    def begin_environments(self, values: dict[str, Any]) -> Any:
+        """Begins the first episodes."""
+        return self.envs.reset()
+
+    def restore_environments(self, state: Any) -> None:
+        """Goes on from a snapshot."""
+        envs = self.envs.envs
+        envs.restore(state._replace(settings=envs.snapshot().settings))
+
+    def statistics(self) -> dict[str, RunningMeanStd]:
+        """Returns those of Stable-Baselines3's normalisation."""
+        assert isinstance(self.normalised.obs_rms, RunningMeanStd)
+        return {"obs_rms": self.normalised.obs_rms, "ret_rms": self.normalised.ret_rms}
 
 
 def _divisor(total: int, about: int) -> int:

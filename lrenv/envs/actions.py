@@ -5,6 +5,7 @@ A control is named `kind` or `kind/granularity`:
 | kind | action | the rate becomes |
 |---|---|---|
 | `scale` | Box[-1, 1] | lr * 2 ** a (Xu et al. 2019, section 2.2) |
+| `scale10` | Box[-1, 1] | lr * 10 ** a; likewise any decimal number above 1, such as `scale1.5` |
 | `set` | Box[-1, 1] | a place on a log scale between the bounds |
 | `set-raw` | any number | a |
 | `discrete` | 0, 1, 2 | lr / 2, lr, lr * 2 |
@@ -18,7 +19,9 @@ control: `("scale", "momentum")`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -31,13 +34,17 @@ from lrenv.lookup import lookup
 from lrenv.training.optimizers import Hyper
 
 FACTOR = 2.0
-"""k: the most that one action of `scale` changes the rate by."""
+"""k: the most that one action of `scale` changes the rate by, where its name gives no other factor."""
 BOUNDS = (1e-7, 10.0)
 """`scale`, `set` and `discrete` keep the rate between these. `set-raw` is free."""
+LARGEST_FACTOR = BOUNDS[1] / BOUNDS[0]
+"""An action of `scale` with this factor leads from any rate to any other."""
+Rule = Callable[[Tensor, Tensor], Tensor]
+"""(action, rates before) -> rates; all (n, K)."""
 
 
-def _scale(action: Tensor, lr: Tensor) -> Tensor:
-    return (lr * FACTOR**action).clamp(*BOUNDS)
+def _scale(action: Tensor, lr: Tensor, factor: float = FACTOR) -> Tensor:
+    return (lr * factor**action).clamp(*BOUNDS)
 
 
 def _set(action: Tensor, lr: Tensor) -> Tensor:
@@ -69,13 +76,13 @@ def action_of(name: str, value: Tensor) -> Tensor:
     return (exponent - 1).clamp(-1, 1)
 
 
-KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+KINDS: dict[str, Rule] = {
     "scale": _scale,
     "set": _set,
     "set-raw": _set_raw,
     "discrete": _discrete,
 }
-"""Kind -> (action, rates before) -> rates; all (n, K)."""
+"""Kind -> how its actions change rates; `scale` with a factor is made from its name."""
 HYPERPARAMETERS: dict[str, Callable[[Tensor], Tensor]] = {
     "momentum": momentum,
     "weight_decay": weight_decay,
@@ -87,7 +94,32 @@ HYPERPARAMETERS: dict[str, Callable[[Tensor], Tensor]] = {
 def is_relative(control: str | tuple[str, ...]) -> bool:
     """Returns whether rates under this control depend on where they started."""
     names = (control,) if isinstance(control, str) else control
-    return any(name.partition("/")[0] in ("scale", "discrete") for name in names)
+    return any(_kind_and_factor(name.partition("/")[0])[0] in ("scale", "discrete") for name in names)
+
+
+def _kind_and_factor(name: str) -> tuple[str, str]:
+    """The kind that a control names, and the factor behind `scale` as it is written; "" where there is none."""
+    found = re.fullmatch(r"scale([-+]?[.0-9].*)", name, re.DOTALL)
+    return ("scale", found[1]) if found else (name, "")
+
+
+def _rule(name: str) -> tuple[str, Rule]:
+    """The kind that a control without its granularity names, and its rule.
+
+    Raises:
+        ValueError: there is no such kind, or the factor is none.
+    """
+    kind, written = _kind_and_factor(name)
+    if not written:
+        hint = "; scale with a factor of its own is written scale10, for lr * 10 ** a"
+        return kind, lookup(KINDS, kind, "control", hint)
+    factor = float(written) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", written) else 0.0
+    if not 1 < factor <= LARGEST_FACTOR:
+        raise ValueError(
+            f"control {name!r}: the factor behind scale must be a decimal number above 1 and at most "
+            f"{LARGEST_FACTOR:.0f}, as in scale10 or scale1.5"
+        )
+    return kind, partial(_scale, factor=factor)
 
 
 class Control:
@@ -124,8 +156,8 @@ class Control:
         if len(main) != 1:
             raise ValueError(f"control={control!r} must name one way to set the rate, one of {', '.join(KINDS)}")
         kind, _, granularity = main[0].partition("/")
-        self._kind, self.granularity = kind, granularity or "trainee"
-        lookup(KINDS, kind, "control")
+        self.granularity = granularity or "trainee"
+        self._kind, self._rates = _rule(kind)
         self.rates = lookup(sizes, self.granularity, f"granularity of control {kind!r}")
         for name in self.hyperparameters:
             if name not in hyper:
@@ -190,7 +222,7 @@ class Control:
             hyper: hyperparameter -> (n, 1) before.
         """
         action = action.to(lr.dtype)
-        rates = KINDS[self._kind](action[:, : self.rates], lr)
+        rates = self._rates(action[:, : self.rates], lr)
         others = {
             name: HYPERPARAMETERS[name](action[:, self.rates + i, None]) for i, name in enumerate(self.hyperparameters)
         }

@@ -27,6 +27,11 @@ class LearningRateVecEnv(VecEnv):
         num_envs: n.
         task: a name in `lrenv.tasks()`, or a `Task`.
         **settings: those of `LearningRateVectorEnv`.
+
+    Attributes:
+        info: the batched info of the present time step.
+        rates: (n,), the learning rate of each environment's last decision, in ended episodes, too; of several rates per
+            trainee, their geometric mean.
     """
 
     def __init__(self, num_envs: int, task: str | Task = "digits-mlp", **settings: Any) -> None:
@@ -36,6 +41,7 @@ class LearningRateVecEnv(VecEnv):
         super().__init__(num_envs, self.envs.single_observation_space, self.envs.single_action_space)
         self._actions: Array = np.zeros(0)
         self.info: dict[str, Any] = {}
+        self.rates: Array = np.zeros(num_envs)
 
     @property
     def task(self) -> Task:
@@ -65,11 +71,14 @@ class LearningRateVecEnv(VecEnv):
         """
         observation, reward, terminated, _, self.info = self.envs.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        lr = self.info["lr"].copy()
         if terminated.any():
+            lr[terminated] = self.info["final_info"]["lr"][terminated]
             final = {name: x for name, x in self.info["final_info"].items() if not name.startswith("_")}
             for i in np.flatnonzero(terminated):
                 infos[i] = {name: values[i] for name, values in final.items()}
                 infos[i] |= {"terminal_observation": self.info["final_obs"][i], "TimeLimit.truncated": False}
+        self.rates = lr if lr.ndim == 1 else np.exp(np.log(np.abs(lr).clip(1e-12)).mean(1))
         return observation, reward.astype(np.float32), terminated, infos
 
     def close(self) -> None:

@@ -286,7 +286,8 @@ class LRController(LRScheduler):
         self._tell.again("overrun")
         self.last_epoch -= self._losses.settle()
         spared = self._begun and end <= self.last_epoch - self.last_epoch % self.every  # a decision that the end spared
-        self._plan()
+        if self._due > self.last_epoch:  # else a decision waits for the optimizer's next step
+            self._plan()
         if spared and self.last_epoch < self.horizon:
             lacking = self._driver.needs.training and self._losses.stacked() is None
             self._due = float(self.last_epoch + lacking)
@@ -324,7 +325,7 @@ class LRController(LRScheduler):
         at the last decision, and how far they had moved. `history` is not in it.
         """
         self.last_epoch -= self._losses.settle()
-        progress = Progress(self.horizon, self.last_epoch, self._begun, self._first, self._losses)
+        progress = Progress(self.horizon, self.last_epoch, self._due, self._begun, self._first, self._losses)
         return state_of(self.every, progress, self._decider)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -339,12 +340,9 @@ class LRController(LRScheduler):
         """
         made_for = self.horizon
         progress, restore = read(state_dict, self.every, self._decider)
-        self.horizon, self.last_epoch, self._begun, self._first, self._losses = progress
+        self.horizon, self.last_epoch, self._due, self._begun, self._first, self._losses = progress
         restore()
         self.base_lrs = self._rates.groups.initial()
-        self._plan()
-        if self.horizon is not None and self.last_epoch > self.horizon:
-            self._due = math.inf
         if self._begun:
             self._rates.write()
         if (other := of_other_horizon(self.horizon, made_for)) and is_first():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ class Progress(NamedTuple):
 
     horizon: int | None
     last_epoch: int
+    due: float  # the step at which there is something to do next
     begun: bool
     first: Tensor | None  # the loss (1,) before the first step, until the agent has seen it
     losses: Losses
@@ -39,6 +41,7 @@ def state_of(every: int, progress: Progress, decider: Decider) -> dict[str, Any]
         "every": every,
         "horizon": progress.horizon,
         "last_epoch": progress.last_epoch,
+        "due": None if progress.due == math.inf else int(progress.due),
         "begun": progress.begun,
         "first": progress.first,
         "losses": progress.losses.stacked(),
@@ -68,6 +71,7 @@ def read(state: Any, every: int, decider: Decider) -> tuple[Progress, Callable[[
         progress = Progress(
             None if state["horizon"] is None else count("horizon", state["horizon"]),
             count("last_epoch", state["last_epoch"], 0),
+            math.inf if state["due"] is None else float(count("due", state["due"], 0)),
             bool(state["begun"]),
             None if state["first"] is None else state["first"].reshape(1).clone(),
             losses,
