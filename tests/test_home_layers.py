@@ -441,6 +441,13 @@ def test_directions_that_are_not_known_are_refused(kind: Any, options: dict[str,
         LRController(Loop([0.1], kind, **options).optimizer, "adam-hd")
 
 
+def test_the_option_that_is_refused_is_told_of_the_group_that_has_it() -> None:
+    optimizer = Loop([0.1, 0.2]).optimizer
+    optimizer.param_groups[1]["maximize"] = True
+    with pytest.raises(ValueError, match="this optimizer is SGD with maximize=True"):
+        LRController(optimizer, HD)
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
