@@ -181,9 +181,7 @@ class Gradients:
             if own:
                 parts = compute(group, own).split([p.numel() for p in own], 1)
                 found |= {id(p): part for p, part in zip(own, parts, strict=True)}
-        columns = [
-            found[id(p)] if id(p) in found else self._like.new_zeros(1, p.numel()) for p in self.parameters
-        ]
+        columns = [found[id(p)] if id(p) in found else self._like.new_zeros(1, p.numel()) for p in self.parameters]
         return torch.cat(columns, 1)
 
     def _flat(self, tensors: Sequence[Tensor]) -> Tensor:
