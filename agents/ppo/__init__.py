@@ -20,6 +20,6 @@ is Stable-Baselines3's. `multi_task.py` trains one policy on several tasks: `tas
 how its controllers are compared.
 
 Limits: a controller is about as good as a tuned schedule on the task that it was trained on, and poor on others
-(`docs/results.md`). How good one is that was trained on many tasks has not been reported yet. Training one takes about a
-thousand runs of the task.
+(`docs/results.md`). How good one is that was trained on many tasks has not been reported yet. Training one takes about
+a thousand runs of the task.
 """
