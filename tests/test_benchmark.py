@@ -380,6 +380,7 @@ def test_draws_are_the_same_in_every_process() -> None:
         ("step:peak=0.1:discount_step=30:discount_factor=0.5", False, False), ("plateau:peak=0.1", False, True),
         ("sgdr:peak=0.1:period=50", False, False), ("inverse-sqrt:peak=0.1:timescale=20", False, False),
         ("exponential:peak=0.1:decay=0.1", True, False), ("one-cycle:peak=0.1", True, False), ("scaling", True, True),
+        ("linear:peak=0.1:fan_in=0.5", True, False), ("plateau:peak=0.1:fan_in=0.5", False, True),
     ],
 )  # fmt: skip
 def test_what_schedules_make_use_of(agent: str, horizon: bool, validation: bool) -> None:

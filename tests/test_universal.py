@@ -19,6 +19,7 @@ from lrenv.agents.universal.policy import CENTRES, SCHEDULE, Architecture, decid
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import WORST, UniversalTraining
 from lrenv.benchmark.evaluation import evaluate
+from lrenv.benchmark.privileges import Privileges, privileges_of
 from lrenv.envs.actions import BOUNDS, KINDS
 from lrenv.envs.episode import Episode
 from lrenv.randomness.seeds import TRAINING, seeds_for
@@ -114,6 +115,7 @@ def test_names_and_leagues(architecture: Architecture) -> None:
     assert agent.view.horizon is architecture.horizon
     assert ("anytime" in repr(agent)) is not architecture.horizon
     assert ("layers" in repr(agent)) is architecture.layers
+    assert privileges_of(agent) == Privileges(architecture.horizon, False, architecture.gradients, False)
 
 
 def test_theta_of_another_architecture_is_refused() -> None:

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lrenv.controllers.agent import Agent, view_of
 from lrenv.controllers.optimizer_agent import OptimizerAgent
-from lrenv.envs.observations import CLOCK, OBSERVATIONS, WHITE_BOX
+from lrenv.envs.observations import CLOCK, FAN_IN, OBSERVATIONS, WHITE_BOX
 
-VALIDATION = {"val_loss", "val_change", "gap", "prediction_variance", "prediction_change"}
+VALIDATION = {"val_loss", "val_fall", "val_change", "gap", "prediction_variance", "prediction_change"}
 """Signals that are measured on validation examples."""
+Array = NDArray[np.float64]
 DECISIONS = 60
 """Decisions that `_heeds_losses` watches."""
 
@@ -41,7 +43,7 @@ def privileges_of(agent: Agent) -> Privileges:
     """What an agent makes use of, by its view.
 
     The observation `clock` has validation losses, which most schedules don't heed. So an agent that observes the clock
-    alone is asked for its actions on clocks that differ in them.
+    alone, or with the fan-in of layers, is asked for its actions on clocks that differ in them.
     """
     view = view_of(agent)
     if isinstance(agent, OptimizerAgent):
@@ -51,17 +53,24 @@ def privileges_of(agent: Agent) -> Privileges:
     for each in observed:
         table = OBSERVATIONS.get(each, {}) if isinstance(each, str) else each
         signals |= set(table) if isinstance(table, Mapping) else VALIDATION  # a function has all at hand
-    validation = _heeds_losses(agent) if tuple(observed) == ("clock",) else bool(signals & VALIDATION)
+    # What a network's layers are like is no privilege.
+    beside = {part: np.array([[64.0]]) for part in observed if part == FAN_IN}
+    measured = tuple(part for part in observed if part != FAN_IN)
+    validation = _heeds_losses(agent, beside) if measured == ("clock",) else bool(signals & VALIDATION)
     # "+ema" and the like stand around the task's own.
     own = view.optimizer is not None and not (isinstance(view.optimizer, str) and view.optimizer.startswith("+"))
-    gradients = any(isinstance(each, str) and each in WHITE_BOX for each in observed)
+    gradients = any(isinstance(each, str) and each in WHITE_BOX for each in measured)
     return Privileges(bool(view.horizon), validation, gradients, own)
 
 
-def _heeds_losses(agent: Agent) -> bool:
+def _heeds_losses(agent: Agent, beside: Mapping[str, Array]) -> bool:
     """Whether it acts otherwise where validation losses stand still, over as many decisions as make any schedule move.
 
     Of one that raises, it is taken that it does.
+
+    Args:
+        agent: that observes the clock.
+        beside: what it observes besides, of one trainee with one rate.
     """
     actions = []
     for factor in (0.9, 1.0):
@@ -72,8 +81,9 @@ def _heeds_losses(agent: Agent) -> bool:
         }  # fmt: skip
         rows, state, taken = np.stack([clock[name] for name in CLOCK], 1), None, []
         for i, row in enumerate(rows):
+            seen = {"clock": row[None], **beside} if beside else row[None]
             try:
-                action, state = agent.predict(row[None], state, np.array([i == 0]), deterministic=True)
+                action, state = agent.predict(seen, state, np.array([i == 0]), deterministic=True)
             except Exception:
                 return True
             taken.append(np.array(action))

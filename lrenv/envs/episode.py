@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from lrenv.envs.actions import Control
-from lrenv.envs.observations import Observe, Observer
+from lrenv.envs.observations import FAN_IN, Observe, Observer
 from lrenv.envs.rewards import BUILT_IN, Reward, make_reward
 from lrenv.networks.layers import Tensors
 from lrenv.randomness import draws
@@ -112,8 +112,8 @@ class Episode:
         gradients = [part for part in self.observer.white_box if part in (*PRODUCTS, MEAN)]
         self._gradients = GradientObserver(self.trainee, gradients, self.control.granularity) if gradients else None
         self._constant = {}
-        if "fan_in" in self.observer.white_box:
-            self._constant["fan_in"] = network.fan_in(self.control.granularity).to(self.trainee.device, dtype)
+        if FAN_IN in self.observer.white_box:
+            self._constant[FAN_IN] = network.fan_in(self.control.granularity).to(self.trainee.device, dtype)
         # An interval that the budget cuts short needs trainees to stand still; others are spared the masks.
         self._until = task.budget if task.budget % task.interval else None
         self._measure = compiled(self._measured, compile)

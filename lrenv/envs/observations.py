@@ -137,8 +137,10 @@ MOTION = {"first_update", "last_update", "first_cosine", "last_cosine"}
 0."""
 BUDGET = {"progress", "budget", "steps_in_all"}
 """Signals that tell how long an episode is."""
+FAN_IN = "fan_in"
+"""The white-box part that tells of the network alone, and so stays the same."""
 WHITE_BOX: dict[str, str] = {
-    **dict.fromkeys((*PRODUCTS, "fan_in"), "rates"),
+    **dict.fromkeys((*PRODUCTS, FAN_IN), "rates"),
     **dict.fromkeys((MEAN, "parameters"), "parameters"),
 }
 """White-box part -> what it has a number for."""

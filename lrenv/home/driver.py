@@ -14,9 +14,9 @@ from torch import Tensor
 from lrenv.controllers.agent import Agent, State, called, make_agent
 from lrenv.controllers.sb3_agent import as_agent
 from lrenv.envs.actions import Control
-from lrenv.envs.observations import WHITE_BOX, Observer
+from lrenv.envs.observations import FAN_IN, WHITE_BOX, Observer
 from lrenv.home.layers import Layers
-from lrenv.home.needs import FAN_IN, SIZES, Needs, checked_view, clock, granularity_of, needs_of
+from lrenv.home.needs import SIZES, Needs, checked_view, clock, granularity_of, needs_of
 from lrenv.runtime.ambient import without_gradients
 from lrenv.runtime.transfer import to_host
 from lrenv.training.optimizers import Hyper

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrenv.envs.observations import FAN_IN
 from lrenv.lookup import what_is
 from lrenv.networks.pieces import Pieces, outer_weights
 
@@ -140,7 +141,7 @@ class Layers:
 
     def constant(self, like: Tensor) -> dict[str, Tensor]:
         """What agents may observe of the pieces that stays the same: part -> (1, K)."""
-        return {"fan_in": self.pieces.fan_in(self.granularity).to(like)[None]}
+        return {FAN_IN: self.pieces.fan_in(self.granularity).to(like)[None]}
 
     def pieces_in(self, group: Group) -> list[int]:
         """The pieces, by number, of which a group has parameters."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lrenv.controllers.agent import Agent, View, called, view_of
 from lrenv.controllers.optimizer_agent import OptimizerAgent
-from lrenv.envs.observations import OBSERVATIONS, Observe, Observer, names_of
+from lrenv.envs.observations import FAN_IN, OBSERVATIONS, Observe, Observer, names_of
 from lrenv.training.dynamics import Dynamics
 
 WORKS = (
@@ -22,8 +22,6 @@ PREDICTIONS = {"prediction_variance", "prediction_change"}
 VALIDATION = {"val_loss", "previous_val_loss", "initial_val_loss"} | PREDICTIONS
 MOTION = {"first_update", "last_update", "first_cosine", "last_cosine"}
 LAST = {"weight_mean", "weight_variance"}
-FAN_IN = "fan_in"
-"""The part of an observation that stays the same."""
 SIZES = {"rates": 1, "parameters": 1}
 """Of the spaces of observers, which nobody looks at here."""
 PIECES = ("", "layer", "tensor")
