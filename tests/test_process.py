@@ -147,6 +147,7 @@ def test_what_is_kept_with_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert re.search(r", \d+ cores?, 1 thread, ", told)
     monkeypatch.setattr(process, "__file__", str(tmp_path / "process.py"))
     assert process.commit() is None, "it is in no checkout"
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)  # where commits may have to be signed
     for name, value in (("NAME", "a"), ("EMAIL", "a@b")):
         for who in ("AUTHOR", "COMMITTER"):
             monkeypatch.setenv(f"GIT_{who}_{name}", value)

@@ -19,8 +19,9 @@ of tasks that are drawn as training goes (`lrenv.training.drawn`), theta descend
 
     L = log(last validation loss / that of the untrained network),
 
-by differences of antithetic pairs that share initial weights and batches
-(`lrenv.agents.outer.gradient_estimators`). So no reward has to be assigned to decisions, nor to layers.
+by differences of antithetic pairs that share initial weights and batches (`lrenv.agents.outer.gradient_estimators`),
+which are divided by their root mean square on each task, so that no task outweighs others. So no reward has to be
+assigned to decisions, nor to layers.
 
 Limits: none of these controllers has been trained to its end, so none comes with the package, and nothing is known of
 how good they become. A policy can't act between two decisions: where one interval ruins a network, it comes too late.

@@ -140,7 +140,7 @@ def pages() -> dict[str, str]:
     entries, lists = [], []
     for package, members in families.items():
         title = _title(package)
-        if _is_family(package, members):
+        if len(members) > 2:
             name = _family(package)
             made[f"agents/{name}"] = _family_page(package, members)
             entries.append(name)
@@ -157,10 +157,6 @@ def pages() -> dict[str, str]:
         "part as well: [](../../extending.md).\n\n" + "\n\n".join(lists) + _toc(entries)
     )
     return made
-
-
-def _is_family(package: str, members: list[Known]) -> bool:
-    return len(members) > 2
 
 
 def _family(package: str) -> str:

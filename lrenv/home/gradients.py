@@ -146,7 +146,8 @@ class Gradients:
     @without_gradients
     def leave(self) -> None:
         """Keeps the direction of the step that the optimizer is about to take."""
-        self._direction = self._of_groups(self._directed)
+        ratios = {id(group): ratio for group, ratio in zip(self._groups.all, self._groups.ratios(), strict=True)}
+        self._direction = self._of_groups(lambda group, own: self._directed(group, own, ratios[id(group)]))
         self._seen = False
 
     def state(self) -> dict[str, Any]:
@@ -209,7 +210,8 @@ class Gradients:
         weights = self._flat(own) if group["weight_decay"] else gradient  # which are not looked at
         return self._kind.made(group).regularised(gradient, weights, self._hyper(group))
 
-    def _directed(self, group: Group, own: list[Tensor]) -> Tensor:
+    def _directed(self, group: Group, own: list[Tensor], ratio: float) -> Tensor:
+        """The direction by the agent's rate, to which the group's keeps a ratio."""
         optimizer, gradient, hyper = self._kind.made(group), self._gradient(own), self._hyper(group)
         weights = self._flat(own) if group["weight_decay"] else gradient
         state = optimizer.init(gradient)
@@ -223,8 +225,7 @@ class Gradients:
             beta2 = self._number(group["betas"][1])
             state |= {"beta1_power": hyper["momentum"] ** steps, "beta2_power": beta2**steps}
         direction, _ = optimizer.direction(gradient, state, weights, hyper)
-        ratio = self._groups.ratio(group)
-        return direction if ratio == 1 else direction * ratio  # of the agent's rate, to which the group's keeps a ratio
+        return direction if ratio == 1 else direction * ratio
 
     def _steps(self, own: list[Tensor]) -> Tensor:
         """How many steps each parameter has taken, (1, 1) or (1, p) if they differ, or it would take a sync to know."""

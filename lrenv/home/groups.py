@@ -102,12 +102,8 @@ class Groups:
             for group, lr in zip(self.all, initial, strict=False):
                 group["initial_lr"] = lr
 
-    def ratio(self, group: Group) -> float:
-        """What the agent's rate is multiplied by in a group."""
-        index = next(i for i, each in enumerate(self.all) if each is group)
-        return self._ratios()[index]
-
-    def _ratios(self) -> list[float]:
+    def ratios(self) -> list[float]:
+        """What the agent's rates are multiplied by in each group."""
         return [initial / self.base if self.base else 1.0 for initial in self.initial()]
 
     def _cells(self) -> list[tuple[int, int | None]]:
@@ -123,7 +119,7 @@ class Groups:
 
     def rates_at(self, lr: Sequence[float]) -> tuple[float, ...]:
         """The rates of all groups where those of the pieces are `lr` (K), a shadow's groups taken as if split."""
-        ratios, mean = self._ratios(), overall(lr)
+        ratios, mean = self.ratios(), overall(lr)
         return tuple((mean if piece is None else lr[piece]) * ratios[i] for i, piece in self._cells())
 
     def rates(self) -> list[float]:
@@ -137,7 +133,7 @@ class Groups:
 
     def pieces_now(self) -> list[float]:
         """The rates (K) of the pieces now, as the groups have them."""
-        rates, ratios = self.rates(), self._ratios()
+        rates, ratios = self.rates(), self.ratios()
         number = 1 if self.layers is None else self.layers.number
         found: dict[int | None, float] = {}
         for i, piece in self._cells():
