@@ -88,6 +88,20 @@ def test_gradients_are_seen_as_cosines_and_shares() -> None:
     torch.testing.assert_close((10 ** (x["share"] * spread + centre)).sum(1), torch.ones(1, dtype=F64))
 
 
+def test_layers_are_seen_by_fan_in_place_and_their_own_correction() -> None:
+    architecture = Architecture(layers=True, hidden=5)
+    _, step = episode_of(architecture).reset([0])  # of the perceptron 64-32-32-10
+    assert isinstance(step.observation, dict)
+    x = policy.inputs(architecture, step.observation, torch.tensor([[1.0, -1.0, 100.0]], dtype=F64))
+    expected = {
+        "fan_in": [(np.log10(f) - 1.8) / 0.5 for f in (64, 32, 32)],
+        "place": [-1.0, 0.0, 1.0],
+        "correction": [0.5, -0.5, 3.0],
+    }
+    for name, values in expected.items():
+        torch.testing.assert_close(x[name], torch.tensor([values], dtype=F64))
+
+
 def test_an_untrained_policy_is_a_warm_up_and_a_linear_decay() -> None:
     agent = UniversalController(PLAIN.init(3), PLAIN)
     result = evaluate(agent, make_task("digits-mlp", budget=40, interval=4), [0], device="cpu")
