@@ -8,11 +8,11 @@ smaller or larger. Some share more with what is drawn than others; `differs` say
 
 **Nothing may be chosen on this list**: no setting, no training, no checkpoint, no seed, no baseline's grid. (The suites
 `quick` and `standard`, whose grids were written before, have shuttle-mlp at other budgets: no controller may be chosen
-by their results.) What needs choosing is chosen on drawn tasks (`TaskDistribution.tasks("selection", ...)`). Whoever reports results on it adds a
-line to `REPORTS`: from the second report on, what is better may be so by selection, and its number says how much
-selection there was. The list was fixed before any controller was trained on drawn tasks. It doesn't change: tests hold
-it to a checksum, its settings are written out here whatever becomes of those in the catalogue, and another list gets
-another name.
+by their results.) What needs choosing is chosen on drawn tasks (`TaskDistribution.tasks("selection", ...)`). Whoever
+reports results on it adds a line to `REPORTS`: from the second report on, what is better may be so by selection, and
+its number says how much selection there was. The list was fixed before any controller was trained on drawn tasks. It
+doesn't change: tests hold it to a checksum, its settings are written out here whatever becomes of those in the
+catalogue, and another list gets another name.
 
 The tasks on MNIST, Fashion-MNIST and cifar10-jpeg need files; where these are missing, a report says so and
 leaves them out. What isn't here although it could be thought to belong: plain perceptrons on other data, `text-mlp` and
