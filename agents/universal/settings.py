@@ -9,6 +9,7 @@ from typing import ClassVar
 from lrenv.agents.outer.settings import OuterSettings
 from lrenv.agents.universal.policy import Architecture
 from lrenv.controllers import schema
+from lrenv.randomness.seeds import seeds_for
 from lrenv.training.drawn import TaskDistribution
 
 OF_TASKS = ("budget", "interval", "optimizer", "val_examples")
@@ -62,6 +63,7 @@ class UniversalSettings(OuterSettings):
         super().__post_init__()
         schema.integer(1, schema.LARGEST_SIZE)("hidden", self.hidden)
         TaskDistribution(self.limit)
+        seeds_for("validation", self.eval_tasks)
         if self.task != "drawn":
             raise ValueError(f"universal controllers are trained on drawn tasks; leave task={self.task!r} out")
         for name in OF_TASKS:
