@@ -49,16 +49,18 @@ def pages(generator: ModuleType) -> dict[str, str]:
         ("agents/index", agents()),
         ("catalogue/tasks", tasks()),
         ("catalogue/data", datasets()),
-        ("catalogue/observations", (*OBSERVATIONS, *WHITE_BOX)),
-        ("catalogue/actions", (*KINDS, *HYPERPARAMETERS)),
-        ("catalogue/rewards", tuple(REWARDS)),
+        ("catalogue/observations", (*(f"## `{name}`\n" for name in OBSERVATIONS), *WHITE_BOX)),
+        ("catalogue/actions", tuple(f"| `{name}` | `" for name in KINDS)),
+        ("catalogue/actions", tuple(HYPERPARAMETERS)),
+        ("catalogue/rewards", tuple(f"## `{name}`\n" for name in REWARDS)),
         ("catalogue/optimizers", (*OPTIMIZERS, *LOSSES)),
     ],
 )
 def test_the_catalogue_has_everything_that_is_registered(
     pages: dict[str, str], page: str, names: tuple[str, ...]
 ) -> None:
-    assert [name for name in names if f"`{name}`" not in pages[page]] == []
+    wanted = [name if "`" in name else f"`{name}`" for name in names]
+    assert [name for name in wanted if name not in pages[page]] == []
 
 
 @pytest.mark.parametrize("agent", agents())
@@ -147,6 +149,7 @@ def test_names_in_backticks_lead_to_their_places(generator: ModuleType) -> None:
     assert links.linked("see `lrenv.Task`") == "see {py:obj}`lrenv.Task <lrenv.training.tasks.Task>`"
     assert links.linked("`lrenv.envs.actions`") == "{py:mod}`lrenv.envs.actions <lrenv.envs.actions>`"
     assert links.linked("`linear` and `Task`", "lrenv.training.tasks").endswith("`Task <lrenv.training.tasks.Task>`")
+    assert links.linked("    code\n\n`lrenv.Task`").startswith("    code\n\n{py:obj}")
     assert links.linked("    `lrenv.Task`\n") == "    `lrenv.Task`\n"
     assert links.linked("```\n`lrenv.Task` <b>\n```") == "```\n`lrenv.Task` <b>\n```"
     assert links.linked("train/<class>, `a <b>`, <g_t, d>, 1 < 2") == "train/\\<class>, `a <b>`, \\<g_t, d>, 1 < 2"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lrenv.agents import BaseAgent, View, make_agent
 from lrenv.home.controller import LRController
+from lrenv.home.fallback import Fallback
 
 SPLIT = "ignore:the optimizer's . parameter groups were split"
 pytestmark = pytest.mark.filterwarnings(SPLIT, "ignore:agent .* was made for")
@@ -196,6 +197,14 @@ def test_the_fallback_keeps_the_ratios_of_layers() -> None:
     second.load_state_dict(controller.state_dict())
     other.optimizer.load_state_dict(loop.optimizer.state_dict())
     assert other.run(second, 3) == loop.run(controller, 3)
+
+
+def test_a_rate_of_0_stays_so_where_a_schedule_takes_over() -> None:
+    fallback, other = Fallback("linear", 0), Fallback("linear", 0)
+    assert fallback.notice(True, 4, [0.0, 0.1, 0.4])
+    assert fallback.rates(9, 14, 1) == pytest.approx([0.0, 0.05, 0.2])
+    other.restoring(fallback.state())()
+    assert other.rates(9, 14, 1) == fallback.rates(9, 14, 1)
 
 
 @pytest.mark.parametrize(
@@ -430,6 +439,13 @@ def test_parameters_without_a_gradient_stand_still() -> None:
 def test_directions_that_are_not_known_are_refused(kind: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LRController(Loop([0.1], kind, **options).optimizer, "adam-hd")
+
+
+def test_the_option_that_is_refused_is_told_of_the_group_that_has_it() -> None:
+    optimizer = Loop([0.1, 0.2]).optimizer
+    optimizer.param_groups[1]["maximize"] = True
+    with pytest.raises(ValueError, match="this optimizer is SGD with maximize=True"):
+        LRController(optimizer, HD)
 
 
 @pytest.mark.parametrize(

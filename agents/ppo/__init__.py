@@ -15,10 +15,11 @@ A_t its advantage, equation 1 is
 
     J = E[min(w_t A_t, clip(w_t, 1 - epsilon, 1 + epsilon) A_t)].
 
-Read `agent.py` first (the trained controller and its file), then `settings.py` and `training.py`; the algorithm itself
-is Stable-Baselines3's. `multi_task.py` trains one policy on several tasks: `tasks.py` says which come, `validation.py`
-how its controllers are compared.
+Read `agent.py` first (the trained controller and its file), then `settings.py`, `algorithm.py` (Stable-Baselines3's,
+with a rate each for actor and critic) and `training.py`. `multi_task.py` trains one policy on several tasks: `tasks.py`
+says which come, `validation.py` how its controllers are compared.
 
 Limits: a controller is about as good as a tuned schedule on the task that it was trained on, and poor on others
-(`docs/results.md`), unless it was trained on many. Training one takes about a thousand runs of the task.
+(`docs/results.md`). How good one is that was trained on many tasks has not been reported yet. Training one takes about
+a thousand runs of the task.
 """

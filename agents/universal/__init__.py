@@ -7,11 +7,12 @@ the budget, the fan-in f_k of layer k, and what is seen at a decision, x_k, the 
     c_k <- c_k / 2 + log(100) / 2 tanh(perceptron(x_k, c_k))
 
 peak (one for optimizers that scale gradients, one for SGD), e, w and q are learned like the perceptron's weights; an
-untrained policy is a warm-up and linear decay. What is seen are losses relative to the first one and their scatter, how
-far the first and the last layer move relative to their weights and in which direction, and the time; nothing of it
-changes where the loss is multiplied by a constant, and nothing of it needs validation data. Policies that see gradients
-also have, per layer, the cosine of a gradient and the direction of the step before it, and the layer's share of the
-gradient. The first rate is the policy's own: it doesn't matter where the task would start.
+untrained policy is a warm-up and linear decay. Policies that don't know T have s(p) = min(1, t / w) alone, t in steps,
+w of them for the warm-up, at the middle of the interval. What is seen are losses relative to the first one and their
+scatter, how far the first and the last layer move relative to their weights and in which direction, and the time;
+nothing of it changes where the loss is multiplied by a constant, and nothing of it needs validation data. Policies that
+see gradients also have, per layer, the cosine of a gradient and the direction of the step before it, and the layer's
+share of the gradient. The first rate is the policy's own: it doesn't matter where the task would start.
 
 All parameters are one vector theta of a few hundred numbers. They are trained by evolution strategies: over whole runs
 of tasks that are drawn as training goes (`lrenv.training.drawn`), theta descends the mean of

@@ -86,8 +86,7 @@ class Architecture:
     def init(self, seed: int) -> Tensor:
         """Returns the theta (D,) of an untrained policy, which is its schedule: the perceptron puts out 0."""
         generator = torch.Generator().manual_seed(seed)
-        theta = dict.fromkeys(self.shapes, torch.zeros(()))
-        parts = {name: theta[name].expand(shape).clone() for name, shape in self.shapes.items()}
+        parts = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
         parts["w1"] = torch.randn(self.shapes["w1"], generator=generator) / len(self.inputs) ** 0.5
         return torch.cat([part.flatten() for part in parts.values()])
 

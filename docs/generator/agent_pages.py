@@ -238,7 +238,12 @@ def _facts(known: Known) -> list[tuple[str, str]]:
         ]
     facts.append(("knows the budget", "yes" if privileges.horizon else "no"))
     used = [words for name, words in USES.items() if getattr(privileges, name)]
-    facts.append(("makes use of", ", ".join(used) or "the time alone"))
+    facts.append(
+        (
+            "makes use of",
+            ", ".join(used) or ("the time alone" if view.observe == "clock" else "what is seen of training alone"),
+        )
+    )
     grid = getattr(known.factory, "grid", {})
     if grid:
         facts.append(("tuned over", "; ".join(f"`{name}` {_values(values)}" for name, values in grid.items())))

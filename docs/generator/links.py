@@ -9,7 +9,7 @@ from generator.source import exported, modules
 
 _NAME = re.compile(r"`([\w.]+)(\(\))?`")
 _SPAN = re.compile(r"(`[^`]+`)")
-_BLOCK = re.compile(r"(?:^ {4}.*\n?)+|^```.*?^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"(?:^ {4}.*\n?)+|^```(?:.*\n)+?```$", re.MULTILINE)
 _TAG = re.compile(r"<(?=[a-zA-Z/!?])")
 
 

@@ -68,7 +68,7 @@ class Fallback:
     Args:
         name: a schedule's spec, such as "linear" or "constant:warmup=100"; None never takes over. Without a `peak`, it
             goes on from the rate of the moment, over the steps that are left. Where there is a rate per piece, their
-            ratios stay, and the schedule gives the geometric mean.
+            ratios stay, and the schedule gives the geometric mean of those that aren't 0, which stay 0.
         patience: how many such decisions in a row are let pass, 0 or more.
 
     Raises:
@@ -94,7 +94,7 @@ class Fallback:
         self._strange = self._strange + 1 if strange else 0
         if self.name is None or self.since is not None or self._strange <= self.patience:
             return False
-        self.since, self._peaks, self._schedule = step, list(lr), self._made(overall(lr))
+        self.since, self._peaks, self._schedule = step, list(lr), self._made(_level(lr))
         return True
 
     def rates(self, step: int, horizon: float, interval: int) -> list[float]:
@@ -102,7 +102,7 @@ class Fallback:
         assert self.since is not None
         assert self._schedule is not None
         (rate,) = self._schedule.rates(step - self.since, horizon - self.since, interval)
-        peak = overall(self._peaks)
+        peak = _level(self._peaks)
         return [rate if own == peak else rate * own / peak for own in self._peaks]
 
     def state(self) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class Fallback:
         since = None if state["since"] is None else int(state["since"])
         if since is not None and self.name is None:
             raise ValueError("a schedule had taken over, and this controller has fallback=None")
-        schedule = None if since is None else self._made(overall(peaks))
+        schedule = None if since is None else self._made(_level(peaks))
 
         def restore() -> None:
             self._strange, self.since, self._peaks, self._schedule = strange, since, peaks, schedule
@@ -130,3 +130,8 @@ class Fallback:
         assert self.name is not None
         own = specs.parse(self.name).settings
         return Schedule(make_agent(self.name, **({} if "peak" in own else {"peak": peak})))
+
+
+def _level(rates: Sequence[float]) -> float:
+    """The rate that a schedule goes on from in the place of several: those of 0 would make it 0, too."""
+    return overall([rate for rate in rates if rate] or [0.0])

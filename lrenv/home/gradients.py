@@ -71,9 +71,10 @@ def check_gradients(optimizer: Any, groups: Groups, agent: str, parts: Sequence[
             f"next batch at the weights before the step: {WORKS}"
         )
     kind = KINDS.get(type(optimizer))
-    lacking = () if kind is None else [name for name in kind.without for group in groups.all if group.get(name)]
+    without = () if kind is None else kind.without
+    lacking = [f"{name}={group[name]}" for name in without for group in groups.all if group.get(name)]
     if kind is None or lacking:
-        held = f"{type(optimizer).__name__}" + (f" with {lacking[0]}={groups.all[0][lacking[0]]}" if lacking else "")
+        held = type(optimizer).__name__ + (f" with {lacking[0]}" if lacking else "")
         raise ValueError(
             f"agent {agent!r} observes gradients and the directions of steps, which are known of torch.optim's SGD, "
             f"RMSprop, Adam and AdamW without {', '.join(dict.fromkeys(x for k in KINDS.values() for x in k.without))},"
@@ -180,8 +181,7 @@ class Gradients:
             if own:
                 parts = compute(group, own).split([p.numel() for p in own], 1)
                 found |= {id(p): part for p, part in zip(own, parts, strict=True)}
-        columns = [found[id(p)] if id(p) in found else self._like.new_zeros(1, p.numel()) for p in
-                   self.parameters]  # fmt: skip
+        columns = [found[id(p)] if id(p) in found else self._like.new_zeros(1, p.numel()) for p in self.parameters]
         return torch.cat(columns, 1)
 
     def _flat(self, tensors: Sequence[Tensor]) -> Tensor:

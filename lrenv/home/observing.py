@@ -29,9 +29,6 @@ class Seen(NamedTuple):
 class Observing:
     """Looks at one loop: what changes between two looks is kept here.
 
-    Attributes:
-        watched: the parameters that are looked at.
-
     Args:
         observer: what the agent observes.
         needs: what it looks at; only this is measured, and the rest is NaN.
@@ -42,6 +39,9 @@ class Observing:
         like: gives the dtype and the device of what is observed.
         interval: N, steps between two decisions.
         adaptive: whether the optimizer scales gradients.
+
+    Attributes:
+        watched: the parameters that are looked at, also for their gradients.
     """
 
     def __init__(
