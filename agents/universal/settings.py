@@ -29,7 +29,9 @@ class UniversalSettings(OuterSettings):
         tasks: the number of tasks per update.
         pairs: the number of antithetic pairs per task; both of a pair share their initial weights and batches.
         sigma: the standard deviation of the perturbations.
-        outer_lr: the learning rate of Adam for theta; it falls linearly to 0.
+        outer_lr: the learning rate of Adam for theta; it falls linearly to 0 over `updates`. A training that is resumed
+            with other updates goes on at the rate that these give its next update, and so ends with another controller
+            than one that had them from the beginning.
         spread: the differences of a task's pairs are divided by their root mean square, so that no task outweighs
             others, but at least by this: tasks on which the policy matters less than that count less.
         layers: a rate per layer instead of one for the network.
