@@ -17,7 +17,7 @@ import pytest
 from scipy import stats
 
 from lrenv.agents import View, make_agent
-from lrenv.agents.schedules.refined import refine
+from lrenv.agents.schedules.refined import record_norms, refine
 from lrenv.benchmark import run_suite as runs
 from lrenv.benchmark import search as searches
 from lrenv.benchmark.evaluation import ARRAYS, Result, evaluate
@@ -679,10 +679,45 @@ def test_settings_from_a_run_of_another_agent(tmp_path: Path) -> None:
     assert [line.settings for line in again.lines] == [line.settings for line in outcome.lines]
 
 
+def test_random_draws_of_an_agent_that_comes_after_another(tmp_path: Path) -> None:
+    """They have the settings of the other one's run, too: a draw of the tuned settings ends like the reported runs."""
+    path = tmp_path / "after.toml"
+    path.write_text(TEXT + '[agents.refined]\nafter = "linear"\ngrid = { peak = [0.1] }\ndraws = { peak = [0.1] }\n')
+    outcome = run_suite(chosen(read_suite(path), ["refined"], TASKS[:1]), tmp_path / "out", device="cpu")
+    (line,) = (line for line in outcome.lines if line.agent == "refined")
+    assert line.result is not None
+    np.testing.assert_allclose(
+        outcome.pools["refined", line.task]["test_loss"], [line.result.final_test_loss] * 4, rtol=1e-5
+    )
+
+
+def test_what_a_suite_says_counts_more_than_another_run(tmp_path: Path) -> None:
+    """In the search as in the reports: exponent=1 for SGD, of whose runs an exponent of 2 would follow."""
+    path = tmp_path / "after.toml"
+    path.write_text(
+        TEXT + '[agents.refined]\nagent = "refined:exponent=1.0"\nafter = "linear"\ngrid = { peak = [0.1] }\n'
+    )
+    outcome = run_suite(chosen(read_suite(path), ["refined"], TASKS[:1]), tmp_path / "out", device="cpu")
+    lines = {line.agent: line for line in outcome.lines}
+    task = make_task(TASKS[0])
+    norms = record_norms(make_agent("linear", **lines["linear"].settings), task)
+    agent = make_agent("refined", norms=norms, peak=0.1, exponent=1.0)
+    by_hand = evaluate(agent, task, seeds_for("tuning", 1), device="cpu")
+    (tuned,) = (x for x in outcome.records.used.values() if x["search"] == "grid" and x["agent"] == "refined")
+    assert tuned["val_loss"] == pytest.approx(float(by_hand.final_val_loss.mean()))
+
+
+def test_what_the_reference_comes_after_takes_part_too(tmp_path: Path) -> None:
+    path = tmp_path / "after.toml"
+    path.write_text(f'reference = "refined"{TEXT}[agents.refined]\nafter = "linear"\ngrid = {{ peak = "peak" }}\n')
+    assert [entry.label for entry in chosen(read_suite(path), ["untuned"]).agents] == ["untuned", "linear", "refined"]
+
+
 @pytest.mark.parametrize("tables", [
     '[agents.late]\nagent = "constant"\nafter = "linear"\ngrid = { peak = [0.1] }',
     '[agents.refined]\nafter = "untuned"\ngrid = { peak = [0.1] }', '[agents.refined]\nafter = "linear"',
     '[agents.refined]\nafter = "liner"\ngrid = { peak = [0.1] }',
+    '[agents.refined]\nafter = "linear"\ngrid = { peak = [0.1], norms = [1.0] }',
 ])  # fmt: skip
 def test_agents_that_cannot_come_after_another(tmp_path: Path, tables: str) -> None:
     path = tmp_path / "after.toml"

@@ -175,6 +175,7 @@ def test_actions_are_judged_in_the_dtype_of_the_space() -> None:
         ("scael", "unknown control 'scael'.*'scale'"),
         ("scale/layers", "granularity.*'layer'"),
         ("scale10/layers", "granularity.*'layer'"),
+        ("scale10/", "unknown granularity of control 'scale10' ''"),
         ("scale1", "'scale1': the factor behind scale must be a decimal number above 1 and at most 100000000, as in"),
         ("scale0.5", "above 1"),
         ("scale-3", "above 1"),

@@ -388,6 +388,13 @@ def test_what_can_not_be_driven_is_refused(agent: Any, settings: dict[str, Any],
     assert before == [loop.optimizer.param_groups[0][name] for name in kept]
 
 
+def test_complex_weights_are_refused_where_weights_or_gradients_are_observed() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(3, dtype=torch.complex64))], 0.1)
+    with pytest.raises(ValueError, match="trains complex ones"):
+        lrenv.LRController(optimizer, "sgd-hd", horizon=10)
+    assert lrenv.LRController(optimizer, "linear:peak=0.1", horizon=10).get_last_lr() == [0.1]
+
+
 def test_frozen_models_and_other_optimizers_are_told() -> None:
     loop = Loop()
     loop.model.requires_grad_(False)

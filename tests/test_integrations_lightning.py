@@ -213,6 +213,29 @@ def test_a_fresh_run_forgets_a_checkpoint_that_was_only_validated(lightning: Any
     assert rates(second) == pytest.approx([0.1 * (1 - t / (3 * PER_EPOCH)) for t in range(3 * PER_EPOCH)])
 
 
+def test_a_trainer_that_fits_once_more_goes_on(lightning: Any, tmp_path: Path) -> None:
+    """It counts on, up to the new number of epochs, and trains with a new optimizer."""
+    callback, module = callback_of("linear:peak=0.1"), lightning.Module()
+    trainer = fit(lightning, callback, tmp_path, module=module, max_epochs=1)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, DataLoader(TensorDataset(*data()), 4))
+    steps = 3 * PER_EPOCH
+    assert callback.controller.last_epoch == callback.controller.horizon == steps == trainer.global_step
+    assert rates(trainer) == pytest.approx([0.1 * (1 - t / steps) for t in range(PER_EPOCH, steps)])
+
+
+def test_a_run_that_ends_before_the_horizon_of_its_checkpoint_says_so(lightning: Any, tmp_path: Path) -> None:
+    saving = lightning.callbacks.ModelCheckpoint(tmp_path, "{epoch}", every_n_epochs=1, save_top_k=-1)
+    fit(lightning, callback_of("linear:peak=0.1"), tmp_path, callbacks=[saving], enable_checkpointing=True)
+    callback = callback_of("linear:peak=0.1")
+    with warnings.catch_warnings(record=True) as told:  # Lightning warns, too
+        warnings.simplefilter("always")
+        fit(lightning, callback, tmp_path, tmp_path / "epoch=0.ckpt", max_epochs=2)
+    sentence = f"ends after {2 * PER_EPOCH} steps, and the controller goes on with its horizon of {3 * PER_EPOCH}"
+    assert [sentence in str(warning.message) for warning in told].count(True) == 1
+    assert callback.controller.horizon == 3 * PER_EPOCH
+
+
 @pytest.mark.filterwarnings("ignore:the optimizer's 1 parameter groups were split")
 def test_a_rate_per_layer_goes_on_too(lightning: Any, tmp_path: Path) -> None:
     agent = "cosine:peak=0.1:fan_in=0.5"

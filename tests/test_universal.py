@@ -228,3 +228,8 @@ def test_drawn_tasks_differ_in_what_a_training_meets() -> None:
     tasks = TaskDistribution(1e9).tasks("training", 30)
     assert {task.optimizer for task in tasks} == {"adam", "adamw", "momentum"}
     assert max(flops(task) for task in tasks) <= 1e9
+
+
+def test_more_tasks_for_validation_than_there_are_are_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="10000 seeds for validation, not 20000"):
+        UniversalSettings(out=tmp_path, eval_tasks=20_000)

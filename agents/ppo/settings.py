@@ -82,6 +82,8 @@ class PPOSettings(OuterSettings):
             raise ValueError(f"envs={self.envs} trainees can't be shared equally by groups={self.groups} tasks")
         if self.tasks and self.compile:
             raise ValueError("compiling takes half a minute per task, of which tasks has many: leave compile out")
+        if self.tasks and self.task != type(self).task:
+            raise ValueError(f"tasks={self.tasks!r} stands instead of task: leave task={self.task!r} out")
         if self.tasks:
             seeds_for("validation", self.eval_seeds * self.eval_tasks)
         for name in ("actor_lr", "critic_lr"):

@@ -9,6 +9,7 @@ from typing import ClassVar
 from lrenv.agents.outer.settings import OuterSettings
 from lrenv.agents.universal.policy import Architecture
 from lrenv.controllers import schema
+from lrenv.randomness.seeds import seeds_for
 from lrenv.training.drawn import TaskDistribution
 
 OF_TASKS = ("budget", "interval", "optimizer", "val_examples")
@@ -29,8 +30,9 @@ class UniversalSettings(OuterSettings):
         pairs: the number of antithetic pairs per task; both of a pair share their initial weights and batches. On two
             cores 64 pairs take less than twice the time of 8, for small networks are bound by calls, not by work.
         sigma: the standard deviation of the perturbations.
-        outer_lr: the learning rate of Adam for theta; it falls linearly to 0 at the last update. A training that goes
-            on with another number of updates falls along the new line from there.
+        outer_lr: the learning rate of Adam for theta; it falls linearly to 0 over `updates`. A training that is resumed
+            with other updates goes on at the rate that these give its next update, and so ends with another controller
+            than one that had them from the beginning.
         spread: the differences of a task's pairs are divided by their root mean square, so that no task outweighs
             others, but at least by this: tasks on which the policy matters less than that count less.
         layers: a rate per layer instead of one for the network.
@@ -64,6 +66,7 @@ class UniversalSettings(OuterSettings):
         super().__post_init__()
         schema.integer(1, schema.LARGEST_SIZE)("hidden", self.hidden)
         TaskDistribution(self.limit)
+        seeds_for("validation", self.eval_tasks)
         if self.task != "drawn":
             raise ValueError(f"universal controllers are trained on drawn tasks; leave task={self.task!r} out")
         for name in OF_TASKS:

@@ -138,7 +138,8 @@ def run_suite(
                 lines += _lines(contenders[entry.label], search, found)
                 if entry.draws and suite.pool and not lines[-1].failure:
                     drawn = search.about("pool", [described_setting(entry.draws), suite.pool, suite.seeds])
-                    pools[entry.label, name] = found.once(drawn, partial(pool, search))
+                    whole = after_another(search, found)[0] if entry.after else search
+                    pools[entry.label, name] = found.once(drawn, partial(pool, whole))
             report(len(tasks) * len(entries))
         except KeyboardInterrupt:
             told = f"{len(cells)} finished cells are saved in {cells.path}; the same command goes on from there"

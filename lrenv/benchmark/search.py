@@ -168,7 +168,7 @@ class Search:
             def batch(part: list[tuple[int, int]], task: Task = task) -> Result:
                 names = [name for name in combinations[part[0][0]] if name != DECAY]
                 values = {name: np.array([combinations[i][name] for i, _ in part]) for name in names}
-                agent = factory(**spec.settings | self.given | values)
+                agent = factory(**self.given | spec.settings | values)  # what the suite says counts more
                 run = evaluate(agent, task, [s for _, s in part], name=self.entry.label, device=self.device)
                 return replace(run, curves={})  # nothing is chosen by them
 
@@ -189,14 +189,20 @@ def stand_ins(entry: Entry) -> Settings:
     """Settings of an agent that comes after another, where it is only looked at; the settings proper differ by task.
 
     Raises:
-        ValueError: the agent takes no settings from the runs of another.
+        ValueError: the agent takes no settings from the runs of another, or has those in its grid, too.
     """
     if not entry.after:
         return {}
     factory = agent_factory(parse(entry.agent).name)
     if not hasattr(factory, "after"):
         raise ValueError(f"agents.{entry.label}.after: {entry.agent} takes no settings from another agent's runs")
-    return dict(factory.sample)  # type: ignore[attr-defined]
+    sample = dict(factory.sample)  # type: ignore[attr-defined]
+    if own := sample.keys() & {*entry.grid, *entry.draws}:
+        raise ValueError(
+            f"agents.{entry.label}.after: a run of {entry.after} gives {', '.join(sorted(own))}: leave it out of grid "
+            "and draws"
+        )
+    return sample
 
 
 def _rows(result: Result, rows: slice, of: int) -> Result:

@@ -210,7 +210,8 @@ def chosen(suite: Suite, agents: Sequence[str] = (), tasks: Sequence[str] = (), 
     """
     known = {entry.label: entry for entry in suite.agents}
     if agents:
-        before = [known[name].after for name in agents if name in known and known[name].after]
+        wanted = [*agents, suite.reference]
+        before = [known[name].after for name in wanted if name in known and known[name].after]
         named = dict.fromkeys([*agents, *before, suite.reference])
         suite = replace(suite, agents=tuple(known.get(name) or entry_of(name, {}) for name in named))
     suite = replace(suite, tasks=tuple(tasks) or suite.tasks, seeds=suite.seeds if seeds is None else seeds)

@@ -155,8 +155,8 @@ class Control:
         main = [name for name in names if name not in HYPERPARAMETERS]
         if len(main) != 1:
             raise ValueError(f"control={control!r} must name one way to set the rate, one of {', '.join(KINDS)}")
-        kind, _, granularity = main[0].partition("/")
-        self.granularity = granularity or "trainee"
+        kind, slash, granularity = main[0].partition("/")
+        self.granularity = granularity if slash else "trainee"
         self._kind, self._rates = _rule(kind)
         self.rates = lookup(sizes, self.granularity, f"granularity of control {kind!r}")
         for name in self.hyperparameters:

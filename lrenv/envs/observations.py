@@ -6,6 +6,9 @@ they can't disagree. Values are clamped to their bounds; NaN takes the upper one
 `register_observation` gives one's own a name; environments also take a table, or a function from `Dynamics` to numbers
 (n, k), in the place of a name.
 
+Logarithms are of losses above 0, and anything else counts as 1e-12: of a loss of one's own that is 0 or less, falls and
+changes show nothing. Such a loss is observed by `paper`, `clock`, or an observation of one's own; or add a constant.
+
 White-box parts are gradients and parameters themselves. They make the observation a `Dict`.
 
 | part | shape | |

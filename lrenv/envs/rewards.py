@@ -3,6 +3,9 @@
 A loss counts up to a cap of four times that of the untrained network. A run that diverges gets less than the lowest
 return that any run could still collect by going on, so that an agent never gains by making a run diverge early.
 
+`log_val_loss` and `improvement` take a loss of less than 1e-8 for 1e-8: of a loss of one's own that is negative they
+show nothing, so add a constant to it, or take another reward.
+
 A reward is a function (dynamics, diverged (n,)) -> (n,), always finite. `register_reward` gives one's own a name;
 environments also take the function itself:
 

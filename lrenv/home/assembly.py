@@ -66,6 +66,11 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     layers = Layers(groups.all, settings.module, driver.granularity, driver.fan_in, settings.layers)
     if needs.parts:
         check_gradients(optimizer, groups, driver.name, needs.parts)
+    if (needs.parts or needs.weights) and any(p.is_complex() for p in (first, last, *layers.parameters)):
+        raise ValueError(
+            f"agent {driver.name!r} observes weights or gradients, whose sums and products are those of real numbers, "
+            "and the optimizer trains complex ones: take an agent that observes losses alone"
+        )
     like = torch.zeros((), dtype=torch.float64)  # clocks need no more
     if not needs.clock_alone:
         dtype = torch.float64 if last.dtype == torch.float64 else torch.float32

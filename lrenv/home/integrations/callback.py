@@ -78,7 +78,7 @@ class ControllerCallback:
             model: what it trains.
             steps: of the optimizer in all, as far as the trainer knows.
             done: how many of them were taken before, where the run is one that goes on.
-            saved: the controller's state in the checkpoint that it goes on from; None if there is none.
+            saved: the controller's state where it goes on from; None if there is none.
         """
         total = steps if self._horizon is None else self._horizon
         horizon = total
@@ -100,10 +100,16 @@ class ControllerCallback:
             controller.load_state_dict(saved)
             if horizon is not None and total is not None and total > horizon:
                 controller.extend(total - horizon)
+            elif horizon is not None and total is not None and total < horizon and is_first():
+                warnings.warn(
+                    f"this run ends after {total} steps, and the controller goes on with its horizon of {horizon}, "
+                    "for steps that were planned can't be taken back",
+                    stacklevel=2,
+                )
         elif done and is_first():
             warnings.warn(
-                f"the checkpoint holds no state of this callback's controller, which begins at step {done} as if it "
-                "were the first one",
+                f"there is no state of this callback's controller, which begins at step {done} as if it were the first "
+                "one",
                 stacklevel=2,
             )
         self._losses = []

@@ -69,8 +69,10 @@ class LRControllerCallback(ControllerCallback, Callback):  # type: ignore[misc] 
             )
         steps = trainer.estimated_stepping_batches if self._horizon is None else None
         known = None if steps is None or steps < 0 or math.isinf(steps) else int(steps)
-        done, saved = self._loaded or (0, None)
+        # A trainer that has fitted before goes on counting, with a new optimizer.
+        done, saved = self._loaded or (trainer.global_step, self.state_dict().get("controller"))
         self._loaded = None
+        saved = saved if done else None
         self._begin(trainer.optimizers[0], pl_module, known, done, saved)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
