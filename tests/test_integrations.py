@@ -60,10 +60,16 @@ def test_the_horizon_is_the_trainers_if_none_is_given() -> None:
 def test_a_run_that_goes_on_for_longer_is_extended() -> None:
     first = begun(20).controller
     assert first is not None
-    for steps, horizon in ((20, 20), (30, 30), (10, 20)):
+    for steps, horizon in ((20, 20), (30, 30)):
         second = begun(steps, 5, first.state_dict()).controller
         assert second is not None
         assert second.horizon == horizon
+    with pytest.warns(
+        UserWarning, match="this run ends after 10 steps, and the controller goes on with its horizon of 20"
+    ):
+        second = begun(10, 5, first.state_dict()).controller
+    assert second is not None
+    assert second.horizon == 20
 
 
 def test_a_checkpoint_without_a_controller_leaves_the_steps_that_are_left() -> None:

@@ -100,7 +100,7 @@ CASES = {
         ppo_training,
         partial(
             PPOSettings,
-            **{name: x for name, x in PPO.items() if name not in ("budget", "interval")},
+            **{name: x for name, x in PPO.items() if name not in ("task", "budget", "interval")},
             groups=2,
             rollout=3,
             tasks="noisy-quadratic:budget=12:interval=3,noisy-quadratic:budget=10:interval=2",
