@@ -127,7 +127,7 @@ def test_observations_are_normalised_and_clipped() -> None:
 class TestUnusableFiles:
     @pytest.mark.parametrize("name", ["x.safetensors", "controller.safetensors/x.safetensors"])
     def test_missing(self, read: Callable[[Path], Any], saved: Path, name: str) -> None:
-        with pytest.raises(FileNotFoundError, match=r"x\.safetensors; train one with"):
+        with pytest.raises(FileNotFoundError, match=r"x\.safetensors; `lrenv train --help` says how"):
             read(saved.parent / name)
 
     @pytest.mark.parametrize("kept", [0, 7, 8, 100, -1])
