@@ -713,6 +713,20 @@ def test_what_the_reference_comes_after_takes_part_too(tmp_path: Path) -> None:
     assert [entry.label for entry in chosen(read_suite(path), ["untuned"]).agents] == ["untuned", "linear", "refined"]
 
 
+@pytest.mark.parametrize(("draws", "message"), [
+    ("{ peak = [-1.0, 0.1] }", "peak"), ("{ peak = { uniform = [0.1, -0.0] } }", "must be"),
+    ("{ peak = { uniform = [-0.1, 0.1] } }", "peak"), ("{ foo = [0.1] }", "foo"),
+])  # fmt: skip
+def test_draws_that_an_agent_does_not_take_are_told_before_anything_runs(
+    tmp_path: Path, draws: str, message: str
+) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(f'{TEXT}[agents.late]\nagent = "cosine"\ngrid = {{ peak = [0.1] }}\ndraws = {draws}\n')
+    with pytest.raises(ValueError, match=message):
+        run_suite(read_suite(path), tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("tables", [
     '[agents.late]\nagent = "constant"\nafter = "linear"\ngrid = { peak = [0.1] }',
     '[agents.refined]\nafter = "untuned"\ngrid = { peak = [0.1] }', '[agents.refined]\nafter = "linear"',

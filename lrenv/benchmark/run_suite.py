@@ -184,6 +184,7 @@ def _agents(suite: Suite) -> tuple[list[Entry], dict[str, Contender], list[str]]
             (contender,) = contenders_of([entry.agent], [entry.label]) if not entry.grid else (_tuned(entry),)
             if entry.grid or not contender.tuned:
                 view_of(_sample(entry))
+            _check_draws(entry)
         except FileNotFoundError as error:
             skipped.append(f"Agent {entry.label} is left out: {error}")
             continue
@@ -202,6 +203,19 @@ def _tuned(entry: Entry) -> Contender:
     if spec.is_path:
         raise ValueError("a controller file takes no settings, so it has no grid")
     return Contender(entry.agent, spec.name, spec.settings, entry.label, tuned=True)
+
+
+def _check_draws(entry: Entry) -> None:
+    """Makes the agent with both ends of each range, so that what it doesn't take is told before anything runs.
+
+    Raises:
+        ValueError: it can't be made.
+    """
+    ends = {name: x.ends(100) for name, x in entry.draws.items()}
+    first = {name: values[0] for name, values in ends.items()}
+    for name, values in ends.items():
+        for value in values:
+            make_agent(entry.agent, **stand_ins(entry), **first | {name: value})
 
 
 def _sample(entry: Entry) -> Any:

@@ -85,6 +85,10 @@ class Range:
     kind: str
     values: tuple[Any, ...]
 
+    def ends(self, budget: int) -> list[Any]:
+        """All that there is to choose from, or the lowest and the highest value, for a task with this budget."""
+        return [round(x * budget) for x in self.values] if self.kind == "of_budget" else list(self.values)
+
     def draw(self, random: np.random.Generator, number: int, budget: int) -> NDArray[Any]:
         """(number,) independent draws for a task with this budget."""
         if self.kind == "choice":
