@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from home_loop import Loop, T, resumed
+from reacting import Everything, TrainingLosses
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
@@ -33,29 +34,6 @@ from lrenv.home.controller import LRController
 from lrenv.home.driver import Driver
 
 Torch = Callable[[Any], LRScheduler]
-
-
-class Reacting(BaseAgent[tuple[Any]]):
-    """An agent that looks at everything and remembers the mean of what it saw."""
-
-    view = View(control="scale", observe="scale-free", interval=3)
-
-    def start(self, observation: Any) -> tuple[Any]:
-        return (np.zeros(len(observation)),)
-
-    def act(self, observation: Any, carry: tuple[Any]) -> tuple[Any, tuple[Any]]:
-        mean = 0.5 * carry[0] + observation.mean(1)
-        return np.sin(7 * mean)[:, None], (mean,)
-
-
-class Training(BaseAgent[tuple[()]]):
-    """An agent that looks at training losses alone."""
-
-    view = View(control="scale", observe="scale-free", interval=3)
-    reads = ("train_change", "loss_spread", "last_update")
-
-    def act(self, observation: Any, carry: tuple[()]) -> tuple[Any, tuple[()]]:
-        return np.sin(observation[:, [2, 5, 7]].sum(1, keepdims=True)), ()
 
 
 SCHEDULES: dict[str, Torch] = {
@@ -88,7 +66,7 @@ def test_schedules_give_torchs_rates_and_resume(spec: str, optimizer_first: bool
     assert planned == pytest.approx([rate for rate, _ in expected[::5]], rel=1e-12)
 
 
-@pytest.mark.parametrize("agent", [Reacting(), Training()])
+@pytest.mark.parametrize("agent", [Everything(), TrainingLosses()])
 @pytest.mark.parametrize(("at", "optimizer_first"), [(1, True), (7, False), (9, True), (9, False)])
 def test_what_reacts_resumes_exactly(agent: Any, at: int, optimizer_first: bool) -> None:
     """Within an interval, and at its end."""
@@ -185,7 +163,7 @@ def test_the_user_stays_in_charge(tmp_path: Path) -> None:
 def test_a_shadow_changes_nothing_and_says_what_it_would_do() -> None:
     alone, loop = Loop([0.1, 0.02]), Loop([0.1, 0.02])
     expected = [alone.step(own) for own in [CosineAnnealingLR(alone.optimizer, T)] for _ in range(T)]
-    shadow = LRController(loop.optimizer, Reacting(), horizon=T, evaluate=loop.validate, shadow=True, fallback=None)
+    shadow = LRController(loop.optimizer, Everything(), horizon=T, evaluate=loop.validate, shadow=True, fallback=None)
     own = CosineAnnealingLR(loop.optimizer, T)
     found = [loop.step(own, shadow) for _ in range(T)]
     assert found == expected
@@ -234,7 +212,7 @@ def test_extended_at_its_end_it_goes_on_as_if_there_were_none() -> None:
 
 def test_broken_losses_hold_the_rate_and_the_loop_goes_on() -> None:
     loop = Loop()
-    controller = LRController(loop.optimizer, Training(), horizon=T)
+    controller = LRController(loop.optimizer, TrainingLosses(), horizon=T)
     loop.run(controller, 7)
     before = controller.get_last_lr()
     loop.step(controller, loss=float("nan"))
@@ -250,7 +228,7 @@ def test_broken_losses_hold_the_rate_and_the_loop_goes_on() -> None:
 
 
 def test_strange_observations_are_flagged_and_a_schedule_takes_over() -> None:
-    agent = Reacting()
+    agent = Everything()
     agent.observation_range = np.full(11, -1e3), np.array([1e3] * 10 + [0.4])  # type: ignore[attr-defined]
     loop = Loop()
     controller = LRController(loop.optimizer, agent, horizon=T, evaluate=loop.validate, patience=1)
@@ -267,9 +245,9 @@ def test_strange_observations_are_flagged_and_a_schedule_takes_over() -> None:
 def test_skipped_and_accumulated_steps_do_not_count() -> None:
     """The same decisions as without them."""
     plain, loop = Loop(), Loop()
-    controller = LRController(plain.optimizer, Reacting(), horizon=T, evaluate=plain.validate)
+    controller = LRController(plain.optimizer, Everything(), horizon=T, evaluate=plain.validate)
     expected = plain.run(controller)
-    controller = LRController(loop.optimizer, Reacting(), horizon=T, evaluate=loop.validate)
+    controller = LRController(loop.optimizer, Everything(), horizon=T, evaluate=loop.validate)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1000)
     found = []
     for i in range(T):
@@ -296,7 +274,7 @@ def test_a_fused_optimizer_that_skips_steps_is_noticed() -> None:
     runs = []
     for skip in (False, True):
         loop = Loop(kind=torch.optim.SGD, fused=True)
-        controller = LRController(loop.optimizer, Training(), horizon=T)
+        controller = LRController(loop.optimizer, TrainingLosses(), horizon=T)
         scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
         found: list[float] = []
         for i in range(T):
@@ -318,7 +296,7 @@ def test_a_fused_optimizer_that_skips_steps_is_noticed() -> None:
 
 def test_without_validation_training_losses_will_do() -> None:
     loop = Loop()
-    controller = LRController(loop.optimizer, Training(), horizon=T)
+    controller = LRController(loop.optimizer, TrainingLosses(), horizon=T)
     rates = loop.run(controller)
     assert controller.history[0].step == 0
     assert rates[0] == [0.1]  # nothing is known before the first loss
@@ -332,12 +310,12 @@ def test_without_validation_training_losses_will_do() -> None:
 
 def test_before_the_first_step_the_validation_loss_stands_for_that_of_the_batch() -> None:
     loop = Loop()
-    controller = LRController(loop.optimizer, Reacting(), horizon=T, evaluate=loop.validate)
+    controller = LRController(loop.optimizer, Everything(), horizon=T, evaluate=loop.validate)
     expected = loop.validate().item()
     loop.step(controller)
     begun = controller.history[0]
     assert (begun.train_loss, begun.val_loss) == (pytest.approx(expected), pytest.approx(expected))
-    controller = LRController(loop.optimizer, Reacting(), horizon=T, evaluate=loop.validate)
+    controller = LRController(loop.optimizer, Everything(), horizon=T, evaluate=loop.validate)
     controller.start(7.0)
     controller.start(8.0)
     assert controller.history[0].train_loss == 7.0
@@ -363,7 +341,7 @@ def test_evaluation_mode_and_gradients_are_as_before() -> None:
     ("agent", "settings", "message"),
     [
         ("cosine:peak=0.1", {}, "observes progress, so it must know how long training takes: pass horizon="),
-        (Reacting(), {"evaluate": lambda: 1.0}, "observes progress"),
+        (Everything(), {"evaluate": lambda: 1.0}, "observes progress"),
         ("plateau:peak=0.1", {"every": 5}, "observes the validation loss: pass evaluate="),
         ("plateau:peak=0.1", {"evaluate": lambda: 1.0}, "no interval of its own: pass every="),
         ("gala", {}, "observes gradient_change_square, which takes another gradient per step"),
@@ -401,7 +379,7 @@ def test_frozen_models_and_other_optimizers_are_told() -> None:
     with pytest.raises(ValueError, match="the model is frozen: no parameter of the optimizer requires a gradient"):
         LRController(loop.optimizer, "linear:peak=0.1", horizon=9)
     loop = Loop()
-    agent = Training()
+    agent = TrainingLosses()
     agent.view = View("scale", "scale-free", 3, "adam")
     with pytest.warns(UserWarning, match=r"was made for 'adam' \(Adam\), and this optimizer is SGD without momentum"):
         LRController(loop.optimizer, agent, horizon=9)
@@ -422,7 +400,7 @@ def test_frozen_models_and_other_optimizers_are_told() -> None:
 
 
 def test_evaluate_must_give_what_is_observed() -> None:
-    class Seeing(Training):
+    class Seeing(TrainingLosses):
         view = View(control="scale", observe="dynamics", interval=3)
         reads = ("prediction_change",)
 
@@ -456,7 +434,7 @@ def test_it_is_exported() -> None:
 def test_nothing_waits_for_the_device_between_decisions() -> None:
     """A tensor without numbers stands for one that is still being computed: to look at it raises."""
     loop = Loop()
-    controller = LRController(loop.optimizer, Training(), horizon=T, fallback=None)
+    controller = LRController(loop.optimizer, TrainingLosses(), horizon=T, fallback=None)
     controller.start(1.0)
     pending = torch.ones((), device="meta")
     for _ in range(2):
@@ -470,7 +448,7 @@ def test_a_loss_is_kept_as_it_was() -> None:
     runs = []
     for shared in (False, True):
         loop = Loop()
-        controller = LRController(loop.optimizer, Training(), horizon=T)
+        controller = LRController(loop.optimizer, TrainingLosses(), horizon=T)
         memory = torch.zeros(1)
         for i in range(9):
             loss = torch.tensor([1.0 + (i % 4)])
@@ -488,7 +466,7 @@ def test_an_evaluation_that_fails_can_be_tried_again() -> None:
             raise OSError("no disk")
         return loop.validate()
 
-    controller = LRController(loop.optimizer, Reacting(), horizon=T, evaluate=validate)
+    controller = LRController(loop.optimizer, Everything(), horizon=T, evaluate=validate)
     with pytest.raises(OSError, match="no disk"):
         loop.step(controller)
     assert not controller.history
@@ -576,7 +554,7 @@ DAMAGES: list[dict[str, Any]] = [
 
 def test_a_damaged_state_is_refused_and_changes_nothing() -> None:
     def make(loop: Loop) -> LRController:
-        return LRController(loop.optimizer, Reacting(), horizon=T, evaluate=loop.validate, module=loop.model)
+        return LRController(loop.optimizer, Everything(), horizon=T, evaluate=loop.validate, module=loop.model)
 
     first, loop, peer = Loop(), Loop([0.3]), Loop([0.3])
     source, controller, untouched = make(first), make(loop), make(peer)
@@ -628,7 +606,7 @@ def test_an_interval_longer_than_the_run_is_that_again_when_it_is_extended() -> 
 
 
 def test_the_schedule_that_takes_over_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = Reacting()
+    agent = Everything()
     agent.observation_range = np.full(11, 1e3), np.full(11, 1e4)  # type: ignore[attr-defined]
 
     def make(loop: Loop) -> LRController:
@@ -699,7 +677,7 @@ def test_extended_after_its_end_by_too_little_it_is_still_over() -> None:
 
 def test_extended_after_its_end_training_losses_are_those_of_the_next_step() -> None:
     loop = Loop()
-    controller = LRController(loop.optimizer, Training(), 4, 4)
+    controller = LRController(loop.optimizer, TrainingLosses(), 4, 4)
     with pytest.warns(UserWarning, match="after horizon=4"):
         loop.run(controller, 6)
     controller.extend(10)
@@ -787,7 +765,7 @@ def test_rates_and_counts_that_can_not_be_meant_are_refused() -> None:
             LRController(loop.optimizer, "linear:peak=0.1", T, bounds=bounds)  # type: ignore[arg-type]
     for patience, error in ((-1, ValueError), (1.5, TypeError), (True, TypeError)):
         with pytest.raises(error, match="patience must be"):
-            LRController(loop.optimizer, Training(), T, patience=patience)  # type: ignore[arg-type]
+            LRController(loop.optimizer, TrainingLosses(), T, patience=patience)  # type: ignore[arg-type]
     controller = LRController(loop.optimizer, "linear:peak=0.1", T)
     for lr in ("a", True, -1, float("nan"), torch.tensor([0.1, 0.2]), 1j, torch.tensor(True)):
         with pytest.raises(ValueError, match="lr must be a rate, one number of 0 or more"):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lrenv.agents.outer import training as outer_training
 from lrenv.agents.universal import policy
+from lrenv.agents.universal import training as training_module
 from lrenv.agents.universal.agent import UniversalController, action_of_rates, view_of_policy
 from lrenv.agents.universal.policy import CENTRES, SCHEDULE, Architecture, decide
 from lrenv.agents.universal.settings import UniversalSettings
@@ -22,6 +23,7 @@ from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.privileges import Privileges, privileges_of
 from lrenv.envs.actions import BOUNDS, KINDS
 from lrenv.envs.episode import Episode
+from lrenv.randomness import draws
 from lrenv.randomness.seeds import TRAINING, seeds_for
 from lrenv.training.drawn import TaskDistribution, flops
 from lrenv.training.tasks import Task, make_task
@@ -204,6 +206,27 @@ def test_every_task_is_new_and_of_its_purpose(small_tasks: list[int], tmp_path: 
     numbers = small_tasks[1:]  # the first is looked at before the training begins
     assert numbers[:6] == [3 * TRAINING + i for i in range(6)]
     assert numbers[6:] == seeds_for("validation", 1)
+
+
+def test_perturbations_are_new_for_each_task_and_training(
+    small_tasks: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, drawn = training_module.perturbations, []
+
+    def noted(*args: Any) -> Tensor:
+        drawn.append(draw(*args))
+        return drawn[-1]
+
+    monkeypatch.setattr(training_module, "perturbations", noted)
+    for seed, place in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        UniversalTraining(toy_settings(tmp_path, seed=seed))._estimate(place)
+    first, other_task, other_training, again = drawn
+    assert torch.equal(first, again)
+    for other in (other_task, other_training):
+        assert not (first == other).any()
+    key = draws.fold(draws.fold(torch.tensor(0), draws.POLICY), 0)
+    generator = torch.Generator().manual_seed(int(key) & (2**62 - 1))
+    assert torch.equal(first, draw(3, torch.zeros(first.shape[1]), 0.1, generator)), "of a stream of their own"
 
 
 def test_what_helps_is_learned(small_tasks: list[int], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lrenv.envs.observations import HORIZON, TRAINING
+from lrenv.envs.observations import HORIZON, TRAINING, Signal
 
 RANGE = 100.0
 """The most that the rate is above or below the schedule's."""
@@ -57,15 +57,19 @@ class Architecture:
     hidden: int = 8
 
     @property
+    def tables(self) -> dict[str, dict[str, Signal]]:
+        """The sets of signals that it sees, by name."""
+        return {"training": TRAINING} | ({"horizon": HORIZON} if self.horizon else {})
+
+    @property
     def observe(self) -> tuple[str, ...]:
         """What the environment has to show."""
-        signals = ("training", "horizon") if self.horizon else ("training",)
-        return (*signals, *GRADIENTS * self.gradients, *("fan_in",) * self.layers)
+        return (*self.tables, *GRADIENTS * self.gradients, *("fan_in",) * self.layers)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The perceptron's inputs, keys of `CENTRES`."""
-        signals = (*TRAINING, *HORIZON) if self.horizon else tuple(TRAINING)
+        signals = [name for table in self.tables.values() for name in table]
         of_layers = ("share", "fan_in", "place") if self.layers else ()
         cosine = ("cosine",) if self.gradients else ()
         return (*signals, *cosine, *(x for x in of_layers if x != "share" or self.gradients), "correction")
@@ -113,9 +117,8 @@ def by_name(architecture: Architecture, observation: Observation) -> Mapping[str
     """An observation by the names of its sets of signals, which without white-box parts are columns side by side."""
     if isinstance(observation, Mapping):
         return observation
-    tables = {"training": TRAINING, "horizon": HORIZON}
-    sizes = [len(tables[name]) for name in architecture.observe]
-    return dict(zip(architecture.observe, observation.split(sizes, -1), strict=True))
+    sizes = [len(table) for table in architecture.tables.values()]
+    return dict(zip(architecture.tables, observation.split(sizes, -1), strict=True))
 
 
 def decide(architecture: Architecture, theta: Tensor, observation: Observation, correction: Tensor) -> Decision:
@@ -145,9 +148,8 @@ def decide(architecture: Architecture, theta: Tensor, observation: Observation, 
 
 def signals(architecture: Architecture, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The signals that are seen, by name, (n, 1) each."""
-    tables = {"training": TRAINING, "horizon": HORIZON} if architecture.horizon else {"training": TRAINING}
     return {
-        name: column for each, table in tables.items()
+        name: column for each, table in architecture.tables.items()
         for name, column in zip(table, observation[each].split(1, -1), strict=True)
     }  # fmt: skip
 
