@@ -24,10 +24,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lrenv.data import Data
+from lrenv.lookup import lookup
 from lrenv.training.tasks import Task, make_task
 
 INITIAL_LRS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -53,8 +54,9 @@ class HeldOut:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def task(self) -> Task:
-        """Returns the task, with initial rates to draw from."""
-        return make_task(self.name, initial_lr=INITIAL_LRS, **self.settings)
+        """Returns the task, with initial rates to draw from, named as `named` takes it: it isn't the catalogue's."""
+        task = make_task(self.name, initial_lr=INITIAL_LRS, **self.settings)
+        return replace(task, name=f"held-out:name={self.name}")
 
 
 HELD_OUT = (
@@ -145,6 +147,15 @@ REPORTS: tuple[str, ...] = ()
 def held_out() -> list[Task]:
     """Returns all tasks of the list; reports run each from every one of `INITIAL_LRS`."""
     return [each.task() for each in HELD_OUT]
+
+
+def named(name: str) -> Task:
+    """Returns one task of the list, as the spec `held-out:name=mnist-lenet` does.
+
+    Raises:
+        ValueError: there is none of that name; the message lists the near ones.
+    """
+    return lookup({each.name: each for each in HELD_OUT}, name, "task of the held-out list").task()
 
 
 def data_of(task: Task) -> str:

@@ -23,8 +23,8 @@ backward pass, b the batch size, D the decisions, N the interval, and m the vali
     D N b (F + B) + (D + 1) m F + b F:
 
 the inner steps; the measurements, that of the untrained network among them; and its loss on a first batch. The test is
-not counted. Sizes are drawn again until the cost is within the limit; the kinds of data and of network stay, so that
-costly ones keep their share.
+not counted. Sizes are drawn again until the cost is within the limit and no example is seen more than ten times; the
+kinds of data and of network stay, so that costly ones keep their share.
 
 What 1,000 draws look like (`python benchmarks/drawn_tasks.py`):
 
@@ -65,8 +65,12 @@ from lrenv.randomness.named import Chance
 from lrenv.randomness.seeds import TRAINING, seeds_for
 from lrenv.training.tasks import LogUniform, Task
 
-VERSION = 1
-"""Of the distribution. Any change of what a number draws is another version."""
+VERSION = 2
+"""Of the distribution. Any change of what a number draws is another version.
+
+In version 1 half of the tasks saw their examples more than thirty times. What is best there is a rate so low that the
+network doesn't overfit, and constant rates were as good as those that decay.
+"""
 LIMIT = 5e9
 """FLOPs per trainee: some seconds of one core for a batch of them."""
 CHEAPEST = 5e8
@@ -75,11 +79,13 @@ INITIAL_LR = LogUniform(1e-5, 1e-1)
 BUDGETS, DECISIONS = (100, 3000), (20, 300)
 """Fewest and most, per episode."""
 BATCHES = (8, 16, 32, 64, 128, 256)
-EXAMPLES = (200, 4000)
+EPOCHS = (0.3, 10.0)
+"""How often an episode sees its examples, about as often as in most trainings that are worth a schedule."""
+EXAMPLES = (500, 50_000)
 HELD_OUT = (200, 600)
 """Examples of the validation split; few enough for measurements to be noisy, as they are for those with little data."""
-WIDTHS = (8, 128)
-NOISE = (0.02, 0.4)
+WIDTHS = (8, 256)
+NOISE = (0.05, 0.5)
 """Of numbers, in units of their standard deviation; or the share of wrong labels, which half of the tasks have."""
 SCALES = (0.3, 3.0)
 """Of numbers to be predicted, and of the pixels of digits and MNIST-1D."""
@@ -178,14 +184,19 @@ class TaskDistribution:
         }
 
     def _drawn(self, number: int, kinds: Chance, sizes: Chance) -> Task | None:
-        """A task with the sizes of an attempt; None if it is too costly."""
+        """A task with the sizes of an attempt; None if it is too costly, or has too few examples."""
         kind = kinds.one_of("data", DATA)
-        data = _data(kind, sizes)
         network = _network(kinds.one_of("network", OWN_NETWORKS.get(kind, NETWORKS)), kinds, sizes)
         optimizer = kinds.one_of("optimizer", OPTIMIZERS)
         decisions = sizes.count("decisions", *DECISIONS)
         interval = sizes.count("interval", -(-BUDGETS[0] // decisions), BUDGETS[1] // decisions)
-        largest = min(data.examples // 2, 64 if isinstance(network, Transformer) else BATCHES[-1])
+        largest = 64 if isinstance(network, Transformer) else BATCHES[-1]
+        batch_size = sizes.one_of("batch", {b: 1.0 for b in BATCHES if b <= largest})
+        seen = decisions * interval * batch_size
+        examples = round(seen / sizes.scale("epochs", *EPOCHS))
+        data = _data(kind, min(max(examples, EXAMPLES[0]), EXAMPLES[1]), sizes)
+        if seen > EPOCHS[1] * data.examples:
+            return None
         task = Task(
             f"drawn:number={number}" + (f":limit={self.limit!r}" if self.limit != LIMIT else ""),
             data,
@@ -194,7 +205,7 @@ class TaskDistribution:
             optimizer=optimizer,
             momentum=kinds.one_of("momentum", MOMENTA) if optimizer == "momentum" else None,
             weight_decay=kinds.scale("decay", *DECAYS[optimizer]) if kinds.whether("decays", 0.5) else 0.0,
-            batch_size=sizes.one_of("batch", {b: 1.0 for b in BATCHES if b <= largest}),
+            batch_size=batch_size,
             budget=decisions * interval,
             interval=interval,
             initial_lr=INITIAL_LR,
@@ -246,15 +257,15 @@ def flops(task: Task) -> int:
     return training + forward * ((decisions + 1) * measured + task.batch_size)
 
 
-def _data(kind: str, chance: Chance) -> Generated:
-    """Of a kind, at the sizes that are drawn.
+def _data(kind: str, examples: int, chance: Chance) -> Generated:
+    """Of a kind, with as many examples as asked, or as there are, and with the other sizes that are drawn.
 
     Numbers always have some noise: losses that fall to nothing would outweigh all others where losses are compared by
     their ratios.
     """
     seed = int(chance.uniform("seed") * 2**31)
-    examples, held_out = chance.count("examples", *EXAMPLES), chance.count("held out", *HELD_OUT)
-    features = chance.count("features", 4, 64)
+    held_out = chance.count("held out", *HELD_OUT)
+    features = chance.count("features", 4, 256)
     noise, scale = chance.scale("noise", *NOISE), chance.scale("scale", *SCALES)
     wrong = noise if chance.whether("wrong labels", 0.5) else 0.0
     match kind:
