@@ -135,9 +135,10 @@ def run_suite(
                 report(place, f"{entry.label} on {name}")
                 spec = f"{named[name]} {settings['files'].get(f'task {name}', '')}".strip()
                 search = Search(entry, tasks[name], name, spec, suite, device, cells.once)
-                lines += _lines(contenders[entry.label], search, found)
-                if entry.draws and suite.pool and not lines[-1].failure:
-                    drawn = search.about("pool", [described_setting(entry.draws), suite.pool, suite.seeds])
+                lines += (new := [] if only_drawn(entry) else _lines(contenders[entry.label], search, found))
+                if entry.draws and suite.pool and not any(line.failure for line in new):
+                    seeds = suite.draw_seeds or suite.seeds
+                    drawn = search.about("pool", [described_setting(entry.draws), suite.pool, seeds])
                     whole = after_another(search, found)[0] if entry.after else search
                     pools[entry.label, name] = found.once(drawn, partial(pool, whole))
             report(len(tasks) * len(entries))
@@ -181,8 +182,9 @@ def _agents(suite: Suite) -> tuple[list[Entry], dict[str, Contender], list[str]]
             skipped.append(f"Agent {entry.label} is left out: the package {entry.needs} is not installed.")
             continue
         try:
-            (contender,) = contenders_of([entry.agent], [entry.label]) if not entry.grid else (_tuned(entry),)
-            if entry.grid or not contender.tuned:
+            given = entry.grid or entry.draws
+            (contender,) = contenders_of([entry.agent], [entry.label]) if not given else (_tuned(entry),)
+            if given or not contender.tuned:
                 view_of(_sample(entry))
             _check_draws(entry)
         except FileNotFoundError as error:
@@ -190,12 +192,17 @@ def _agents(suite: Suite) -> tuple[list[Entry], dict[str, Contender], list[str]]
             continue
         except ValueError as error:
             raise ValueError(f"agent {entry.label!r} can't be made: {error}") from error
-        if contender.tuned and not entry.grid:  # not one of the suite's
+        if contender.tuned and not given:  # not one of the suite's
             own = grid_of(contender.name)
             entry = replace(entry, grid={name: Axis(tuple(values)) for name, values in own.items()})
         entries.append(entry)
         contenders[entry.label] = contender
     return entries, contenders, skipped
+
+
+def only_drawn(entry: Entry) -> bool:
+    """Whether it shows what random draws are worth, and nothing else."""
+    return bool(entry.draws) and not entry.grid
 
 
 def _tuned(entry: Entry) -> Contender:
@@ -219,8 +226,10 @@ def _check_draws(entry: Entry) -> None:
 
 
 def _sample(entry: Entry) -> Any:
-    """The agent with the first value of whatever is tuned."""
-    return make_agent(entry.agent, **stand_ins(entry), **{key: axis.of(100)[0] for key, axis in entry.grid.items()})
+    """The agent with the first value of whatever is tuned, or else of what is drawn."""
+    first = {key: axis.of(100)[0] for key, axis in entry.grid.items()}
+    drawn = {key: x.ends(100)[0] for key, x in entry.draws.items()}
+    return make_agent(entry.agent, **stand_ins(entry), **(first or drawn))
 
 
 def _lines(contender: Contender, search: Search, records: Records) -> list[Line]:

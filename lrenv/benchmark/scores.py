@@ -239,7 +239,8 @@ def budgets_of(scores: Scores) -> Budgets | None:
 
 def _curve(record: Record, reference: NDArray[Any], cap: float, counts: range) -> Logs:
     """(counts,) the expected mean over seeds of the logarithm of the best of so many draws."""
-    logs = np.array([capped_log(np.array(losses, np.float64), reference, cap).mean() for losses in record["test_loss"]])
+    tested = np.array(record["test_loss"], np.float64)  # (draws, seeds), the first of the seeds for reports
+    logs = capped_log(tested, reference[: tested.shape[1]], cap).mean(1)
     chosen_by = np.array(record["val_loss"], np.float64)
     return np.array([expected_best(chosen_by, logs, count) for count in counts])
 

@@ -317,7 +317,7 @@ def pool(search: Search) -> Record:
     if decays != [None]:
         drawn[DECAY] = [decays[i] for i in random.integers(len(decays), size=suite.pool)]
     combinations = [dict(zip(drawn, values, strict=True)) for values in zip(*drawn.values(), strict=True)]
-    choosing, reported = seeds_for("tuning", suite.tuning_seeds), seeds_for("report", suite.seeds)
+    choosing, reported = seeds_for("tuning", suite.tuning_seeds), seeds_for("report", suite.draw_seeds or suite.seeds)
     found = list(search.run(combinations, choosing + reported, {"pool": suite.pool}))
     return {
         "settings": combinations,

@@ -6,7 +6,8 @@
     initial_rates = [1e-4, 1e-3, 1e-2]         # where agents that scale the rate start
     weight_decay = [0.0, 0.01]                 # in every grid, where the optimizer decouples it
     cap = 10.0                                 # a run that diverged counts as so many times the reference's loss
-    pool = 30                                  # random draws per tuned agent and task, for `budgets`
+    pool = 30                                  # random draws per agent with `draws` and task, for `budgets`
+    draw_seeds = 3                             # runs that are reported of each draw; by default as many as `seeds`
     budgets = [1, 3, 10, 30]                   # numbers of tuning runs whose expected best is shown
     tasks = ["digits-mlp:budget=100", "co2-mlp"]
 
@@ -32,7 +33,7 @@
 An axis is a list of values, `{ of_budget = [...] }` in fractions of the task's budget, `{ low, high, factor }`, a
 geometric grid that is extended until the best value is inside, or the name of one in `[axes]`. A range is a list to
 choose from, `{ log = [low, high] }`, `{ uniform = [low, high] }`, `{ of_budget = [low, high] }`, or a name in
-`[ranges]`.
+`[ranges]`. An agent with `draws` and no `grid` shows what random draws of it are worth, and is in no other table.
 """
 
 from __future__ import annotations
@@ -135,6 +136,7 @@ class Suite:
     weight_decay: tuple[float, ...] = ()
     cap: float = 10.0
     pool: int = 0
+    draw_seeds: int = 0
     budgets: tuple[int, ...] = (1, 3, 10, 30, 100)
 
 
@@ -259,9 +261,11 @@ def _check(suite: Suite) -> None:
                 raise ValueError(
                     f"agents.{entry.label}.after: it needs a grid, and an agent with a grid and no `after`"
                 )
-    for key, least in (("seeds", 1), ("tuning_seeds", 1), ("pool", 0)):
+    for key, least in (("seeds", 1), ("tuning_seeds", 1), ("pool", 0), ("draw_seeds", 0)):
         if getattr(suite, key) < least:
             raise ValueError(f"{key} must be {least} or more, not {getattr(suite, key)}")
+    if suite.draw_seeds > suite.seeds:
+        raise ValueError(f"draw_seeds={suite.draw_seeds} are more than the {suite.seeds} seeds of the reference")
     if not suite.cap > 1:
         raise ValueError(f"cap must be above 1, not {suite.cap}: it is the loss of a run that diverged")
     if any(x <= 0 for x in (*suite.initial_rates, *suite.budgets)) or any(x < 0 for x in suite.weight_decay):
