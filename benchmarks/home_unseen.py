@@ -176,8 +176,8 @@ def main(settings: Settings) -> None:
         f"{shared['machine']}.",
         "",
         "Mean test loss at the last weights, and at those with the lowest validation loss of 10 measurements; "
-        f"differences from linear decay seed by seed, ± half the 95 % interval of Student's t; seconds of one core per "
-        f"run. `{{lr}}` is the loop's usual rate. Agents that look at a loss are shown that of a small fixed "
+        "differences from linear decay seed by seed, ± half the 95 % interval of Student's t; seconds of one core per "
+        "run. `{lr}` is the loop's usual rate. Agents that look at a loss are shown that of a small fixed "
         "part of the validation examples.",
     ]
     for name in settings.loops:

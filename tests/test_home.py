@@ -801,6 +801,44 @@ def test_an_agent_without_an_interval_decides_a_hundred_times(horizon: int, ever
     assert LRController(Loop().optimizer, "linear:peak=0.1", horizon).every == 1
 
 
+def test_a_single_loss_has_no_spread_and_a_rate_of_0_moves_nothing_which_is_nothing_strange() -> None:
+    loop = Loop([0.1])
+    controller = LRController(loop.optimizer, TrainingLosses(), T, 1, patience=2)
+    loop.run(controller, T // 2)
+    controller.hold(0.0)
+    loop.run(controller, T // 2)
+    assert {why for decision in controller.history for why in decision.why} == {"held"}
+    assert [decision.observation["loss_spread"] for decision in controller.history] == [-6.0] * T
+    assert controller.history[-1].observation["last_update"] == -8.0
+
+
+@pytest.mark.parametrize("mark", [{"_fsdp_flattened": True}, {"ds_id": 0}, {"placements": ("Shard",)}])
+def test_weights_that_are_held_in_parts_are_refused_where_they_are_looked_at(mark: dict[str, Any]) -> None:
+    loop = Loop()
+    for name, value in mark.items():
+        setattr(loop.optimizer.param_groups[0]["params"][1], name, value)
+    for agent in (TrainingLosses(), "adam-hd", "linear:peak=0.1:fan_in=1"):
+        with pytest.raises(ValueError, match="looks at weights, gradients or layers, and of these a process holds"):
+            LRController(loop.optimizer, agent, T, module=loop.model)
+    assert "step" not in vars(loop.optimizer)
+    loop.run(LRController(loop.optimizer, "linear:peak=0.1", T), 2)
+    loop.run(LRController(loop.optimizer, "plateau:peak=0.1", T, evaluate=loop.validate), 2)
+
+
+@pytest.mark.parametrize(
+    ("module", "refused"),
+    [("deepspeed.runtime.zero.stage3", True), ("accelerate.utils.deepspeed", True), ("deepspeed.ops.adam", False)],
+)
+def test_the_optimizer_of_deepspeeds_engine_is_refused(module: str, refused: bool) -> None:
+    kind = type("Stepper", (torch.optim.SGD,), {"__module__": module})
+    optimizer = kind(Loop().model.parameters(), lr=0.1)
+    if refused:
+        with pytest.raises(ValueError, match="Stepper takes DeepSpeed's steps, .* a controller can't follow: give"):
+            LRController(optimizer, "linear:peak=0.1", T)
+    else:
+        LRController(optimizer, "linear:peak=0.1", T)
+
+
 class Negative(BaseAgent[tuple[()]]):
     """An agent that asks for rates of both signs."""
 

@@ -18,6 +18,7 @@ from lrenv.home.layers import Layer, Layers, watched_weights
 from lrenv.home.needs import check_evaluate, check_horizon
 from lrenv.home.observing import Observing
 from lrenv.home.rates import Rates, checked_bounds
+from lrenv.home.sharding import check_steps, check_whole
 from lrenv.home.validation import Evaluate, Validation
 from lrenv.lookup import count, lookup, what_is
 from lrenv.training.losses import LOSSES
@@ -63,8 +64,11 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     every = _interval(driver, settings.every, settings.horizon)
     bounds = checked_bounds(settings.bounds)
     fall = Fallback(settings.fallback, settings.patience)
+    check_steps(optimizer)
     groups = Groups(optimizer)
     number = len(groups.all)
+    if needs.weights or needs.parts or driver.fan_in or driver.granularity != "trainee":
+        check_whole(driver.name, (p for group in groups.all for p in group["params"]))
     first, last = watched_weights(groups.all, settings.module, settings.first, settings.last)
     layers = Layers(groups.all, settings.module, driver.granularity, driver.fan_in, settings.layers)
     if (needs.parts or needs.weights) and any(p.is_complex() for p in (first, last, *layers.parameters)):
