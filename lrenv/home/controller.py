@@ -19,7 +19,7 @@ from lrenv.home.gradients import Gradients
 from lrenv.home.layers import Layer
 from lrenv.home.processes import is_first
 from lrenv.home.saving import Progress, of_other_horizon, read, state_of
-from lrenv.home.stepping import Losses, Steps, listening, loss_of
+from lrenv.home.stepping import Losses, Steps, listeners_of, loss_of
 from lrenv.home.validation import Evaluate
 from lrenv.lookup import count
 
@@ -66,7 +66,8 @@ class LRController(LRScheduler):
             that of the moment.
         agent: a name (`cosine:peak=0.1`), the path of a controller file, an agent, or a model of Stable-Baselines3.
         horizon: T, steps of the optimizer in all; None for a run without an end, for agents that don't look at it.
-        every: N, steps between two decisions; by default the agent's own interval, and 1 for schedules.
+        every: N, steps between two decisions; by default the agent's own interval, 1 for schedules, and a hundredth of
+            the horizon for others.
         evaluate: called at decisions: gives the validation loss, or (logits, targets) of the same examples each time.
         bounds: rates of the first group are kept between these two.
         shadow: whether to change nothing, and only keep in `history` what would be done to the rates that there are.
@@ -350,7 +351,9 @@ class LRController(LRScheduler):
 
     def _check_alone(self) -> None:
         """Says so if the rates are set by an earlier controller, too, that is still there."""
-        drivers = [x for x in listening(self.optimizer) if isinstance(x, LRController) and not x._shadow]
+        listeners = listeners_of(self.optimizer)
+        there = [] if listeners is None else listeners.there()
+        drivers = [x for x in there if isinstance(x, LRController) and not x._shadow]
         # Where Accelerate has put a step of its own in the place of the optimizer's, none is seen.
         if not self._shadow and any(driver is not self for driver in drivers[:1]):
             self._tell(

@@ -16,6 +16,9 @@ from lrenv.home.validation import Validated, Validation
 from lrenv.runtime.ambient import without_gradients
 from lrenv.training.dynamics import Dynamics, DynamicsMeter, Trained
 
+STILL = ("loss_spread", "first_update", "last_update")
+"""Signals that are logarithms of what is 0 in trainings, too: one loss has no spread, and a rate of 0 moves nothing."""
+
 
 class Seen(NamedTuple):
     """What an agent is shown at a decision, and what is known beside it."""
@@ -169,6 +172,9 @@ class Observing:
         if self._needs.weights:
             finite = finite & dynamics.weight_mean.isfinite()
         outside = self._observer.outside(dynamics) if self._observer.names else finite.new_zeros(1, 0)
+        for i, name in enumerate(self._observer.names):
+            if name in STILL:
+                outside[:, i] &= getattr(dynamics, name) != 0
         return Seen(dynamics, observation, outside, finite)
 
     def _validated(self) -> Validated:
