@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lrenv.agents.outer.gradient_estimators import Rollout, evaluated, paired, perturbations
 from lrenv.agents.outer.training import Controller, Training, begin_adam, on_host
+from lrenv.agents.outer.validation import WORST, Validation
 from lrenv.agents.universal.agent import UniversalController, action_of_rates, untouched, view_of_policy
 from lrenv.agents.universal.policy import decide
 from lrenv.agents.universal.settings import UniversalSettings
@@ -23,8 +24,6 @@ from lrenv.training.drawn import TaskDistribution
 from lrenv.training.rollout import rollout
 from lrenv.training.tasks import Task
 
-WORST = 1.0
-"""The most that L may be, e times the loss of the untrained network; runs that diverge have it."""
 BETAS = (0.9, 0.99)
 """Of Adam for theta: moments that reach back over the tasks of a hundred updates."""
 
@@ -47,6 +46,8 @@ class UniversalTraining(Training[UniversalSettings]):
         (first,) = seeds_for("training", 1, training=settings.seed)
         super().__init__(settings, self.distribution.task(first))
         self.device = choose_device(settings.device)
+        tasks = self.distribution.tasks("validation", settings.eval_tasks)
+        self.validation = Validation(tasks, settings.eval_seeds, settings.device, measured=False)
         self.theta = torch.nn.Parameter(self.architecture.init(settings.seed).to(self.device))
         self.optimizer = torch.optim.Adam([self.theta], settings.outer_lr, BETAS)
         begin_adam(self.optimizer)
@@ -120,18 +121,11 @@ class UniversalTraining(Training[UniversalSettings]):
     @property
     def runs_per_validation(self) -> int:
         """The number of trainees that `held_out_loss` trains."""
-        return self.settings.eval_tasks * self.settings.eval_seeds
+        return self.validation.runs
 
     def held_out_loss(self, controller: Controller) -> float:
-        """Returns the mean of L over tasks that are drawn for choosing controllers."""
-        assert isinstance(controller, UniversalController)
-        theta = controller.theta.to(self.device).expand(self.settings.eval_seeds, -1)
-        losses = []
-        with torch.no_grad():
-            for number in seeds_for("validation", self.settings.eval_tasks):
-                run, episode = self.run(self.distribution.task(number))
-                losses.append(run(theta, episode.reset(self.held_out_seeds)[0])[0].mean())
-        return float(torch.stack(losses).mean())
+        """Returns the controller's score on tasks that are drawn for choosing controllers."""
+        return self.validation.score(controller)
 
     def status(self, row: dict[str, float]) -> str:
         """Returns the mean loss, and by how much policies of a pair differ in it."""
