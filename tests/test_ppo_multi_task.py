@@ -196,6 +196,7 @@ def test_held_out_tasks_are_refused(task: Any) -> None:
         ({"tasks": "digits-mlp,digits-logreg", "control": "scale/layer"}, "'digits-mlp' and 'digits-logreg'.*actions"),
         ({"groups": 3}, "envs=4 trainees can't be shared equally by groups=3 tasks"),
         ({"groups": 0}, "groups must be at least 1"),
+        ({"tasks": ""}, "groups=2 is for trainings on several tasks: add tasks, or leave it out"),
         ({"task": "mnist1d-mlp"}, "stands instead of task: leave task='mnist1d-mlp' out"),
         ({"compile": True}, "leave compile out"),
         ({"eval_tasks": 6000}, "10000 seeds for validation, not 12000"),
