@@ -85,14 +85,14 @@ class UniversalTraining(Training[UniversalSettings]):
         generator = torch.Generator().manual_seed(int(key) & (2**62 - 1))
         noise = perturbations(settings.pairs, self.theta.detach(), settings.sigma, generator)
         seeds = self.training_seeds(settings.pairs, place * settings.pairs)
-        run, episode = self._run(self._task(place))
+        run, episode = self.run(self._task(place))
         state = paired(episode.reset(seeds)[0])
         samples = evaluated(run, self.theta.detach(), noise, settings.sigma, state, differentiate=False)
         # g_es = difference / (2 sigma^2) e, so this is the root mean square of differences without another number kept.
         difference = 2 * settings.sigma**2 * (samples.es.square().sum(1) / noise.square().sum(1)).mean().sqrt()
         return samples.es.mean(0) / difference.clamp(min=settings.spread), samples.loss.mean(), difference
 
-    def _run(self, task: Task) -> tuple[Rollout[EpisodeState], Episode]:
+    def run(self, task: Task) -> tuple[Rollout[EpisodeState], Episode]:
         """A whole run on a task, from its start, as a rollout whose loss is L; and the environment's episode.
 
         Policies see nothing of the validation split, so it is measured at both ends alone.
@@ -107,15 +107,15 @@ class UniversalTraining(Training[UniversalSettings]):
             state, step = episode.step(state, action_of_rates(made.rates), due)
             return state.dynamics.val_loss, (state, step.observation, made.correction)
 
-        def run(theta: Tensor, state: EpisodeState) -> tuple[Tensor, EpisodeState]:
+        def whole(theta: Tensor, state: EpisodeState) -> tuple[Tensor, EpisodeState]:
             seen = episode.time_step(state).observation
-            start = state, seen, untouched(self.architecture, seen)
+            start = state, seen, untouched(seen)
             given = [number == episode.decisions - 1 for number in range(episode.decisions)]
             losses, (end, _, _) = rollout(decision, theta, start, given)
             fall = (losses[-1] / state.dynamics.val_loss).log()
             return fall.masked_fill(end.diverged, math.inf).nan_to_num(math.inf).clamp(max=WORST), end
 
-        return run, episode
+        return whole, episode
 
     @property
     def runs_per_validation(self) -> int:
@@ -129,7 +129,7 @@ class UniversalTraining(Training[UniversalSettings]):
         losses = []
         with torch.no_grad():
             for number in seeds_for("validation", self.settings.eval_tasks):
-                run, episode = self._run(self.distribution.task(number))
+                run, episode = self.run(self.distribution.task(number))
                 losses.append(run(theta, episode.reset(self.held_out_seeds)[0])[0].mean())
         return float(torch.stack(losses).mean())
 
