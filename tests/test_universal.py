@@ -16,7 +16,7 @@ from lrenv.agents.outer import training as outer_training
 from lrenv.agents.universal import policy
 from lrenv.agents.universal import training as training_module
 from lrenv.agents.universal.agent import UniversalController, action_of_rates, view_of_policy
-from lrenv.agents.universal.policy import CENTRES, SCHEDULE, Architecture, decide
+from lrenv.agents.universal.policy import CENTRES, PEAK, SCHEDULE, Architecture, decide
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import WORST, UniversalTraining
 from lrenv.benchmark.evaluation import evaluate
@@ -50,23 +50,28 @@ def episode_of(architecture: Architecture, **settings: Any) -> Episode:
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
 def test_decisions_against_a_second_rendering(architecture: Architecture, optimizer: str) -> None:
     """In training runs of three networks, of which each has a policy of its own."""
-    episode = episode_of(architecture, optimizer=optimizer)
+    episode = episode_of(architecture, optimizer=optimizer, momentum=0.8)
     theta = random_theta(architecture) * torch.tensor([[0.0], [0.5], [1.0]], dtype=F64)
     state, step = episode.reset([0, 1, 2])
     layers = episode.control.rates
     correction = torch.zeros(3, layers, dtype=F64)
     parts = [architecture.parts(row) for row in theta]
     for number in range(episode.decisions):
-        x = policy.inputs(architecture, policy.by_name(architecture, step.observation), correction)
+        assert isinstance(step.observation, dict)
+        x = policy.inputs(architecture, step.observation, correction)
         decision = decide(architecture, theta, step.observation, correction)
         for i, k in itertools.product(range(3), range(layers)):
             learned = dict(zip(SCHEDULE, parts[i]["schedule"].tolist(), strict=True))
             w1, b1, w2, b2 = (parts[i][name].numpy() for name in ("w1", "b1", "w2", "b2"))
             seen = np.array([float(x[name].expand(3, layers)[i, k]) for name in architecture.inputs])
             c = reference.corrected(float(correction[i, k]), reference.perceptron(seen, w1, b1, w2, float(b2[0])))
-            fan_in = float(step.observation["fan_in"][i, k]) if architecture.layers else None  # type: ignore[index]
-            budget = 14 if architecture.horizon else None
-            rate = reference.rate(learned, optimizer == "adam", 4 * number, 4, budget, c, fan_in)
+            family = "adaptive" if optimizer == "adam" else "sgd"
+            a = dict(zip(architecture.features, parts[i]["peak"][list(PEAK).index(family)].tolist(), strict=True))
+            exponents = {name: value + PEAK[family][name] for name, value in a.items()}
+            if optimizer == "adam":
+                del exponents["kept"]
+            budget, layer = 14 if architecture.horizon else None, k if architecture.layers else None
+            rate = reference.rate(learned, exponents, 64, 0.8, 4 * number, 4, budget, c, (64, 32, 32), layer)
             assert float(decision.correction[i, k]) == pytest.approx(c, rel=1e-9, abs=1e-12)
             assert float(decision.rates[i, k]) == pytest.approx(rate, rel=1e-9)
         correction = decision.correction
@@ -107,8 +112,11 @@ def test_layers_are_seen_by_fan_in_place_and_their_own_correction() -> None:
 def test_an_untrained_policy_is_a_warm_up_and_a_linear_decay() -> None:
     agent = UniversalController(PLAIN.init(3), PLAIN)
     result = evaluate(agent, make_task("digits-mlp", budget=40, interval=4), [0], device="cpu")
+    exponents = {name: value for name, value in PEAK["adaptive"].items() if name != "kept"}
+    still = dict.fromkeys(SCHEDULE, 0.0)
+    expected = [reference.rate(still, exponents, 64, 0.9, step, 4, 40, 0.0, (64, 32, 32)) for step in range(0, 40, 4)]
     middle = np.arange(2, 40, 4) / 40
-    expected = 5e-3 * np.minimum(1, middle / 0.05) * (1 - middle)
+    np.testing.assert_allclose(expected / (np.minimum(1, middle / 0.05) * (1 - middle)), expected[0] / 0.95)
     np.testing.assert_allclose(result.curves["lr"][1:, 0], expected, rtol=1e-4)
 
 

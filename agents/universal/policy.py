@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lrenv.envs.observations import FAN_IN, HORIZON, SETUP, TRAINING, Signal
 
-RANGE = 100.0
+RANGE = 10.0
 """The most that the rate is above or below the schedule's."""
 KEPT = 0.5
 """The part of a correction that is kept at a decision. The perceptron sees the correction, so it can hold on to it; if
@@ -37,10 +37,11 @@ CLIP = 3.0
 """Normalised values are clipped here; the least update that is seen, of a layer that has not moved, is far away."""
 GRADIENTS = ("hypergradient", "gradient_square", "direction_square")
 PEAK = {
-    "adaptive": {"one": math.log(0.02), "batch_size": 0.0, "fan_in": 0.0, "kept": 0.0, "budget": 0.0},
-    "sgd": {"one": math.log(0.1), "batch_size": 0.0, "fan_in": 0.0, "kept": 0.0, "budget": 0.0},
+    "adaptive": {"one": math.log(0.027), "batch_size": 0.25, "fan_in": -0.25, "kept": 0.0, "budget": -0.25},
+    "sgd": {"one": math.log(0.07), "batch_size": 0.25, "fan_in": -0.25, "kept": 1.0, "budget": -0.1},
 }
-"""Family of optimizers -> the a_i of an untrained policy."""
+"""Family of optimizers -> the a_i of an untrained policy: what `benchmarks/drawn_peaks.py` finds on other drawn tasks,
+rounded; a momentum of m makes steps 1 / (1 - m) times as long."""
 USUAL = {"batch_size": 32.0, "fan_in": 64.0, "kept": 0.1, "budget": 400.0}
 """What phi is the logarithm of, where phi is 0. In the adaptive family momentum plays no role."""
 WARMUP, WARMUP_STEPS = 0.05, 10.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,13 @@ from lrenv.home.fallback import Fallback
 from lrenv.home.gradients import Gradients, check_gradients
 from lrenv.home.groups import Groups
 from lrenv.home.layers import Layer, Layers, watched_weights
-from lrenv.home.needs import check_evaluate, check_horizon
+from lrenv.home.needs import check_batch_size, check_evaluate, check_horizon
 from lrenv.home.observing import Observing
 from lrenv.home.rates import Rates, checked_bounds
 from lrenv.home.sharding import check_steps, check_whole
 from lrenv.home.validation import Evaluate, Validation
 from lrenv.lookup import count, lookup, what_is
+from lrenv.training.dynamics import Setup
 from lrenv.training.losses import LOSSES
 
 DECISIONS = 100
@@ -40,6 +42,7 @@ class Settings(NamedTuple):
     last: Layer
     layers: str
     loss: str
+    batch_size: int | None
     target_std: float | Tensor | None
     fallback: str | None
     patience: int
@@ -61,6 +64,7 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     needs = driver.needs
     check_horizon(driver.agent, driver.view, settings.horizon)
     check_evaluate(driver.agent, needs, settings.evaluate)
+    check_batch_size(driver.agent, needs, settings.batch_size)
     every = _interval(driver, settings.every, settings.horizon)
     bounds = checked_bounds(settings.bounds)
     fall = Fallback(settings.fallback, settings.patience)
@@ -93,8 +97,9 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     gradients = Gradients(optimizer, groups, layers, needs.parts, like) if needs.parts else None
     watched = (first, last) if needs.weights else None
     constant = layers.constant(like) if driver.fan_in else {}
+    setup = Setup(groups.adaptive(), groups.momentum(), settings.batch_size or math.nan)
     observing = Observing(
-        driver.observer(like.dtype), needs, validation, watched, gradients, constant, like, every, groups.adaptive()
+        driver.observer(like.dtype), needs, validation, watched, gradients, constant, like, every, setup
     )  # fmt: skip
     if needs.clock_alone:
         fall = Fallback(None, 0)

@@ -78,6 +78,8 @@ class LRController(LRScheduler):
         layers: what agents that set a rate per layer take for one: "module", the modules that hold parameters, as in
             environments; or "groups", the optimizer's parameter groups as they are.
         loss: what logits and targets give, a name in `lrenv.training.losses.LOSSES`.
+        batch_size: the number of examples that a step of the optimizer sees, on all processes and in all accumulated
+            batches, for agents that observe it.
         target_std: the standard deviation of the training targets where they are numbers; by default that of the
             validation targets.
         fallback: a schedule that takes over from the rate of the moment, over the steps that are left, if the agent saw
@@ -113,6 +115,7 @@ class LRController(LRScheduler):
         last: Layer = None,
         layers: str = "module",
         loss: str = "cross_entropy",
+        batch_size: int | None = None,
         target_std: float | Tensor | None = None,
         fallback: str | None = "linear",
         patience: int = 10,
@@ -120,7 +123,20 @@ class LRController(LRScheduler):
         # The constructor of torch's schedulers, which is not called, would set rates at once.
         self.optimizer = optimizer
         settings = Settings(
-            horizon, every, evaluate, bounds, shadow, module, first, last, layers, loss, target_std, fallback, patience
+            horizon,
+            every,
+            evaluate,
+            bounds,
+            shadow,
+            module,
+            first,
+            last,
+            layers,
+            loss,
+            batch_size,
+            target_std,
+            fallback,
+            patience,
         )
         self._decider, self._gradients, self.every, self._can_begin = assemble(optimizer, agent, settings)
         self._driver, self._rates = self._decider.driver, self._decider.rates
