@@ -3,7 +3,7 @@
 With the middle p of the interval to come, as a part of the budget, and the fan-in f of the layer,
 
     log r = sum_i a_i phi_i - e log(f / mean f) + log s(p) + c,    s(p) = min(1, p / w) (1 - p)^q
-    c <- c / 2 + log(100) / 2 tanh(perceptron(x, c))
+    c <- c / 2 + log(10) / 2 tanh(perceptron(x, c))
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def perceptron(x: Array, w1: Array, b1: Array, w2: Array, b2: float) -> float:
 
 
 def corrected(c: float, output: float) -> float:
-    return (c + math.log(100) * math.tanh(output)) / 2
+    return (c + math.log(10) * math.tanh(output)) / 2
 
 
 def rate(
