@@ -13,12 +13,13 @@ from reference import universal as reference
 from torch import Tensor
 
 from lrenv.agents.outer import training as outer_training
+from lrenv.agents.outer.validation import WORST
 from lrenv.agents.universal import policy
 from lrenv.agents.universal import training as training_module
 from lrenv.agents.universal.agent import UniversalController, action_of_rates, view_of_policy
 from lrenv.agents.universal.policy import CENTRES, PEAK, SCHEDULE, Architecture, decide
 from lrenv.agents.universal.settings import UniversalSettings
-from lrenv.agents.universal.training import WORST, UniversalTraining
+from lrenv.agents.universal.training import UniversalTraining
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.privileges import Privileges, privileges_of
 from lrenv.envs.actions import BOUNDS, KINDS
@@ -212,8 +213,7 @@ def test_every_task_is_new_and_of_its_purpose(small_tasks: list[int], tmp_path: 
     small_tasks.clear()
     outer_training.train(UniversalTraining, toy_settings(tmp_path / "a", seed=2))
     numbers = small_tasks[1:]  # the first is looked at before the training begins
-    assert numbers[:6] == [3 * TRAINING + i for i in range(6)]
-    assert numbers[6:] == seeds_for("validation", 1)
+    assert numbers == seeds_for("validation", 1) + [3 * TRAINING + i for i in range(6)]
 
 
 def test_perturbations_are_new_for_each_task_and_training(

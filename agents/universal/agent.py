@@ -24,7 +24,7 @@ NAME = "universal-policy"
 METADATA = schema.record(
     {
         "architecture": schema.record(
-            {"hidden": schema.integer(1, schema.LARGEST_SIZE)}
+            {"hidden": schema.integer(0, schema.LARGEST_SIZE)}
             | dict.fromkeys(("layers", "horizon", "gradients"), schema.BOOLEAN)
         )
     },

@@ -60,13 +60,13 @@ class Architecture:
         layers: a rate per layer, else one for the network.
         horizon: whether it knows the budget.
         gradients: whether it sees gradients.
-        hidden: units of the perceptron.
+        hidden: units of the perceptron; with none the correction is a linear function of its inputs.
     """
 
     layers: bool = False
     horizon: bool = True
     gradients: bool = False
-    hidden: int = 8
+    hidden: int = 0
 
     @property
     def tables(self) -> dict[str, dict[str, Signal]]:
@@ -96,8 +96,8 @@ class Architecture:
         """The parts of theta, in order."""
         return {
             "schedule": (len(SCHEDULE),), "peak": (len(PEAK), len(self.features)),
-            "w1": (len(self.inputs), self.hidden), "b1": (self.hidden,),
-            "w2": (self.hidden,), "b2": (1,),
+            "w": (len(self.inputs),), "b": (1,),
+            "w1": (len(self.inputs), self.hidden), "b1": (self.hidden,), "w2": (self.hidden,),
         }  # fmt: skip
 
     @property
@@ -146,7 +146,7 @@ def decide(architecture: Architecture, theta: Tensor, observation: Observation, 
         [value.expand_as(correction) for value in inputs(architecture, observation, correction).values()], -1
     )
     hidden = torch.tanh(x @ parts["w1"] + parts["b1"][:, None])
-    output = (hidden * parts["w2"][:, None]).sum(-1) + parts["b2"]
+    output = (x * parts["w"][:, None]).sum(-1) + parts["b"] + (hidden * parts["w2"][:, None]).sum(-1)
     correction = KEPT * correction + (1 - KEPT) * math.log(RANGE) * torch.tanh(output)
     fan_in = observation[FAN_IN].to(correction.dtype).log()
     mean = fan_in.mean(1, keepdim=True)
