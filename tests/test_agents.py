@@ -103,7 +103,6 @@ TABLE: dict[str, Callable[[], Agent]] = {
     "learned-optimizer": lambda: LearnedOptimizer(Perceptron(hidden=4).init(0), Perceptron(hidden=4)),
     "metz2019-cpu": lambda: make_agent("metz2019-cpu"),
     "universal": lambda: make_agent("universal"),
-    "universal-layers": lambda: make_agent("universal-layers"),
     "universal-policy": lambda: universal(Universal(hidden=4)),
     "universal-policy, per layer": lambda: universal(Universal(True, False, True, hidden=4)),
     "ppo": lambda: ppo(lstm=False),
@@ -125,7 +124,6 @@ WITH_MEMORY = (
     "noh",
     "dmopt",
     "universal",
-    "universal-layers",
     "universal-policy",
     "ppo-lstm",
 )

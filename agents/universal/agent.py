@@ -115,10 +115,4 @@ def universal() -> UniversalController:
     return UniversalController.load(universal.file)  # type: ignore[attr-defined]
 
 
-def universal_layers() -> UniversalController:
-    """Returns a controller for any task with a rate per layer, which knows the budget."""
-    return UniversalController.load(universal_layers.file)  # type: ignore[attr-defined]
-
-
 universal.file = Path(__file__).with_name("universal.safetensors")  # type: ignore[attr-defined]
-universal_layers.file = Path(__file__).with_name("universal-layers.safetensors")  # type: ignore[attr-defined]
