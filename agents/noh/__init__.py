@@ -16,14 +16,15 @@ sum_k dl/dalpha^k dalpha^k/dtheta (figure 2). The exponential and the scale are 
 output becomes a positive rate.
 
 Not in the paper: `--per layer` takes larger pieces than parameters, each with an LSTM, which sees the norm of the
-piece's gradient and the cosine between it and the steps before; and `--estimator es` (or `pes`, `merged`) trains theta by
-the last validation loss of whole runs instead of one-step hypergradients (`evolution.py`).
+piece's gradient and the cosine between it and the steps before; and `--estimator es` (or `pes`, `merged`) trains theta
+by the last validation loss of whole runs instead of one-step hypergradients (`evolution.py`).
 
 DMopt, the paper's baseline, has the same LSTM give the update itself, w <- w - scale * output (Andrychowicz et al.
 2016, "Learning to learn by gradient descent by gradient descent", arXiv:1606.04474, equation 1).
 
 To read in this order: `lstm.py` (the preprocessing and the LSTM), `agent.py` (the policy: from output to rate),
-`training.py` (the gradient of theta), `evolution.py` (its estimates from whole runs), `settings.py`. `tests/reference/noh.py` has the policy in NumPy.
+`training.py` (the gradient of theta), `evolution.py` (its estimates from whole runs), `settings.py`.
+`tests/reference/noh.py` has the policy in NumPy.
 
 Limits: its hypergradients look one step ahead, so that training it for long pushes rates too low; what it has learned
 here is a schedule, the same for nearly all parameters (`docs/results.md`). It keeps a state for each parameter.
