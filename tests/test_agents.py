@@ -103,6 +103,8 @@ TABLE: dict[str, Callable[[], Agent]] = {
     "dmopt": lambda: lstm_policy(DMopt, "unit"),
     "learned-optimizer": lambda: LearnedOptimizer(Perceptron(hidden=4).init(0), Perceptron(hidden=4)),
     "metz2019-cpu": lambda: make_agent("metz2019-cpu"),
+    "universal": lambda: make_agent("universal"),
+    "universal-layers": lambda: make_agent("universal-layers"),
     "universal-policy": lambda: universal(Universal(hidden=4)),
     "universal-policy, per layer": lambda: universal(Universal(True, False, True, hidden=4)),
     "ppo": lambda: ppo(lstm=False),
@@ -123,6 +125,8 @@ WITH_MEMORY = (
     "osgm",
     "noh",
     "dmopt",
+    "universal",
+    "universal-layers",
     "universal-policy",
     "ppo-lstm",
 )

@@ -518,6 +518,24 @@ def test_what_tuning_is_worth() -> None:
     assert "| z | 2 |" in markdown(scores)
 
 
+def test_agents_without_tuning_against_the_best_family_of_each_task() -> None:
+    """Of two draws one is best on the first task and the other on the second, so 1 is the product of both."""
+    lines = [line("r", task, [1.0, 1.0]) for task in ("t", "u")]
+    lines += [replace(line("z", task, [loss, loss]), runs=Runs()) for task, loss in (("t", 1.0), ("u", 2.0))]
+    pools = {
+        (family, task): {"val_loss": [1.0], "test_loss": [[loss]]}
+        for family, losses in (("f", (0.5, 3.0)), ("g", (0.7, 0.8))) for task, loss in zip("tu", losses, strict=True)
+    }  # fmt: skip
+    scores = scored(replace(outcome(lines, pool=1, budgets=(1,)), pools=pools))
+    found = budgets_of(scores)
+    assert found is not None
+    assert found.each == pytest.approx([math.sqrt(0.5 * 0.8)])
+    mean, low, high = found.against["z"]
+    assert mean == pytest.approx(math.sqrt(2 / 0.4))
+    assert (low, high) == pytest.approx((2.0, 2.5))
+    assert f"| z | {mean:.3f} | 2.000 to 2.500 |" in markdown(scores)
+
+
 # Runs
 
 
@@ -613,6 +631,18 @@ def test_reported_runs_have_the_weight_decay_that_was_found(suite: Suite, tmp_pa
     task = make_task(spec, weight_decay=found.settings["weight_decay"])
     own = evaluate(f"linear:peak={found.settings['peak']}", task, [0, 1], device="cpu")
     np.testing.assert_allclose(found.result.final_test_loss, own.final_test_loss, rtol=1e-5)
+
+
+def test_an_agent_with_draws_alone_is_in_their_table_alone(suite: Suite, tmp_path: Path) -> None:
+    entry = entry_of("cosine", {"draws": {"peak": {"log": [0.01, 1.0]}}})
+    found = run_suite(replace(suite, agents=(*suite.agents, entry), draw_seeds=1), tmp_path, device="cpu")
+    assert "cosine" not in {line.agent for line in found.lines}
+    assert {len(losses) for record in found.pools.values() for losses in record["test_loss"]} == {1}
+    budgets = budgets_of(scored(found))
+    assert budgets is not None
+    assert set(budgets.families) == {"linear", "cosine"}
+    with pytest.raises(ValueError, match="draw_seeds=3 are more than the 2 seeds"):
+        chosen(replace(suite, draw_seeds=3))
 
 
 def test_a_missing_package_is_told(suite: Suite, tmp_path: Path) -> None:

@@ -53,20 +53,20 @@ def of_all_kinds(number: int) -> list[Task]:
 def test_a_number_names_a_task_for_good() -> None:
     """What this pins may change only together with `VERSION`."""
     told = "\n".join(repr(DISTRIBUTION.task(i)) for i in range(500))
-    assert (drawn.VERSION, hashlib.sha256(told.encode()).hexdigest()[:16]) == (1, "c0cdab83a1956c51")
+    assert (drawn.VERSION, hashlib.sha256(told.encode()).hexdigest()[:16]) == (2, "11866a158fdb95f4")
 
 
 PINNED = (
-    (0, -0.49458, 2.6242),
-    (1, 346, 106),
-    (3, 0.6165, 29),
-    (7, -4.5814, 98),
-    (9, 64, 849),
-    (11, -5.5072, 28),
-    (12, -0.41484, -5.6399),
-    (19, -2.4828, 17),
-    (27, -2.806, -11.951),
-    (68, 23, 427),
+    (0, 143, 2734),
+    (1, -18.681, 202),
+    (2, 294, 79),
+    (3, -1.3945, 5.0401),
+    (5, -2.5672, 1.5339),
+    (11, -4.3255, 40),
+    (20, -20.01, 101),
+    (30, -0.54517, 36),
+    (31, -0.60131, -2.7203),
+    (49, 28, 418),
 )
 """A number of each kind of data, and the sums of the first training example and of the first twenty targets."""
 
@@ -126,11 +126,12 @@ def test_limits_hold() -> None:
         assert task.budget % task.interval == 0
         assert 20 <= task.budget // task.interval <= 300
         assert task.batch_size <= data.examples / 2
+        assert task.budget * task.batch_size <= 10 * data.examples
         assert (task.initial_lr.low, task.initial_lr.high) == (1e-5, 1e-1)  # type: ignore[union-attr]
-        assert 200 <= data.examples <= 4000
+        assert 500 <= data.examples <= 50_000
         assert 200 <= data.held_out <= 600
         if task.loss in ("mse", "huber"):
-            assert getattr(data, "noise") >= 0.02  # noqa: B009
+            assert getattr(data, "noise") >= 0.05  # noqa: B009
     assert set(kinds) == set(DATA)
     for kind, weight in DATA.items():  # 4.5 standard deviations of a binomial distribution
         share = weight / sum(DATA.values())

@@ -75,7 +75,8 @@ def test_there_are_enough_and_they_are_tasks() -> None:
     assert len(HELD_OUT) >= 10
     assert len({each.name for each in HELD_OUT}) == len(HELD_OUT)
     for each, task in zip(HELD_OUT, held_out(), strict=True):
-        assert each.name == task.name
+        assert task.name == f"held-out:name={each.name}"
+        assert make_task(task.name) == task
         assert each.name in tasks()
         assert task.initial_lr == INITIAL_LRS
         assert task.budget % task.interval == 0

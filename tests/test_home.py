@@ -7,6 +7,7 @@ import csv
 import pickle
 import warnings
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from torch.optim.lr_scheduler import (
 import lrenv
 from lrenv.agents import BaseAgent, View
 from lrenv.envs.observations import Signal
-from lrenv.home import fallback
+from lrenv.home import fallback, stepping
 from lrenv.home.controller import LRController
 from lrenv.home.driver import Driver
 
@@ -343,7 +344,7 @@ def test_evaluation_mode_and_gradients_are_as_before() -> None:
         ("cosine:peak=0.1", {}, "observes progress, so it must know how long training takes: pass horizon="),
         (Everything(), {"evaluate": lambda: 1.0}, "observes progress"),
         ("plateau:peak=0.1", {"every": 5}, "observes the validation loss: pass evaluate="),
-        ("plateau:peak=0.1", {"evaluate": lambda: 1.0}, "no interval of its own: pass every="),
+        ("plateau:peak=0.1", {"evaluate": lambda: 1.0}, "no interval of its own, and there is no horizon"),
         ("gala", {}, "observes gradient_change_square, which takes another gradient per step"),
         ("sgd-hd:granularity=parameter", {}, "sets a rate per parameter, and an optimizer of torch takes"),
         ("sgd-hd:granularity=layer", {}, "sets a rate per layer: pass module=, the network that the optimizer trains"),
@@ -728,6 +729,114 @@ def test_two_controllers_of_one_optimizer_are_told_but_for_shadows() -> None:
     with pytest.warns(UserWarning, match="two LRControllers") as told:
         loop.step(*pair)
     assert len(told) == 1
+
+
+def test_the_optimizers_step_is_wrapped_once_and_left_as_it_was() -> None:
+    loop = Loop()
+    plain = loop.optimizer.step
+    pair = [LRController(loop.optimizer, "linear:peak=0.1", 10, shadow=bool(i)) for i in range(2)]
+    wrapped = loop.optimizer.step
+    pair += [LRController(loop.optimizer, "linear:peak=0.1", 10, shadow=True) for _ in range(3)]
+    assert loop.optimizer.step is wrapped != plain
+    loop.step(*pair)
+    assert [each.last_epoch for each in pair] == [1] * 5
+    del pair[1:3]
+    assert loop.optimizer.step is wrapped
+    loop.step(*pair)
+    pair.clear()
+    assert "step" not in vars(loop.optimizer)
+    assert loop.optimizer.step == plain
+
+    StepLR(loop.optimizer, 3)  # has a wrap of its own, and adds none where there is a copy of its mark
+    inner = loop.optimizer.step
+    controller = LRController(loop.optimizer, "linear:peak=0.1", 10)
+    StepLR(loop.optimizer, 3)
+    loop.step(controller)
+    del controller
+    assert loop.optimizer.step is inner
+
+
+def test_those_who_wrapped_the_step_further_keep_their_wrap() -> None:
+    loop = Loop()
+    first = LRController(loop.optimizer, "linear:peak=0.1", 10)
+    inner, calls = loop.optimizer.step, []
+
+    @wraps(inner)
+    def outer(*args: Any) -> Any:
+        calls.append(args)
+        return inner(*args)
+
+    loop.optimizer.step = outer  # type: ignore[method-assign]
+    second = LRController(loop.optimizer, "linear:peak=0.1", 10, shadow=True)
+    assert loop.optimizer.step is outer  # it joined those who are told within
+    loop.step(first, second)
+    del first, second
+    assert loop.optimizer.step is outer
+    third = LRController(loop.optimizer, "linear:peak=0.1", 10)
+    assert loop.optimizer.step is outer
+    loop.step(third)
+    assert third.last_epoch == 1
+    assert len(calls) == 2
+
+
+def test_of_controllers_that_are_gone_nothing_is_left_beside_one_that_stays() -> None:
+    loop = Loop()
+    stays = LRController(loop.optimizer, "linear:peak=0.1", T)
+    wrapped = loop.optimizer.step
+    for _ in range(20):
+        LRController(loop.optimizer, "cosine:peak=0.1", T, shadow=True)
+    listeners = stepping.listeners_of(loop.optimizer)
+    assert listeners is not None
+    assert listeners.there() == [stays]
+    assert loop.optimizer.step is wrapped
+    assert [rate for (rate,) in loop.run(stays)] == pytest.approx([0.1 * (1 - t / T) for t in range(T)])
+
+
+@pytest.mark.parametrize(("horizon", "every"), [(1000, 10), (250, 2), (99, 1)])
+def test_an_agent_without_an_interval_decides_a_hundred_times(horizon: int, every: int) -> None:
+    settings: dict[str, Any] = {"evaluate": lambda: 1.0}
+    assert LRController(Loop().optimizer, "plateau:peak=0.1", horizon, **settings).every == every
+    assert LRController(Loop().optimizer, "plateau:peak=0.1", horizon, 7, **settings).every == 7
+    assert LRController(Loop().optimizer, TrainingLosses(), horizon).every == 3
+    assert LRController(Loop().optimizer, "linear:peak=0.1", horizon).every == 1
+
+
+def test_a_single_loss_has_no_spread_and_a_rate_of_0_moves_nothing_which_is_nothing_strange() -> None:
+    loop = Loop([0.1])
+    controller = LRController(loop.optimizer, TrainingLosses(), T, 1, patience=2)
+    loop.run(controller, T // 2)
+    controller.hold(0.0)
+    loop.run(controller, T // 2)
+    assert {why for decision in controller.history for why in decision.why} == {"held"}
+    assert [decision.observation["loss_spread"] for decision in controller.history] == [-6.0] * T
+    assert controller.history[-1].observation["last_update"] == -8.0
+
+
+@pytest.mark.parametrize("mark", [{"_fsdp_flattened": True}, {"ds_id": 0}, {"placements": ("Shard",)}])
+def test_weights_that_are_held_in_parts_are_refused_where_they_are_looked_at(mark: dict[str, Any]) -> None:
+    loop = Loop()
+    for name, value in mark.items():
+        setattr(loop.optimizer.param_groups[0]["params"][1], name, value)
+    for agent in (TrainingLosses(), "adam-hd", "linear:peak=0.1:fan_in=1"):
+        with pytest.raises(ValueError, match="looks at weights, gradients or layers, and of these a process holds"):
+            LRController(loop.optimizer, agent, T, module=loop.model)
+    assert "step" not in vars(loop.optimizer)
+    loop.run(LRController(loop.optimizer, "linear:peak=0.1", T), 2)
+    loop.run(LRController(loop.optimizer, "plateau:peak=0.1", T, evaluate=loop.validate), 2)
+
+
+@pytest.mark.parametrize(
+    ("module", "refused"),
+    [("deepspeed.runtime.zero.stage3", True), ("accelerate.utils.deepspeed", True), ("deepspeed.ops.adam", False)],
+)
+def test_the_optimizer_of_deepspeeds_engine_is_refused(module: str, refused: bool) -> None:
+    kind = type("Stepper", (torch.optim.SGD,), {"__module__": module})
+    optimizer = kind(Loop().model.parameters(), lr=0.1)
+    if refused:
+        with pytest.raises(ValueError, match="Stepper takes DeepSpeed's steps, .* a controller can't follow: give"):
+            LRController(optimizer, "linear:peak=0.1", T)
+    else:
+        LRController(optimizer, "linear:peak=0.1", T)
 
 
 class Negative(BaseAgent[tuple[()]]):

@@ -441,6 +441,27 @@ def test_directions_that_are_not_known_are_refused(kind: Any, options: dict[str,
         LRController(Loop([0.1], kind, **options).optimizer, "adam-hd")
 
 
+class SetsMomentum(BaseAgent[tuple[()]]):
+    """An agent that observes gradients and sets the momentum."""
+
+    view = View(control=("scale", "momentum"), observe="hypergradient", interval=2)
+
+    def act(self, observation: Any, carry: tuple[()]) -> tuple[Any, tuple[()]]:
+        return np.zeros((1, 2)), ()
+
+
+def test_a_momentum_of_rmsprop_with_which_directions_are_not_known_is_not_set() -> None:
+    loop = Loop([0.1], torch.optim.RMSprop)
+    with pytest.raises(ValueError, match="this optimizer is RMSprop with momentum that the agent sets"):
+        LRController(loop.optimizer, SetsMomentum())
+    assert "step" not in vars(loop.optimizer)
+    for kind in (torch.optim.SGD, torch.optim.Adam):
+        loop = Loop([0.1], kind)
+        controller = LRController(loop.optimizer, SetsMomentum())
+        loop.run(controller, 3)
+        assert set(controller.history[0].hyper) == {"momentum"}
+
+
 def test_the_option_that_is_refused_is_told_of_the_group_that_has_it() -> None:
     optimizer = Loop([0.1, 0.2]).optimizer
     optimizer.param_groups[1]["maximize"] = True

@@ -55,10 +55,40 @@ def train(rank: int, world: int, agent: Any) -> list[float]:
     return rates
 
 
+def train_sharded(rank: int, agent: str) -> tuple[list[float], str]:
+    """FSDP keeps a part of the weights in each process; gives the rates, and why gradients can't be observed."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(T, 8, 3), torch.randn(T, 8, 1)
+
+    def validate() -> Tensor:
+        return mse_loss(model(x.flatten(0, 1)), y.flatten(0, 1)) * (1 + rank)
+
+    with pytest.raises(ValueError) as refused:  # noqa: PT011
+        LRController(optimizer, Reacting(), T, evaluate=validate, module=model)
+    controller = LRController(optimizer, agent, T, every=3, evaluate=validate, module=model)
+    rates = []
+    for inputs, targets in zip(x, y, strict=True):
+        loss = mse_loss(model(inputs[rank::2]), targets[rank::2])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rates.append(controller.get_last_lr()[0])
+        controller.step(loss)
+    return rates, str(refused.value)
+
+
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save([train(rank, 2, agent) for agent in AGENTS], f"{folder}/{rank}.pt")
+    whole = [train(rank, 2, agent) for agent in AGENTS]
+    sharded = train_sharded(rank, "greedy:peak=0.1:patience=0:factor=0.5")
+    torch.save({"whole": whole, "sharded": sharded}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -67,7 +97,10 @@ def test_two_processes_decide_as_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     assert found[0] == found[1]
-    for rates, agent in zip(found[0], AGENTS, strict=True):
+    rates, refused = found[0]["sharded"]
+    assert len(set(rates)) > 2
+    assert "a process holds a part alone (one is a DTensor" in refused
+    for rates, agent in zip(found[0]["whole"], AGENTS, strict=True):
         expected = train(0, 1, agent)
         assert len(set(expected)) == T // 3
         np.testing.assert_allclose(rates, expected, rtol=1e-9)

@@ -76,7 +76,7 @@ def loop_rates(
     indices = trainee.batch_indices(trainee.init([seed]), task.budget)[0]
     controller = lrenv.LRController(
         optimizer, agent, horizon=task.budget, evaluate=lambda: (module(trainee.val.inputs), trainee.val.targets),
-        module=module, loss=task.loss, fallback=None, **settings,
+        module=module, loss=task.loss, batch_size=task.batch_size, fallback=None, **settings,
     )  # fmt: skip
     rates = []
     for batch in indices:
@@ -194,6 +194,20 @@ def test_universal_controllers_choose_the_environments_rates(
     task = toy(optimizer=optimizer, budget=24, interval=4, initial_lr=1e-2)
     rates, envs = environment_rates(task, agent, 5)
     np.testing.assert_allclose(loop_rates(task, agent, 5, envs, every=4), rates, rtol=1e-6)
+
+
+def test_a_universal_controller_says_what_it_must_know() -> None:
+    architecture = Universal()
+    agent = UniversalController(torch.zeros(architecture.size), architecture)
+    module = nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(module.parameters())
+    with pytest.raises(ValueError, match="observes the batch size: pass batch_size=, the number of examples"):
+        lrenv.LRController(optimizer, agent, horizon=100, module=module)
+    with pytest.raises(ValueError, match="observes layers' fan-in: pass module="):
+        lrenv.LRController(optimizer, agent, horizon=100, batch_size=8)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+        lrenv.LRController(optimizer, agent, horizon=100, module=module, batch_size=0)
+    lrenv.LRController(optimizer, agent, horizon=100, module=module, batch_size=8)
 
 
 @pytest.mark.filterwarnings("ignore:the optimizer's 1 parameter groups were split")

@@ -509,6 +509,8 @@ def test_what_cannot_run_is_refused_in_a_sentence(name: str) -> None:
     ("settings", "sentence"),
     [
         ({"network": nn.Linear(6, 3)}, "network must be a function .* not Linear itself"),
+        ({"network": "lenet"}, "network must be a function .*, not a str.* a task of your own"),
+        ({"initial_lr": "fast"}, "initial_lr must be a rate, several rates, or a LogUniform, not a str"),
         ({"network": nn.Linear}, "network must be a function .* not Linear itself"),
         ({"optimizer": torch.optim.Adam}, "torch.optim's Adam.*one of the names sgd"),
         ({"optimizer": torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1)}, "torch.optim's SGD"),

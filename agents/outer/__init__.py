@@ -9,5 +9,6 @@ runs it:
 
 Read `training.py` first (`Training` is what an author writes, `train` the loop), then `settings.py` (what every
 training can be told), `folder.py` (which files a training writes, and in which order) and `log.py` (the table and
-TensorBoard's events). `gradient_estimators.py` has evolution strategies and their like, for trainings that use them.
+TensorBoard's events). `validation.py` compares controllers for several tasks. `gradient_estimators.py` has evolution
+strategies and their like, for trainings that use them.
 """

@@ -56,6 +56,22 @@ def perturbations(pairs: int, theta: Tensor, sigma: float, generator: torch.Gene
     return sigma * noise.to(theta.device)
 
 
+def orthogonal_perturbations(
+    pairs: int, theta: Tensor, sigma: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draws e (m, D) of length sigma sqrt(D), of which each D in a row stand at right angles to one another.
+
+    Their mean product e e^T is sigma^2 I, as above, but what a coordinate of theta does is no noise in the estimates of
+    the others: D of them give the gradient of a linear function exactly (Choromanski et al. 2018, arXiv:1804.02395).
+    """
+    size = theta.shape[-1]
+    blocks = torch.randn(-(-pairs // size), size, size, generator=generator, dtype=theta.dtype)
+    directions, triangular = torch.linalg.qr(blocks)
+    signs = triangular.diagonal(dim1=-2, dim2=-1).sign()  # without them the directions would not be uniform
+    rows = (directions * signs[:, None]).mT.flatten(0, 1)[:pairs]
+    return (sigma * size**0.5 * rows).to(theta.device)
+
+
 def paired(state: S) -> S:
     """Returns each of m trainees twice, (2m, ...): the common start of both trainees of each pair."""
     return join([state, state])

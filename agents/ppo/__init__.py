@@ -17,7 +17,7 @@ A_t its advantage, equation 1 is
 
 Read `agent.py` first (the trained controller and its file), then `settings.py`, `algorithm.py` (Stable-Baselines3's,
 with a rate each for actor and critic) and `training.py`. `multi_task.py` trains one policy on several tasks: `tasks.py`
-says which come, `validation.py` how its controllers are compared.
+says which come, and `lrenv.agents.outer.validation` how its controllers are compared.
 
 Limits: a controller is about as good as a tuned schedule on the task that it was trained on, and poor on others
 (`docs/results.md`). How good one is that was trained on many tasks has not been reported yet. Training one takes about

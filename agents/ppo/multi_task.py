@@ -22,11 +22,11 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
 from lrenv.agents.outer.training import Controller
+from lrenv.agents.outer.validation import Validation
 from lrenv.agents.ppo.agent import PPOController
 from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.agents.ppo.tasks import Listed, Tasks, tasks_of
 from lrenv.agents.ppo.training import PolicyTraining, PPOTraining
-from lrenv.agents.ppo.validation import Validation
 from lrenv.controllers.agent import View
 from lrenv.envs.multi_task_vec_env import MultiTaskSnapshot, MultiTaskVecEnv
 from lrenv.envs.own import observation_name, reward_name
@@ -129,13 +129,7 @@ class MultiTaskTraining(PolicyTraining):
         return self.validation.runs
 
     def held_out_loss(self, controller: Controller) -> float:
-        """Returns the controller's score, a mean logarithm of relative losses (`lrenv.agents.ppo.validation`).
-
-        The reference is run before the first one, and counted among the runs of selection.
-        """
-        if np.isnan(self.validation.reference).any():
-            self.validation.run_reference()
-            self.selection_runs += self.validation.runs
+        """Returns the controller's score, a mean logarithm (`lrenv.agents.outer.validation`)."""
         return self.validation.score(controller)
 
     def summary(self) -> dict[str, float]:
@@ -154,15 +148,6 @@ class MultiTaskTraining(PolicyTraining):
         names = " ".join(task.name.partition("number=")[2].partition(":")[0] or task.name for task in self.envs.at_work)
         died = f"{row['episode/diverged']:.0f} of {row['episode/ended']:.0f} diverged"
         return f"return {row['episode/return']:.3f}  {died}  lr {row['episode/lr']:.1e}  tasks {names}"
-
-    def state(self) -> dict[str, Any]:
-        """Returns everything that the next iteration depends on, and what validation compares with."""
-        return super().state() | {"reference": self.validation.reference}
-
-    def restore_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a state, exactly."""
-        super().restore_state(state)
-        self.validation.reference = state["reference"]
 
     def environments(self) -> Any:
         """Returns a snapshot without settings, which the file has anyway."""

@@ -11,6 +11,9 @@ from lrenv.controllers import schema
 from lrenv.envs.observations import WHITE_BOX
 from lrenv.randomness.seeds import seeds_for
 
+OF_SEVERAL = ("groups", "rollout", "eval_tasks")
+"""The settings of trainings on several tasks alone."""
+
 
 @dataclass(frozen=True)
 class PPOSettings(OuterSettings):
@@ -86,6 +89,11 @@ class PPOSettings(OuterSettings):
             raise ValueError(f"tasks={self.tasks!r} stands instead of task: leave task={self.task!r} out")
         if self.tasks:
             seeds_for("validation", self.eval_seeds * self.eval_tasks)
+        for name in OF_SEVERAL if not self.tasks else ():
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is for trainings on several tasks: add tasks, or leave it out"
+                )
         for name in ("actor_lr", "critic_lr"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")

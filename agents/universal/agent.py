@@ -13,17 +13,18 @@ import torch
 from torch import Tensor
 
 from lrenv.agents.base import BaseAgent
-from lrenv.agents.universal.policy import Architecture, Observation, by_name, decide
+from lrenv.agents.universal.policy import Architecture, Observation, decide
 from lrenv.controllers import controller_file, schema
 from lrenv.controllers.agent import View
 from lrenv.controllers.controller_file import TensorSpec
 from lrenv.envs.actions import BOUNDS
+from lrenv.envs.observations import FAN_IN
 
 NAME = "universal-policy"
 METADATA = schema.record(
     {
         "architecture": schema.record(
-            {"hidden": schema.integer(1, schema.LARGEST_SIZE)}
+            {"hidden": schema.integer(0, schema.LARGEST_SIZE)}
             | dict.fromkeys(("layers", "horizon", "gradients"), schema.BOOLEAN)
         )
     },
@@ -43,10 +44,9 @@ def action_of_rates(rates: Tensor) -> Tensor:
     return (2 * (rates / low).log() / math.log(high / low) - 1).clamp(-1, 1)
 
 
-def untouched(architecture: Architecture, observation: Observation) -> Tensor:
+def untouched(observation: Observation) -> Tensor:
     """The corrections (n, K) with which an episode begins, 0."""
-    named = by_name(architecture, observation)
-    return torch.zeros_like(named["fan_in"] if architecture.layers else named["training"][:, :1])
+    return torch.zeros_like(observation[FAN_IN])
 
 
 class UniversalController(BaseAgent[tuple[Tensor]]):
@@ -72,7 +72,7 @@ class UniversalController(BaseAgent[tuple[Tensor]]):
 
     def start(self, observation: Any) -> tuple[Tensor]:
         """Returns the corrections (n, K) at the start of an episode, 0."""
-        return (untouched(self.architecture, self._tensors(observation)),)
+        return (untouched(self._tensors(observation)),)
 
     def act(self, observation: Any, carry: tuple[Tensor]) -> tuple[Tensor, tuple[Tensor]]:
         """Returns actions (n, K) that set the rates, and the corrections."""
@@ -83,8 +83,6 @@ class UniversalController(BaseAgent[tuple[Tensor]]):
         return action_of_rates(decision.rates), (decision.correction,)
 
     def _tensors(self, observation: Any) -> Observation:
-        if not self.architecture.layers and not self.architecture.gradients:
-            return torch.as_tensor(np.asarray(observation))
         if not isinstance(observation, Mapping) or set(observation) != set(self.architecture.observe):
             raise ValueError(
                 f"{self!r} observes {', '.join(self.architecture.observe)}: make the environment with "
@@ -110,3 +108,17 @@ class UniversalController(BaseAgent[tuple[Tensor]]):
             architecture = Architecture(**file.metadata["architecture"])
             tensors = file.tensors({"theta": TensorSpec((architecture.size,), ("F32", "F64"))})
         return cls(tensors["theta"], architecture)
+
+
+def universal() -> UniversalController:
+    """Returns a controller for any task with one rate for the network, which knows the budget."""
+    return UniversalController.load(universal.file)  # type: ignore[attr-defined]
+
+
+def universal_layers() -> UniversalController:
+    """Returns a controller for any task with a rate per layer, which knows the budget."""
+    return UniversalController.load(universal_layers.file)  # type: ignore[attr-defined]
+
+
+universal.file = Path(__file__).with_name("universal.safetensors")  # type: ignore[attr-defined]
+universal_layers.file = Path(__file__).with_name("universal-layers.safetensors")  # type: ignore[attr-defined]

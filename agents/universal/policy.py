@@ -1,5 +1,11 @@
 """The policy: a schedule that a perceptron corrects, as functions of a batch of parameters theta (n, D).
 
+The schedule's peak is a power law in what is known before training, with exponents of its own for each family of
+optimizers; the perceptron sees how training goes. Per layer k, with its fan-in f_k and the geometric mean f of all,
+
+    log r_k = sum_i a_i phi_i - e log(f_k / f) + log s(p) + c_k,
+    phi = (1, log(batch size / 32), log(f / 64), log((1 - momentum) / 0.1), log(budget / 400)).
+
 `tests/reference/universal.py` has it in NumPy, for one trainee and one layer at a time.
 """
 
@@ -13,9 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lrenv.envs.observations import HORIZON, TRAINING, Signal
+from lrenv.envs.observations import FAN_IN, HORIZON, SETUP, TRAINING, Signal
 
-RANGE = 100.0
+RANGE = 10.0
 """The most that the rate is above or below the schedule's."""
 KEPT = 0.5
 """The part of a correction that is kept at a decision. The perceptron sees the correction, so it can hold on to it; if
@@ -30,14 +36,20 @@ CENTRES = {
 CLIP = 3.0
 """Normalised values are clipped here; the least update that is seen, of a layer that has not moved, is far away."""
 GRADIENTS = ("hypergradient", "gradient_square", "direction_square")
-PEAKS = {"adaptive": 5e-3, "sgd": 5e-2}
-"""The peaks of an untrained policy, where a linear decay does well on many tasks."""
+PEAK = {
+    "adaptive": {"one": math.log(0.027), "batch_size": 0.25, "fan_in": -0.25, "kept": 0.0, "budget": -0.25},
+    "sgd": {"one": math.log(0.07), "batch_size": 0.25, "fan_in": -0.25, "kept": 1.0, "budget": -0.1},
+}
+"""Family of optimizers -> the a_i of an untrained policy: what `benchmarks/drawn_peaks.py` finds on other drawn tasks,
+rounded; a momentum of m makes steps 1 / (1 - m) times as long."""
+USUAL = {"batch_size": 32.0, "fan_in": 64.0, "kept": 0.1, "budget": 400.0}
+"""What phi is the logarithm of, where phi is 0. In the adaptive family momentum plays no role."""
 WARMUP, WARMUP_STEPS = 0.05, 10.0
 """w of an untrained policy that knows the budget, and the steps of warm-up of one that doesn't."""
-FAN_IN, WIDTH = 0.5, 64.0
-"""e of an untrained policy with a rate per layer, and the fan-in of a layer whose rate it leaves as it is."""
-SCHEDULE = ("log_peak_adaptive", "log_peak_sgd", "log_warmup", "log_power", "fan_in")
-"""The parameters of the schedule, as differences from those of an untrained policy."""
+EXPONENT = 0.5
+"""e of an untrained policy with a rate per layer."""
+SCHEDULE = ("log_warmup", "log_power", "exponent")
+"""The parameters of the shape, and e; like those of the peak, differences from those of an untrained policy."""
 
 
 @dataclass(frozen=True)
@@ -48,28 +60,33 @@ class Architecture:
         layers: a rate per layer, else one for the network.
         horizon: whether it knows the budget.
         gradients: whether it sees gradients.
-        hidden: units of the perceptron.
+        hidden: units of the perceptron; with none the correction is a linear function of its inputs.
     """
 
     layers: bool = False
     horizon: bool = True
     gradients: bool = False
-    hidden: int = 8
+    hidden: int = 0
 
     @property
     def tables(self) -> dict[str, dict[str, Signal]]:
         """The sets of signals that it sees, by name."""
-        return {"training": TRAINING} | ({"horizon": HORIZON} if self.horizon else {})
+        return {"training": TRAINING, "setup": SETUP} | ({"horizon": HORIZON} if self.horizon else {})
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of phi."""
+        return ("one", "batch_size", "fan_in", "kept") + ("budget",) * self.horizon
 
     @property
     def observe(self) -> tuple[str, ...]:
         """What the environment has to show."""
-        return (*self.tables, *GRADIENTS * self.gradients, *("fan_in",) * self.layers)
+        return (*self.tables, *GRADIENTS * self.gradients, FAN_IN)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The perceptron's inputs, keys of `CENTRES`."""
-        signals = [name for table in self.tables.values() for name in table]
+        signals = [name for each, table in self.tables.items() if each != "setup" for name in table]
         of_layers = ("share", "fan_in", "place") if self.layers else ()
         cosine = ("cosine",) if self.gradients else ()
         return (*signals, *cosine, *(x for x in of_layers if x != "share" or self.gradients), "correction")
@@ -78,8 +95,9 @@ class Architecture:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The parts of theta, in order."""
         return {
-            "schedule": (len(SCHEDULE),), "w1": (len(self.inputs), self.hidden), "b1": (self.hidden,),
-            "w2": (self.hidden,), "b2": (1,),
+            "schedule": (len(SCHEDULE),), "peak": (len(PEAK), len(self.features)),
+            "w": (len(self.inputs),), "b": (1,),
+            "w1": (len(self.inputs), self.hidden), "b1": (self.hidden,), "w2": (self.hidden,),
         }  # fmt: skip
 
     @property
@@ -109,16 +127,8 @@ class Decision(NamedTuple):
     correction: Tensor  # (n, K), c after the decision
 
 
-Observation = Tensor | Mapping[str, Tensor]
-"""(n, signals); with white-box parts, name of a set of signals -> (n, signals), and white-box part -> (n, K)."""
-
-
-def by_name(architecture: Architecture, observation: Observation) -> Mapping[str, Tensor]:
-    """An observation by the names of its sets of signals, which without white-box parts are columns side by side."""
-    if isinstance(observation, Mapping):
-        return observation
-    sizes = [len(table) for table in architecture.tables.values()]
-    return dict(zip(architecture.tables, observation.split(sizes, -1), strict=True))
+Observation = Mapping[str, Tensor]
+"""Name of a set of signals -> (n, signals), and white-box part -> (n, K)."""
 
 
 def decide(architecture: Architecture, theta: Tensor, observation: Observation, correction: Tensor) -> Decision:
@@ -130,23 +140,25 @@ def decide(architecture: Architecture, theta: Tensor, observation: Observation, 
         observation: what the environment shows.
         correction: (n, K), c before the decision; 0 at the start of an episode.
     """
-    observation = by_name(architecture, observation)
     parts = architecture.parts(theta)
     seen = signals(architecture, observation)
     x = torch.stack(
         [value.expand_as(correction) for value in inputs(architecture, observation, correction).values()], -1
     )
     hidden = torch.tanh(x @ parts["w1"] + parts["b1"][:, None])
-    output = (hidden * parts["w2"][:, None]).sum(-1) + parts["b2"]
+    output = (x * parts["w"][:, None]).sum(-1) + parts["b"] + (hidden * parts["w2"][:, None]).sum(-1)
     correction = KEPT * correction + (1 - KEPT) * math.log(RANGE) * torch.tanh(output)
-    rates = log_schedule(architecture, parts["schedule"], seen) + correction
+    fan_in = observation[FAN_IN].to(correction.dtype).log()
+    mean = fan_in.mean(1, keepdim=True)
+    log_peak = power_law(architecture, parts["peak"], seen, mean)
+    rates = log_peak + log_shape(architecture, parts["schedule"], seen) + correction
     if architecture.layers:
-        exponent = FAN_IN + parts["schedule"][:, SCHEDULE.index("fan_in"), None]
-        rates = rates - exponent * (observation["fan_in"].to(rates.dtype) / WIDTH).log()
+        exponent = EXPONENT + parts["schedule"][:, SCHEDULE.index("exponent"), None]
+        rates = rates - exponent * (fan_in - mean)
     return Decision(rates.exp(), correction)
 
 
-def signals(architecture: Architecture, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def signals(architecture: Architecture, observation: Observation) -> dict[str, Tensor]:
     """The signals that are seen, by name, (n, 1) each."""
     return {
         name: column for each, table in architecture.tables.items()
@@ -154,7 +166,7 @@ def signals(architecture: Architecture, observation: Mapping[str, Tensor]) -> di
     }  # fmt: skip
 
 
-def inputs(architecture: Architecture, observation: Mapping[str, Tensor], correction: Tensor) -> dict[str, Tensor]:
+def inputs(architecture: Architecture, observation: Observation, correction: Tensor) -> dict[str, Tensor]:
     """The perceptron's inputs by name, normalised; (n, 1) where they are the same for all layers, else (n, K)."""
     found = signals(architecture, observation)
     if architecture.gradients:
@@ -162,7 +174,7 @@ def inputs(architecture: Architecture, observation: Mapping[str, Tensor], correc
         found["cosine"] = -product / (gradient * direction).sqrt().clamp(min=1e-30)
         found["share"] = (gradient / gradient.sum(1, keepdim=True).clamp(min=1e-30)).clamp(min=1e-6).log10()
     if architecture.layers:
-        found["fan_in"] = observation["fan_in"].clamp(min=1).log10()
+        found["fan_in"] = observation[FAN_IN].clamp(min=1).log10()
         found["place"] = torch.linspace(0, 1, correction.shape[1], device=correction.device).expand_as(correction)
     found["correction"] = correction
     normalised = {}
@@ -172,24 +184,52 @@ def inputs(architecture: Architecture, observation: Mapping[str, Tensor], correc
     return normalised
 
 
-def log_schedule(architecture: Architecture, learned: Tensor, seen: Mapping[str, Tensor]) -> Tensor:
-    """The logarithm of the schedule (n, 1) in the middle of the interval to come.
+def features(architecture: Architecture, seen: Mapping[str, Tensor], mean: Tensor) -> Tensor:
+    """phi, (n, features).
 
     Args:
         architecture: of the policy.
-        learned: (n, 5), in the order of `SCHEDULE`.
+        seen: the signals.
+        mean: (n, 1), log f.
+    """
+    logs = {name: seen[name] * math.log(10) for name in ("batch_size", "kept")} | {"fan_in": mean}
+    if architecture.horizon:
+        logs["budget"] = seen["steps_in_all"] * math.log(10)
+    found = {name: value - math.log(USUAL[name]) for name, value in logs.items()}
+    found["kept"] = (1 - seen["adaptive"]) * found["kept"]
+    return torch.cat([found.get(name, torch.ones_like(mean)) for name in architecture.features], -1)
+
+
+def power_law(architecture: Architecture, learned: Tensor, seen: Mapping[str, Tensor], mean: Tensor) -> Tensor:
+    """The logarithm of the peak (n, 1).
+
+    Args:
+        architecture: of the policy.
+        learned: (n, families, features).
+        seen: the signals.
+        mean: (n, 1), log f.
+    """
+    own = learned.new_tensor([[a[name] for name in architecture.features] for a in PEAK.values()])
+    of_families = ((own + learned) * features(architecture, seen, mean)[:, None]).sum(-1)
+    adaptive = seen["adaptive"]
+    return adaptive * of_families[:, :1] + (1 - adaptive) * of_families[:, 1:]
+
+
+def log_shape(architecture: Architecture, learned: Tensor, seen: Mapping[str, Tensor]) -> Tensor:
+    """The logarithm of s (n, 1) in the middle of the interval to come.
+
+    Args:
+        architecture: of the policy.
+        learned: (n, 3), in the order of `SCHEDULE`.
         seen: the signals.
     """
     of: dict[str, Tensor] = dict(zip(SCHEDULE, learned.split(1, -1), strict=True))
-    adaptive: Tensor = seen["adaptive"]
     half: Tensor = 10 ** seen["steps_per_decision"] / 2
-    peaks = of["log_peak_adaptive"] + math.log(PEAKS["adaptive"]), of["log_peak_sgd"] + math.log(PEAKS["sgd"])
-    log_peak = adaptive * peaks[0] + (1 - adaptive) * peaks[1]
     if not architecture.horizon:
         steps = 10 ** seen["steps"] - 1 + half
         warmed: Tensor = (steps / (WARMUP_STEPS * of["log_warmup"].exp())).clamp(max=1)
-        return log_peak + warmed.log()
+        return warmed.log()
     budget: Tensor = 10 ** seen["steps_in_all"]
     middle: Tensor = (seen["progress"] + half / budget).clamp(max=1 - 0.5 / budget)
     warmed = (middle / (WARMUP * of["log_warmup"].exp())).clamp(max=1)
-    return log_peak + warmed.log() + of["log_power"].exp() * (1 - middle).log()
+    return warmed.log() + of["log_power"].exp() * (1 - middle).log()

@@ -27,8 +27,7 @@ class UniversalSettings(OuterSettings):
         eval_tasks: the number of these tasks, which are drawn, too, and are never trained on.
         updates: the number of updates of theta.
         tasks: the number of tasks per update.
-        pairs: the number of antithetic pairs per task; both of a pair share their initial weights and batches. On two
-            cores 64 pairs take less than twice the time of 8, for small networks are bound by calls, not by work.
+        pairs: the number of antithetic pairs per task; both of a pair share their initial weights and batches.
         sigma: the standard deviation of the perturbations.
         outer_lr: the learning rate of Adam for theta; it falls linearly to 0 over `updates`. A training that is resumed
             with other updates goes on at the rate that these give its next update, and so ends with another controller
@@ -38,11 +37,12 @@ class UniversalSettings(OuterSettings):
         layers: a rate per layer instead of one for the network.
         horizon: whether the policy knows the budget; without, it works in runs without an end.
         gradients: whether the policy sees gradients.
-        hidden: the number of units of the perceptron.
+        hidden: the number of units of the perceptron; with none the correction is a linear function of what is seen,
+            and 32 pairs cover all directions of theta.
     """
 
     LENGTH: ClassVar[str] = "updates"
-    COUNTS: ClassVar[tuple[str, ...]] = (*OuterSettings.COUNTS, "eval_tasks", "tasks", "pairs", "hidden")
+    COUNTS: ClassVar[tuple[str, ...]] = (*OuterSettings.COUNTS, "eval_tasks", "tasks", "pairs")
 
     task: str = "drawn"
     out: Path = Path("runs/universal")
@@ -50,21 +50,21 @@ class UniversalSettings(OuterSettings):
     eval_every: int = 20
     eval_seeds: int = 2
     eval_tasks: int = 16
-    updates: int = 500
-    tasks: int = 4
-    pairs: int = 64
+    updates: int = 100
+    tasks: int = 6
+    pairs: int = 32
     sigma: float = 0.1
     outer_lr: float = 0.03
     spread: float = 0.05
     layers: bool = False
     horizon: bool = True
     gradients: bool = False
-    hidden: int = 8
+    hidden: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError for a setting that cannot be meant."""
         super().__post_init__()
-        schema.integer(1, schema.LARGEST_SIZE)("hidden", self.hidden)
+        schema.integer(0, schema.LARGEST_SIZE)("hidden", self.hidden)
         TaskDistribution(self.limit)
         seeds_for("validation", self.eval_tasks)
         if self.task != "drawn":

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrenv.agents.outer.gradient_estimators import Rollout, evaluated, paired, perturbations
+from lrenv.agents.outer.gradient_estimators import Rollout, evaluated, orthogonal_perturbations, paired
 from lrenv.agents.outer.training import Controller, Training, begin_adam, on_host
+from lrenv.agents.outer.validation import WORST, Validation
 from lrenv.agents.universal.agent import UniversalController, action_of_rates, untouched, view_of_policy
 from lrenv.agents.universal.policy import decide
 from lrenv.agents.universal.settings import UniversalSettings
@@ -23,8 +24,8 @@ from lrenv.training.drawn import TaskDistribution
 from lrenv.training.rollout import rollout
 from lrenv.training.tasks import Task
 
-WORST = 1.0
-"""The most that L may be, e times the loss of the untrained network; runs that diverge have it."""
+KEPT = 0.9
+"""The part of the average of theta that is kept at an update: tasks differ, and so theta wanders."""
 BETAS = (0.9, 0.99)
 """Of Adam for theta: moments that reach back over the tasks of a hundred updates."""
 
@@ -47,9 +48,12 @@ class UniversalTraining(Training[UniversalSettings]):
         (first,) = seeds_for("training", 1, training=settings.seed)
         super().__init__(settings, self.distribution.task(first))
         self.device = choose_device(settings.device)
+        tasks = self.distribution.tasks("validation", settings.eval_tasks)
+        self.validation = Validation(tasks, settings.eval_seeds, settings.device, measured=False)
         self.theta = torch.nn.Parameter(self.architecture.init(settings.seed).to(self.device))
         self.optimizer = torch.optim.Adam([self.theta], settings.outer_lr, BETAS)
         begin_adam(self.optimizer)
+        self.average = self.theta.detach().clone()
 
     @property
     def iterations(self) -> int:
@@ -76,6 +80,7 @@ class UniversalTraining(Training[UniversalSettings]):
         for group in self.optimizer.param_groups:
             group["lr"] = settings.outer_lr * (1 - self.iteration / settings.updates)
         self.optimizer.step()
+        self.average.lerp_(self.theta.detach(), 1 - KEPT)
         return on_host({"outer/loss": loss, "outer/difference": difference, "outer/gradient_norm": gradient.norm()})
 
     def _estimate(self, place: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,16 +88,16 @@ class UniversalTraining(Training[UniversalSettings]):
         settings = self.settings
         key = draws.fold(draws.fold(torch.tensor(settings.seed), draws.POLICY), place)
         generator = torch.Generator().manual_seed(int(key) & (2**62 - 1))
-        noise = perturbations(settings.pairs, self.theta.detach(), settings.sigma, generator)
+        noise = orthogonal_perturbations(settings.pairs, self.theta.detach(), settings.sigma, generator)
         seeds = self.training_seeds(settings.pairs, place * settings.pairs)
-        run, episode = self._run(self._task(place))
+        run, episode = self.run(self._task(place))
         state = paired(episode.reset(seeds)[0])
         samples = evaluated(run, self.theta.detach(), noise, settings.sigma, state, differentiate=False)
         # g_es = difference / (2 sigma^2) e, so this is the root mean square of differences without another number kept.
         difference = 2 * settings.sigma**2 * (samples.es.square().sum(1) / noise.square().sum(1)).mean().sqrt()
         return samples.es.mean(0) / difference.clamp(min=settings.spread), samples.loss.mean(), difference
 
-    def _run(self, task: Task) -> tuple[Rollout[EpisodeState], Episode]:
+    def run(self, task: Task) -> tuple[Rollout[EpisodeState], Episode]:
         """A whole run on a task, from its start, as a rollout whose loss is L; and the environment's episode.
 
         Policies see nothing of the validation split, so it is measured at both ends alone.
@@ -107,45 +112,39 @@ class UniversalTraining(Training[UniversalSettings]):
             state, step = episode.step(state, action_of_rates(made.rates), due)
             return state.dynamics.val_loss, (state, step.observation, made.correction)
 
-        def run(theta: Tensor, state: EpisodeState) -> tuple[Tensor, EpisodeState]:
+        def whole(theta: Tensor, state: EpisodeState) -> tuple[Tensor, EpisodeState]:
             seen = episode.time_step(state).observation
-            start = state, seen, untouched(self.architecture, seen)
+            start = state, seen, untouched(seen)
             given = [number == episode.decisions - 1 for number in range(episode.decisions)]
             losses, (end, _, _) = rollout(decision, theta, start, given)
             fall = (losses[-1] / state.dynamics.val_loss).log()
             return fall.masked_fill(end.diverged, math.inf).nan_to_num(math.inf).clamp(max=WORST), end
 
-        return run, episode
+        return whole, episode
 
     @property
     def runs_per_validation(self) -> int:
         """The number of trainees that `held_out_loss` trains."""
-        return self.settings.eval_tasks * self.settings.eval_seeds
+        return self.validation.runs
 
     def held_out_loss(self, controller: Controller) -> float:
-        """Returns the mean of L over tasks that are drawn for choosing controllers."""
-        assert isinstance(controller, UniversalController)
-        theta = controller.theta.to(self.device).expand(self.settings.eval_seeds, -1)
-        losses = []
-        with torch.no_grad():
-            for number in seeds_for("validation", self.settings.eval_tasks):
-                run, episode = self._run(self.distribution.task(number))
-                losses.append(run(theta, episode.reset(self.held_out_seeds)[0])[0].mean())
-        return float(torch.stack(losses).mean())
+        """Returns the controller's score on tasks that are drawn for choosing controllers."""
+        return self.validation.score(controller)
 
     def status(self, row: dict[str, float]) -> str:
         """Returns the mean loss, and by how much policies of a pair differ in it."""
         return f"log loss {row['outer/loss']:.3f}  differences {row['outer/difference']:.3f}"
 
     def controller(self) -> UniversalController:
-        """Returns the controller with theta so far."""
-        return UniversalController(self.theta.detach().cpu().clone(), self.architecture)
+        """Returns the controller with the average of theta so far."""
+        return UniversalController(self.average.cpu().clone(), self.architecture)
 
     def state(self) -> dict[str, Any]:
         """Returns everything on which the next update depends."""
-        return {"theta": self.theta.detach(), "adam": self.optimizer.state[self.theta]}
+        return {"theta": self.theta.detach(), "average": self.average, "adam": self.optimizer.state[self.theta]}
 
     def restore_state(self, state: dict[str, Any]) -> None:
         """Restores a state, after which the training goes on exactly as it would have."""
         self.theta.data.copy_(state["theta"])
+        self.average.copy_(state["average"])
         self.optimizer.state[self.theta] = state["adam"]

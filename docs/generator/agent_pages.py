@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, get_type_hints
 
@@ -141,7 +141,7 @@ def pages() -> dict[str, str]:
     for package, members in families.items():
         title = _title(package)
         if len(members) > 2:
-            name = _family(package)
+            name = _family(package, members)
             made[f"agents/{name}"] = _family_page(package, members)
             entries.append(name)
             head = f"## [{title}]({name}.md)"
@@ -159,8 +159,10 @@ def pages() -> dict[str, str]:
     return made
 
 
-def _family(package: str) -> str:
-    return package.rpartition(".")[2].replace("_", "-")
+def _family(package: str, members: Sequence[Known]) -> str:
+    """The name of the page of a folder, which no agent's page may have."""
+    name = package.rpartition(".")[2].replace("_", "-")
+    return name + "-controllers" * any(known.name == name for known in members)
 
 
 def _title(package: str) -> str:

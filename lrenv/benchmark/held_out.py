@@ -149,7 +149,7 @@ def held_out() -> list[Task]:
     return [each.task() for each in HELD_OUT]
 
 
-def named(name: str) -> Task:
+def named(name: str = "co2-gru") -> Task:
     """Returns one task of the list, as the spec `held-out:name=mnist-lenet` does.
 
     Raises:

@@ -88,7 +88,7 @@ def headings(scores: Scores) -> list[str]:
 def entries(row: Score, scores: Scores) -> list[str]:
     """A row of the table, as text."""
     reference = row.agent == scores.outcome.suite.reference
-    interval = "-" if reference or math.isnan(row.low) else f"{row.low:.3f} to {row.high:.3f}"
+    interval = "-" if reference else _interval(row.low, row.high)
     p = "reference" if reference else "-" if math.isnan(row.p) else f"{row.p:.2g}"
     worst = "-" if row.worst is None else f"{row.worst:.3f} from {row.worst_start:g}"
     diverged = f"{row.diverged} of {row.runs}" if row.diverged else "0"
@@ -128,13 +128,20 @@ def as_csv(scores: Scores) -> str:
     return buffer.getvalue()
 
 
+def _interval(low: float, high: float) -> str:
+    return "-" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
+
+
 def _budgets(budgets: Budgets, reference: str) -> list[str]:
     said = [
         "The expected relative loss of the best of so many random draws from the suite's ranges, chosen by the "
         f"validation loss; 1 is {reference} tuned over its grid. The mean over all sets of draws from the pool.",
         table(
             ["agent", *(f"best of {count}" for count in budgets.counts)],
-            [[name, *(f"{x:.3f}" for x in curve)] for name, curve in budgets.families.items()],
+            [
+                [name, *(f"{x:.3f}" for x in curve)]
+                for name, curve in [*budgets.families.items(), ("the best of each task", budgets.each)]
+            ],
         ),
     ]
     if budgets.worth:
@@ -144,6 +151,17 @@ def _budgets(budgets: Budgets, reference: str) -> list[str]:
         )
         rows = [[name, "more than were drawn" if x is None else str(x)] for name, x in budgets.worth.items()]
         said.append(table(["agent", "draws"], rows))
+        said.append(
+            f"The same agents relative to the best of {budgets.counts[-1]} draws of the family that is best on each "
+            "task, with intervals by a bootstrap over tasks:"
+        )
+        shown = sorted(budgets.against.items(), key=lambda item: item[1])
+        said.append(
+            table(
+                ["agent", "relative loss", "95 %"],
+                [[name, f"{mean:.3f}", _interval(*ends)] for name, (mean, *ends) in shown],
+            )
+        )
     return said
 
 

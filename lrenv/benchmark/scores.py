@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lrenv.benchmark.evaluation import Result
 from lrenv.benchmark.privileges import Privileges
 from lrenv.benchmark.rows import Runs
 from lrenv.benchmark.run_suite import Line, Outcome
@@ -167,13 +168,16 @@ def _logs(lines: list[Line], tasks: list[str], references: dict[str, Line], name
     """(tasks, starts, seeds) logarithms of losses relative to the reference's."""
     logs = []
     for task in tasks:
-        reference = references[task].result
-        assert reference is not None
-        below = getattr(reference, name)
+        below = getattr(_result(references[task]), name)
         own = [line.result for line in lines if line.task == task]
         logs.append([capped_log(None if r is None else getattr(r, name), below, cap) for r in own])
     widest = max(map(len, logs))  # an agent that failed before it had a start has one line
     return np.array([rows * (widest if len(rows) < widest else 1) for rows in logs])
+
+
+def _result(line: Line) -> Result:
+    assert line.result is not None
+    return line.result
 
 
 def capped_log(losses: Any, reference: NDArray[Any], cap: float) -> Logs:
@@ -192,14 +196,19 @@ class Budgets:
     Attributes:
         counts: numbers of draws.
         families: agent -> (counts,) the geometric mean over tasks of the expected relative loss of the best of so many.
+        each: (counts,) the same, of the family that is best on each task.
         worth: agent without tuning -> the least number of draws at which the best family is expected to be level or
             ahead; None if all that were made aren't enough.
+        against: agent without tuning -> its loss relative to the last of `each`, the geometric mean over tasks, and the
+            ends of a 95 % interval by a bootstrap over tasks.
         tasks: those that are averaged over.
     """
 
     counts: list[int]
     families: dict[str, list[float]]
+    each: list[float]
     worth: dict[str, int | None]
+    against: dict[str, tuple[float, float, float]]
     tasks: list[str]
 
 
@@ -213,26 +222,35 @@ def budgets_of(scores: Scores) -> Budgets | None:
     families = [agent for agent in drawn if all((agent, task) in outcome.pools for task in scores.tasks)]
     if not families:
         return None
-    reference = {
-        line.task: line.result.final_test_loss for line in outcome.lines
-        if line.agent == suite.reference and line.result is not None
-    }  # fmt: skip
-    every = range(1, suite.pool + 1)
-    curves = {
-        family: np.exp(
-            np.mean(
-                [_curve(outcome.pools[family, task], reference[task], suite.cap, every) for task in scores.tasks], 0
-            )
-        )
-        for family in families
+    references = {
+        line.task: line for line in outcome.lines if line.agent == suite.reference and line.task in scores.tasks
     }
+    losses = {task: _result(line).final_test_loss for task, line in references.items()}
+    every = range(1, suite.pool + 1)
+    logs = np.array(
+        [
+            [_curve(outcome.pools[family, task], losses[task], suite.cap, every) for task in scores.tasks]
+            for family in families
+        ]
+    )  # (families, tasks, draws)
+    curves = dict(zip(families, np.exp(logs.mean(1)), strict=True))
+    of_each = logs.min(0)
     lowest = np.min(list(curves.values()), 0)
-    untuned = [row for row in scores.rows if not row.spent.tuning and row.agent != suite.reference]
     counts = [count for count in suite.budgets if count <= suite.pool]
+    untuned = [row for row in scores.rows if not row.spent.tuning and row.agent != suite.reference]
+    against = {}
+    for row in untuned:
+        lines = [line for line in outcome.lines if line.agent == row.agent and line.task in scores.tasks]
+        own = _logs(lines, scores.tasks, references, "final_test_loss", suite.cap).mean(1)
+        own -= of_each[:, counts[-1] - 1, None]
+        low, high = bootstrap_interval(own)
+        against[row.agent] = math.exp(own.mean()), math.exp(low), math.exp(high)
     return Budgets(
         counts,
         {family: [float(curve[count - 1]) for count in counts] for family, curve in curves.items()},
+        [float(np.exp(of_each[:, count - 1].mean())) for count in counts],
         {row.agent: _worth(row.mean, lowest) for row in untuned},
+        against,
         scores.tasks,
     )
 

@@ -27,7 +27,7 @@ from lrenv.randomness import draws
 from lrenv.runtime.ambient import with_own_settings, without_gradients
 from lrenv.runtime.compiling import Captured, Compile, compiled, cuda_graph
 from lrenv.runtime.trees import cut, join, select
-from lrenv.training.dynamics import Dynamics, DynamicsMeter, Trained
+from lrenv.training.dynamics import Dynamics, DynamicsMeter, Setup, Trained
 from lrenv.training.gradient_observer import MEAN, PRODUCTS, GradientObserver
 from lrenv.training.optimizers import Hyper
 from lrenv.training.tasks import InitialLR, LogUniform, Task, initial_rates
@@ -108,7 +108,8 @@ class Episode:
         sizes = {"rates": self.control.rates, "parameters": network.size}
         self.observer = Observer(observe, dtype, sizes)
         motion = self.observer.motion or reward not in BUILT_IN
-        self._meter = DynamicsMeter(task.budget, task.interval, motion, self.trainee.optimizer.adaptive)
+        setup = Setup(self.trainee.optimizer.adaptive, task.hyper.get("momentum", 0.0), task.batch_size)
+        self._meter = DynamicsMeter(task.budget, task.interval, motion, setup)
         gradients = [part for part in self.observer.white_box if part in (*PRODUCTS, MEAN)]
         self._gradients = GradientObserver(self.trainee, gradients, self.control.granularity) if gradients else None
         self._constant = {}

@@ -101,6 +101,13 @@ HORIZON: dict[str, Signal] = {
 }
 """How much of a run is over, and how long it is."""
 
+SETUP: dict[str, Signal] = {
+    "batch_size": Signal(0, 9, lambda d: log10(d.batch_size)),
+    "kept": Signal(-12, 0, lambda d: log10(1 - d.momentum)),
+}
+"""What good rates depend on and stays the same: the batch size, and the part of a direction that momentum doesn't take
+from earlier ones."""
+
 SCALE_FREE: dict[str, Signal] = {
     "train_fall": TRAINING["train_fall"],
     "val_fall": Signal(-6, 3, lambda d: log10(d.val_loss) - log10(d.initial_val_loss)),
@@ -132,6 +139,7 @@ OBSERVATIONS: dict[str, Observation] = {
     "scale-free": SCALE_FREE,
     "training": TRAINING,
     "horizon": HORIZON,
+    "setup": SETUP,
     "clock": CLOCK_SIGNALS,
 }
 """Name -> observation."""

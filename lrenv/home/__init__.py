@@ -13,6 +13,7 @@
 | `gradients.py` | gradients before each step, and the directions of steps |
 | `layers.py` | what has a rate of its own, and the split of parameter groups |
 | `needs.py` | what an agent needs of a loop, and whether one can give it |
+| `sharding.py` | refuses weights that are held in parts, and optimizers that step by themselves |
 | `groups.py` | reads and sets rates, momentum and weight decay of an optimizer's parameter groups |
 | `stepping.py` | notices which steps an optimizer took, and keeps their losses |
 | `rates.py` | the rates and hyperparameters that the optimizer is driven with, within what the user allows |

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,17 @@ from lrenv.home.fallback import Fallback
 from lrenv.home.gradients import Gradients, check_gradients
 from lrenv.home.groups import Groups
 from lrenv.home.layers import Layer, Layers, watched_weights
-from lrenv.home.needs import check_evaluate, check_horizon
+from lrenv.home.needs import check_batch_size, check_evaluate, check_horizon
 from lrenv.home.observing import Observing
 from lrenv.home.rates import Rates, checked_bounds
+from lrenv.home.sharding import check_steps, check_whole
 from lrenv.home.validation import Evaluate, Validation
 from lrenv.lookup import count, lookup, what_is
+from lrenv.training.dynamics import Setup
 from lrenv.training.losses import LOSSES
+
+DECISIONS = 100
+"""Per run, of agents without an interval of their own: as many as in the episodes that controllers are trained on."""
 
 
 class Settings(NamedTuple):
@@ -36,6 +42,7 @@ class Settings(NamedTuple):
     last: Layer
     layers: str
     loss: str
+    batch_size: int | None
     target_std: float | Tensor | None
     fallback: str | None
     patience: int
@@ -57,15 +64,17 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     needs = driver.needs
     check_horizon(driver.agent, driver.view, settings.horizon)
     check_evaluate(driver.agent, needs, settings.evaluate)
-    every = _interval(driver, settings.every)
+    check_batch_size(driver.agent, needs, settings.batch_size)
+    every = _interval(driver, settings.every, settings.horizon)
     bounds = checked_bounds(settings.bounds)
     fall = Fallback(settings.fallback, settings.patience)
+    check_steps(optimizer)
     groups = Groups(optimizer)
     number = len(groups.all)
+    if needs.weights or needs.parts or driver.fan_in or driver.granularity != "trainee":
+        check_whole(driver.name, (p for group in groups.all for p in group["params"]))
     first, last = watched_weights(groups.all, settings.module, settings.first, settings.last)
     layers = Layers(groups.all, settings.module, driver.granularity, driver.fan_in, settings.layers)
-    if needs.parts:
-        check_gradients(optimizer, groups, driver.name, needs.parts)
     if (needs.parts or needs.weights) and any(p.is_complex() for p in (first, last, *layers.parameters)):
         raise ValueError(
             f"agent {driver.name!r} observes weights or gradients, whose sums and products are those of real numbers, "
@@ -76,6 +85,8 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
         dtype = torch.float64 if last.dtype == torch.float64 else torch.float32
         like = torch.zeros((), dtype=dtype, device=last.device)
     driver.attach(groups.names(), like.dtype, layers)
+    if needs.parts:
+        check_gradients(optimizer, groups, driver.name, needs.parts, driver.control.hyperparameters)
     validation = None
     if settings.evaluate is not None and needs.measured:
         held = settings.evaluate, settings.loss, settings.module, settings.target_std
@@ -86,8 +97,9 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     gradients = Gradients(optimizer, groups, layers, needs.parts, like) if needs.parts else None
     watched = (first, last) if needs.weights else None
     constant = layers.constant(like) if driver.fan_in else {}
+    setup = Setup(groups.adaptive(), groups.momentum(), settings.batch_size or math.nan)
     observing = Observing(
-        driver.observer(like.dtype), needs, validation, watched, gradients, constant, like, every, groups.adaptive()
+        driver.observer(like.dtype), needs, validation, watched, gradients, constant, like, every, setup
     )  # fmt: skip
     if needs.clock_alone:
         fall = Fallback(None, 0)
@@ -104,14 +116,16 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     return Assembled(decider, gradients, every, validation is not None or not needs.training)
 
 
-def _interval(driver: Driver, every: int | None) -> int:
+def _interval(driver: Driver, every: int | None, horizon: int | None) -> int:
     """N, steps between two decisions."""
-    every = every if every is not None else driver.view.interval or (1 if driver.needs.clock_alone else None)
-    if every is None:
+    own = driver.view.interval or (1 if driver.needs.clock_alone else None)
+    given = own if every is None else every
+    if given is None and horizon is None:
         raise ValueError(
-            f"agent {driver.name!r} has no interval of its own: pass every=, the steps between two decisions"
+            f"agent {driver.name!r} has no interval of its own, and there is no horizon to divide: pass every=, the "
+            "steps between two decisions"
         )
-    return count("every", every)
+    return max(1, (horizon or 0) // DECISIONS) if given is None else count("every", given)
 
 
 def _check_kinds(settings: Settings) -> None:

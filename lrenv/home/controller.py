@@ -19,7 +19,7 @@ from lrenv.home.gradients import Gradients
 from lrenv.home.layers import Layer
 from lrenv.home.processes import is_first
 from lrenv.home.saving import Progress, of_other_horizon, read, state_of
-from lrenv.home.stepping import Losses, Steps, listening, loss_of
+from lrenv.home.stepping import Losses, Steps, listeners_of, loss_of
 from lrenv.home.validation import Evaluate
 from lrenv.lookup import count
 
@@ -66,7 +66,8 @@ class LRController(LRScheduler):
             that of the moment.
         agent: a name (`cosine:peak=0.1`), the path of a controller file, an agent, or a model of Stable-Baselines3.
         horizon: T, steps of the optimizer in all; None for a run without an end, for agents that don't look at it.
-        every: N, steps between two decisions; by default the agent's own interval, and 1 for schedules.
+        every: N, steps between two decisions; by default the agent's own interval, 1 for schedules, and a hundredth of
+            the horizon for others.
         evaluate: called at decisions: gives the validation loss, or (logits, targets) of the same examples each time.
         bounds: rates of the first group are kept between these two.
         shadow: whether to change nothing, and only keep in `history` what would be done to the rates that there are.
@@ -77,6 +78,8 @@ class LRController(LRScheduler):
         layers: what agents that set a rate per layer take for one: "module", the modules that hold parameters, as in
             environments; or "groups", the optimizer's parameter groups as they are.
         loss: what logits and targets give, a name in `lrenv.training.losses.LOSSES`.
+        batch_size: the number of examples that a step of the optimizer sees, on all processes and in all accumulated
+            batches, for agents that observe it.
         target_std: the standard deviation of the training targets where they are numbers; by default that of the
             validation targets.
         fallback: a schedule that takes over from the rate of the moment, over the steps that are left, if the agent saw
@@ -112,6 +115,7 @@ class LRController(LRScheduler):
         last: Layer = None,
         layers: str = "module",
         loss: str = "cross_entropy",
+        batch_size: int | None = None,
         target_std: float | Tensor | None = None,
         fallback: str | None = "linear",
         patience: int = 10,
@@ -119,7 +123,20 @@ class LRController(LRScheduler):
         # The constructor of torch's schedulers, which is not called, would set rates at once.
         self.optimizer = optimizer
         settings = Settings(
-            horizon, every, evaluate, bounds, shadow, module, first, last, layers, loss, target_std, fallback, patience
+            horizon,
+            every,
+            evaluate,
+            bounds,
+            shadow,
+            module,
+            first,
+            last,
+            layers,
+            loss,
+            batch_size,
+            target_std,
+            fallback,
+            patience,
         )
         self._decider, self._gradients, self.every, self._can_begin = assemble(optimizer, agent, settings)
         self._driver, self._rates = self._decider.driver, self._decider.rates
@@ -350,7 +367,9 @@ class LRController(LRScheduler):
 
     def _check_alone(self) -> None:
         """Says so if the rates are set by an earlier controller, too, that is still there."""
-        drivers = [x for x in listening(self.optimizer) if isinstance(x, LRController) and not x._shadow]
+        listeners = listeners_of(self.optimizer)
+        there = [] if listeners is None else listeners.there()
+        drivers = [x for x in there if isinstance(x, LRController) and not x._shadow]
         # Where Accelerate has put a step of its own in the place of the optimizer's, none is seen.
         if not self._shadow and any(driver is not self for driver in drivers[:1]):
             self._tell(

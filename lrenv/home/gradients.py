@@ -12,7 +12,7 @@ one sum, are kept, which are as large as the weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -59,11 +59,21 @@ KINDS: dict[type, Kind] = {
 """torch's optimizers -> how their directions are computed."""
 
 
-def check_gradients(optimizer: Any, groups: Groups, agent: str, parts: Sequence[str]) -> None:
+def check_gradients(
+    optimizer: Any, groups: Groups, agent: str, parts: Sequence[str], controlled: Collection[str]
+) -> None:
     """Refuses what a loop can't show of its gradients.
 
+    Args:
+        optimizer: of the loop.
+        groups: its groups.
+        agent: what the agent is called.
+        parts: what it observes.
+        controlled: the hyperparameters that it controls besides the rate.
+
     Raises:
-        ValueError: a part that takes further gradients, or an optimizer whose directions aren't known.
+        ValueError: a part that takes further gradients, or an optimizer whose directions aren't known, or would not be
+            with the hyperparameters that the agent sets.
     """
     if CHANGE in parts:
         raise ValueError(
@@ -73,6 +83,7 @@ def check_gradients(optimizer: Any, groups: Groups, agent: str, parts: Sequence[
     kind = KINDS.get(type(optimizer))
     without = () if kind is None else kind.without
     lacking = [f"{name}={group[name]}" for name in without for group in groups.all if group.get(name)]
+    lacking += [f"{name} that the agent sets" for name in without if name in controlled]
     if kind is None or lacking:
         held = type(optimizer).__name__ + (f" with {lacking[0]}" if lacking else "")
         raise ValueError(

@@ -201,6 +201,10 @@ class Groups:
         """Whether it scales gradients, as all but SGD do."""
         return not isinstance(self._optimizer, torch.optim.SGD)
 
+    def momentum(self) -> float:
+        """The first group's momentum, beta_1 where there are betas; 0 of an optimizer without."""
+        return self._values("momentum")[0] if {"momentum", "betas"} & self.all[0].keys() else 0.0
+
     def family(self) -> str:
         """What kind of optimizer it is."""
         name = type(self._optimizer).__name__

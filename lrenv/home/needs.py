@@ -11,6 +11,7 @@ from torch import Tensor
 from lrenv.controllers.agent import Agent, View, called, view_of
 from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.envs.observations import FAN_IN, OBSERVATIONS, Observe, Observer, names_of
+from lrenv.lookup import count
 from lrenv.training.dynamics import Dynamics
 
 WORKS = (
@@ -36,6 +37,7 @@ class Needs(NamedTuple):
     predictions: bool  # outputs on validation data
     motion: bool  # the first and the last layer now and at the decision before
     weights: bool  # the first or the last layer
+    batch_size: bool  # the number of examples per batch
     parts: tuple[str, ...]  # gradients, their products with directions, and all weights
 
     @property
@@ -70,6 +72,7 @@ def needs_of(agent: Agent, observer: Observer) -> Needs:
         bool(fields & PREDICTIONS),
         bool(fields & MOTION),
         bool(fields & (MOTION | LAST)),
+        "batch_size" in fields,
         tuple(part for part in observer.white_box if part != FAN_IN),
     )
 
@@ -164,6 +167,22 @@ def check_horizon(agent: Agent, view: View, horizon: int | None) -> None:
         raise ValueError(
             f"agent {called(agent)!r} observes progress, so it must know how long training takes: pass horizon=, the "
             "number of optimizer steps, or take an agent that doesn't, such as plateau or constant"
+        )
+
+
+def check_batch_size(agent: Agent, needs: Needs, batch_size: int | None) -> None:
+    """Refuses a run without a batch size for an agent that looks at it.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is below 1, or the agent needs it.
+    """
+    if batch_size is not None:
+        count("batch_size", batch_size)
+    if needs.batch_size and batch_size is None:
+        raise ValueError(
+            f"agent {called(agent)!r} observes the batch size: pass batch_size=, the number of examples that a step of "
+            "the optimizer sees, on all processes and in all accumulated batches"
         )
 
 

@@ -14,7 +14,10 @@ from lrenv.home.needs import Needs, clock
 from lrenv.home.processes import agreed, from_first, mean_of_processes
 from lrenv.home.validation import Validated, Validation
 from lrenv.runtime.ambient import without_gradients
-from lrenv.training.dynamics import Dynamics, DynamicsMeter, Trained
+from lrenv.training.dynamics import Dynamics, DynamicsMeter, Setup, Trained
+
+STILL = ("loss_spread", "first_update", "last_update")
+"""Signals that are logarithms of what is 0 in trainings, too: one loss has no spread, and a rate of 0 moves nothing."""
 
 
 class Seen(NamedTuple):
@@ -38,7 +41,7 @@ class Observing:
         constant: what is shown besides, and stays the same: part -> (1, K).
         like: gives the dtype and the device of what is observed.
         interval: N, steps between two decisions.
-        adaptive: whether the optimizer scales gradients.
+        setup: of the training.
 
     Attributes:
         watched: the parameters that are looked at, also for their gradients.
@@ -54,11 +57,11 @@ class Observing:
         constant: Mapping[str, Tensor],
         like: Tensor,
         interval: int,
-        adaptive: bool,
+        setup: Setup,
     ) -> None:
         self._observer, self._needs, self._validation = observer, needs, validation
         self._gradients, self._constant = gradients, constant
-        self._watched, self._like, self._interval, self._adaptive = watched, like, interval, adaptive
+        self._watched, self._like, self._interval, self._setup = watched, like, interval, setup
         self.watched: Sequence[Tensor] = [*(watched or ()), *(() if gradients is None else gradients.parameters)]
         self._before: Trained | None = None
         self._dynamics: Dynamics | None = None
@@ -83,7 +86,7 @@ class Observing:
 
     @without_gradients
     def _measured(self, now: Trained, losses: Tensor, lr: Tensor, horizon: float) -> Seen:
-        meter = DynamicsMeter(horizon, int(min(self._interval, horizon)), self._needs.motion, self._adaptive)
+        meter = DynamicsMeter(horizon, int(min(self._interval, horizon)), self._needs.motion, self._setup)
         before = now if self._before is None else self._before
         if before.predictions.shape != now.predictions.shape:
             raise ValueError(
@@ -169,6 +172,9 @@ class Observing:
         if self._needs.weights:
             finite = finite & dynamics.weight_mean.isfinite()
         outside = self._observer.outside(dynamics) if self._observer.names else finite.new_zeros(1, 0)
+        for i, name in enumerate(self._observer.names):
+            if name in STILL:
+                outside[:, i] &= getattr(dynamics, name) != 0
         return Seen(dynamics, observation, outside, finite)
 
     def _validated(self) -> Validated:

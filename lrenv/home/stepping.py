@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakMethod
 
 import torch
@@ -14,13 +14,14 @@ from torch import Tensor
 from lrenv.lookup import what_is
 
 LISTENERS = "lrenv_listeners"
-"""The attribute of a wrapped `optimizer.step` with those who are told of a step before it; further wraps copy it."""
+"""The attribute of a wrapped `optimizer.step` with its `Listeners`; whoever wraps it further by `wraps` copies that."""
 
 
 class Steps:
     """Notices calls of `optimizer.step`, as torch's schedulers do: the method of this one instance is wrapped.
 
-    Hooks of the optimizer's class would do, but `torch.compile` switches them off for the whole process.
+    However many listen, it is wrapped once, and when the last of them is gone, it is as it was. Hooks of the
+    optimizer's class would do, but `torch.compile` switches them off for the whole process.
 
     Args:
         optimizer: any object; one without a method `step` is taken to step whenever it is asked.
@@ -39,7 +40,7 @@ class Steps:
         self.taken = False
         self.noticed = callable(getattr(optimizer, "step", None))
         if self.noticed:
-            _wrap(optimizer, WeakMethod(before), WeakMethod(self._after), early)
+            (listeners_of(optimizer) or Listeners(optimizer)).add(before, self._after, early)
 
     def _after(self, found_inf: Any) -> None:
         self.taken = True
@@ -51,37 +52,74 @@ class Steps:
         return taken
 
 
-def listening(optimizer: Any) -> list[Any]:
-    """The objects whose methods are told of the optimizer's steps, as far as they are still there."""
-    listeners = (listener() for listener in getattr(getattr(optimizer, "step", None), LISTENERS, ()))
-    return [listener.__self__ for listener in listeners if listener is not None]
+class Listener(NamedTuple):
+    """One who is told of steps, as long as it is there."""
+
+    before: WeakMethod[Any]  # called before each step
+    after: WeakMethod[Any]  # called after it, with the optimizer's `found_inf`
+    early: bool  # whether `before` looks at gradients
 
 
-def _wrap(optimizer: Any, before: WeakMethod[Any], after: WeakMethod[Any], early: bool) -> None:
-    """Has the optimizer tell of its steps, as long as what listens is there."""
-    step = optimizer.step
+class Listeners:
+    """Those who are told of an optimizer's steps. Its method is wrapped as this is made, until the last one is gone."""
 
-    # Compilers that trace the loop's step leave these out: what they do takes decisions, and is no part of a graph.
-    def tell(listener: WeakMethod[Any], *args: Any) -> None:
-        if (found := listener()) is not None:
-            found(*args)
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer, self._own = optimizer, vars(optimizer).get("step")
+        self._held: list[Listener] = []
+        step = optimizer.step
 
-    tell = torch.compiler.disable(tell)
+        # Compilers that trace the loop's step leave these out: what they do takes decisions, and is no part of a graph.
+        @torch.compiler.disable
+        def before() -> None:
+            for listener in reversed(tuple(self._held)):
+                if (found := listener.before()) is not None:
+                    found()
 
-    @wraps(step)
-    def told(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if early and (closure := args[0] if args else kwargs.get("closure")) is not None:
-            with torch.enable_grad():
-                loss = closure()
-            args, kwargs = (lambda: loss,), {}
-        tell(before)
-        result = step(*args, **kwargs)
-        tell(after, getattr(self, "found_inf", None))
-        return result
+        @torch.compiler.disable
+        def after(found_inf: Any) -> None:
+            for listener in tuple(self._held):
+                if (found := listener.after()) is not None:
+                    found(found_inf)
 
-    setattr(told, LISTENERS, (*getattr(step, LISTENERS, ()), before))
-    # A bound method: torch's schedulers, which wrap it again, look for its function.
-    optimizer.step = MethodType(told, optimizer)
+        @wraps(step)
+        def told(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            closure = args[0] if args else kwargs.get("closure")
+            if closure is not None and any(listener.early for listener in self._held):
+                with torch.enable_grad():
+                    loss = closure()
+                args, kwargs = (lambda: loss,), {}
+            before()
+            result = step(*args, **kwargs)
+            after(getattr(optimizer, "found_inf", None))
+            return result
+
+        setattr(told, LISTENERS, self)
+        # A bound method: torch's schedulers, which wrap it again, look for its function.
+        self._told = optimizer.step = MethodType(told, optimizer)
+
+    def add(self, before: Callable[[], None], after: Callable[[Any], None], early: bool) -> None:
+        """Has these methods called, as long as their objects are there."""
+        self._held.append(Listener(WeakMethod(before, self._forget), WeakMethod(after), early))
+
+    def there(self) -> list[Any]:
+        """The objects whose methods are called, earlier ones first."""
+        found = (listener.before() for listener in self._held)
+        return [method.__self__ for method in found if method is not None]
+
+    def _forget(self, _: Any) -> None:
+        self._held = [listener for listener in self._held if listener.before() is not None]
+        if self._held or vars(self._optimizer).get("step") is not self._told:  # somebody has wrapped it further
+            return
+        if self._own is None:
+            del self._optimizer.step
+        else:
+            self._optimizer.step = self._own
+
+
+def listeners_of(optimizer: Any) -> Listeners | None:
+    """Those who are told of its steps; None for an optimizer that is not wrapped."""
+    found: Listeners | None = getattr(getattr(optimizer, "step", None), LISTENERS, None)
+    return found
 
 
 class Losses:

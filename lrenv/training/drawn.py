@@ -30,17 +30,17 @@ What 1,000 draws look like (`python benchmarks/drawn_tasks.py`):
 
 | quantile | least | 10% | 25% | 50% | 75% | 90% | most |
 |---|---:|---:|---:|---:|---:|---:|---:|
-| flops | 2.1e5 | 1.6e7 | 7.5e7 | 2.8e8 | 1.2e9 | 2.8e9 | 5.0e9 |
-| budget | 100 | 150 | 240 | 504 | 1,147 | 2,052 | 3,000 |
-| decisions | 20 | 25 | 37 | 78 | 148 | 227 | 300 |
-| interval | 1 | 2 | 3 | 7 | 16 | 38 | 144 |
-| batch size | 8 | 8 | 16 | 32 | 64 | 128 | 256 |
+| flops | 2.6e5 | 2.2e7 | 6.9e7 | 3.6e8 | 1.5e9 | 3.0e9 | 5.0e9 |
+| budget | 100 | 144 | 220 | 446 | 1,045 | 1,809 | 2,992 |
+| decisions | 20 | 25 | 36 | 68 | 145 | 220 | 300 |
+| interval | 1 | 1 | 3 | 6 | 15 | 33 | 148 |
+| batch size | 8 | 8 | 8 | 32 | 64 | 128 | 256 |
 
-    data (%): Teacher 32, Resampled 28, GaussianMixture 11, Sines 8, PowerLawRegression 7, MarkovChain 7, Copying 6
-    network (%): perceptron 43, residual 17, linear model 15, transformer 13, layer norm 12
-    loss (%): cross_entropy 65, mse 18, huber 9, bce 8
-    optimizer (%): adam 39, adamw 30, momentum 30
-    weight decay (%): none 51, some 49
+    data (%): Teacher 33, Resampled 25, GaussianMixture 13, PowerLawRegression 8, Sines 8, Copying 7, MarkovChain 6
+    network (%): perceptron 43, linear model 17, residual 17, transformer 12, layer norm 11
+    loss (%): cross_entropy 64, mse 18, huber 11, bce 7
+    optimizer (%): adam 39, adamw 33, momentum 28
+    weight decay (%): none 50, some 50
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ of an interval scatter, and how far and in which direction the first and the las
 | `first_update`, `last_update` | norm(u) / norm(w') |
 | `first_cosine`, `last_cosine` | <u, v> / (norm(u) norm(v)), v being the u of the interval before |
 
-Of the untrained network there are the losses on its first batch and on the validation split, and of the optimizer
-whether its rates are alike everywhere (`lrenv.training.optimizers.Optimizer.adaptive`).
+Of the untrained network there are the losses on its first batch and on the validation split, and what stays the same
+throughout is told as well (`Setup`).
 """
 
 from __future__ import annotations
@@ -56,6 +56,16 @@ class Dynamics(NamedTuple):
     first_cosine: Tensor  # of the angle between the first layer's last two displacements
     last_cosine: Tensor
     adaptive: Tensor  # 1 where the optimizer scales gradients, 0 elsewhere
+    momentum: Tensor  # that of the optimizer at the start; beta_1 of Adam
+    batch_size: Tensor
+
+
+class Setup(NamedTuple):
+    """What stays the same in a training."""
+
+    adaptive: bool  # whether the optimizer scales gradients (`lrenv.training.optimizers.Optimizer.adaptive`)
+    momentum: float  # its first one; 0 of one without
+    batch_size: float
 
 
 class Trained(NamedTuple):
@@ -75,11 +85,11 @@ class DynamicsMeter:
         interval: N, inner steps between two decisions.
         motion: whether to measure how the first and the last layer move. It takes several passes over the first layer,
             which is often the largest; without it, updates and cosines are 0.
-        adaptive: whether the optimizer scales gradients.
+        setup: what stays the same.
     """
 
-    def __init__(self, budget: float, interval: int, motion: bool, adaptive: bool) -> None:
-        self._budget, self._interval, self._motion, self._adaptive = budget, interval, motion, adaptive
+    def __init__(self, budget: float, interval: int, motion: bool, setup: Setup) -> None:
+        self._budget, self._interval, self._motion, self._setup = budget, interval, motion, setup
 
     def still(self, layers: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """Displacements (n, size) of weights that have not moved yet, per layer whose motion is measured."""
@@ -136,7 +146,7 @@ class DynamicsMeter:
             last_update=last_motion.update,
             first_cosine=first_motion.cosine,
             last_cosine=last_motion.cosine,
-            adaptive=torch.full_like(train_loss, self._adaptive),
+            **{name: torch.full_like(train_loss, value) for name, value in self._setup._asdict().items()},
         )
         return dynamics, tuple(motion.displacement for motion in motions)
 

@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,11 @@ class Task:
                 "network must be a function (shape of an example, number of classes) -> module, which builds a new one "
                 f"in each call, not {kind.__name__} itself: every trainee has its own weights"
             )
+        if not callable(self.network):
+            raise TypeError(
+                "network must be a function (shape of an example, number of classes) -> module, which specs have no "
+                f"names for, not {what_is(self.network)}; a task of your own has one: see docs/extending.md"
+            )
         if not (isinstance(self.data, str) or callable(self.data)):
             raise TypeError(
                 "data must be a data set's name, or a function without arguments that gives a lrenv.data.Data, not "
@@ -173,13 +179,17 @@ def initial_rates(initial_lr: InitialLR) -> tuple[float, ...]:
     """Returns the rates that bound or list `initial_lr`.
 
     Raises:
+        TypeError: something else than numbers.
         ValueError: an empty choice, a rate that is negative or not finite, or a range that is not one.
     """
     if isinstance(initial_lr, LogUniform):
         if not 0 < initial_lr.low <= initial_lr.high <= LARGEST_RATE:
             raise ValueError(f"LogUniform needs 0 < low <= high <= {LARGEST_RATE:g}, not {initial_lr}")
         return initial_lr.low, initial_lr.high
-    rates = tuple(float(rate) for rate in (initial_lr if isinstance(initial_lr, tuple | list) else (initial_lr,)))
+    given = initial_lr if isinstance(initial_lr, tuple | list) else (initial_lr,)
+    if strange := [rate for rate in given if isinstance(rate, bool) or not isinstance(rate, Real)]:
+        raise TypeError(f"initial_lr must be a rate, several rates, or a LogUniform, not {what_is(strange[0])}")
+    rates = tuple(map(float, given))
     if not rates:
         raise ValueError("initial_lr is empty: give a rate, several rates, or a LogUniform")
     for rate in rates:

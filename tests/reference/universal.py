@@ -2,14 +2,14 @@
 
 With the middle p of the interval to come, as a part of the budget, and the fan-in f of the layer,
 
-    log r = log peak - e log(f / 64) + log s(p) + c,    s(p) = min(1, p / w) (1 - p)^q
-    c <- c / 2 + log(100) / 2 tanh(perceptron(x, c))
+    log r = sum_i a_i phi_i - e log(f / mean f) + log s(p) + c,    s(p) = min(1, p / w) (1 - p)^q
+    c <- c / 2 + log(10) / 2 tanh(perceptron(x, c))
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,30 +23,39 @@ def perceptron(x: Array, w1: Array, b1: Array, w2: Array, b2: float) -> float:
 
 
 def corrected(c: float, output: float) -> float:
-    return (c + math.log(100) * math.tanh(output)) / 2
+    return (c + math.log(10) * math.tanh(output)) / 2
 
 
 def rate(
-    learned: Mapping[str, float], adaptive: bool, step: int, interval: int, budget: int | None, c: float,
-    fan_in: float | None = None,
+    learned: Mapping[str, float], exponents: Mapping[str, float], batch_size: int, momentum: float, step: int,
+    interval: int, budget: int | None, c: float, fan_ins: Sequence[float], layer: int | None = None,
 ) -> float:  # fmt: skip
     """The rate of the interval that begins after `step` inner steps.
 
     Args:
-        learned: the parameters of the schedule, as differences from those of an untrained policy.
-        adaptive: whether the optimizer scales gradients.
+        learned: the parameters of the shape, as differences from those of an untrained policy.
+        exponents: the a_i of the optimizer's family; momentum plays no role where there is none of "kept".
+        batch_size: examples per batch.
+        momentum: of the optimizer.
         step: inner steps taken.
         interval: N.
         budget: T; None if the policy doesn't know it.
         c: the correction.
-        fan_in: of the layer; None of a policy with one rate.
+        fan_ins: of all layers.
+        layer: its number; None of a policy with one rate.
     """
-    peak = 0.005 * math.exp(learned["log_peak_adaptive"]) if adaptive else 0.05 * math.exp(learned["log_peak_sgd"])
+    mean = math.prod(fan_ins) ** (1 / len(fan_ins))
+    peak = (
+        math.exp(exponents["one"]) * (batch_size / 32) ** exponents["batch_size"] * (mean / 64) ** exponents["fan_in"]
+    )
+    peak *= ((1 - momentum) / 0.1) ** exponents.get("kept", 0)
+    if budget is not None:
+        peak *= (budget / 400) ** exponents["budget"]
     middle = step + interval / 2
     if budget is None:
         schedule = min(1, middle / (10 * math.exp(learned["log_warmup"])))
     else:
         p = min(middle, budget - 0.5) / budget
         schedule = min(1, p / (0.05 * math.exp(learned["log_warmup"]))) * (1 - p) ** math.exp(learned["log_power"])
-    width = 1.0 if fan_in is None else (fan_in / 64) ** -(0.5 + learned["fan_in"])
+    width = 1.0 if layer is None else (fan_ins[layer] / mean) ** -(0.5 + learned["exponent"])
     return peak * width * schedule * math.exp(c)

@@ -28,7 +28,8 @@ class ControllerCallback:
     Args:
         agent: a name (`cosine:peak=0.01`), the path of a controller file, an agent, or a model of Stable-Baselines3.
         horizon: T, steps of the optimizer in all; by default the trainer's own number, as far as it knows one.
-        every: N, steps between two decisions; by default the agent's own interval, and 1 for schedules.
+        every: N, steps between two decisions; by default the agent's own interval, 1 for schedules, and a hundredth of
+            the horizon for others.
         evaluate: called with the model at decisions, in evaluation mode and without gradients: gives the validation
             loss, or (logits, targets) of the same examples each time.
         bounds: rates of the first group are kept between these two.

@@ -73,7 +73,10 @@ class LRControllerCallback(ControllerCallback, TrainerCallback):  # type: ignore
                 "own, or shadow=True to watch what the agent would do"
             )
         if args.deepspeed:
-            raise ValueError("DeepSpeed takes the optimizer's steps itself, which this callback can't follow")
+            raise ValueError(
+                "DeepSpeed takes the optimizer's steps itself, of weights that it partitions, which a controller can't "
+                "follow: leave this callback out, and choose one of the Trainer's schedulers by lr_scheduler_type"
+            )
         saved = vars(scheduler).pop(KEY, None)
         # Accelerate's wrapper keeps the optimizer's step where there is a scaler: it is made to look at it anew, for
         # the controller has put one in its place that tells of steps.
