@@ -1,9 +1,11 @@
 """The peaks that are best on drawn tasks, and the power law that `agents/universal/policy.py` begins with.
 
-On each task runs with warm-up and linear decay, a batch of all peaks of a grid; a line per task is appended to a file,
-from which the same command goes on. Then, for each family of optimizers, the exponents a_i are found that make the
-regret least: the mean over tasks of the logarithm of the validation loss at the peak of the power law, relative to that
-at the task's best peak, interpolated between the grid's peaks. Tasks are those for choosing designs ("selection").
+On each task runs with warm-up and linear decay, a batch of all peaks of a grid, with rates per layer that are
+proportional to fan-in^-e for some e; a line per task is appended to a file, from which the same command goes on. Then,
+for each family of optimizers, the exponents a_i are found that make the regret least with one rate: the mean over tasks
+of the logarithm of the validation loss at the peak of the power law, relative to that at the task's best peak,
+interpolated between the grid's peaks. And what rates by fan-in are worth: the same with the best e for all tasks, and
+with the best for each. Tasks are those for choosing designs ("selection").
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from lrenv.agents.universal.policy import PEAK, features, signals
+from lrenv.agents.universal.policy import EXPONENT, PEAK, SCHEDULE, features, signals
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
 from lrenv.envs.observations import FAN_IN
@@ -30,6 +32,8 @@ from lrenv.runtime.progress import progress
 FACTORS = 2.0 ** np.arange(-5, 9)
 CENTRE = {"adaptive": 5e-3, "sgd": 5e-2}
 """The peaks of the grid, by family, are these times the factors."""
+EXPONENTS = (0.0, 0.5, 1.0)
+"""The e that are tried."""
 SEEDS = 3
 CLIP = 1.0
 """The most that a task's regret counts, e times the best loss: a run that diverges is lost, however far it does."""
@@ -43,7 +47,7 @@ STEPS, LR = 1500, 0.02
 class Settings:
     """The settings: how many tasks, and where what was found is kept."""
 
-    tasks: int = 400
+    tasks: int = 300
     """Tasks to search."""
     first: int = 1000
     """The place of the first of them among those for choosing designs."""
@@ -54,23 +58,27 @@ class Settings:
 
 
 def searched(training: UniversalTraining, number: int) -> dict[str, Any]:
-    """The losses of one task's runs, by peak, with the task's features and family of optimizers."""
+    """The losses of one task's runs, by e and peak, with the task's features and family of optimizers."""
     architecture = training.architecture
     run, episode = training.run(training.distribution.task(number))
     family = "adaptive" if episode.trainee.optimizer.adaptive else "sgd"
     peaks = CENTRE[family] * FACTORS
     constant = dict.fromkeys(architecture.features, 0.0)
     rows = [[(constant | {"one": math.log(peak)})[name] - PEAK[family][name] for name in constant] for peak in peaks]
-    theta = torch.zeros(len(peaks), architecture.size)
-    architecture.parts(theta)["peak"][:, list(PEAK).index(family)] = torch.tensor(rows)
+    theta = torch.zeros(len(EXPONENTS), len(peaks), architecture.size)
+    parts = architecture.parts(theta)
+    parts["peak"][:, :, list(PEAK).index(family)] = torch.tensor(rows)
+    parts["schedule"][..., SCHEDULE.index("exponent")] = torch.tensor(EXPONENTS)[:, None] - EXPONENT
+    population = theta.flatten(0, 1).repeat_interleave(SEEDS, 0)
     with torch.no_grad():
-        state, step = episode.reset(seeds_for("selection", SEEDS) * len(peaks))
+        state, step = episode.reset(seeds_for("selection", SEEDS) * (len(population) // SEEDS))
         seen, observation = signals(architecture, step.observation), step.observation
         phi = features(architecture, seen, observation[FAN_IN].log().mean(1, keepdim=True))[0]
-        losses = run(theta.repeat_interleave(SEEDS, 0), state)[0].view(len(peaks), SEEDS).mean(1)
+        losses = run(population, state)[0].view(len(EXPONENTS), len(peaks), SEEDS).mean(2)
     return {
         "number": number, "family": family, "phi": dict(zip(architecture.features, phi.tolist(), strict=True)),
-        "peaks": peaks.tolist(), "log_loss": [round(x, 4) for x in losses.tolist()],
+        "peaks": peaks.tolist(), "exponents": EXPONENTS,
+        "log_loss": [[round(x, 4) for x in row] for row in losses.tolist()],
     }  # fmt: skip
 
 
@@ -79,7 +87,7 @@ def found(settings: Settings) -> Iterator[dict[str, Any]]:
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in settings.out.read_text().splitlines()] if settings.out.exists() else []
     of_number = {row["number"]: row for row in known}
-    training = UniversalTraining(UniversalSettings(limit=settings.limit))
+    training = UniversalTraining(UniversalSettings(limit=settings.limit, layers=True))
     numbers = seeds_for("selection", settings.tasks, settings.first)
     with settings.out.open("a") as file, progress(len(numbers), "tasks") as report:
         for place, number in enumerate(numbers):
@@ -123,14 +131,16 @@ def place(log_peak: Tensor, centre: float) -> Tensor:
 def main(settings: Settings) -> None:
     """Searches, fits and prints."""
     rows = list(found(settings))
+    by_exponent = {}
     print("| family | tasks | regret of one peak | of the power law | on tasks it was not fitted to | a |")
     print("|---|---:|---:|---:|---:|---|")
     for family, centre in CENTRE.items():
         own = [row for row in rows if row["family"] == family]
         names = [name for name in own[0]["phi"] if family == "sgd" or name != "kept"]
         phi = torch.tensor([[row["phi"][name] for name in names] for row in own])
-        curves = torch.tensor([row["log_loss"] for row in own])
-        curves = (curves - curves.min(1, keepdim=True).values).clamp(max=CLIP)
+        losses = torch.tensor([row["log_loss"] for row in own])  # (tasks, e, peaks)
+        by_exponent[family] = losses.min(2).values
+        curves = (losses[:, 0] - losses[:, 0].min(1, keepdim=True).values).clamp(max=CLIP)
         a = fitted(phi, curves, centre)
         told = [regret(curves, place(phi[:, :n] @ fitted(phi[:, :n], curves, centre), centre)) for n in (1, len(names))]
         unseen = []
@@ -141,6 +151,13 @@ def main(settings: Settings) -> None:
         figures = [*(float(x.mean()) for x in told), float(torch.cat(unseen).mean())]
         shown = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, a.tolist(), strict=True))
         print(f"| {family} | {len(own)} | {' | '.join(f'{x:.3f}' for x in figures)} | {shown} |", flush=True)
+    print("\nThe best loss with rates by fan-in, relative to that with one rate, both with their best peaks:\n")
+    print(f"| family | {' | '.join(f'e = {e}' for e in EXPONENTS)} | the best e of each task |")
+    print(f"|---|{'---:|' * (len(EXPONENTS) + 1)}")
+    for family, best in by_exponent.items():
+        relative = (best - best[:, :1]).clamp(-CLIP, CLIP)
+        figures = [*relative.mean(0).tolist(), float(relative.min(1).values.mean())]
+        print(f"| {family} | {' | '.join(f'{math.exp(x):.3f}' for x in figures)} |")
 
 
 if __name__ == "__main__":

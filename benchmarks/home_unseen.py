@@ -92,8 +92,9 @@ def train(loop: Loop, agent: str, seed: int, steps: int) -> Row:
     model = loop.model()
     optimizer = loop.optimizer(model.parameters(), loop.lr)
     controller = lrenv.LRController(
-        optimizer, agent, horizon=steps, evaluate=lambda: loop.loss(model(val_x), val_y), module=model
-    )
+        optimizer, agent, horizon=steps, evaluate=lambda: loop.loss(model(val_x), val_y), module=model,
+        batch_size=loop.batch_size,
+    )  # fmt: skip
     best, best_test, seconds, losses, rates = math.inf, math.inf, 0.0, [], []
     began = time.process_time()
     for step, (x, y) in enumerate(batches(loop, data, steps), 1):

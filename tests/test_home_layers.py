@@ -13,6 +13,8 @@ from home_loop import Loop, T, resumed
 from torch import Tensor, nn
 
 from lrenv.agents import BaseAgent, View, make_agent
+from lrenv.agents.universal.agent import UniversalController
+from lrenv.agents.universal.policy import Architecture
 from lrenv.home.controller import LRController
 from lrenv.home.fallback import Fallback
 
@@ -532,3 +534,46 @@ def test_a_compiled_step_sees_the_rates(agent: str) -> None:
         assert controller.last_epoch == 8
     assert len(set(runs[0])) > 6
     assert runs[1] == pytest.approx(runs[0], rel=1e-5)
+
+
+def universal(**architecture: bool) -> UniversalController:
+    """An untrained controller, a warm-up and a decay."""
+    own = Architecture(**architecture)
+    return UniversalController(own.init(0), own)
+
+
+@pytest.mark.filterwarnings("ignore:the optimizer's 1 parameter groups were split")
+@pytest.mark.parametrize("architecture", [{}, {"layers": True}, {"layers": True, "gradients": True}])
+def test_a_universal_controller_drives_a_loop_that_tells_its_length_its_module_and_its_batches(
+    architecture: dict[str, bool],
+) -> None:
+    horizon = 200
+    loop = Loop([0.3], torch.optim.Adam)
+    agent = universal(**architecture)
+    controller = LRController(
+        loop.optimizer, agent, horizon=horizon, evaluate=loop.validate, module=loop.model, batch_size=4
+    )
+    assert controller.every == horizon // 100
+    rates = loop.run(controller, horizon)
+    assert [decision.step for decision in controller.history] == list(range(0, horizon, 2))
+    assert {why for decision in controller.history for why in decision.why} == set()
+    assert all(len(rate) == 1 + ("layers" in architecture) for rate in rates[2:])
+    peak = max(range(horizon), key=lambda t: rates[t][0])
+    assert 0 < peak < horizon // 10
+    assert rates[-1][0] < 0.1 * rates[peak][0]
+
+
+def test_what_a_universal_controller_has_to_be_told_is_said() -> None:
+    loop = Loop([0.3], torch.optim.Adam)
+    given: dict[str, Any] = {"horizon": 200, "module": loop.model, "batch_size": 4}
+    for lacking, message in (
+        ("horizon", "pass horizon="), ("module", "pass module="), ("batch_size", "pass batch_size="),
+    ):  # fmt: skip
+        settings = {name: value for name, value in given.items() if name != lacking}
+        with pytest.raises(ValueError, match=message):
+            LRController(loop.optimizer, universal(), **settings)
+    anytime = universal(horizon=False)
+    with pytest.raises(ValueError, match="pass every="):
+        LRController(loop.optimizer, anytime, module=loop.model, batch_size=4)
+    controller = LRController(loop.optimizer, anytime, every=5, module=loop.model, batch_size=4)
+    assert loop.run(controller, 60)[-1][0] > 0

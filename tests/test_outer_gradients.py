@@ -18,6 +18,7 @@ from lrenv.agents.outer.gradient_estimators import (
     Samples,
     merged,
     one_of_each,
+    orthogonal_perturbations,
     paired,
     perturbations,
     sampled,
@@ -254,3 +255,22 @@ def test_they_serve_a_learned_optimizers_parameters(toy: Callable[..., Task]) ->
     assert 0.5 < scores.square().mean() < 1.5, "the scatter is that of standard errors"
     along = samples.es.double() @ samples.reparameterisation.double().mean(0)
     assert along.mean() > 8 * along.std() / pairs**0.5, "and not so large that anything would agree"
+
+
+def test_perturbations_at_right_angles_give_the_gradient_of_a_linear_function_exactly() -> None:
+    slope = torch.arange(1.0, 8.0, dtype=F64)
+    theta, sigma = torch.ones(7, dtype=F64), 0.1
+
+    def rollout(thetas: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return thetas @ slope, state
+
+    noise = orthogonal_perturbations(14, theta, sigma, generator())
+    torch.testing.assert_close(noise[7:] @ noise[7:].T, 7 * sigma**2 * torch.eye(7, dtype=F64))
+    found = sampled(rollout, theta, noise, sigma, torch.zeros(28, 1), differentiate=False)
+    torch.testing.assert_close(found.es.mean(0), slope)
+
+
+def test_perturbations_at_right_angles_are_uniform_in_direction() -> None:
+    noise = torch.cat([orthogonal_perturbations(3, torch.zeros(3, dtype=F64), 1.0, generator(i)) for i in range(2000)])
+    torch.testing.assert_close(noise.T @ noise / len(noise), torch.eye(3, dtype=F64), rtol=0, atol=0.05)
+    assert (noise.mean(0).abs() < 0.05).all(), "the decomposition's own signs would show here"

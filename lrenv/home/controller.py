@@ -123,21 +123,9 @@ class LRController(LRScheduler):
         # The constructor of torch's schedulers, which is not called, would set rates at once.
         self.optimizer = optimizer
         settings = Settings(
-            horizon,
-            every,
-            evaluate,
-            bounds,
-            shadow,
-            module,
-            first,
-            last,
-            layers,
-            loss,
-            batch_size,
-            target_std,
-            fallback,
-            patience,
-        )
+            horizon, every, evaluate, bounds, shadow, module, first, last, layers, loss, batch_size, target_std,
+            fallback, patience,
+        )  # fmt: skip
         self._decider, self._gradients, self.every, self._can_begin = assemble(optimizer, agent, settings)
         self._driver, self._rates = self._decider.driver, self._decider.rates
         self._tell, self.history = self._decider.tell, self._decider.history

@@ -69,17 +69,17 @@ class Listeners:
         step = optimizer.step
 
         # Compilers that trace the loop's step leave these out: what they do takes decisions, and is no part of a graph.
-        @torch.compiler.disable
         def before() -> None:
             for listener in reversed(tuple(self._held)):
                 if (found := listener.before()) is not None:
                     found()
 
-        @torch.compiler.disable
         def after(found_inf: Any) -> None:
             for listener in tuple(self._held):
                 if (found := listener.after()) is not None:
                     found(found_inf)
+
+        before, after = torch.compiler.disable(before), torch.compiler.disable(after)
 
         @wraps(step)
         def told(optimizer: Any, *args: Any, **kwargs: Any) -> Any:

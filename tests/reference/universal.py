@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-def perceptron(x: Array, w1: Array, b1: Array, w2: Array, b2: float) -> float:
-    """One hidden layer of tanh units."""
-    return float(np.tanh(x @ w1 + b1) @ w2 + b2)
+def perceptron(x: Array, w: Array, b: float, w1: Array, b1: Array, w2: Array) -> float:
+    """A linear function, and a hidden layer of tanh units beside it."""
+    return float(w @ x + b + np.tanh(x @ w1 + b1) @ w2)
 
 
 def corrected(c: float, output: float) -> float:
