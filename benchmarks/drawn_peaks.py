@@ -22,7 +22,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from lrenv.agents.universal.policy import EXPONENT, PEAK, SCHEDULE, features, signals
+from lrenv.agents.universal.policy import EXPONENT, PEAK, SCHEDULE, features, shown, signals
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
 from lrenv.envs.observations import FAN_IN
@@ -72,8 +72,8 @@ def searched(training: UniversalTraining, number: int) -> dict[str, Any]:
     population = theta.flatten(0, 1).repeat_interleave(SEEDS, 0)
     with torch.no_grad():
         state, step = episode.reset(seeds_for("selection", SEEDS) * (len(population) // SEEDS))
-        seen, observation = signals(architecture, step.observation), step.observation
-        phi = features(architecture, seen, observation[FAN_IN].log().mean(1, keepdim=True))[0]
+        mean = shown(step)[FAN_IN].log().mean(1, keepdim=True)
+        phi = features(architecture, signals(architecture, shown(step)), mean)[0]
         losses = run(population, state)[0].view(len(EXPONENTS), len(peaks), SEEDS).mean(2)
     return {
         "number": number, "family": family, "phi": dict(zip(architecture.features, phi.tolist(), strict=True)),

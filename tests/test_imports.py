@@ -32,7 +32,7 @@ LAYERS = (
     "envs.vector_env", "envs.env", "envs.sb3_vec_env", "envs.multi_task_vec_env",
     "controllers", "controllers.schema", "controllers.controller_file", "controllers.state_file", "controllers.agent",
     "controllers.sb3_agent", "controllers.optimizer_agent",
-    "home", "home.processes", "home.telling", "home.stepping", "home.layers", "home.groups", "home.rates",
+    "home", "home.processes", "home.telling", "home.sharding", "home.stepping", "home.layers", "home.groups", "home.rates",
     "home.history", "home.needs", "home.gradients", "home.validation", "home.observing", "home.driver",
     "home.fallback", "home.deciding", "home.assembly", "home.saving", "home.controller",
     "home.integrations", "home.integrations.callback", "home.integrations.lightning", "home.integrations.transformers",

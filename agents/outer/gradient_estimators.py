@@ -69,7 +69,8 @@ def orthogonal_perturbations(
     directions, triangular = torch.linalg.qr(blocks)
     signs = triangular.diagonal(dim1=-2, dim2=-1).sign()  # without them the directions would not be uniform
     rows = (directions * signs[:, None]).mT.flatten(0, 1)[:pairs]
-    return (sigma * size**0.5 * rows).to(theta.device)
+    noise: Tensor = sigma * size**0.5 * rows
+    return noise.to(theta.device)
 
 
 def paired(state: S) -> S:

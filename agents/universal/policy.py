@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lrenv.envs.episode import TimeStep
 from lrenv.envs.observations import FAN_IN, HORIZON, SETUP, TRAINING, Signal
 
 RANGE = 10.0
@@ -129,6 +130,12 @@ class Decision(NamedTuple):
 
 Observation = Mapping[str, Tensor]
 """Name of a set of signals -> (n, signals), and white-box part -> (n, K)."""
+
+
+def shown(step: TimeStep) -> Observation:
+    """What an environment shows at a decision."""
+    assert isinstance(step.observation, dict), "fan_in is a white-box part"
+    return step.observation
 
 
 def decide(architecture: Architecture, theta: Tensor, observation: Observation, correction: Tensor) -> Decision:

@@ -14,7 +14,7 @@ from lrenv.agents.outer.gradient_estimators import Rollout, evaluated, orthogona
 from lrenv.agents.outer.training import Controller, Training, begin_adam, on_host
 from lrenv.agents.outer.validation import WORST, Validation
 from lrenv.agents.universal.agent import UniversalController, action_of_rates, untouched, view_of_policy
-from lrenv.agents.universal.policy import decide
+from lrenv.agents.universal.policy import Observation, decide, shown
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.envs.episode import Episode, EpisodeState
 from lrenv.randomness import draws
@@ -29,7 +29,7 @@ KEPT = 0.9
 BETAS = (0.9, 0.99)
 """Of Adam for theta: moments that reach back over the tasks of a hundred updates."""
 
-Between = tuple[EpisodeState, Tensor | dict[str, Tensor], Tensor]
+Between = tuple[EpisodeState, Observation, Tensor]
 """Trainees, what is seen of them, and corrections between two decisions."""
 
 
@@ -110,10 +110,10 @@ class UniversalTraining(Training[UniversalSettings]):
             made = decide(self.architecture, theta, seen, correction)
             due = np.full(len(theta), last)
             state, step = episode.step(state, action_of_rates(made.rates), due)
-            return state.dynamics.val_loss, (state, step.observation, made.correction)
+            return state.dynamics.val_loss, (state, shown(step), made.correction)
 
         def whole(theta: Tensor, state: EpisodeState) -> tuple[Tensor, EpisodeState]:
-            seen = episode.time_step(state).observation
+            seen = shown(episode.time_step(state))
             start = state, seen, untouched(seen)
             given = [number == episode.decisions - 1 for number in range(episode.decisions)]
             losses, (end, _, _) = rollout(decision, theta, start, given)
