@@ -16,8 +16,8 @@ from lrenv.agents.fds.settings import FDSSettings
 from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
 from lrenv.agents.learned_optimizer.training import LearnedOptimizerTraining
 from lrenv.agents.noh.agent import NOH, DMopt
+from lrenv.agents.noh.evolution import lstm_training
 from lrenv.agents.noh.settings import DMoptSettings, NOHSettings
-from lrenv.agents.noh.training import NOHTraining
 from lrenv.agents.outer.training import Training, train
 from lrenv.agents.ppo.multi_task import ppo_training
 from lrenv.agents.ppo.settings import PPOSettings
@@ -41,13 +41,13 @@ def learned_optimizer(settings: LearnedOptimizerSettings) -> Path:
 
 
 def noh(settings: NOHSettings) -> Path:
-    """Trains an LSTM that sets a learning rate per parameter (Fu et al. 2017)."""
-    return train(partial(NOHTraining, NOH), settings)
+    """Trains an LSTM that sets a learning rate per parameter, or per layer (Fu et al. 2017)."""
+    return train(partial(lstm_training, NOH), settings)
 
 
 def dmopt(settings: DMoptSettings) -> Path:
     """Trains an LSTM that puts out the update of each parameter (Andrychowicz et al. 2016)."""
-    kind: Callable[[DMoptSettings], Training[Any]] = partial(NOHTraining, DMopt)
+    kind: Callable[[DMoptSettings], Training[Any]] = partial(lstm_training, DMopt)
     return train(kind, settings)
 
 

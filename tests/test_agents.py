@@ -60,10 +60,10 @@ def ppo(lstm: bool, control: str = "scale") -> PPOController:
     return PPOController(policy, np.linspace(-1, 1, 8), np.linspace(1, 2, 8), View(control, "dynamics", 2), shape)
 
 
-def lstm_policy(kind: type[LSTMPolicy], optimizer: str) -> LSTMPolicy:
+def lstm_policy(kind: type[LSTMPolicy], optimizer: str, per: str = "parameter") -> LSTMPolicy:
     shape = LSTMArchitecture(layers=2, hidden=4, scale=1e-3)
     network: Any = stirred(CoordinateLSTM(shape))
-    return kind(shape, 2, optimizer, network)
+    return kind(shape, 2, optimizer, network, per)
 
 
 def universal(shape: Universal) -> UniversalController:
@@ -99,6 +99,7 @@ TABLE: dict[str, Callable[[], Agent]] = {
     "fds": lambda: make_agent("fds", lr=(0.1, 0.01, 0.001), momentum=(0.9, 0.5)),
     "search": lambda: make_agent("search", lr=(0.1, 0.01)),
     "noh": lambda: lstm_policy(NOH, "adam"),
+    "noh, per layer": lambda: lstm_policy(NOH, "adam", per="layer"),
     "dmopt": lambda: lstm_policy(DMopt, "unit"),
     "learned-optimizer": lambda: LearnedOptimizer(Perceptron(hidden=4).init(0), Perceptron(hidden=4)),
     "metz2019-cpu": lambda: make_agent("metz2019-cpu"),
@@ -333,7 +334,7 @@ def test_a_view_says_whether_the_horizon_is_known() -> None:
     assert unaware == [
         "constant", "constant-ema", "step", "sgdr", "inverse-sqrt", "plateau", "plateau, by fan-in", "greedy",
         "greedy-bounded", "sgd-hd", "sgd-hd, multiplicative", "nesterov-hd", "adam-hd", "adam-hd, in its loop", "gala",
-        "osgm", "noh", "dmopt", "learned-optimizer", "metz2019-cpu",
+        "osgm", "noh", "noh, per layer", "dmopt", "learned-optimizer", "metz2019-cpu",
         "universal-policy, per layer",
     ]  # fmt: skip
     assert View("scale", ("paper", "gradient_square")).horizon is False

@@ -388,6 +388,7 @@ from lrenv.agents.fds.settings import FDSSettings
 from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
 from lrenv.agents.learned_optimizer.training import LearnedOptimizerTraining
 from lrenv.agents.noh.agent import NOH, DMopt
+from lrenv.agents.noh.evolution import lstm_training
 from lrenv.agents.noh.settings import DMoptSettings, NOHSettings
 from lrenv.agents.noh.training import NOHTraining
 from lrenv.agents.fds.random_search import schedule_training
@@ -398,6 +399,9 @@ learned = dict(first_unroll=2, curriculum=4, updates=2, workers=2, pairs=2, hidd
 def made(kind):
     if kind == "noh":
         return NOHTraining(NOH, NOHSettings(**small, **lstm))
+    if kind.startswith("noh, "):
+        others = dict(estimator=kind[5:], pairs=2, per="layer", meta_iterations=1, hidden=4, layers=2)
+        return lstm_training(NOH, NOHSettings(**small, **others))
     if kind == "dmopt":
         return NOHTraining(DMopt, DMoptSettings(**small, **lstm))
     if kind in ("fds", "greedy", "random"):
@@ -406,7 +410,7 @@ def made(kind):
     return LearnedOptimizerTraining(LearnedOptimizerSettings(**small, **learned, estimator=kind, objective=objective))
 
 data = make_task("digits-mlp").load()
-for kind in ("noh", "dmopt", "fds", "greedy", "random"):
+for kind in ("noh", "noh, es", "noh, pes", "noh, merged", "dmopt", "fds", "greedy", "random"):
     try:
         with FakeTensorMode() as mode:
             held = on_the_device(data, mode)

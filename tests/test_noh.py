@@ -96,7 +96,7 @@ def test_the_network_is_an_lstm_on_every_coordinate() -> None:
     gradients = 1e-3 * torch.randn(5, 2, 7, dtype=F64)
     carry, outputs = network.start(2, 7), []
     for gradient in gradients:
-        output, carry = network(gradient, carry)
+        output, carry = network(preprocessed(gradient, network.cut), carry)
         outputs.append(output)
     rows = torch.stack([preprocessed(g, network.cut).transpose(1, 2).flatten(0, 1) for g in gradients])
     expected = theirs(rows)[0] @ network.output[0] + network.offset[0]
@@ -112,7 +112,7 @@ def test_units_remember_for_up_to_so_many_steps(longest: int) -> None:
         for weight in network.weights:
             weight.zero_()
         nothing = torch.zeros(1, 50, 1, dtype=F64)
-        _, after = network(torch.zeros(1, 1, dtype=F64), (nothing, nothing + 1e6) * 2)
+        _, after = network(torch.zeros(1, 2, 1, dtype=F64), (nothing, nothing + 1e6) * 2)
     for cell in after[1::2]:
         steps = 1 / (1 - cell.flatten() / 1e6)
         assert 2 - 1e-3 <= steps.min() <= steps.max() <= longest + 1e-3
@@ -150,7 +150,7 @@ def test_the_gradient_is_that_of_the_training_loss(kind: str, tmp_path: Path) ->
 
     params, seen = state.params, [gradient(state.params)]
     for _ in range(4):
-        output, carry = network(torch.stack(seen).mean(0), carry)
+        output, carry = network(preprocessed(torch.stack(seen).mean(0), network.cut), carry)
         action, seen = 0.02 * (output.exp() if kind == "noh" else output), []
         for _ in range(training.task.interval):
             direction, opt = trainee.optimizer.direction(gradient(params), state.opt, params.detach(), hyper)

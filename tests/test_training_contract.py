@@ -36,6 +36,7 @@ from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
 from lrenv.agents.learned_optimizer.training import LearnedOptimizerTraining
 from lrenv.agents.noh import training as noh_training
 from lrenv.agents.noh.agent import NOH, DMopt
+from lrenv.agents.noh.evolution import lstm_training
 from lrenv.agents.noh.settings import DMoptSettings, NOHSettings
 from lrenv.agents.noh.training import NOHTraining
 from lrenv.agents.outer import training as outer_training
@@ -62,6 +63,9 @@ PPO: dict[str, Any] = SMALL | {
 }  # fmt: skip
 LSTMS: dict[str, Any] = SMALL | {
     "task": "digits-logreg", "envs": 2, "budget": 9, "unroll": 3, "meta_iterations": 3, "hidden": 4, "layers": 2,
+}  # fmt: skip
+POPULATIONS: dict[str, Any] = SMALL | {
+    "task": "digits-logreg", "pairs": 2, "budget": 9, "interval": 2, "meta_iterations": 3, "hidden": 4, "layers": 2,
 }  # fmt: skip
 LEARNED: dict[str, Any] = SMALL | {
     "task": "digits-mlp", "budget": 12, "interval": 3, "first_unroll": 3, "curriculum": 4, "updates": 5, "workers": 2,
@@ -109,6 +113,8 @@ CASES = {
     "ppo, xu2019": Case(xu2019_training.Timed, partial(PPOSettings, **PPO, **xu2019_training.SETTINGS["ours"])),
     "noh": Case(partial(NOHTraining, NOH), partial(NOHSettings, **LSTMS, interval=2)),
     "dmopt": Case(partial(NOHTraining, DMopt), partial(DMoptSettings, **LSTMS, interval=1)),
+    "noh, ES": Case(partial(lstm_training, NOH), partial(NOHSettings, **POPULATIONS, estimator="es", per="layer")),
+    "noh, PES": Case(partial(lstm_training, NOH), partial(NOHSettings, **POPULATIONS, estimator="pes", unroll=3)),
     "merged": Case(LearnedOptimizerTraining, partial(LearnedOptimizerSettings, **LEARNED)),
     "pes": Case(
         LearnedOptimizerTraining, partial(LearnedOptimizerSettings, **LEARNED, estimator="pes", objective="valid")
@@ -618,7 +624,7 @@ def test_a_full_disk_costs_nothing_that_was_done(
     assert_same(whole.out, out)
 
 
-@pytest.mark.parametrize("name", ["ppo", "noh", "merged", "fds", "random"])
+@pytest.mark.parametrize("name", ["ppo", "noh", "noh, ES", "merged", "fds", "random"])
 def test_a_controller_with_which_a_run_died_is_infinitely_bad(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lrenv.agents.base import BaseAgent
-from lrenv.agents.noh.lstm import ARCHITECTURE, Architecture, CoordinateLSTM
+from lrenv.agents.noh.lstm import ARCHITECTURE, Architecture, CoordinateLSTM, preprocessed, preprocessed_pieces
 from lrenv.controllers import controller_file, schema
 from lrenv.controllers.agent import View
 from lrenv.training.gradient_observer import MEAN
@@ -30,32 +30,47 @@ from lrenv.training.optimizers import OPTIMIZERS
 
 METADATA = schema.record({"view": schema.check_view, "architecture": ARCHITECTURE}, {})
 """The check of the metadata of a policy's file, without those of its training."""
+CONTROLS = {
+    "parameter": "set-raw/parameter", "tensor": "set-raw/tensor", "layer": "set-raw/layer", "trainee": "set-raw"
+}  # fmt: skip
+"""What an action is set for -> the control."""
+PIECES = ("gradient_square", "direction_square", "hypergradient")
+"""What is observed of pieces of a network, in the order of `preprocessed_pieces`."""
 
 
 class LSTMPolicy(BaseAgent[tuple[Tensor, ...]]):
     """A coordinatewise LSTM that sees the mean gradient of each parameter of the trainee, and acts on it.
 
-    It acts on trainees of any size, and computes on the device of its weights. A file is read by `load(path)`, or
-    `make_agent(path)`.
+    Instead of parameters it may take the trainee in larger pieces, such as layers: an LSTM per piece, whose action is
+    that of all of the piece. It acts on trainees of any size, and computes on the device of its weights. A file is read
+    by `load(path)`, or `make_agent(path)`.
 
     Args:
         architecture: of the LSTM.
         interval: S, inner steps between two actions.
         optimizer: the trainees' optimizer.
         network: the LSTM with trained weights; None for untrained ones.
+        per: what has an LSTM and an action of its own, one of `PER`.
     """
 
     NAME: ClassVar[str]
     OPTIMIZERS: ClassVar[tuple[str, ...]]
     """The optimizers of trainees that it can act on."""
+    PER: ClassVar[tuple[str, ...]]
+    """What can have an action of its own."""
 
     def __init__(
-        self, architecture: Architecture, interval: int, optimizer: str, network: CoordinateLSTM | None = None
+        self,
+        architecture: Architecture,
+        interval: int,
+        optimizer: str,
+        network: CoordinateLSTM | None = None,
+        per: str = "parameter",
     ) -> None:
         self.architecture = architecture
         self.network = CoordinateLSTM(architecture) if network is None else network
-        self.interval, self.optimizer = interval, optimizer
-        self.view = _view(interval, optimizer)
+        self.interval, self.optimizer, self.per = interval, optimizer, per
+        self.view = _view(interval, optimizer, per)
 
     def __repr__(self) -> str:
         return self.NAME
@@ -77,21 +92,33 @@ class LSTMPolicy(BaseAgent[tuple[Tensor, ...]]):
         """Returns the LSTM's carry, (n, hidden, P) for each layer's hidden state and cell, all 0.
 
         Raises:
-            ValueError: the observation has no mean gradients of a batch of trainees.
+            ValueError: the observation has no gradients of a batch of trainees.
         """
-        if not isinstance(observation, Mapping) or MEAN not in observation:
-            raise ValueError(
-                f"{self} reads {MEAN}, which the observation lacks: make the environment with **agent.view.settings()"
-            )
-        shape = tuple(np.shape(observation[MEAN]))
-        if len(shape) != 2:
-            raise ValueError(f"{self} reads {MEAN} of a batch, (n, P), not {shape}")
-        return self.network.start(*shape)
+        shapes = []
+        for part in self.view.observe:
+            if not isinstance(observation, Mapping) or part not in observation:
+                raise ValueError(
+                    f"{self} reads {part}, which the observation lacks: make the environment with "
+                    "**agent.view.settings()"
+                )
+            shapes.append(tuple(np.shape(observation[part])))
+            if len(shapes[-1]) != 2:
+                raise ValueError(f"{self} reads {part} of a batch, (n, P), not {shapes[-1]}")
+        return self.network.start(*shapes[0])
+
+    def inputs(self, observation: Mapping[str, Any]) -> Tensor:
+        """Returns the inputs (n, 2, P) of the LSTM, on its device."""
+        parts = [torch.as_tensor(observation[x], dtype=torch.float32, device=self.device) for x in self.view.observe]
+        if self.per == "parameter":
+            (mean,) = parts
+            return preprocessed(mean, self.architecture.cut)
+        gradient_square, direction_square, hypergradient = parts
+        cut = self.architecture.cut
+        return preprocessed_pieces(gradient_square, direction_square, hypergradient, self.interval, cut)
 
     def act(self, observation: Mapping[str, Any], carry: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Returns actions (n, P), on the device of the LSTM and differentiable by its weights, and its next carry."""
-        gradient = torch.as_tensor(observation[MEAN], dtype=torch.float32, device=self.device)
-        output, carry = self.network(gradient, carry)
+        output, carry = self.network(self.inputs(observation), carry)
         return self.action(output), carry
 
     @property
@@ -105,7 +132,7 @@ class LSTMPolicy(BaseAgent[tuple[Tensor, ...]]):
             return self
         weights = {name: x.detach().to(device, copy=True) for name, x in self.network.state_dict().items()}
         with torch.random.fork_rng(devices=[]):  # initial weights are replaced, as in `load`
-            policy = type(self)(self.architecture, self.interval, self.optimizer)
+            policy = type(self)(self.architecture, self.interval, self.optimizer, per=self.per)
         policy.network.load_state_dict(weights, assign=True)
         return policy
 
@@ -128,14 +155,17 @@ class LSTMPolicy(BaseAgent[tuple[Tensor, ...]]):
             view = file.metadata["view"]
             schema.integer(1)("view.interval", view["interval"])
             schema.one_of(cls.OPTIMIZERS)("view.optimizer", view["optimizer"])
-            own = _view(view["interval"], view["optimizer"])
-            if View(**schema.view_settings(view)) != own:
-                raise ValueError(f"{cls.NAME} has the {own}, not {view}")
+            views = {per: _view(view["interval"], view["optimizer"], per) for per in cls.PER}
+            held = View(**schema.view_settings(view))
+            per = next((per for per, own in views.items() if own == held), None)
+            if per is None:
+                controls = ", ".join(str(own.control) for own in views.values())
+                raise ValueError(f"{cls.NAME} has the control {controls}, and observes what goes with it, not {view}")
             architecture = Architecture(**file.metadata["architecture"])
             tensors = file.tensors(architecture.tensor_specs())
             # The initial weights are replaced; drawing them must not shift anyone's random numbers.
             with torch.random.fork_rng(devices=[]):
-                policy = cls(architecture, view["interval"], view["optimizer"])
+                policy = cls(architecture, view["interval"], view["optimizer"], per=per)
             # Assigned: they stay of the type that they are in the file, whatever torch's default is.
             policy.network.load_state_dict(tensors, assign=True)
             # The LSTM puts out numbers between -1 and 1, which the output layer weighs.
@@ -145,8 +175,8 @@ class LSTMPolicy(BaseAgent[tuple[Tensor, ...]]):
         return policy
 
 
-def _view(interval: int, optimizer: str) -> View:
-    return View("set-raw/parameter", (MEAN,), interval, optimizer)
+def _view(interval: int, optimizer: str, per: str) -> View:
+    return View(CONTROLS[per], (MEAN,) if per == "parameter" else PIECES, interval, optimizer)
 
 
 class NOH(LSTMPolicy):
@@ -154,11 +184,13 @@ class NOH(LSTMPolicy):
 
     An untrained policy is the constant rate `scale`. It is trained by the one-step hypergradients of its rates (Fu et
     al. 2017, figure 2): no gradient passes through the trainee, so a decision is trained on the losses of its interval
-    alone.
+    alone. Not in the paper are rates per layer instead of per parameter, and training by evolution strategies over
+    whole runs.
     """
 
     NAME = "noh"
     OPTIMIZERS = tuple(name for name in OPTIMIZERS if name != "unit")
+    PER = tuple(CONTROLS)
 
     def action(self, output: Tensor) -> Tensor:
         """Returns the rates (n, P)."""
@@ -181,6 +213,7 @@ class DMopt(LSTMPolicy):
 
     NAME = "dmopt"
     OPTIMIZERS = ("unit",)
+    PER = ("parameter",)  # one update for a whole layer would move all its weights alike
 
     def action(self, output: Tensor) -> Tensor:
         """Returns the updates (n, P)."""

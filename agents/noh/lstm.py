@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lrenv.controllers import schema
 from lrenv.controllers.controller_file import TensorSpec
@@ -66,6 +67,30 @@ def preprocessed(gradient: Tensor, cut: float) -> Tensor:
     return torch.stack((magnitude, sign), 1)
 
 
+def preprocessed_pieces(
+    gradient_square: Tensor, direction_square: Tensor, hypergradient: Tensor, interval: int, cut: float
+) -> Tensor:
+    """Returns the LSTM's two inputs (n, 2, K) for K pieces of a network, such as its layers, instead of its parameters.
+
+    A piece has a magnitude of its gradient as a parameter has, its norm G, the root of the mean square over the
+    interval. The mean of its parameters' signs is about 0 whatever happens. What a sign tells a parameter's LSTM is
+    whether the gradient still points to where it pointed before, and for a piece that is the cosine of the gradients
+    and the directions of the steps before them: h = (log max(G, e^-c) / c, cosine).
+
+    Args:
+        gradient_square: (n, K), sums over the interval's steps of norm(g_(t+1))^2; before any step that of g_1.
+        direction_square: (n, K), of norm(d_t)^2; before any step 0.
+        hypergradient: (n, K), of -<g_(t+1), d_t>.
+        interval: the number of steps.
+        cut: c.
+    """
+    steps = torch.where(direction_square > 0, float(interval), 1.0)
+    norm = (gradient_square / steps).clamp(min=1e-30).sqrt()  # whose root has a derivative
+    magnitude = norm.clamp(min=math.exp(-cut)).log() / cut
+    norms = gradient_square.clamp(min=1e-30).sqrt() * direction_square.clamp(min=1e-30).sqrt()
+    return torch.stack((magnitude, (-hypergradient / norms).clamp(-1, 1)), 1)
+
+
 class CoordinateLSTM(nn.Module):
     """`torch.nn.LSTM` and a linear output, for tensors whose coordinates are the last axis.
 
@@ -108,24 +133,38 @@ class CoordinateLSTM(nn.Module):
             forget_gate.copy_((1 + (longest - 2) * torch.rand_like(forget_gate)).log())
             input_gate.copy_(-forget_gate)
 
-    def start(self, trainees: int, parameters: int) -> tuple[Tensor, ...]:
+    def start(self, trainees: int, coordinates: int) -> tuple[Tensor, ...]:
         """Returns the carry before the first gradient: hidden state h and cell c of each layer, (n, hidden, P), all 0.
 
         Args:
             trainees: n.
-            parameters: P, of each trainee.
+            coordinates: P, the parameters of each trainee, or the pieces that it is taken in.
         """
-        zeros = self.offset.new_zeros(trainees, self.hidden, parameters)
+        zeros = self.offset.new_zeros(trainees, self.hidden, coordinates)
         return (zeros,) * (2 * len(self.weights))
 
-    def forward(self, gradient: Tensor, carry: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Returns the outputs (n, P) for gradients (n, P), and the next carry."""
-        x, after = preprocessed(gradient, self.cut), []
+    def forward(self, inputs: Tensor, carry: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Returns the outputs (n, P) for preprocessed gradients (n, 2, P), and the next carry."""
+        x, after = inputs, []
         for weight, bias, h, c in zip(self.weights, self.biases, carry[::2], carry[1::2], strict=True):
-            each = (len(gradient), -1, -1)
+            each = (len(inputs), -1, -1)
             gates = torch.baddbmm(bias.expand(each), weight.expand(each), torch.cat((x, h), 1))
             i, f, g, o = gates.chunk(4, 1)
             c = f.sigmoid() * c + i.sigmoid() * g.tanh()
             x = h = o.sigmoid() * c.tanh()
             after += [h, c]
         return (self.output @ x + self.offset)[:, 0], tuple(after)
+
+    def perturbed(self, theta: Tensor, inputs: Tensor, carry: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Does what `forward` does where each trainee has weights of its own.
+
+        Args:
+            theta: (n, D), all weights of each, in the order of `parameters()`.
+            inputs: (n, 2, P).
+            carry: of n trainees.
+        """
+        named = dict(self.named_parameters())
+        pieces = theta.split([x.numel() for x in named.values()], 1)
+        own = {name: piece.unflatten(1, x.shape) for (name, x), piece in zip(named.items(), pieces, strict=True)}
+        output: tuple[Tensor, tuple[Tensor, ...]] = functional_call(self, own, (inputs, carry))
+        return output

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from lrenv.agents.noh.agent import CONTROLS
 from lrenv.agents.noh.lstm import ARCHITECTURE, Architecture
+from lrenv.agents.outer.gradient_estimators import ESTIMATORS
 from lrenv.agents.outer.settings import OuterSettings
 from lrenv.lookup import count
+
+HYPERGRADIENT = "hypergradient"
+"""The estimator that is the paper's."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,20 @@ class NOHSettings(OuterSettings):
             its end. The default is more than the 400 decisions of a run of 2000 inner steps.
         meta_lr: learning rate of Adam for the LSTM's weights. The paper's 1e-7 moves a weight by 4e-6 at most in the 40
             updates that five runs have.
+        per: what has an LSTM and a rate of its own. Those of larger pieces than a parameter see the norm of the piece's
+            gradient, and the cosine between it and the steps before.
+        estimator: of the gradient of the LSTM's weights. `hypergradient` is the paper's. The others perturb the
+            weights, and estimate how the last validation loss of whole runs depends on them
+            (`lrenv.agents.outer.gradient_estimators`): evolution strategies, `es`, make an update per meta-iteration,
+            persistent ones, `pes`, one per window; `merged` and `reparameterisation` also differentiate through the
+            whole run, and make an update per meta-iteration.
+        pairs: number of antithetic pairs of trainees in a meta-iteration, instead of `envs`, for estimators that
+            perturb. Both of a pair share their initial weights and batches.
+        sigma: standard deviation of the perturbations.
     """
 
     LENGTH: ClassVar[str] = "meta_iterations"
-    COUNTS: ClassVar[tuple[str, ...]] = (*OuterSettings.COUNTS, "envs", "unroll", "layers", "hidden")
+    COUNTS: ClassVar[tuple[str, ...]] = (*OuterSettings.COUNTS, "envs", "unroll", "layers", "hidden", "pairs")
     UNIT: ClassVar[bool] = False
     """Whether the policy gives updates, which need the optimizer `unit`."""
 
@@ -56,11 +71,15 @@ class NOHSettings(OuterSettings):
     gain: float = 3.0
     memory: int | None = 1000
     meta_lr: float = 7e-3
+    per: Literal["parameter", "tensor", "layer", "trainee"] = "parameter"
+    estimator: Literal["hypergradient", "es", "pes", "merged", "reparameterisation"] = "hypergradient"
+    pairs: int = 16
+    sigma: float = 0.1
 
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError for a setting that cannot be meant."""
         super().__post_init__()
-        for name in ("cut", "scale", "gain", "meta_lr"):
+        for name in ("cut", "scale", "gain", "meta_lr", "sigma"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         ARCHITECTURE("settings", asdict(self.architecture))  # what its file will be read by
@@ -72,6 +91,33 @@ class NOHSettings(OuterSettings):
                 if self.UNIT
                 else "noh sets the rates of an optimizer with a direction of its own; choose another than 'unit'"
             )
+        if self.UNIT and self.per != "parameter":
+            raise ValueError(f"an update per {self.per} would move all its weights alike; leave per={self.per!r} out")
+        self._check_estimator()
+
+    def _check_estimator(self) -> None:
+        """Raises ValueError for settings that the estimator has no use for."""
+        default = {f.name: f.default for f in fields(self)}
+        for name, choices in (("per", tuple(CONTROLS)), ("estimator", (HYPERGRADIENT, *ESTIMATORS))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        for name, used, instead in (
+            ("envs", self.estimator == HYPERGRADIENT, "trains pairs of trainees; say how many by pairs"),
+            ("unroll", self.windowed, "looks at whole runs, not at windows"),
+            ("pairs", self.estimator != HYPERGRADIENT, "compares no pairs; say how many trainees by envs"),
+            ("sigma", self.estimator != HYPERGRADIENT, "perturbs nothing; choose another estimator, such as es"),
+        ):
+            if not used and getattr(self, name) != default[name]:
+                raise ValueError(
+                    f"the estimator {self.estimator} {instead}, and leave {name}={getattr(self, name)} out"
+                )
+        if self.estimator == "merged" and self.pairs < 2:
+            raise ValueError("the estimator merged needs variances, so at least two pairs, not 1; raise pairs")
+
+    @property
+    def windowed(self) -> bool:
+        """Whether runs are cut into windows."""
+        return self.estimator in (HYPERGRADIENT, "pes")
 
     @property
     def architecture(self) -> Architecture:

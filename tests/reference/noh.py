@@ -37,6 +37,20 @@ def preprocessed(gradient: float, c: float) -> Array:
     return np.array([-1.0, math.exp(c) * gradient])
 
 
+def preprocessed_piece(gradients: list[Array], directions: list[Array], c: float) -> Array:
+    """(log max(G, e^-c) / c, cosine) of a piece: G^2 the mean of norm(g)^2, and the cosine of all g and all d.
+
+    Args:
+        gradients: (size,) of each step of an interval, the one that follows it; before any step g_1 alone.
+        directions: (size,) of each step.
+        c: of the preprocessing.
+    """
+    norm = np.sqrt(np.mean([g @ g for g in gradients]))
+    g, d = np.concatenate(gradients), np.concatenate(directions)
+    cosine = g @ d / (np.linalg.norm(g) * np.linalg.norm(d)) if d.any() else 0.0
+    return np.array([math.log(max(norm, math.exp(-c))) / c, cosine])
+
+
 def sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
