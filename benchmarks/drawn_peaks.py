@@ -149,8 +149,8 @@ def main(settings: Settings) -> None:
             of_others = fitted(phi[~test], curves[~test], centre)
             unseen.append(regret(curves[test], place(phi[test] @ of_others, centre)))
         figures = [*(float(x.mean()) for x in told), float(torch.cat(unseen).mean())]
-        shown = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, a.tolist(), strict=True))
-        print(f"| {family} | {len(own)} | {' | '.join(f'{x:.3f}' for x in figures)} | {shown} |", flush=True)
+        exponents = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, a.tolist(), strict=True))
+        print(f"| {family} | {len(own)} | {' | '.join(f'{x:.3f}' for x in figures)} | {exponents} |", flush=True)
     print("\nThe best loss with rates by fan-in, relative to that with one rate, both with their best peaks:\n")
     print(f"| family | {' | '.join(f'e = {e}' for e in EXPONENTS)} | the best e of each task |")
     print(f"|---|{'---:|' * (len(EXPONENTS) + 1)}")

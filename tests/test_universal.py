@@ -65,7 +65,7 @@ def test_decisions_against_a_second_rendering(architecture: Architecture, optimi
             learned = dict(zip(SCHEDULE, parts[i]["schedule"].tolist(), strict=True))
             w, b, w1, b1, w2 = (parts[i][name].numpy() for name in ("w", "b", "w1", "b1", "w2"))
             seen = np.array([float(x[name].expand(3, layers)[i, k]) for name in architecture.inputs])
-            c = reference.corrected(float(correction[i, k]), reference.perceptron(seen, w, float(b[0]), w1, b1, w2))
+            c = reference.corrected(float(correction[i, k]), reference.output(seen, w, float(b[0]), w1, b1, w2))
             family = "adaptive" if optimizer == "adam" else "sgd"
             a = dict(zip(architecture.features, parts[i]["peak"][list(PEAK).index(family)].tolist(), strict=True))
             exponents = {name: value + PEAK[family][name] for name, value in a.items()}

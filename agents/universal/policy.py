@@ -1,7 +1,8 @@
-"""The policy: a schedule that a perceptron corrects, as functions of a batch of parameters theta (n, D).
+"""The policy: a schedule and what corrects it, as functions of a batch of parameters theta (n, D).
 
 The schedule's peak is a power law in what is known before training, with exponents of its own for each family of
-optimizers; the perceptron sees how training goes. Per layer k, with its fan-in f_k and the geometric mean f of all,
+optimizers; the correction c_k, a linear function and, where there are hidden units, a perceptron beside it, sees how
+training goes. Per layer k, with its fan-in f_k and the geometric mean f of all,
 
     log r_k = sum_i a_i phi_i - e log(f_k / f) + log s(p) + c_k,
     phi = (1, log(batch size / 32), log(f / 64), log((1 - momentum) / 0.1), log(budget / 400)).
@@ -25,7 +26,7 @@ from lrenv.envs.observations import FAN_IN, HORIZON, SETUP, TRAINING, Signal
 RANGE = 10.0
 """The most that the rate is above or below the schedule's."""
 KEPT = 0.5
-"""The part of a correction that is kept at a decision. The perceptron sees the correction, so it can hold on to it; if
+"""The part of a correction that is kept at a decision. What corrects sees the correction, so it can hold on to it; if
 it had to undo what it added, a small error of the same sign at each of 300 decisions would be a large one."""
 CENTRES = {
     "train_fall": (-0.5, 1.0), "train_change": (0.0, 0.2), "loss_spread": (-1.0, 1.0), "first_update": (-2.0, 1.0),
@@ -62,7 +63,7 @@ class Architecture:
         layers: a rate per layer, else one for the network.
         horizon: whether it knows the budget.
         gradients: whether it sees gradients.
-        hidden: units of the perceptron; with none the correction is a linear function of its inputs.
+        hidden: units of the perceptron beside the linear correction; 0 for no perceptron.
     """
 
     layers: bool = False
@@ -87,7 +88,7 @@ class Architecture:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The perceptron's inputs, keys of `CENTRES`."""
+        """What the correction is a function of, keys of `CENTRES`."""
         signals = [name for each, table in self.tables.items() if each != "setup" for name in table]
         of_layers = ("share", "fan_in", "place") if self.layers else ()
         cosine = ("cosine",) if self.gradients else ()
@@ -108,7 +109,7 @@ class Architecture:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
     def init(self, seed: int) -> Tensor:
-        """Returns the theta (D,) of an untrained policy, which is its schedule: the perceptron puts out 0."""
+        """Returns the theta (D,) of an untrained policy, which is its schedule: the correction is 0."""
         generator = torch.Generator().manual_seed(seed)
         parts = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
         parts["w1"] = torch.randn(self.shapes["w1"], generator=generator) / len(self.inputs) ** 0.5
@@ -175,7 +176,7 @@ def signals(architecture: Architecture, observation: Observation) -> dict[str, T
 
 
 def inputs(architecture: Architecture, observation: Observation, correction: Tensor) -> dict[str, Tensor]:
-    """The perceptron's inputs by name, normalised; (n, 1) where they are the same for all layers, else (n, K)."""
+    """The correction's inputs by name, normalised; (n, 1) where they are the same for all layers, else (n, K)."""
     found = signals(architecture, observation)
     if architecture.gradients:
         product, gradient, direction = (observation[name] for name in GRADIENTS)

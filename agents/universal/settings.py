@@ -37,8 +37,8 @@ class UniversalSettings(OuterSettings):
         layers: a rate per layer instead of one for the network.
         horizon: whether the policy knows the budget; without, it works in runs without an end.
         gradients: whether the policy sees gradients.
-        hidden: the number of units of the perceptron; with none the correction is a linear function of what is seen,
-            and 32 pairs cover all directions of theta.
+        hidden: the number of units of a perceptron beside the linear correction; with none, 32 pairs cover all
+            directions of theta.
     """
 
     LENGTH: ClassVar[str] = "updates"

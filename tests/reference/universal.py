@@ -3,7 +3,7 @@
 With the middle p of the interval to come, as a part of the budget, and the fan-in f of the layer,
 
     log r = sum_i a_i phi_i - e log(f / mean f) + log s(p) + c,    s(p) = min(1, p / w) (1 - p)^q
-    c <- c / 2 + log(10) / 2 tanh(perceptron(x, c))
+    c <- c / 2 + log(10) / 2 tanh(output(x, c))
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-def perceptron(x: Array, w: Array, b: float, w1: Array, b1: Array, w2: Array) -> float:
+def output(x: Array, w: Array, b: float, w1: Array, b1: Array, w2: Array) -> float:
     """A linear function, and a hidden layer of tanh units beside it."""
     return float(w @ x + b + np.tanh(x @ w1 + b1) @ w2)
 
