@@ -210,6 +210,35 @@ def test_a_universal_controller_says_what_it_must_know() -> None:
     lrenv.LRController(optimizer, agent, horizon=100, module=module, batch_size=8)
 
 
+class ByBatchSize(BaseAgent[Any]):
+    """Decides by what stays the same, and by nothing that training shows."""
+
+    def __init__(self, remembers: bool) -> None:
+        self.view = View("set", ("setup", "horizon"), interval=5)
+        self.remembers = remembers
+
+    def start(self, observation: Any) -> Any:
+        return (np.zeros((len(observation), 1)),) if self.remembers else ()
+
+    def act(self, observation: Any, carry: Any) -> Any:
+        return observation[:, :1] / 9 - 0.5, carry
+
+
+@pytest.mark.parametrize("remembers", [False, True], ids=["foreseen", "asked at each decision"])
+def test_what_stays_the_same_is_known_without_a_look_at_training(remembers: bool) -> None:
+    optimizer = torch.optim.SGD(nn.Linear(3, 2).parameters(), 0.1, momentum=0.8)
+    controller = lrenv.LRController(optimizer, ByBatchSize(remembers), horizon=20, batch_size=100)
+    for _ in range(6):
+        optimizer.step()
+        controller.step()
+    assert len(controller.history) == 2
+    for decision in controller.history:
+        assert not decision.why
+        assert decision.observation["batch_size"] == pytest.approx(2)
+        assert decision.observation["kept"] == pytest.approx(np.log10(0.2))
+        assert decision.action[0] == pytest.approx(2 / 9 - 0.5)
+
+
 @pytest.mark.filterwarnings("ignore:the optimizer's 1 parameter groups were split")
 def test_all_that_is_observed_stands_side_by_side(toy: Callable[..., Task]) -> None:
     task = toy(budget=18, optimizer="momentum", initial_lr=0.01)

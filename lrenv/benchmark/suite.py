@@ -255,6 +255,10 @@ def _check(suite: Suite) -> None:
     labels = {entry.label: entry for entry in suite.agents}
     lookup(labels, suite.reference, "reference among the agents")
     for entry in suite.agents:
+        if entry.only_drawn and not suite.pool:
+            raise ValueError(f"agents.{entry.label} has draws and no grid, and the suite makes none: set pool, or a grid")
+        if entry.only_drawn and entry.label == suite.reference:
+            raise ValueError(f"the reference, {entry.label}, must be run, not only drawn: give it a grid")
         if entry.after:
             other = lookup(labels, entry.after, f"agent in agents.{entry.label}.after")
             if not entry.grid or not other.grid or other.after:
@@ -265,7 +269,7 @@ def _check(suite: Suite) -> None:
         if getattr(suite, key) < least:
             raise ValueError(f"{key} must be {least} or more, not {getattr(suite, key)}")
     if suite.draw_seeds > suite.seeds:
-        raise ValueError(f"draw_seeds={suite.draw_seeds} are more than the {suite.seeds} seeds of the reference")
+        raise ValueError(f"draw_seeds={suite.draw_seeds} are more than seeds={suite.seeds}: lower draw_seeds")
     if not suite.cap > 1:
         raise ValueError(f"cap must be above 1, not {suite.cap}: it is the loss of a run that diverged")
     if any(x <= 0 for x in (*suite.initial_rates, *suite.budgets)) or any(x < 0 for x in suite.weight_decay):

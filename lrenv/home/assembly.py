@@ -84,7 +84,8 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     if not needs.clock_alone:
         dtype = torch.float64 if last.dtype == torch.float64 else torch.float32
         like = torch.zeros((), dtype=dtype, device=last.device)
-    driver.attach(groups.names(), like.dtype, layers)
+    setup = Setup(groups.adaptive(), groups.momentum(), settings.batch_size or math.nan)
+    driver.attach(groups.names(), like.dtype, layers, setup)
     if needs.parts:
         check_gradients(optimizer, groups, driver.name, needs.parts, driver.control.hyperparameters)
     validation = None
@@ -97,7 +98,6 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     gradients = Gradients(optimizer, groups, layers, needs.parts, like) if needs.parts else None
     watched = (first, last) if needs.weights else None
     constant = layers.constant(like) if driver.fan_in else {}
-    setup = Setup(groups.adaptive(), groups.momentum(), settings.batch_size or math.nan)
     observing = Observing(
         driver.observer(like.dtype), needs, validation, watched, gradients, constant, like, every, setup
     )  # fmt: skip

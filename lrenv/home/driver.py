@@ -19,6 +19,7 @@ from lrenv.home.layers import Layers
 from lrenv.home.needs import SIZES, Needs, checked_view, clock, granularity_of, needs_of
 from lrenv.runtime.ambient import without_gradients
 from lrenv.runtime.transfer import to_host
+from lrenv.training.dynamics import Setup
 from lrenv.training.optimizers import Hyper
 
 Shown = NDArray[Any] | Mapping[str, NDArray[Any]]
@@ -92,13 +93,14 @@ class Driver:
         """Makes its observations in this dtype."""
         return Observer(self.view.observe, dtype, SIZES)
 
-    def attach(self, hyper: tuple[str, ...], dtype: torch.dtype, layers: Layers | None) -> None:
+    def attach(self, hyper: tuple[str, ...], dtype: torch.dtype, layers: Layers | None, setup: Setup) -> None:
         """Says what there is to control.
 
         Args:
             hyper: the hyperparameters that the optimizer has besides the rate.
             dtype: of observations.
             layers: what has a rate of its own; None for the network as a whole.
+            setup: of the training.
 
         Raises:
             ValueError: the agent controls a hyperparameter that the optimizer has not.
@@ -106,6 +108,7 @@ class Driver:
         number = 1 if layers is None else layers.number
         self.control = Control(self.view.control, {self.granularity: number}, hyper, dtype)
         self._constant = {} if layers is None else layers.constant(torch.zeros((), dtype=torch.float64))
+        self._setup = setup
 
     @without_gradients
     def act(self, observation: Shown, lr: Tensor, hyper: Hyper) -> Act:
@@ -131,7 +134,7 @@ class Driver:
             return None
         row = (step - self._ahead.step) // every
         if (horizon, every) != self._ahead.run or not 0 <= row < len(self._ahead.actions) or step % every:
-            dynamics = clock(torch.arange(step, step + AHEAD * every, every).double(), horizon, every)
+            dynamics = clock(torch.arange(step, step + AHEAD * every, every).double(), horizon, every, self._setup)
             constant = {name: x.expand(AHEAD, -1) for name, x in self._constant.items()}
             seen, row = to_host(self.observer(torch.float64).observe(dynamics, constant)), 0
             actions, memory = self.agent.predict(seen, None, np.ones(AHEAD, bool), deterministic=True)

@@ -12,7 +12,7 @@ from lrenv.controllers.agent import Agent, View, called, view_of
 from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.envs.observations import FAN_IN, OBSERVATIONS, Observe, Observer, names_of
 from lrenv.lookup import count
-from lrenv.training.dynamics import Dynamics
+from lrenv.training.dynamics import Dynamics, Setup
 
 WORKS = (
     "agents that work are controller files with a rate per network or layer, schedules, plateau, hypergradient "
@@ -122,9 +122,9 @@ def _looked_at(value: Callable[[Dynamics], Tensor]) -> set[str]:
     return recorder.looked_at
 
 
-def clock(step: Tensor, horizon: float, interval: int) -> Dynamics:
+def clock(step: Tensor, horizon: float, interval: int, setup: Setup | None = None) -> Dynamics:
     """What is known at steps (n,) without a look at a loop; the rest is NaN. No interval is longer than the run."""
-    known = {"budget": horizon, "interval": min(interval, horizon)}
+    known = {"budget": horizon, "interval": min(interval, horizon)} | ({} if setup is None else setup._asdict())
     others = {name: torch.full_like(step, known.get(name, torch.nan)) for name in Dynamics._fields}
     return Dynamics(**others | {"inner_step": step})
 

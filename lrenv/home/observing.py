@@ -78,7 +78,7 @@ class Observing:
             lr: (1, K), of these steps.
         """
         if not self._needs.measured:
-            return self._shown(clock(self._like.new_full((1,), step), horizon, self._interval))
+            return self._shown(clock(self._like.new_full((1,), step), horizon, self._interval, self._setup))
         now = self._now(step)
         # Before the first step, the loss on a batch is expected to be that on validation data.
         losses = from_first(now.val_loss) if losses is None else mean_of_processes(losses.to(self._like))
