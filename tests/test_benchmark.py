@@ -519,17 +519,17 @@ def test_what_tuning_is_worth() -> None:
 
 
 def test_agents_without_tuning_against_the_best_family_of_each_task() -> None:
-    """Of two draws one is best on the first task and the other on the second, so 1 is the product of both."""
+    """One family is best on the first task and the other on the second; the first of two draws is the better one."""
     lines = [line("r", task, [1.0, 1.0]) for task in ("t", "u")]
     lines += [replace(line("z", task, [loss, loss]), runs=Runs()) for task, loss in (("t", 1.0), ("u", 2.0))]
     pools = {
-        (family, task): {"val_loss": [1.0], "test_loss": [[loss]]}
+        (family, task): {"val_loss": [1.0, 2.0], "test_loss": [[loss], [2 * loss]]}
         for family, losses in (("f", (0.5, 3.0)), ("g", (0.7, 0.8))) for task, loss in zip("tu", losses, strict=True)
     }  # fmt: skip
-    scores = scored(replace(outcome(lines, pool=1, budgets=(1,)), pools=pools))
+    scores = scored(replace(outcome(lines, pool=2, budgets=(1, 2)), pools=pools))
     found = budgets_of(scores)
     assert found is not None
-    assert found.each == pytest.approx([math.sqrt(0.5 * 0.8)])
+    assert found.each == pytest.approx([math.sqrt(2 * 0.5 * 0.8), math.sqrt(0.5 * 0.8)])
     mean, low, high = found.against["z"]
     assert mean == pytest.approx(math.sqrt(2 / 0.4))
     assert (low, high) == pytest.approx((2.0, 2.5))
@@ -641,8 +641,13 @@ def test_an_agent_with_draws_alone_is_in_their_table_alone(suite: Suite, tmp_pat
     budgets = budgets_of(scored(found))
     assert budgets is not None
     assert set(budgets.families) == {"linear", "cosine"}
-    with pytest.raises(ValueError, match="draw_seeds=3 are more than the 2 seeds"):
-        chosen(replace(suite, draw_seeds=3))
+    for given, message in (
+        ({"draw_seeds": 3}, "draw_seeds=3 are more than seeds=2: lower draw_seeds"),
+        ({"agents": (*suite.agents, entry), "pool": 0}, "agents.cosine has draws and no grid.*set pool"),
+        ({"agents": (*suite.agents, entry), "reference": "cosine"}, "the reference, cosine, must be run.*a grid"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            chosen(replace(suite, **given))  # type: ignore[arg-type]
 
 
 def test_a_missing_package_is_told(suite: Suite, tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from torch.nn.utils import vector_to_parameters
 from lrenv.agents import make_agent
 from lrenv.agents.noh import evolution
 from lrenv.agents.noh.agent import CONTROLS, NOH, PIECES, DMopt, LSTMPolicy
-from lrenv.agents.noh.evolution import WORST, EvolutionTraining, lstm_training
+from lrenv.agents.noh.evolution import EvolutionTraining, lstm_training
 from lrenv.agents.noh.lstm import Architecture, CoordinateLSTM, preprocessed_pieces
 from lrenv.agents.noh.settings import DMoptSettings, NOHSettings
 from lrenv.agents.noh.training import NOHTraining
 from lrenv.agents.outer.gradient_estimators import perturbations
+from lrenv.agents.outer.validation import WORST
 from lrenv.benchmark import evaluate
 from lrenv.controllers import controller_file
 from lrenv.controllers.controller_file import ControllerFileError

@@ -16,7 +16,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from lrenv import make_task
 from lrenv.agents import make_agent
 from lrenv.agents.outer import training as outer_training
-from lrenv.agents.outer.validation import WORST, Validation
+from lrenv.agents.outer.validation import FLOOR, WORST, Validation, fall_of
 from lrenv.agents.ppo.multi_task import MultiTaskTraining, ppo_training
 from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.agents.ppo.tasks import Drawn, Listed, check_not_held_out, tasks_of
@@ -228,6 +228,13 @@ def test_a_score_is_a_mean_logarithm_of_the_fall() -> None:
     assert validation.score(agent) == pytest.approx(np.mean(expected), rel=1e-6)
     unmeasured = Validation([make_task(task) for task in tasks], 3, "cpu", measured=False)
     assert unmeasured.score(agent) == pytest.approx(np.mean(expected), rel=1e-6)
+
+
+def test_no_fall_outweighs_all_others() -> None:
+    first, last = torch.full((6,), 2.0), torch.tensor([1.0, 0.0, 100.0, torch.inf, torch.nan, 1.0])
+    dead = torch.tensor([False] * 5 + [True])
+    expected = torch.tensor([np.log(0.5), np.log(FLOOR / 2), *[WORST] * 4], dtype=torch.float32)
+    torch.testing.assert_close(fall_of(first, last, dead), expected)
 
 
 def test_one_dead_run_costs_as_much_as_the_worst_that_goes_on() -> None:

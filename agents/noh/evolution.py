@@ -36,13 +36,11 @@ from lrenv.agents.outer.gradient_estimators import (
     perturbations,
 )
 from lrenv.agents.outer.training import on_host
+from lrenv.agents.outer.validation import fall_of
 from lrenv.benchmark.evaluation import Result
 from lrenv.envs.episode import EpisodeState
 from lrenv.randomness import draws
 from lrenv.training.rollout import rollout
-
-WORST = 1.0
-"""The most that L may be, e times the loss of the untrained network; runs that diverge have it."""
 
 
 class EvolutionTraining(LSTMTraining):
@@ -128,9 +126,7 @@ class EvolutionTraining(LSTMTraining):
 
 def _loss(state: EpisodeState) -> Tensor:
     """L (n,) as it was last measured."""
-    dynamics = state.dynamics
-    fall = (dynamics.val_loss.clamp(min=1e-12) / dynamics.initial_val_loss).log()
-    return fall.masked_fill(state.diverged, math.inf).nan_to_num(math.inf).clamp(max=WORST)
+    return fall_of(state.dynamics.initial_val_loss, state.dynamics.val_loss, state.diverged)
 
 
 def lstm_training(kind: type[LSTMPolicy], settings: NOHSettings) -> LSTMTraining:

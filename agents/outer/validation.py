@@ -1,11 +1,13 @@
-"""How controllers for several tasks are compared: by how far the validation loss falls."""
+"""How runs on several tasks are compared: by how far the validation loss falls."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from torch import Tensor
 
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.controllers.agent import Agent
@@ -18,6 +20,12 @@ finite, for an infinity would hide all else that distinguishes two controllers o
 thirty, and no run that goes on may count more than one that is dead."""
 FLOOR = 1e-8
 """Losses count from here on, as in the rewards."""
+
+
+def fall_of(first: Tensor, last: Tensor, diverged: Tensor) -> Tensor:
+    """What runs (n,) count: log(last / first), at most `WORST`, which trainees that diverged have as well."""
+    fall = (last.clamp(min=FLOOR) / first).log()
+    return fall.masked_fill(diverged, math.inf).nan_to_num(math.inf).clamp(max=WORST)
 
 
 class Validation:

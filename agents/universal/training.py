@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from lrenv.agents.outer.gradient_estimators import Rollout, evaluated, orthogonal_perturbations, paired
 from lrenv.agents.outer.training import Controller, Training, begin_adam, on_host
-from lrenv.agents.outer.validation import WORST, Validation
+from lrenv.agents.outer.validation import Validation, fall_of
 from lrenv.agents.universal.agent import UniversalController, action_of_rates, untouched, view_of_policy
 from lrenv.agents.universal.policy import Observation, decide, shown
 from lrenv.agents.universal.settings import UniversalSettings
@@ -117,8 +116,7 @@ class UniversalTraining(Training[UniversalSettings]):
             start = state, seen, untouched(seen)
             given = [number == episode.decisions - 1 for number in range(episode.decisions)]
             losses, (end, _, _) = rollout(decision, theta, start, given)
-            fall = (losses[-1] / state.dynamics.val_loss).log()
-            return fall.masked_fill(end.diverged, math.inf).nan_to_num(math.inf).clamp(max=WORST), end
+            return fall_of(state.dynamics.val_loss, losses[-1], end.diverged), end
 
         return whole, episode
 

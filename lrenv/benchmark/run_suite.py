@@ -135,7 +135,7 @@ def run_suite(
                 report(place, f"{entry.label} on {name}")
                 spec = f"{named[name]} {settings['files'].get(f'task {name}', '')}".strip()
                 search = Search(entry, tasks[name], name, spec, suite, device, cells.once)
-                lines += (new := [] if only_drawn(entry) else _lines(contenders[entry.label], search, found))
+                lines += (new := [] if entry.only_drawn else _lines(contenders[entry.label], search, found))
                 if entry.draws and suite.pool and not any(line.failure for line in new):
                     seeds = suite.draw_seeds or suite.seeds
                     drawn = search.about("pool", [described_setting(entry.draws), suite.pool, seeds])
@@ -198,11 +198,6 @@ def _agents(suite: Suite) -> tuple[list[Entry], dict[str, Contender], list[str]]
         entries.append(entry)
         contenders[entry.label] = contender
     return entries, contenders, skipped
-
-
-def only_drawn(entry: Entry) -> bool:
-    """Whether it shows what random draws are worth, and nothing else."""
-    return bool(entry.draws) and not entry.grid
 
 
 def _tuned(entry: Entry) -> Contender:

@@ -121,6 +121,11 @@ class Entry:
     needs: str = ""
     after: str = ""
 
+    @property
+    def only_drawn(self) -> bool:
+        """Whether it shows what random draws are worth, and nothing else."""
+        return bool(self.draws) and not self.grid
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -256,7 +261,9 @@ def _check(suite: Suite) -> None:
     lookup(labels, suite.reference, "reference among the agents")
     for entry in suite.agents:
         if entry.only_drawn and not suite.pool:
-            raise ValueError(f"agents.{entry.label} has draws and no grid, and the suite makes none: set pool, or a grid")
+            raise ValueError(
+                f"agents.{entry.label} has draws and no grid, and the suite makes none: set pool, or a grid"
+            )
         if entry.only_drawn and entry.label == suite.reference:
             raise ValueError(f"the reference, {entry.label}, must be run, not only drawn: give it a grid")
         if entry.after:
