@@ -29,8 +29,8 @@ average of theta over updates. So no reward has to be assigned to decisions, nor
 
 Limits: `universal` ends 7 % above tuned linear decay on drawn tasks that it has not seen, and has been tried on little
 else (docs/carries-over.md). Most of what it is worth is the power law: training has added about 1 %, and a rate per
-layer was not better than one. A policy can't act between two decisions: where one interval ruins a network, it comes too late. Runs
-that are longer, larger or of another optimizer than drawn tasks are outside of what it has seen.
+layer was not better than one. A policy can't act between two decisions: where one interval ruins a network, it comes
+too late. Runs that are longer, larger or of another optimizer than drawn tasks are outside of what it has seen.
 
 To read in this order: `policy.py` (the equations above), `agent.py`, `training.py`, `settings.py`.
 """

@@ -41,9 +41,9 @@ PEAK = {
     "adaptive": {"one": math.log(0.027), "batch_size": 0.25, "fan_in": -0.25, "kept": 0.0, "budget": -0.25},
     "sgd": {"one": math.log(0.07), "batch_size": 0.25, "fan_in": -0.25, "kept": 1.0, "budget": -0.1},
 }
-"""Family of optimizers -> the a_i of an untrained policy, where trainings begin: rounded from a first search on 400 other
-drawn tasks of the kind of `benchmarks/drawn_peaks.py`, which has found similar ones since. A momentum of m makes steps
-1 / (1 - m) times as long."""
+"""Family of optimizers -> the a_i of an untrained policy, where trainings begin: rounded from a first search on 400
+other drawn tasks, of the kind of `benchmarks/drawn_peaks.py`, which has found similar ones since. A momentum of m makes
+steps 1 / (1 - m) times as long."""
 USUAL = {"batch_size": 32.0, "fan_in": 64.0, "kept": 0.1, "budget": 400.0}
 """What phi is the logarithm of, where phi is 0. In the adaptive family momentum plays no role."""
 WARMUP, WARMUP_STEPS = 0.05, 10.0
