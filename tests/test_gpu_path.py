@@ -410,7 +410,7 @@ def made(kind):
     return LearnedOptimizerTraining(LearnedOptimizerSettings(**small, **learned, estimator=kind, objective=objective))
 
 data = make_task("digits-mlp").load()
-for kind in ("noh", "noh, es", "noh, pes", "noh, merged", "dmopt", "fds", "greedy", "random"):
+for kind in ("noh", "noh, es", "noh, pes", "dmopt", "fds", "greedy", "random"):
     try:
         with FakeTensorMode() as mode:
             held = on_the_device(data, mode)
@@ -418,7 +418,11 @@ for kind in ("noh", "noh, es", "noh, pes", "noh, merged", "dmopt", "fds", "greed
             training = made(kind)
             WAITS.clear()
             # What a search logs is chosen by numbers that are on the host by then.
-            (training.outer_step if kind in ("fds", "greedy", "random") else training.iterate)()
+            try:
+                (training.outer_step if kind in ("fds", "greedy", "random") else training.iterate)()
+            except ValueError as error:
+                if "losses of 0 or less" not in str(error):  # which is what this device's numbers are
+                    raise
             allowed = 1
             assert 1 <= len(WAITS) <= allowed, WAITS
     except Exception as error:

@@ -507,16 +507,17 @@ def test_what_an_observation_looks_at_is_measured_though_it_changes_by_a_thresho
 @pytest.mark.parametrize(
     ("observe", "needs"),
     [
-        (lambda d: (d.train_loss > 1e6).double()[:, None], (True, False, False, False, False, ())),
-        (lambda d: (d.inner_step / d.budget)[:, None], (*(False,) * 5, ())),
-        (lambda d: (d.prediction_change > 9).double()[:, None], (False, True, True, False, False, ())),
-        (lambda d: (d.weight_mean > 9).double()[:, None], (False, False, False, False, True, ())),
-        ({"up": Signal(0, 1, lambda d: d.first_cosine.sign())}, (*(False,) * 3, True, True, ())),
-        (lambda d: torch.stack(d, -1), (*(True,) * 5, ())),
-        (lambda d: d[4][:, None].sign(), (*(True,) * 5, ())),
-        (lambda d: torch.stack([*d], -1).sign(), (*(True,) * 5, ())),
-        (lambda d: d._asdict()["val_loss"][:, None].sign(), (*(True,) * 5, ())),
-        (("clock", "fan_in", "hypergradient"), (True, True, False, False, False, ("hypergradient",))),
+        (lambda d: (d.train_loss > 1e6).double()[:, None], (True, False, False, False, False, False, ())),
+        (lambda d: (d.inner_step / d.budget)[:, None], (*(False,) * 6, ())),
+        (lambda d: (d.prediction_change > 9).double()[:, None], (False, True, True, False, False, False, ())),
+        (lambda d: (d.weight_mean > 9).double()[:, None], (False, False, False, False, True, False, ())),
+        ({"up": Signal(0, 1, lambda d: d.first_cosine.sign())}, (*(False,) * 3, True, True, False, ())),
+        (lambda d: (d.batch_size > 9).double()[:, None], (*(False,) * 5, True, ())),
+        (lambda d: torch.stack(d, -1), (*(True,) * 6, ())),
+        (lambda d: d[4][:, None].sign(), (*(True,) * 6, ())),
+        (lambda d: torch.stack([*d], -1).sign(), (*(True,) * 6, ())),
+        (lambda d: d._asdict()["val_loss"][:, None].sign(), (*(True,) * 6, ())),
+        (("clock", "fan_in", "hypergradient"), (True, True, False, False, False, False, ("hypergradient",))),
     ],
 )  # fmt: skip
 def test_needs_are_what_an_observation_looks_at(observe: Any, needs: tuple[bool, ...]) -> None:

@@ -212,7 +212,7 @@ def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(
 
 
 def test_one_task_is_trained_as_ever(tmp_path: Path) -> None:
-    assert type(ppo_training(settings(tmp_path, tasks=""))) is PPOTraining
+    assert type(ppo_training(settings(tmp_path, tasks="", groups=8, rollout=64))) is PPOTraining
 
 
 def test_a_score_is_a_mean_logarithm_of_the_fall() -> None:

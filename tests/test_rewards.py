@@ -181,6 +181,8 @@ def rendered(name: str, d: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndar
             "last_cosine": d["last_cosine"],
             "progress": progress,
         }
+    if name == "setup":
+        return {"batch_size": log(d["batch_size"]), "kept": log(1 - d["momentum"])}
     if name == "training":
         return {
             "train_fall": log(d["train_loss"] / d["initial_train_loss"]),
