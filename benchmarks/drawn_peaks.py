@@ -1,4 +1,4 @@
-"""The peaks that are best on drawn tasks, and the power law that `agents/universal/policy.py` begins with.
+"""The peaks that are best on drawn tasks, and how well a power law as in `agents/universal/policy.py` meets them.
 
 On each task runs with warm-up and linear decay, a batch of all peaks of a grid, with rates per layer that are
 proportional to fan-in^-e for some e; a line per task is appended to a file, from which the same command goes on. Then,
@@ -28,6 +28,8 @@ from lrenv.agents.universal.training import UniversalTraining
 from lrenv.envs.observations import FAN_IN
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.progress import progress
+from lrenv.training.drawn import VERSION
+from lrenv.training.tasks import Task
 
 FACTORS = 2.0 ** np.arange(-5, 9)
 CENTRE = {"adaptive": 5e-3, "sgd": 5e-2}
@@ -57,10 +59,10 @@ class Settings:
     """The file of what was found."""
 
 
-def searched(training: UniversalTraining, number: int) -> dict[str, Any]:
+def searched(training: UniversalTraining, task: Task) -> dict[str, Any]:
     """The losses of one task's runs, by e and peak, with the task's features and family of optimizers."""
     architecture = training.architecture
-    run, episode = training.run(training.distribution.task(number))
+    run, episode = training.run(task)
     family = "adaptive" if episode.trainee.optimizer.adaptive else "sgd"
     peaks = CENTRE[family] * FACTORS
     constant = dict.fromkeys(architecture.features, 0.0)
@@ -76,7 +78,8 @@ def searched(training: UniversalTraining, number: int) -> dict[str, Any]:
         phi = features(architecture, signals(architecture, shown(step)), mean)[0]
         losses = run(population, state)[0].view(len(EXPONENTS), len(peaks), SEEDS).mean(2)
     return {
-        "number": number, "family": family, "phi": dict(zip(architecture.features, phi.tolist(), strict=True)),
+        "task": task.name, "version": VERSION, "family": family,
+        "phi": dict(zip(architecture.features, phi.tolist(), strict=True)),
         "peaks": peaks.tolist(), "exponents": EXPONENTS,
         "log_loss": [[round(x, 4) for x in row] for row in losses.tolist()],
     }  # fmt: skip
@@ -86,17 +89,17 @@ def found(settings: Settings) -> Iterator[dict[str, Any]]:
     """What was found before, and what is found now, which is appended to the file."""
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in settings.out.read_text().splitlines()] if settings.out.exists() else []
-    of_number = {row["number"]: row for row in known}
+    of_task = {row["task"]: row for row in known if row["version"] == VERSION}
     training = UniversalTraining(UniversalSettings(limit=settings.limit, layers=True))
-    numbers = seeds_for("selection", settings.tasks, settings.first)
-    with settings.out.open("a") as file, progress(len(numbers), "tasks") as report:
-        for place, number in enumerate(numbers):
+    tasks = training.distribution.tasks("selection", settings.tasks, settings.first)
+    with settings.out.open("a") as file, progress(len(tasks), "tasks") as report:
+        for place, task in enumerate(tasks):
             report(place)
-            if number not in of_number:
-                of_number[number] = searched(training, number)
-                file.write(json.dumps(of_number[number]) + "\n")
+            if task.name not in of_task:
+                of_task[task.name] = searched(training, task)
+                file.write(json.dumps(of_task[task.name]) + "\n")
                 file.flush()
-            yield of_number[number]
+            yield of_task[task.name]
 
 
 def regret(curves: Tensor, places: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ updates of 32 runs each (training seed 0, three minutes of one core of an AMD EP
 loss on validation seeds, of update 120) the LSTM tells layers apart: their last rates lie a factor of 4 around their
 geometric mean. Its test loss at the end of runs on seeds 0 to 9 is 0.468 (standard deviation 0.041). That of linear
 decay with tuned peak and warm-up is 0.619 (0.041), of the best constant rate 0.652, and of an LSTM with one rate for
-the network, trained likewise for 86 updates, 0.647. So layers win, as far as unequal numbers of updates tell.
+the network, trained likewise for 86 updates, 0.647. So rates per layer help here, as far as
+unequal numbers of updates tell.
 
     TASK=mnist-mlp20:batch_size=32:val_examples=500
     LSTM="--interval 10 --layers 1 --hidden 8 --memory 20 --scale 1e-2 --meta-lr 0.03 --eval-every 10 --eval-seeds 8"

@@ -9,8 +9,8 @@ mean f of all, and what is seen at a decision, x_k, the rate of layer k is
     c_k <- c_k / 2 + log(10) / 2 tanh(w . (x_k, c_k) + b + perceptron(x_k, c_k))
 
 The a_i (of optimizers that scale gradients, which have no a_3, and of SGD), e, w and q are learned like the weights of
-the correction; an untrained policy is a warm-up and a linear decay from a peak that was fitted to those that are best
-on drawn tasks (`benchmarks/drawn_peaks.py`). By default there is no perceptron. Policies that don't know T have
+the correction; an untrained policy is a warm-up and a linear decay from a peak that is about the best one on drawn
+tasks (`PEAK` in `policy.py`). By default there is no perceptron. Policies that don't know T have
 s(p) = min(1, t / w) alone, t in steps, w of them for the warm-up, at the middle of the interval. What is seen are
 losses relative to the first one and their scatter, how far the first and the last layer move relative to their weights
 and in which direction, and the time; nothing of it changes where the loss is multiplied by a constant, and nothing of

@@ -225,7 +225,9 @@ def chosen(suite: Suite, agents: Sequence[str] = (), tasks: Sequence[str] = (), 
         before = [known[name].after for name in wanted if name in known and known[name].after]
         named = dict.fromkeys([*agents, *before, suite.reference])
         suite = replace(suite, agents=tuple(known.get(name) or entry_of(name, {}) for name in named))
-    suite = replace(suite, tasks=tuple(tasks) or suite.tasks, seeds=suite.seeds if seeds is None else seeds)
+    if seeds is not None:
+        suite = replace(suite, seeds=seeds, draw_seeds=min(suite.draw_seeds, seeds))
+    suite = replace(suite, tasks=tuple(tasks) or suite.tasks)
     _check(suite)
     return suite
 
