@@ -36,6 +36,7 @@ assert (reward < 0).all()
 cosine = lrenv.make_agent("cosine", peak=1e-2)
 assert lrenv.evaluate(cosine, lrenv.make_task("digits-mlp", budget=20), [0]).test_loss < 3
 lrenv.make_agent("metz2019-cpu")  # the wheel holds its file
+lrenv.make_agent("universal")
 print("the wheel works")
 """
 TRAIN = ("ppo", "--task", "noisy-quadratic:budget=4:interval=2", "--envs", "2", "--episodes", "2", "--out", "trained")
