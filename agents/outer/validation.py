@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from lrenv.benchmark.evaluation import evaluate
@@ -58,10 +58,6 @@ class Validation:
         scores = []
         for task, seeds in zip(self.tasks, self.seeds, strict=True):
             result = evaluate(agent, task, seeds, device=self.device)
-            first, last = (
-                np.fmax(losses.astype(np.float64), FLOOR)
-                for losses in (result.curves["val_loss"][0], result.final_val_loss)
-            )
-            fall = np.where(result.diverged, np.inf, np.log(last / first))
-            scores.append(np.nan_to_num(fall, nan=np.inf).clip(max=WORST).mean())
-        return float(np.mean(scores))
+            first, last = (torch.from_numpy(x).double() for x in (result.curves["val_loss"][0], result.final_val_loss))
+            scores.append(float(fall_of(first, last, torch.from_numpy(result.diverged)).mean()))
+        return sum(scores) / len(scores)

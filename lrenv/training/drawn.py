@@ -68,7 +68,7 @@ from lrenv.training.tasks import LogUniform, Task
 VERSION = 2
 """Of the distribution. Any change of what a number draws is another version.
 
-In version 1 half of the tasks saw their examples more than thirty times. What is best there is a rate so low that the
+In version 1 two of five tasks saw their examples more than thirty times. What is best there is a rate so low that the
 network doesn't overfit, and constant rates were as good as those that decay.
 """
 LIMIT = 5e9
