@@ -1,18 +1,20 @@
 """The peaks that are best on drawn tasks, and how well a power law as in `agents/universal/policy.py` meets them.
 
 On each task runs with warm-up and linear decay, a batch of all peaks of a grid, with rates per layer that are
-proportional to fan-in^-e for some e; a line per task is appended to a file, from which the same command goes on. Then,
-for each family of optimizers, the exponents a_i are found that make the regret least with one rate: the mean over tasks
-of the logarithm of the validation loss at the peak of the power law, relative to that at the task's best peak,
-interpolated between the grid's peaks. And what rates by fan-in are worth: the same with the best e for all tasks, and
-with the best for each. Tasks are those for choosing designs ("selection").
+proportional to fan-in^-e for some e; a line per task is appended to a file, from which the same command goes on.
+
+From tasks for training, for each family of optimizers the exponents are found that make the regret least with one rate:
+the mean over tasks of the logarithm of the validation loss at the peak of the power law, relative to that at the task's
+best peak, interpolated between the grid's peaks. `PEAK` has them, rounded. Other tasks, for choosing designs, tell
+the regret on tasks that nothing was fitted to: of the power laws as they were found, and as they are in `PEAK`; of
+those without some of the quantities; and what rates by fan-in are worth, with the best e for all tasks and for each.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,10 @@ import torch
 import tyro
 from torch import Tensor
 
-from lrenv.agents.universal.policy import EXPONENT, PEAK, SCHEDULE, features, shown, signals
+from lrenv.agents.universal.policy import EXPONENT, PEAK, SCHEDULE, first_loss, logarithms, shown, signals
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
-from lrenv.envs.observations import FAN_IN
+from lrenv.envs.observations import SETUP, UNTRAINED
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.progress import progress
 from lrenv.training.drawn import VERSION
@@ -34,14 +36,22 @@ from lrenv.training.tasks import Task
 FACTORS = 2.0 ** np.arange(-5, 9)
 CENTRE = {"adaptive": 5e-3, "sgd": 5e-2}
 """The peaks of the grid, by family, are these times the factors."""
-EXPONENTS = (0.0, 0.5, 1.0)
-"""The e that are tried."""
+EXPONENTS = {"training": (0.0,), "selection": (0.0, 0.5, 1.0)}
+"""Purpose of tasks -> the e that are tried; rates by fan-in take no part in the fit."""
+FIRST = {"training": 500_000, "selection": 1000}
+"""The place of the first task of each purpose, far from those that controllers of these seeds are trained on."""
+THINNED = 3
+"""Of tasks for training with an optimizer that scales gradients, those whose numbers this divides are searched: three
+of four drawn tasks have one, and the other family's power law is the one that needs more."""
 SEEDS = 3
+SEEN = ("adaptive", *SETUP, *UNTRAINED, "steps_in_all")
+"""Signals that power laws are made of."""
 CLIP = 1.0
 """The most that a task's regret counts, e times the best loss: a run that diverges is lost, however far it does."""
 OUTSIDE = 0.3
 """What a factor of e beyond the grid's ends is taken to cost."""
-FOLDS = 5
+OUTSIDE_SIGHT = {"adaptive": ("weight_size", "layers"), "sgd": ("gradient",)}
+"""What power laws of batch size, budget and momentum alone lack."""
 STEPS, LR = 1500, 0.02
 
 
@@ -49,115 +59,152 @@ STEPS, LR = 1500, 0.02
 class Settings:
     """The settings: how many tasks, and where what was found is kept."""
 
+    fitted: int = 600
+    """Tasks for training that power laws are fitted to."""
     tasks: int = 300
-    """Tasks to search."""
-    first: int = 1000
-    """The place of the first of them among those for choosing designs."""
+    """Other tasks, which tell what they are worth."""
     limit: float = 1e9
     """The most FLOPs of a run."""
     out: Path = Path("benchmarks/results/drawn_peaks.jsonl")
     """The file of what was found."""
 
 
-def searched(training: UniversalTraining, task: Task) -> dict[str, Any]:
-    """The losses of one task's runs, by e and peak, with the task's features and family of optimizers."""
+def searched(training: UniversalTraining, task: Task, exponents: Sequence[float]) -> dict[str, Any]:
+    """The losses of one task's runs, by e and peak, and what is seen of it before the first step."""
     architecture = training.architecture
     run, episode = training.run(task)
     family = "adaptive" if episode.trainee.optimizer.adaptive else "sgd"
     peaks = CENTRE[family] * FACTORS
-    constant = dict.fromkeys(architecture.features, 0.0)
-    rows = [[(constant | {"one": math.log(peak)})[name] - PEAK[family][name] for name in constant] for peak in peaks]
-    theta = torch.zeros(len(EXPONENTS), len(peaks), architecture.size)
-    parts = architecture.parts(theta)
-    parts["peak"][:, :, list(PEAK).index(family)] = torch.tensor(rows)
-    parts["schedule"][..., SCHEDULE.index("exponent")] = torch.tensor(EXPONENTS)[:, None] - EXPONENT
-    population = theta.flatten(0, 1).repeat_interleave(SEEDS, 0)
     with torch.no_grad():
-        state, step = episode.reset(seeds_for("selection", SEEDS) * (len(population) // SEEDS))
-        mean = shown(step)[FAN_IN].log().mean(1, keepdim=True)
-        phi = features(architecture, signals(architecture, shown(step)), mean)[0]
-        losses = run(population, state)[0].view(len(EXPONENTS), len(peaks), SEEDS).mean(2)
+        state, step = episode.reset(seeds_for("selection", SEEDS) * (len(exponents) * len(peaks)))
+        seen = {name: x[:SEEDS] for name, x in signals(architecture, shown(step)).items() if name in SEEN}
+        theta = torch.zeros(len(exponents), len(peaks), SEEDS, architecture.size)
+        parts = architecture.parts(theta)
+        # All exponents 0, but that of a constant; the first loss is multiplied out.
+        for place, (of_family, name) in enumerate(architecture.exponents):
+            parts["peak"][..., place] = -PEAK[of_family][name]
+            if (of_family, name) == (family, "one"):
+                parts["peak"][..., place] += torch.from_numpy(peaks).log()[:, None]
+                if family == "sgd":
+                    parts["peak"][..., place] += math.log(10) * first_loss(seen)[:, 0]
+        parts["schedule"][..., SCHEDULE.index("exponent")] = torch.tensor(exponents)[:, None, None] - EXPONENT
+        losses = run(theta.flatten(0, 2), state)[0].view(len(exponents), len(peaks), SEEDS).mean(2)
     return {
         "task": task.name, "version": VERSION, "family": family,
-        "phi": dict(zip(architecture.features, phi.tolist(), strict=True)),
-        "peaks": peaks.tolist(), "exponents": EXPONENTS,
+        "seen": {name: round(float(x.mean()), 5) for name, x in seen.items()},
+        "peaks": peaks.tolist(), "exponents": exponents,
         "log_loss": [[round(x, 4) for x in row] for row in losses.tolist()],
     }  # fmt: skip
 
 
-def found(settings: Settings) -> Iterator[dict[str, Any]]:
-    """What was found before, and what is found now, which is appended to the file."""
+def tasks_of(training: UniversalTraining, purpose: str, number: int) -> Iterator[Task]:
+    """The tasks of a purpose, one by one."""
+    place = FIRST[purpose]
+    while number:
+        (seed,) = seeds_for(purpose, 1, place)
+        place += 1
+        task = training.distribution.task(seed)
+        if purpose == "selection" or task.optimizer == "momentum" or seed % THINNED == 0:
+            number -= 1
+            yield task
+
+
+def found(settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    """What was found of the tasks of each purpose, before and now; this is appended to the file."""
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in settings.out.read_text().splitlines()] if settings.out.exists() else []
     of_task = {row["task"]: row for row in known if row["version"] == VERSION}
     training = UniversalTraining(UniversalSettings(limit=settings.limit, layers=True))
-    tasks = training.distribution.tasks("selection", settings.tasks, settings.first)
-    with settings.out.open("a") as file, progress(len(tasks), "tasks") as report:
-        for place, task in enumerate(tasks):
-            report(place)
-            if task.name not in of_task:
-                of_task[task.name] = searched(training, task)
-                file.write(json.dumps(of_task[task.name]) + "\n")
-                file.flush()
-            yield of_task[task.name]
+    rows: dict[str, list[dict[str, Any]]] = {"training": [], "selection": []}
+    with settings.out.open("a") as file, progress(settings.fitted + settings.tasks, "tasks") as report:
+        for purpose, number in (("training", settings.fitted), ("selection", settings.tasks)):
+            for task in tasks_of(training, purpose, number):
+                report(sum(map(len, rows.values())))
+                if task.name not in of_task:
+                    of_task[task.name] = searched(training, task, EXPONENTS[purpose])
+                    file.write(json.dumps(of_task[task.name]) + "\n")
+                    file.flush()
+                rows[purpose].append(of_task[task.name])
+    return rows
 
 
-def regret(curves: Tensor, places: Tensor) -> Tensor:
-    """The regrets (n,) of curves (n, peaks) at places on the grid (n,), in steps of the grid."""
-    last = curves.shape[1] - 1
-    low = places.detach().floor().clamp(0, last - 1)
-    part = places - low
-    left, right = (curves.gather(1, (low.long() + i)[:, None])[:, 0] for i in (0, 1))
-    beyond = (part - 1).clamp(min=0) + (-part).clamp(min=0)
-    return left + (right - left) * part.clamp(0, 1) + OUTSIDE * math.log(2) * beyond
+@dataclass(frozen=True)
+class Curves:
+    """What tasks of one family lose by a peak.
 
+    Attributes:
+        logarithms: name -> (tasks,), what powers are of (`lrenv.agents.universal.policy.logarithms`).
+        offset: (tasks,), of log peak: what has no exponent.
+        losses: (tasks, e, peaks), logarithms.
+        centre: of the grid of peaks.
+    """
 
-def fitted(phi: Tensor, curves: Tensor, centre: float) -> Tensor:
-    """The a_i (features,) of least regret over tasks with features phi (n, features) and curves (n, peaks)."""
-    a = torch.zeros(phi.shape[1], requires_grad=True)
-    optimizer = torch.optim.Adam([a], LR)
-    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, STEPS)
-    a.data[0] = math.log(3 * centre)  # between two peaks, for at a peak torch's derivative of a clamp is 0
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        regret(curves, place(phi @ a, centre)).mean().backward()
-        optimizer.step()
-        decay.step()
-    return a.detach()
+    logarithms: dict[str, Tensor]
+    offset: Tensor
+    losses: Tensor
+    centre: float
 
+    @classmethod
+    def of(cls, rows: Sequence[dict[str, Any]], family: str) -> Curves:
+        """Those of the rows of a family."""
+        own = [row for row in rows if row["family"] == family]
+        seen = {name: torch.tensor([[row["seen"][name]] for row in own]) for name in own[0]["seen"]}
+        offset = -math.log(10) * first_loss(seen)[:, 0] if family == "sgd" else torch.zeros(len(own))
+        logs = {name: x[:, 0] for name, x in logarithms(seen).items()}
+        return cls(logs, offset, torch.tensor([row["log_loss"] for row in own]), CENTRE[family])
 
-def place(log_peak: Tensor, centre: float) -> Tensor:
-    """Where a peak is on the grid, in steps of the grid."""
-    return (log_peak - math.log(centre * FACTORS[0])) / math.log(2)
+    def regret(self, exponents: dict[str, Tensor]) -> Tensor:
+        """What each task (tasks,) loses at the peak of a power law with one rate."""
+        log_peak = sum((a * self.logarithms[name] for name, a in exponents.items()), self.offset)
+        places = (log_peak - math.log(self.centre * FACTORS[0])) / math.log(2)
+        curves = (self.losses[:, 0] - self.losses[:, 0].min(1, keepdim=True).values).clamp(max=CLIP)
+        last = curves.shape[1] - 1
+        low = places.detach().floor().clamp(0, last - 1)
+        part = places - low
+        left, right = (curves.gather(1, (low.long() + i)[:, None])[:, 0] for i in (0, 1))
+        beyond = (part - 1).clamp(min=0) + (-part).clamp(min=0)
+        return left + (right - left) * part.clamp(0, 1) + OUTSIDE * math.log(2) * beyond
+
+    def fitted(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """The exponents of these quantities with the least regret."""
+        spreads = {name: self.logarithms[name].std().clamp(min=0.1) if name != "one" else 1.0 for name in names}
+        scaled = {name: torch.zeros((), requires_grad=True) for name in names}
+        # Between two peaks, for at a peak torch's derivative of a clamp is 0.
+        scaled["one"].data.fill_(math.log(3 * self.centre) - float(self.offset.mean()))
+        optimizer = torch.optim.Adam(scaled.values(), LR)
+        decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, STEPS)
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            self.regret({name: a / spreads[name] for name, a in scaled.items()}).mean().backward()
+            optimizer.step()
+            decay.step()
+        return {name: a.detach() / spreads[name] for name, a in scaled.items()}
 
 
 def main(settings: Settings) -> None:
     """Searches, fits and prints."""
-    rows = list(found(settings))
-    by_exponent = {}
-    print("| family | tasks | regret of one peak | of the power law | on tasks it was not fitted to | a |")
-    print("|---|---:|---:|---:|---:|---|")
-    for family, centre in CENTRE.items():
-        own = [row for row in rows if row["family"] == family]
-        names = [name for name in own[0]["phi"] if family == "sgd" or name != "kept"]
-        phi = torch.tensor([[row["phi"][name] for name in names] for row in own])
-        losses = torch.tensor([row["log_loss"] for row in own])  # (tasks, e, peaks)
-        by_exponent[family] = losses.min(2).values
-        curves = (losses[:, 0] - losses[:, 0].min(1, keepdim=True).values).clamp(max=CLIP)
-        a = fitted(phi, curves, centre)
-        told = [regret(curves, place(phi[:, :n] @ fitted(phi[:, :n], curves, centre), centre)) for n in (1, len(names))]
-        unseen = []
-        for fold in range(FOLDS):
-            test = torch.arange(len(own)) % FOLDS == fold
-            of_others = fitted(phi[~test], curves[~test], centre)
-            unseen.append(regret(curves[test], place(phi[test] @ of_others, centre)))
-        figures = [*(float(x.mean()) for x in told), float(torch.cat(unseen).mean())]
-        exponents = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, a.tolist(), strict=True))
-        print(f"| {family} | {len(own)} | {' | '.join(f'{x:.3f}' for x in figures)} | {exponents} |", flush=True)
+    rows = found(settings)
+    print("The regret on tasks that nothing was fitted to:\n")
+    print("| family | fitted to | told on | one peak | of batch size, budget, momentum | power law | as in PEAK |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    laws = {}
+    for family, law in PEAK.items():
+        fit, other = (Curves.of(rows[purpose], family) for purpose in ("training", "selection"))
+        laws[family] = fit.fitted(list(law))
+        tried = [
+            fit.fitted(["one"]), fit.fitted([name for name in law if name not in OUTSIDE_SIGHT[family]]), laws[family],
+            {name: torch.tensor(a) for name, a in law.items()},
+        ]  # fmt: skip
+        told = " | ".join(f"{float(other.regret(each).mean()):.3f}" for each in tried)
+        print(f"| {family} | {len(fit.losses)} | {len(other.losses)} | {told} |", flush=True)
+    print()
+    for family, fitted in laws.items():
+        print(f"{family}: " + ", ".join(f"{name} {float(a):.2f}" for name, a in fitted.items()))
     print("\nThe best loss with rates by fan-in, relative to that with one rate, both with their best peaks:\n")
-    print(f"| family | {' | '.join(f'e = {e}' for e in EXPONENTS)} | the best e of each task |")
-    print(f"|---|{'---:|' * (len(EXPONENTS) + 1)}")
-    for family, best in by_exponent.items():
+    print(f"| family | {' | '.join(f'e = {e}' for e in EXPONENTS['selection'])} | the best e of each task |")
+    print(f"|---|{'---:|' * (len(EXPONENTS['selection']) + 1)}")
+    for family in PEAK:
+        best = Curves.of(rows["selection"], family).losses.min(2).values
         relative = (best - best[:, :1]).clamp(-CLIP, CLIP)
         figures = [*relative.mean(0).tolist(), float(relative.min(1).values.mean())]
         print(f"| {family} | {' | '.join(f'{math.exp(x):.3f}' for x in figures)} |")

@@ -1,11 +1,22 @@
 """The policy: a schedule and what corrects it, as functions of a batch of parameters theta (n, D).
 
-The schedule's peak is a power law in what is known before training, with exponents of its own for each family of
-optimizers; the correction c_k, a linear function and, where there are hidden units, a perceptron beside it, sees how
-training goes. Per layer k, with its fan-in f_k and the geometric mean f of all,
+The schedule's peak is a power law in what is known before the first step, of its own for each family of optimizers;
+the correction c_k, a linear function and, where there are hidden units, a perceptron beside it, sees how training goes.
+Per layer k, with its fan-in f_k and the geometric mean f of all,
 
-    log r_k = sum_i a_i phi_i - e log(f_k / f) + log s(p) + c_k,
-    phi = (1, log(batch size / 32), log(f / 64), log((1 - momentum) / 0.1), log(budget / 400)).
+    log r_k = log peak - e log(f_k / f) + log s(p) + c_k.
+
+With the batch size B, the budget T, the number of layers K and the root mean square w of the untrained weights,
+optimizers that scale gradients have
+
+    log peak = a_0 + a_1 log(B / 32) + a_2 log(T / 400) + a_3 log(w / 0.1) + a_4 log(K / 4).
+
+The others, with the momentum m, the loss L_0 of the first batch, and its largest gradient of a layer relative to the
+layer's weights, G = max_k norm(g_k) / norm(w_k), have
+
+    log peak = b_0 + b_1 log(B / 32) + b_2 log(T / 400) + b_3 log((1 - m) / 0.1) + b_4 log(L_0 / G) - log L_0,
+
+which is divided by the constant that a loss is multiplied by, as their rates have to be.
 
 `tests/reference/universal.py` has it in NumPy, for one trainee and one layer at a time.
 """
@@ -21,7 +32,7 @@ import torch
 from torch import Tensor
 
 from lrenv.envs.episode import TimeStep
-from lrenv.envs.observations import FAN_IN, HORIZON, SETUP, TRAINING, Signal
+from lrenv.envs.observations import FAN_IN, HORIZON, SETUP, TRAINING, UNTRAINED, Signal
 
 RANGE = 10.0
 """The most that the rate is above or below the schedule's."""
@@ -39,14 +50,15 @@ CLIP = 3.0
 """Normalised values are clipped here; the least update that is seen, of a layer that has not moved, is far away."""
 GRADIENTS = ("hypergradient", "gradient_square", "direction_square")
 PEAK = {
-    "adaptive": {"one": math.log(0.027), "batch_size": 0.25, "fan_in": -0.25, "kept": 0.0, "budget": -0.25},
-    "sgd": {"one": math.log(0.07), "batch_size": 0.25, "fan_in": -0.25, "kept": 1.0, "budget": -0.1},
+    "adaptive": {"one": math.log(0.025), "batch_size": 0.35, "budget": -0.1, "weight_size": 1.1, "layers": -0.9},
+    "sgd": {"one": math.log(0.07), "batch_size": 0.35, "budget": -0.25, "kept": 1.0, "gradient": 0.6},
 }
-"""Family of optimizers -> the a_i of an untrained policy, where trainings begin: rounded from a first search on 400
-other drawn tasks of the kind of `benchmarks/drawn_peaks.py`, which has found similar ones since. A momentum of m makes
-steps 1 / (1 - m) times as long."""
-USUAL = {"batch_size": 32.0, "fan_in": 64.0, "kept": 0.1, "budget": 400.0}
-"""What phi is the logarithm of, where phi is 0. In the adaptive family momentum plays no role."""
+"""Family of optimizers -> the a_i, or b_i, of an untrained policy, where trainings begin: rounded from what
+`benchmarks/drawn_peaks.py` finds on tasks for training. A momentum of m makes steps 1 / (1 - m) times as long."""
+USUAL = {"batch_size": 32.0, "budget": 400.0, "kept": 0.1, "weight_size": 0.1, "layers": 4.0, "gradient": 1.0}
+"""Where the logarithms are 0."""
+FARTHEST = 6.0
+"""The logarithms are clipped here, at 400 times or a 400th of what is usual: drawn tasks have nothing beyond."""
 WARMUP, WARMUP_STEPS = 0.05, 10.0
 """w of an untrained policy that knows the budget, and the steps of warm-up of one that doesn't."""
 EXPONENT = 0.5
@@ -74,12 +86,13 @@ class Architecture:
     @property
     def tables(self) -> dict[str, dict[str, Signal]]:
         """The sets of signals that it sees, by name."""
-        return {"training": TRAINING, "setup": SETUP} | ({"horizon": HORIZON} if self.horizon else {})
+        known = {"setup": SETUP, "untrained": UNTRAINED}
+        return {"training": TRAINING} | known | ({"horizon": HORIZON} if self.horizon else {})
 
     @property
-    def features(self) -> tuple[str, ...]:
-        """The names of phi."""
-        return ("one", "batch_size", "fan_in", "kept") + ("budget",) * self.horizon
+    def exponents(self) -> tuple[tuple[str, str], ...]:
+        """The family and the name of each number of the power laws."""
+        return tuple((family, name) for family, law in PEAK.items() for name in law if self.horizon or name != "budget")
 
     @property
     def observe(self) -> tuple[str, ...]:
@@ -89,7 +102,7 @@ class Architecture:
     @property
     def inputs(self) -> tuple[str, ...]:
         """What the correction is a function of, keys of `CENTRES`."""
-        signals = [name for each, table in self.tables.items() if each != "setup" for name in table]
+        signals = [name for each, table in self.tables.items() if table in (TRAINING, HORIZON) for name in table]
         of_layers = ("share", "fan_in", "place") if self.layers else ()
         cosine = ("cosine",) if self.gradients else ()
         return (*signals, *cosine, *(x for x in of_layers if x != "share" or self.gradients), "correction")
@@ -98,7 +111,7 @@ class Architecture:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The parts of theta, in order."""
         return {
-            "schedule": (len(SCHEDULE),), "peak": (len(PEAK), len(self.features)),
+            "schedule": (len(SCHEDULE),), "peak": (len(self.exponents),),
             "w": (len(self.inputs),), "b": (1,),
             "w1": (len(self.inputs), self.hidden), "b1": (self.hidden,), "w2": (self.hidden,),
         }  # fmt: skip
@@ -158,12 +171,11 @@ def decide(architecture: Architecture, theta: Tensor, observation: Observation, 
     output = (x * parts["w"][:, None]).sum(-1) + parts["b"] + (hidden * parts["w2"][:, None]).sum(-1)
     correction = KEPT * correction + (1 - KEPT) * math.log(RANGE) * torch.tanh(output)
     fan_in = observation[FAN_IN].to(correction.dtype).log()
-    mean = fan_in.mean(1, keepdim=True)
-    log_peak = power_law(architecture, parts["peak"], seen, mean)
+    log_peak = power_law(architecture, parts["peak"], seen)
     rates = log_peak + log_shape(architecture, parts["schedule"], seen) + correction
     if architecture.layers:
         exponent = EXPONENT + parts["schedule"][:, SCHEDULE.index("exponent"), None]
-        rates = rates - exponent * (fan_in - mean)
+        rates = rates - exponent * (fan_in - fan_in.mean(1, keepdim=True))
     return Decision(rates.exp(), correction)
 
 
@@ -193,35 +205,42 @@ def inputs(architecture: Architecture, observation: Observation, correction: Ten
     return normalised
 
 
-def features(architecture: Architecture, seen: Mapping[str, Tensor], mean: Tensor) -> Tensor:
-    """phi, (n, features).
+def logarithms(seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the powers of the peak are of, by name, as logarithms (n, 1) of multiples of what is usual.
 
     Args:
-        architecture: of the policy.
         seen: the signals.
-        mean: (n, 1), log f.
     """
-    logs = {name: seen[name] * math.log(10) for name in ("batch_size", "kept")} | {"fan_in": mean}
-    if architecture.horizon:
-        logs["budget"] = seen["steps_in_all"] * math.log(10)
-    found = {name: value - math.log(USUAL[name]) for name, value in logs.items()}
-    found["kept"] = (1 - seen["adaptive"]) * found["kept"]
-    return torch.cat([found.get(name, torch.ones_like(mean)) for name in architecture.features], -1)
+    decimal = {name: seen[name] for name in ("batch_size", "kept", "weight_size", "layers")}
+    decimal["gradient"] = first_loss(seen) - seen["relative_gradient"]
+    if "steps_in_all" in seen:
+        decimal["budget"] = seen["steps_in_all"]
+    found = {name: x * math.log(10) - math.log(USUAL[name]) for name, x in decimal.items()}
+    return {name: x.clamp(-FARTHEST, FARTHEST) for name, x in found.items()} | {
+        "one": torch.ones_like(seen["adaptive"])
+    }
 
 
-def power_law(architecture: Architecture, learned: Tensor, seen: Mapping[str, Tensor], mean: Tensor) -> Tensor:
+def first_loss(seen: Mapping[str, Tensor]) -> Tensor:
+    """The decimal logarithm (n, 1) of L_0; one that isn't above 0 says nothing, and counts as 1."""
+    loss = seen["first_loss"]
+    return loss.masked_fill(loss <= UNTRAINED["first_loss"].low, 0)
+
+
+def power_law(architecture: Architecture, learned: Tensor, seen: Mapping[str, Tensor]) -> Tensor:
     """The logarithm of the peak (n, 1).
 
     Args:
         architecture: of the policy.
-        learned: (n, families, features).
+        learned: (n, exponents), in the order of `Architecture.exponents`.
         seen: the signals.
-        mean: (n, 1), log f.
     """
-    own = learned.new_tensor([[a[name] for name in architecture.features] for a in PEAK.values()])
-    of_families = ((own + learned) * features(architecture, seen, mean)[:, None]).sum(-1)
-    adaptive = seen["adaptive"]
-    return adaptive * of_families[:, :1] + (1 - adaptive) * of_families[:, 1:]
+    found = logarithms(seen)
+    shares = {"adaptive": seen["adaptive"], "sgd": 1 - seen["adaptive"]}
+    log_peak = -shares["sgd"] * math.log(10) * first_loss(seen)
+    for (family, name), a in zip(architecture.exponents, learned.split(1, -1), strict=True):
+        log_peak = log_peak + shares[family] * (PEAK[family][name] + a) * found[name]
+    return log_peak
 
 
 def log_shape(architecture: Architecture, learned: Tensor, seen: Mapping[str, Tensor]) -> Tensor:

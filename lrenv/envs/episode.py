@@ -27,7 +27,7 @@ from lrenv.randomness import draws
 from lrenv.runtime.ambient import with_own_settings, without_gradients
 from lrenv.runtime.compiling import Captured, Compile, compiled, cuda_graph
 from lrenv.runtime.trees import cut, join, select
-from lrenv.training.dynamics import Dynamics, DynamicsMeter, Setup, Trained
+from lrenv.training.dynamics import Dynamics, DynamicsMeter, Setup, Trained, Untrained
 from lrenv.training.gradient_observer import MEAN, PRODUCTS, GradientObserver
 from lrenv.training.optimizers import Hyper
 from lrenv.training.tasks import InitialLR, LogUniform, Task, initial_rates
@@ -107,9 +107,11 @@ class Episode:
         self.control = Control(control, self.trainee.rates, task.hyper, dtype)
         sizes = {"rates": self.control.rates, "parameters": network.size}
         self.observer = Observer(observe, dtype, sizes)
-        motion = self.observer.motion or reward not in BUILT_IN
-        setup = Setup(self.trainee.optimizer.adaptive, task.hyper.get("momentum", 0.0), task.batch_size)
-        self._meter = DynamicsMeter(task.budget, task.interval, motion, setup)
+        own_reward = reward not in BUILT_IN
+        layers = len(network.pieces["layer"])
+        setup = Setup(self.trainee.optimizer.adaptive, task.hyper.get("momentum", 0.0), task.batch_size, layers)
+        self._meter = DynamicsMeter(task.budget, task.interval, self.observer.motion or own_reward, setup)
+        self._looks_at_untrained = self.observer.untrained or own_reward
         gradients = [part for part in self.observer.white_box if part in (*PRODUCTS, MEAN)]
         self._gradients = GradientObserver(self.trainee, gradients, self.control.granularity) if gradients else None
         self._constant = {}
@@ -144,12 +146,15 @@ class Episode:
     def _begin(self, seeds: Sequence[int], initial_lr: InitialLR) -> tuple[EpisodeState, TimeStep]:
         trainee, n = self.trainee.init(seeds), len(seeds)
         lr = self._initial_lr(trainee.seed, initial_lr)
-        train_loss, _ = self.trainee.loss(trainee.params, trainee, self.trainee.batch_indices(trainee, 1)[:, 0])
+        first_batch = self.trainee.batch_indices(trainee, 1)[:, 0]
+        train_loss, _ = self.trainee.loss(trainee.params, trainee, first_batch)
         measured = self.trainee.evaluate(trainee.params, trainee.buffers, self.trainee.val)
         hyper = self.trainee.hyper(n, self.control.hyperparameters)
         untrained = Trained(trainee.step, self._layers(trainee), measured.loss, measured.predictions)
         still = self._meter.still(untrained.layers)
-        dynamics, displacements = self._meter.measure(untrained, untrained, train_loss[:, None], lr[:, None], still)
+        sizes = self._sizes(trainee, first_batch) if self._looks_at_untrained else None
+        losses = train_loss[:, None]
+        dynamics, displacements = self._meter.measure(untrained, untrained, losses, lr[:, None], still, untrained=sizes)
         state = EpisodeState(
             trainee,
             lr[:, None].repeat(1, self.control.rates),
@@ -165,6 +170,13 @@ class Episode:
         # Each leaf a tensor of its own: a compiler would take one that stands in two places as a promise.
         own: EpisodeState = tree_map(torch.clone, state)
         return own, self.time_step(own)
+
+    def _sizes(self, trainee: TraineeState, first_batch: Tensor) -> Untrained:
+        """The sizes of the weights and of the gradient on the first batch (n, b)."""
+        network = self.trainee.network
+        gradient = self.trainee.gradient(trainee, first_batch).grads
+        gradient_squares, weight_squares = (network.summed(x.square(), "layer") for x in (gradient, trainee.params))
+        return Untrained.of(gradient_squares, weight_squares, network.size)
 
     def measurement_due(self, inner_step: NDArray[np.int64], ended: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
         """Returns which environments are measured on the validation split at the end of their next decision (n,).

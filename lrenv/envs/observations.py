@@ -104,9 +104,18 @@ HORIZON: dict[str, Signal] = {
 SETUP: dict[str, Signal] = {
     "batch_size": Signal(0, 9, lambda d: log10(d.batch_size)),
     "kept": Signal(-12, 0, lambda d: log10(1 - d.momentum)),
+    "layers": Signal(0, 6, lambda d: log10(d.layers)),
 }
-"""What good rates depend on and stays the same: the batch size, and the part of a direction that momentum doesn't take
-from earlier ones."""
+"""What good rates depend on and stays the same: the batch size, the part of a direction that momentum doesn't take from
+earlier ones, and the number of layers."""
+
+UNTRAINED: dict[str, Signal] = {
+    "first_loss": Signal(-12, 9, lambda d: log10(d.initial_train_loss)),
+    "relative_gradient": Signal(-12, 9, lambda d: log10(d.relative_gradient)),
+    "weight_size": Signal(-12, 3, lambda d: log10(d.weight_size)),
+}
+"""What the untrained network shows on its first batch: its loss, the largest gradient of a layer relative to that
+layer's weights, and the size of the weights."""
 
 SCALE_FREE: dict[str, Signal] = {
     "train_fall": TRAINING["train_fall"],
@@ -140,12 +149,15 @@ OBSERVATIONS: dict[str, Observation] = {
     "training": TRAINING,
     "horizon": HORIZON,
     "setup": SETUP,
+    "untrained": UNTRAINED,
     "clock": CLOCK_SIGNALS,
 }
 """Name -> observation."""
 MOTION = {"first_update", "last_update", "first_cosine", "last_cosine"}
 """Signals that take passes over whole layers: elsewhere than where they, or what is not built in, are observed they are
 0."""
+OF_UNTRAINED = {"relative_gradient", "weight_size"}
+"""Signals that take a gradient as an episode begins, and are 0 elsewhere like those of `MOTION`."""
 BUDGET = {"progress", "budget", "steps_in_all"}
 """Signals that tell how long an episode is."""
 FAN_IN = "fan_in"
@@ -236,6 +248,7 @@ class Observer:
         names: of the signals, in order; those of a function are its name and the numbers of its columns.
         white_box: the white-box parts.
         motion: whether the motion of layers is observed.
+        untrained: whether the weights and the gradient of untrained networks are.
         space: the single observation space.
 
     Raises:
@@ -259,9 +272,9 @@ class Observer:
         }
         self.white_box = tuple(name for name in chosen if name not in self._sets)
         self.names = tuple(signal for table in self._sets.values() for signal in table.signals)
-        self.motion = bool(MOTION & set(self.names)) or not all(
-            isinstance(each, str) and each in BUILT_IN for each in given
-        )
+        own = not all(isinstance(each, str) and each in BUILT_IN for each in given)
+        self.motion = own or bool(MOTION & set(self.names))
+        self.untrained = own or bool(OF_UNTRAINED & set(self.names))
         self._dtype = dtype
         self._numpy_dtype: Any = np.float64 if dtype == torch.float64 else np.float32
         shown: dict[str, gym.Space[Any]] = {name: self._box([table]) for name, table in self._sets.items()}

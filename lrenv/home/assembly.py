@@ -13,7 +13,7 @@ from lrenv.controllers.agent import Agent
 from lrenv.home.deciding import Decider
 from lrenv.home.driver import Driver
 from lrenv.home.fallback import Fallback
-from lrenv.home.gradients import Gradients, check_gradients
+from lrenv.home.gradients import FirstGradient, Gradients, check_gradients
 from lrenv.home.groups import Groups
 from lrenv.home.layers import Layer, Layers, watched_weights
 from lrenv.home.needs import check_batch_size, check_evaluate, check_horizon
@@ -53,6 +53,7 @@ class Assembled(NamedTuple):
 
     decider: Decider
     gradients: Gradients | None  # None for agents that observe none
+    untrained: FirstGradient | None  # None for agents that don't look at it
     every: int
     can_begin: bool  # whether the agent can decide before there is a training loss
 
@@ -71,11 +72,13 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     check_steps(optimizer)
     groups = Groups(optimizer)
     number = len(groups.all)
-    if needs.weights or needs.parts or driver.fan_in or driver.granularity != "trainee":
+    if needs.weights or needs.untrained or needs.parts or needs.layers or driver.granularity != "trainee":
         check_whole(driver.name, (p for group in groups.all for p in group["params"]))
     first, last = watched_weights(groups.all, settings.module, settings.first, settings.last)
-    layers = Layers(groups.all, settings.module, driver.granularity, driver.fan_in, settings.layers)
-    if (needs.parts or needs.weights) and any(p.is_complex() for p in (first, last, *layers.parameters)):
+    layers = Layers(groups.all, settings.module, driver.granularity, needs.layers, settings.layers)
+    if (needs.parts or needs.weights or needs.untrained) and any(
+        p.is_complex() for p in (first, last, *layers.parameters)
+    ):
         raise ValueError(
             f"agent {driver.name!r} observes weights or gradients, whose sums and products are those of real numbers, "
             "and the optimizer trains complex ones: take an agent that observes losses alone"
@@ -84,7 +87,8 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     if not needs.clock_alone:
         dtype = torch.float64 if last.dtype == torch.float64 else torch.float32
         like = torch.zeros((), dtype=dtype, device=last.device)
-    setup = Setup(groups.adaptive(), groups.momentum(), settings.batch_size or math.nan)
+    number_of_layers = len(layers.pieces.sizes["layer"])
+    setup = Setup(groups.adaptive(), groups.momentum(), settings.batch_size or math.nan, number_of_layers)
     driver.attach(groups.names(), like.dtype, layers, setup)
     if needs.parts:
         check_gradients(optimizer, groups, driver.name, needs.parts, driver.control.hyperparameters)
@@ -97,9 +101,10 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     rates = Rates(groups, driver.control.hyperparameters, bounds, settings.shadow, like.dtype)
     gradients = Gradients(optimizer, groups, layers, needs.parts, like) if needs.parts else None
     watched = (first, last) if needs.weights else None
-    constant = layers.constant(like) if driver.fan_in else {}
+    untrained = FirstGradient(optimizer, layers, like) if needs.untrained else None
     observing = Observing(
-        driver.observer(like.dtype), needs, validation, watched, gradients, constant, like, every, setup
+        driver.observer(like.dtype), needs, validation, watched, untrained, gradients, layers.constant(like), like,
+        every, setup,
     )  # fmt: skip
     if needs.clock_alone:
         fall = Fallback(None, 0)
@@ -113,7 +118,7 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
             f"sets a rate per {driver.granularity}: options and state are as they were, and a checkpoint of the "
             "optimizer loads after a controller is made for it",
         )
-    return Assembled(decider, gradients, every, validation is not None or not needs.training)
+    return Assembled(decider, gradients, untrained, every, validation is not None or not needs.training)
 
 
 def _interval(driver: Driver, every: int | None, horizon: int | None) -> int:

@@ -126,7 +126,8 @@ class LRController(LRScheduler):
             horizon, every, evaluate, bounds, shadow, module, first, last, layers, loss, batch_size, target_std,
             fallback, patience,
         )  # fmt: skip
-        self._decider, self._gradients, self.every, self._can_begin = assemble(optimizer, agent, settings)
+        assembled = assemble(optimizer, agent, settings)
+        self._decider, self._gradients, self._untrained, self.every, self._can_begin = assembled
         self._driver, self._rates = self._decider.driver, self._decider.rates
         self._tell, self.history = self._decider.tell, self._decider.history
         self.horizon, self._shadow, self._stepped = horizon, shadow, False
@@ -137,7 +138,8 @@ class LRController(LRScheduler):
         self._due = 0.0  # the step at which there is something to do next
         self._plan()
         self.base_lrs: Any = self._rates.groups.initial()
-        self._stepping = Steps(optimizer, self._before_step, early=self._gradients is not None)
+        self._at_gradients = self._gradients is not None or self._untrained is not None
+        self._stepping = Steps(optimizer, self._before_step, early=self._at_gradients)
 
     def __repr__(self) -> str:
         return f"LRController({self._driver.name}, step {self.last_epoch} of {self.horizon or 'any number'})"
@@ -152,7 +154,8 @@ class LRController(LRScheduler):
     def start(self, loss: Tensor | float | None = None) -> None:
         """Lets the agent decide before the first step; without this call, that happens as the optimizer steps first.
 
-        An agent that observes gradients decides as the optimizer steps in any case, and is shown this loss.
+        An agent that observes gradients, or the first one, decides as the optimizer steps in any case, and is shown
+        this loss.
 
         Args:
             loss: of the first batch, before it is trained on; once the agent has decided, nothing happens.
@@ -160,7 +163,7 @@ class LRController(LRScheduler):
         if self._begun:
             return
         self._first = self._first if loss is None else loss_of(loss).reshape(1)
-        if self._gradients is None:
+        if not self._at_gradients:
             self._begin()
 
     def _begin(self) -> None:
@@ -171,16 +174,27 @@ class LRController(LRScheduler):
         if not self._stepped:
             self._stepped = True
             self._check_alone()
+        if not self._at_gradients:
+            if self._can_begin:
+                self.start()
+            return
+        found_inf = getattr(self.optimizer, "found_inf", None) if self._looks_at_this_step else None
+        if found_inf is not None and bool(found_inf):  # a fused optimizer under a GradScaler: it won't move
+            return
+        if self._untrained is not None:
+            self._untrained.see()
         if self._gradients is not None:
             self._look_at(self._gradients)
-        elif self._can_begin:
-            self.start()
+        elif not self._begun and (self._can_begin or self._first is not None):
+            self._begin()
+
+    @property
+    def _looks_at_this_step(self) -> bool:
+        """Whether the gradient that stands there is looked at; it may take waiting for the device."""
+        return self._gradients is not None or (self._untrained is not None and self._untrained.pending)
 
     def _look_at(self, gradients: Gradients) -> None:
         """Looks at the gradient of the step that the optimizer is about to take, and decides at it if that is due."""
-        found_inf = getattr(self.optimizer, "found_inf", None)
-        if found_inf is not None and bool(found_inf):  # a fused optimizer under a GradScaler: it won't move
-            return
         if self._due == math.inf:  # training goes on after its end
             gradients.forget()
             return
@@ -223,6 +237,9 @@ class LRController(LRScheduler):
                        "Python call optimizer.step, and not a captured graph")  # fmt: skip
         if not self._begun:
             self.start(value)
+            if self._untrained is not None and self._gradients is None:
+                self._untrained.see()  # where a captured graph has stepped
+                self._begin()
         self.last_epoch += 1
         self._losses.add(value if self._due < math.inf else None, self._stepping.found_inf)
         if self.last_epoch >= self._due and self._gradients is None:

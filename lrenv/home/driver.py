@@ -65,7 +65,6 @@ class Driver:
         name: what it is called.
         view: what it observes and controls.
         granularity: what has a rate of its own: "trainee", "layer" or "tensor".
-        fan_in: whether it observes that of the layers.
         needs: what it looks at.
 
     Raises:
@@ -79,7 +78,6 @@ class Driver:
         self.view = checked_view(self.agent)
         self.granularity = granularity_of(self.view) or "trainee"
         observer = self.observer(torch.float64)
-        self.fan_in = FAN_IN in observer.white_box
         self.needs: Needs = needs_of(self.agent, observer)
         self._names = observer.names
         reads = getattr(self.agent, "reads", self._names)

@@ -22,6 +22,7 @@ from lrenv.home.groups import Groups
 from lrenv.home.layers import Group, Layers
 from lrenv.home.needs import WORKS
 from lrenv.runtime.ambient import without_gradients
+from lrenv.training.dynamics import Untrained
 from lrenv.training.gradient_observer import CHANGE, MEAN, PRODUCTS, Step, Sums
 from lrenv.training.optimizers import Hyper, Optimizer, adam, momentum, rmsprop, sgd
 
@@ -91,6 +92,68 @@ def check_gradients(
             f"RMSprop, Adam and AdamW without {', '.join(dict.fromkeys(x for k in KINDS.values() for x in k.without))},"
             f" and this optimizer is {held}"
         )
+
+
+def scale_of(optimizer: Any) -> Tensor | None:
+    """What gradients are divided by as the optimizer steps: a GradScaler lets fused ones unscale by themselves."""
+    scale: Tensor | None = getattr(optimizer, "grad_scale", None)
+    return scale
+
+
+def dense(x: Tensor) -> Tensor:
+    """A tensor of any layout as an ordinary one."""
+    return x.to_dense() if x.layout != torch.strided else x
+
+
+class FirstGradient:
+    """The gradient of the first step, and the weights before it, for agents that look at their sizes.
+
+    Args:
+        optimizer: of the loop, whichever it is.
+        layers: of the network.
+        like: gives the dtype and the device of what is observed.
+
+    Attributes:
+        pending: whether a gradient is still to be seen: where one is no number, the next counts as the first.
+    """
+
+    def __init__(self, optimizer: Any, layers: Layers, like: Tensor) -> None:
+        self._optimizer, self._parameters, self._like = optimizer, layers.parameters, like
+        self._layer_of = torch.tensor(layers.pieces.of_tensors("layer"), device=like.device)
+        self._number = len(layers.pieces.sizes["layer"])
+        self.pending = True
+        self.restore(None)
+
+    @without_gradients
+    def see(self) -> None:
+        """Looks at what stands in `grad` now, if that is the first gradient."""
+        if not self.pending or all(p.grad is None for p in self._parameters):
+            return
+        gradient = self._squares([p.grad for p in self._parameters])
+        scale = scale_of(self._optimizer)
+        if scale is not None:
+            gradient = gradient / scale.to(self._like) ** 2
+        size = sum(p.numel() for p in self._parameters)
+        sizes = Untrained.of(gradient, self._squares(self._parameters), size)
+        if bool(sizes.relative_gradient.isfinite().all()):
+            self._sizes, self.pending = sizes, False
+
+    def sizes(self) -> Untrained:
+        """What was seen; NaN before that."""
+        return self._sizes
+
+    def restore(self, sizes: Tensor | None) -> None:
+        """Goes on with sizes (2, 1) that were seen, or without."""
+        seen = self._like.new_full((2, 1), torch.nan) if sizes is None else sizes.to(self._like).clone()
+        self._sizes, self.pending = Untrained(*seen.unbind()), sizes is None
+
+    def _squares(self, tensors: Sequence[Tensor | None]) -> Tensor:
+        """The sum of squares for each layer, (1, K)."""
+        of_tensors = [
+            self._like.new_zeros(()) if x is None else dense(x).to(self._like).square().sum() for x in tensors
+        ]
+        sums = self._like.new_zeros(self._number).index_add(0, self._layer_of, torch.stack(of_tensors))
+        return sums[None]
 
 
 class Gradients:
@@ -198,12 +261,11 @@ class Gradients:
 
     def _flat(self, tensors: Sequence[Tensor]) -> Tensor:
         """Tensors end to end, (1, P)."""
-        dense = [x.to_dense() if x.layout != torch.strided else x for x in tensors]
-        return torch.cat([x.detach().reshape(1, -1).to(self._like) for x in dense], 1)
+        return torch.cat([dense(x).detach().reshape(1, -1).to(self._like) for x in tensors], 1)
 
     def _gradient(self, own: Sequence[Tensor]) -> Tensor:
         gradients = self._flat([p.grad for p in own if p.grad is not None])
-        scale = getattr(self._optimizer, "grad_scale", None)  # a GradScaler lets fused optimizers unscale by themselves
+        scale = scale_of(self._optimizer)
         return gradients if scale is None else gradients / scale.to(self._like)
 
     def _hyper(self, group: Group) -> Hyper:

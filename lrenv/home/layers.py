@@ -75,7 +75,7 @@ class Layers:
         groups: of the optimizer, before anything is split.
         module: what it trains.
         granularity: what a piece is: "trainee", "layer" or "tensor".
-        fan_in: whether the layers' fan-in is observed.
+        looked_at: whether the agent looks at layers, whatever it sets.
         of: `MODULE` for the module's layers as environments define them, modules that hold parameters
             (`lrenv.networks.pieces`); `GROUPS` for the optimizer's groups in their place.
 
@@ -91,7 +91,7 @@ class Layers:
     """
 
     def __init__(
-        self, groups: Sequence[Group], module: nn.Module | None, granularity: str, fan_in: bool, of: str
+        self, groups: Sequence[Group], module: nn.Module | None, granularity: str, looked_at: bool, of: str
     ) -> None:
         if of not in (MODULE, GROUPS):
             raise ValueError(
@@ -101,8 +101,8 @@ class Layers:
         self.granularity = granularity
         named = trained_parameters(groups, module)
         owners = None
-        if granularity != "trainee" or fan_in:
-            does = "observes layers' fan-in" if granularity == "trainee" else f"sets a rate per {granularity}"
+        if granularity != "trainee" or looked_at:
+            does = "looks at layers" if granularity == "trainee" else f"sets a rate per {granularity}"
             if of == GROUPS and granularity == "tensor":
                 raise ValueError(f"layers={of!r} gives a rate per group, and the agent {does}: leave layers out")
             if of == MODULE and module is None:

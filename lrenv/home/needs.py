@@ -12,17 +12,18 @@ from lrenv.controllers.agent import Agent, View, called, view_of
 from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.envs.observations import FAN_IN, OBSERVATIONS, Observe, Observer, names_of
 from lrenv.lookup import count
-from lrenv.training.dynamics import Dynamics, Setup
+from lrenv.training.dynamics import Dynamics, Setup, Untrained
 
 WORKS = (
     "agents that work are controller files with a rate per network or layer, schedules, plateau, hypergradient "
     "descent, and any BaseAgent like them"
 )
-TRAINING = {"train_loss", "previous_train_loss", "loss_spread"}
+TRAINING = {"train_loss", "previous_train_loss", "initial_train_loss", "loss_spread"}
 PREDICTIONS = {"prediction_variance", "prediction_change"}
 VALIDATION = {"val_loss", "previous_val_loss", "initial_val_loss"} | PREDICTIONS
 MOTION = {"first_update", "last_update", "first_cosine", "last_cosine"}
 LAST = {"weight_mean", "weight_variance"}
+UNTRAINED = set(Untrained._fields)
 SIZES = {"rates": 1, "parameters": 1}
 """Of the spaces of observers, which nobody looks at here."""
 PIECES = ("", "layer", "tensor")
@@ -37,13 +38,15 @@ class Needs(NamedTuple):
     predictions: bool  # outputs on validation data
     motion: bool  # the first and the last layer now and at the decision before
     weights: bool  # the first or the last layer
+    untrained: bool  # the weights and the gradient before the first step
+    layers: bool  # which parameters are a layer
     batch_size: bool  # the number of examples per batch
     parts: tuple[str, ...]  # gradients, their products with directions, and all weights
 
     @property
     def measured(self) -> bool:
-        """Whether it looks at losses, predictions, or the first and the last layer."""
-        return self.training or self.validation or self.weights
+        """Whether it looks at losses, predictions, weights, or the first gradient."""
+        return self.training or self.validation or self.weights or self.untrained
 
     @property
     def clock_alone(self) -> bool:
@@ -72,6 +75,8 @@ def needs_of(agent: Agent, observer: Observer) -> Needs:
         bool(fields & PREDICTIONS),
         bool(fields & MOTION),
         bool(fields & (MOTION | LAST)),
+        bool(fields & UNTRAINED),
+        FAN_IN in observer.white_box or bool(fields & {"relative_gradient", "layers"}),
         "batch_size" in fields,
         tuple(part for part in observer.white_box if part != FAN_IN),
     )

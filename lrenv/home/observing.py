@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lrenv.envs.observations import Observer
-from lrenv.home.gradients import Gradients
+from lrenv.home.gradients import FirstGradient, Gradients
 from lrenv.home.needs import Needs, clock
 from lrenv.home.processes import agreed, from_first, mean_of_processes
 from lrenv.home.validation import Validated, Validation
@@ -37,6 +37,7 @@ class Observing:
         needs: what it looks at; only this is measured, and the rest is NaN.
         validation: None if nothing is measured on validation data.
         watched: the weights of the first and the last layer; None if the agent doesn't look at any.
+        untrained: has seen the first gradient; None if the agent doesn't look at it.
         gradients: shows gradients, and what else environments show besides signals; None if the agent observes none.
         constant: what is shown besides, and stays the same: part -> (1, K).
         like: gives the dtype and the device of what is observed.
@@ -53,6 +54,7 @@ class Observing:
         needs: Needs,
         validation: Validation | None,
         watched: tuple[Tensor, Tensor] | None,
+        untrained: FirstGradient | None,
         gradients: Gradients | None,
         constant: Mapping[str, Tensor],
         like: Tensor,
@@ -60,7 +62,7 @@ class Observing:
         setup: Setup,
     ) -> None:
         self._observer, self._needs, self._validation = observer, needs, validation
-        self._gradients, self._constant = gradients, constant
+        self._untrained, self._gradients, self._constant = untrained, gradients, constant
         self._watched, self._like, self._interval, self._setup = watched, like, interval, setup
         self.watched: Sequence[Tensor] = [*(watched or ()), *(() if gradients is None else gradients.parameters)]
         self._before: Trained | None = None
@@ -95,7 +97,8 @@ class Observing:
             )
         displacements = meter.still(now.layers) if self._before is None else self._displacements
         lr = lr.to(self._like)
-        dynamics, displacements = meter.measure(before, now, losses[None], lr, displacements, self._dynamics)
+        untrained = None if self._untrained is None else self._untrained.sizes()
+        dynamics, displacements = meter.measure(before, now, losses[None], lr, displacements, self._dynamics, untrained)
         dynamics = agreed(dynamics)
         self._latest = now, dynamics, displacements
         return self._shown(dynamics)
@@ -116,7 +119,9 @@ class Observing:
 
     def state(self) -> dict[str, Any]:
         """What the next look depends on: tensors by name, and the state of `Gradients`."""
-        shown = {} if self._gradients is None else {"gradients": self._gradients.state()}
+        shown: dict[str, Any] = {} if self._gradients is None else {"gradients": self._gradients.state()}
+        if self._untrained is not None and not self._untrained.pending:
+            shown["untrained"] = torch.stack(self._untrained.sizes())
         if self._before is None or self._dynamics is None:
             return shown
         before = self._before
@@ -134,13 +139,15 @@ class Observing:
         Raises:
             ValueError: it is of layers of other sizes.
         """
-        kept = {name: x for name, x in state.items() if name != "gradients"}
+        kept = {name: x for name, x in state.items() if name not in ("gradients", "untrained")}
         before, dynamics, displacements = self._read(kept) if kept else (None, None, ())
         shown = None if self._gradients is None else self._gradients.restoring(state["gradients"])
 
         def restore() -> None:
             if shown is not None:
                 shown()
+            if self._untrained is not None:
+                self._untrained.restore(state.get("untrained"))
             self._before, self._dynamics, self._displacements, self._latest = before, dynamics, displacements, None
 
         return restore
@@ -169,6 +176,8 @@ class Observing:
             finite = finite & dynamics.train_loss.isfinite()
         if self._validation is not None:
             finite = finite & dynamics.val_loss.isfinite()
+        if self._needs.untrained:
+            finite = finite & dynamics.relative_gradient.isfinite()
         if self._needs.weights:
             finite = finite & dynamics.weight_mean.isfinite()
         outside = self._observer.outside(dynamics) if self._observer.names else finite.new_zeros(1, 0)

@@ -21,8 +21,8 @@ of an interval scatter, and how far and in which direction the first and the las
 | `first_update`, `last_update` | norm(u) / norm(w') |
 | `first_cosine`, `last_cosine` | <u, v> / (norm(u) norm(v)), v being the u of the interval before |
 
-Of the untrained network there are the losses on its first batch and on the validation split, and what stays the same
-throughout is told as well (`Setup`).
+Of the untrained network there are the losses on its first batch and on the validation split, the sizes of its weights
+and of its first gradient (`Untrained`), and what stays the same throughout is told as well (`Setup`).
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Dynamics(NamedTuple):
     previous_val_loss: Tensor
     initial_train_loss: Tensor  # of the untrained network on its first batch
     initial_val_loss: Tensor  # of the untrained network
+    relative_gradient: Tensor  # of the untrained network, as in `Untrained`
+    weight_size: Tensor
     loss_spread: Tensor  # standard deviation of the interval's batch losses
     prediction_variance: Tensor  # of class probabilities on validation examples
     prediction_change: Tensor  # variance of their changes over the interval
@@ -58,6 +60,7 @@ class Dynamics(NamedTuple):
     adaptive: Tensor  # 1 where the optimizer scales gradients, 0 elsewhere
     momentum: Tensor  # that of the optimizer at the start; beta_1 of Adam
     batch_size: Tensor
+    layers: Tensor  # how many the network has
 
 
 class Setup(NamedTuple):
@@ -66,6 +69,27 @@ class Setup(NamedTuple):
     adaptive: bool  # whether the optimizer scales gradients (`lrenv.training.optimizers.Optimizer.adaptive`)
     momentum: float  # its first one; 0 of one without
     batch_size: float
+    layers: int  # modules of the network that hold parameters (`lrenv.networks.pieces`)
+
+
+class Untrained(NamedTuple):
+    """The sizes of n untrained networks' weights w and of the gradients g on their first batches, each (n,)."""
+
+    relative_gradient: Tensor  # the largest norm(g_k) / norm(w_k) of a layer k, among those whose weights aren't all 0
+    weight_size: Tensor  # root mean square of all weights
+
+    @classmethod
+    def of(cls, gradient_squares: Tensor, weight_squares: Tensor, size: int) -> Untrained:
+        """Returns them for networks with `size` weights.
+
+        Args:
+            gradient_squares: (n, K), the sum of squares for each layer.
+            weight_squares: (n, K).
+            size: P.
+        """
+        still = weight_squares == 0
+        ratio = gradient_squares / weight_squares.masked_fill(still, 1)
+        return cls(ratio.masked_fill(still, 0).amax(1).sqrt(), (weight_squares.sum(1) / size).sqrt())
 
 
 class Trained(NamedTuple):
@@ -103,6 +127,7 @@ class DynamicsMeter:
         lr: Tensor,
         displacements: tuple[Tensor, ...],
         previous: Dynamics | None = None,
+        untrained: Untrained | None = None,
     ) -> tuple[Dynamics, tuple[Tensor, ...]]:
         """Returns the dynamics of an interval.
 
@@ -116,6 +141,7 @@ class DynamicsMeter:
             lr: (n, K) rates of the interval.
             displacements: of the interval before.
             previous: the dynamics at the decision before; None for untrained networks.
+            untrained: of untrained networks; None where nobody looks at it, which gives zeros.
 
         Returns:
             The dynamics, and the displacements of this interval.
@@ -123,6 +149,10 @@ class DynamicsMeter:
         train_loss, spread = self._moments(losses, before.step)
         last = after.layers[1]
         nothing = torch.zeros_like(train_loss)
+        if previous is not None:
+            untrained = Untrained(previous.relative_gradient, previous.weight_size)
+        elif untrained is None:
+            untrained = Untrained(nothing, nothing)
         moved = zip(before.layers, after.layers, displacements, strict=True) if self._motion else ()
         motions = [_motion(*layer) for layer in moved]
         first_motion, last_motion = motions or [Motion(nothing, nothing, nothing)] * 2
@@ -136,6 +166,7 @@ class DynamicsMeter:
             previous_val_loss=after.val_loss if previous is None else previous.val_loss,
             initial_train_loss=train_loss if previous is None else previous.initial_train_loss,
             initial_val_loss=after.val_loss if previous is None else previous.initial_val_loss,
+            **untrained._asdict(),
             loss_spread=spread,
             prediction_variance=_variance(after.predictions),
             prediction_change=_variance(after.predictions - before.predictions),
