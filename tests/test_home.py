@@ -33,6 +33,7 @@ from lrenv.envs.observations import Signal
 from lrenv.home import fallback, stepping
 from lrenv.home.controller import LRController
 from lrenv.home.driver import Driver
+from lrenv.home.needs import Needs
 
 Torch = Callable[[Any], LRScheduler]
 
@@ -504,24 +505,33 @@ def test_what_an_observation_looks_at_is_measured_though_it_changes_by_a_thresho
     assert calls == [5]  # at steps 0, 3, 6, 9 and 12
 
 
+EVERYTHING = set(Needs._fields) - {"parts"}
+
+
 @pytest.mark.parametrize(
     ("observe", "needs"),
     [
-        (lambda d: (d.train_loss > 1e6).double()[:, None], (True, False, False, False, False, False, ())),
-        (lambda d: (d.inner_step / d.budget)[:, None], (*(False,) * 6, ())),
-        (lambda d: (d.prediction_change > 9).double()[:, None], (False, True, True, False, False, False, ())),
-        (lambda d: (d.weight_mean > 9).double()[:, None], (False, False, False, False, True, False, ())),
-        ({"up": Signal(0, 1, lambda d: d.first_cosine.sign())}, (*(False,) * 3, True, True, False, ())),
-        (lambda d: (d.batch_size > 9).double()[:, None], (*(False,) * 5, True, ())),
-        (lambda d: torch.stack(d, -1), (*(True,) * 6, ())),
-        (lambda d: d[4][:, None].sign(), (*(True,) * 6, ())),
-        (lambda d: torch.stack([*d], -1).sign(), (*(True,) * 6, ())),
-        (lambda d: d._asdict()["val_loss"][:, None].sign(), (*(True,) * 6, ())),
-        (("clock", "fan_in", "hypergradient"), (True, True, False, False, False, False, ("hypergradient",))),
+        (lambda d: (d.train_loss > 1e6).double()[:, None], {"training"}),
+        (lambda d: (d.initial_train_loss > 1e6).double()[:, None], {"training"}),
+        (lambda d: (d.inner_step / d.budget)[:, None], set()),
+        (lambda d: (d.prediction_change > 9).double()[:, None], {"validation", "predictions"}),
+        (lambda d: (d.weight_mean > 9).double()[:, None], {"weights"}),
+        ({"up": Signal(0, 1, lambda d: d.first_cosine.sign())}, {"motion", "weights"}),
+        (lambda d: (d.batch_size > 9).double()[:, None], {"batch_size"}),
+        (lambda d: (d.layers > 9).double()[:, None], {"layers"}),
+        (lambda d: (d.weight_size > 9).double()[:, None], {"untrained"}),
+        ("untrained", {"training", "untrained", "layers"}),
+        (lambda d: torch.stack(d, -1), EVERYTHING),
+        (lambda d: d[4][:, None].sign(), EVERYTHING),
+        (lambda d: torch.stack([*d], -1).sign(), EVERYTHING),
+        (lambda d: d._asdict()["val_loss"][:, None].sign(), EVERYTHING),
+        (("clock", "fan_in", "hypergradient"), {"training", "validation", "layers"}),
     ],
 )  # fmt: skip
-def test_needs_are_what_an_observation_looks_at(observe: Any, needs: tuple[bool, ...]) -> None:
-    assert Driver(whatever(observe)).needs == needs
+def test_needs_are_what_an_observation_looks_at(observe: Any, needs: set[str]) -> None:
+    found = Driver(whatever(observe)).needs
+    assert {name for name in EVERYTHING if getattr(found, name)} == needs
+    assert found.parts == (("hypergradient",) if isinstance(observe, tuple) else ())
 
 
 def test_a_shadow_keeps_the_first_rates_though_the_loop_sets_others() -> None:

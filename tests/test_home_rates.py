@@ -203,7 +203,7 @@ def test_a_universal_controller_says_what_it_must_know() -> None:
     optimizer = torch.optim.Adam(module.parameters())
     with pytest.raises(ValueError, match="observes the batch size: pass batch_size=, the number of examples"):
         lrenv.LRController(optimizer, agent, horizon=100, module=module)
-    with pytest.raises(ValueError, match="observes layers' fan-in: pass module="):
+    with pytest.raises(ValueError, match="looks at layers: pass module="):
         lrenv.LRController(optimizer, agent, horizon=100, batch_size=8)
     with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
         lrenv.LRController(optimizer, agent, horizon=100, module=module, batch_size=0)

@@ -183,6 +183,13 @@ def rendered(name: str, d: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndar
         }
     if name == "setup":
         return {"batch_size": log(d["batch_size"]), "kept": log(1 - d["momentum"])}
+    if name == "untrained":
+        return {
+            "first_loss": log(d["initial_train_loss"]),
+            "relative_gradient": log(d["relative_gradient"]),
+            "weight_size": log(d["weight_size"]),
+            "layers": log(d["layers"]),
+        }
     if name == "training":
         return {
             "train_fall": log(d["train_loss"] / d["initial_train_loss"]),

@@ -104,18 +104,18 @@ HORIZON: dict[str, Signal] = {
 SETUP: dict[str, Signal] = {
     "batch_size": Signal(0, 9, lambda d: log10(d.batch_size)),
     "kept": Signal(-12, 0, lambda d: log10(1 - d.momentum)),
-    "layers": Signal(0, 6, lambda d: log10(d.layers)),
 }
-"""What good rates depend on and stays the same: the batch size, the part of a direction that momentum doesn't take from
-earlier ones, and the number of layers."""
+"""What good rates depend on and stays the same: the batch size, and the part of a direction that momentum doesn't take
+from earlier ones."""
 
 UNTRAINED: dict[str, Signal] = {
     "first_loss": Signal(-12, 9, lambda d: log10(d.initial_train_loss)),
     "relative_gradient": Signal(-12, 9, lambda d: log10(d.relative_gradient)),
     "weight_size": Signal(-12, 3, lambda d: log10(d.weight_size)),
+    "layers": Signal(0, 6, lambda d: log10(d.layers)),
 }
-"""What the untrained network shows on its first batch: its loss, the largest gradient of a layer relative to that
-layer's weights, and the size of the weights."""
+"""What the untrained network shows: its loss on the first batch, the largest gradient of a layer there relative to that
+layer's weights, the size of the weights, and the number of layers."""
 
 SCALE_FREE: dict[str, Signal] = {
     "train_fall": TRAINING["train_fall"],

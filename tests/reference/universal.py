@@ -2,7 +2,7 @@
 
 With the middle p of the interval to come, as a part of the budget, and the fan-in f of the layer,
 
-    log r = sum_i a_i phi_i - e log(f / mean f) + log s(p) + c,    s(p) = min(1, p / w) (1 - p)^q
+    log r = log peak - e log(f / mean f) + log s(p) + c,    s(p) = min(1, p / w) (1 - p)^q
     c <- c / 2 + log(10) / 2 tanh(output(x, c))
 """
 
@@ -26,17 +26,33 @@ def corrected(c: float, output: float) -> float:
     return (c + math.log(10) * math.tanh(output)) / 2
 
 
+def peak_of_adaptive(
+    a: Mapping[str, float], batch_size: int, budget: int | None, weight_size: float, layers: int
+) -> float:
+    """The peak of optimizers that scale gradients."""
+    peak = math.exp(a["one"]) * (batch_size / 32) ** a["batch_size"] * (weight_size / 0.1) ** a["weight_size"]
+    peak *= (layers / 4) ** a["layers"]
+    return peak if budget is None else peak * (budget / 400) ** a["budget"]
+
+
+def peak_of_sgd(
+    b: Mapping[str, float], batch_size: int, budget: int | None, momentum: float, loss: float, relative_gradient: float
+) -> float:
+    """The peak of the others; they see the loss and the largest relative gradient of a layer on the first batch."""
+    peak = math.exp(b["one"]) * (batch_size / 32) ** b["batch_size"] * ((1 - momentum) / 0.1) ** b["kept"]
+    peak *= (loss / relative_gradient) ** b["gradient"] / loss
+    return peak if budget is None else peak * (budget / 400) ** b["budget"]
+
+
 def rate(
-    learned: Mapping[str, float], exponents: Mapping[str, float], batch_size: int, momentum: float, step: int,
-    interval: int, budget: int | None, c: float, fan_ins: Sequence[float], layer: int | None = None,
+    learned: Mapping[str, float], peak: float, step: int, interval: int, budget: int | None, c: float,
+    fan_ins: Sequence[float], layer: int | None = None,
 ) -> float:  # fmt: skip
     """The rate of the interval that begins after `step` inner steps.
 
     Args:
         learned: the parameters of the shape, as differences from those of an untrained policy.
-        exponents: the a_i of the optimizer's family; momentum plays no role where there is none of "kept".
-        batch_size: examples per batch.
-        momentum: of the optimizer.
+        peak: of the schedule.
         step: inner steps taken.
         interval: N.
         budget: T; None if the policy doesn't know it.
@@ -45,12 +61,6 @@ def rate(
         layer: its number; None of a policy with one rate.
     """
     mean = math.prod(fan_ins) ** (1 / len(fan_ins))
-    peak = (
-        math.exp(exponents["one"]) * (batch_size / 32) ** exponents["batch_size"] * (mean / 64) ** exponents["fan_in"]
-    )
-    peak *= ((1 - momentum) / 0.1) ** exponents.get("kept", 0)
-    if budget is not None:
-        peak *= (budget / 400) ** exponents["budget"]
     middle = step + interval / 2
     if budget is None:
         schedule = min(1, middle / (10 * math.exp(learned["log_warmup"])))
