@@ -16,7 +16,7 @@ from lrenv.agents.base import BaseAgent
 from lrenv.agents.universal.policy import Architecture, Observation, decide
 from lrenv.controllers import controller_file, schema
 from lrenv.controllers.agent import View
-from lrenv.controllers.controller_file import TensorSpec
+from lrenv.controllers.controller_file import ControllerFileError, TensorSpec
 from lrenv.envs.actions import BOUNDS
 from lrenv.envs.observations import FAN_IN
 
@@ -26,7 +26,8 @@ METADATA = schema.record(
         "architecture": schema.record(
             {"hidden": schema.integer(0, schema.LARGEST_SIZE)}
             | dict.fromkeys(("layers", "horizon", "gradients"), schema.BOOLEAN)
-        )
+        ),
+        "numbers": schema.several(schema.NAME),
     },
     {},
 )
@@ -92,7 +93,7 @@ class UniversalController(BaseAgent[tuple[Tensor]]):
 
     def save(self, path: Path, trained: dict[str, Any]) -> None:
         """Writes the controller to one file, with how it was trained."""
-        own = {"agent": NAME, "architecture": asdict(self.architecture)}
+        own = {"agent": NAME, "architecture": asdict(self.architecture), "numbers": list(self.architecture.numbers)}
         controller_file.write(path, {"theta": self.theta}, own | trained)
 
     @classmethod
@@ -106,13 +107,19 @@ class UniversalController(BaseAgent[tuple[Tensor]]):
         with controller_file.opened_agent(path, NAME) as file:
             METADATA("metadata", file.metadata)
             architecture = Architecture(**file.metadata["architecture"])
+            if tuple(file.metadata["numbers"]) != architecture.numbers:
+                raise ControllerFileError(
+                    f"{path} holds the numbers of another policy than this version of lrenv has; train it again"
+                )
             tensors = file.tensors({"theta": TensorSpec((architecture.size,), ("F32", "F64"))})
         return cls(tensors["theta"], architecture)
 
 
 def universal() -> UniversalController:
-    """Returns a controller for any task with one rate for the network, which knows the budget."""
-    return UniversalController.load(universal.file)  # type: ignore[attr-defined]
+    """Returns a controller for any task with one rate for the network, which knows the budget.
 
-
-universal.file = Path(__file__).with_name("universal.safetensors")  # type: ignore[attr-defined]
+    It is an untrained policy: three trainings have added nothing to its power laws that could be measured on tasks that
+    they had not seen (docs/carries-over.md).
+    """
+    architecture = Architecture()
+    return UniversalController(architecture.init(0), architecture)

@@ -108,6 +108,11 @@ class Architecture:
         return (*signals, *cosine, *(x for x in of_layers if x != "share" or self.gradients), "correction")
 
     @property
+    def numbers(self) -> tuple[str, ...]:
+        """What the numbers of theta belong to, before those of a perceptron."""
+        return (*SCHEDULE, *(f"{family}.{name}" for family, name in self.exponents), *self.inputs)
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The parts of theta, in order."""
         return {
