@@ -6,7 +6,7 @@
 | `hypergradient` | follow the gradient of the loss by the rate | Baydin et al. 2018 and two later methods |
 | `ppo` | act by a policy trained with reinforcement learning | Xu et al. 2019 |
 | `noh` | set a rate per parameter by an LSTM | Fu et al. 2017 |
-| `universal` | act by a policy for any task, trained by evolution strategies | the design of this project |
+| `universal` | set a peak for any task by power laws in what its untrained network shows | the design of this project |
 | `fds` | follow a schedule that was differentiated through training | Micaelli and Storkey 2021 |
 | `tuning_free` | are optimizers that find their rates, from their authors' packages | six papers of 2023 and 2024 |
 | `learned_optimizer` | are the trainee's optimizer, a trained perceptron | Metz et al. 2019 |

@@ -1,7 +1,8 @@
 """The peaks that are best on drawn tasks, and how well a power law as in `agents/universal/policy.py` meets them.
 
-On each task runs with warm-up and linear decay, a batch of all peaks of a grid, with rates per layer that are
-proportional to fan-in^-e for some e; a line per task is appended to a file, from which the same command goes on.
+On each task runs with warm-up and linear decay, or with warm-up alone (`--no-horizon`), a batch of all peaks of a grid,
+with rates per layer that are proportional to fan-in^-e for some e; a line per task is appended to a file, from which
+the same command goes on.
 
 From tasks for training, for each family of optimizers the exponents are found that make the regret least with one rate:
 the mean over tasks of the logarithm of the validation loss at the peak of the power law, relative to that at the task's
@@ -24,7 +25,16 @@ import torch
 import tyro
 from torch import Tensor
 
-from lrenv.agents.universal.policy import EXPONENT, PEAK, SCHEDULE, first_loss, logarithms, shown, signals
+from lrenv.agents.universal.policy import (
+    EXPONENT,
+    HIGHEST,
+    SCHEDULE,
+    Architecture,
+    first_loss,
+    logarithms,
+    shown,
+    signals,
+)
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
 from lrenv.envs.observations import SETUP, UNTRAINED
@@ -63,6 +73,8 @@ class Settings:
     """Tasks for training that power laws are fitted to."""
     tasks: int = 300
     """Other tasks, which tell what they are worth."""
+    horizon: bool = True
+    """Whether rates decay; without, power laws are of policies that don't know the budget."""
     limit: float = 1e9
     """The most FLOPs of a run."""
     out: Path = Path("benchmarks/results/drawn_peaks.jsonl")
@@ -82,7 +94,7 @@ def searched(training: UniversalTraining, task: Task, exponents: Sequence[float]
         parts = architecture.parts(theta)
         # All exponents 0, but that of a constant; the first loss is multiplied out.
         for place, (of_family, name) in enumerate(architecture.exponents):
-            parts["peak"][..., place] = -PEAK[of_family][name]
+            parts["peak"][..., place] = -architecture.peak[of_family][name]
             if (of_family, name) == (family, "one"):
                 parts["peak"][..., place] += torch.from_numpy(peaks).log()[:, None]
                 if family == "sgd":
@@ -114,7 +126,7 @@ def found(settings: Settings) -> dict[str, list[dict[str, Any]]]:
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in settings.out.read_text().splitlines()] if settings.out.exists() else []
     of_task = {row["task"]: row for row in known if row["version"] == VERSION}
-    training = UniversalTraining(UniversalSettings(limit=settings.limit, layers=True))
+    training = UniversalTraining(UniversalSettings(limit=settings.limit, layers=True, horizon=settings.horizon))
     rows: dict[str, list[dict[str, Any]]] = {"training": [], "selection": []}
     with settings.out.open("a") as file, progress(settings.fitted + settings.tasks, "tasks") as report:
         for purpose, number in (("training", settings.fitted), ("selection", settings.tasks)):
@@ -137,12 +149,14 @@ class Curves:
         offset: (tasks,), of log peak: what has no exponent.
         losses: (tasks, e, peaks), logarithms.
         centre: of the grid of peaks.
+        highest: of log peak.
     """
 
     logarithms: dict[str, Tensor]
     offset: Tensor
     losses: Tensor
     centre: float
+    highest: float
 
     @classmethod
     def of(cls, rows: Sequence[dict[str, Any]], family: str) -> Curves:
@@ -151,11 +165,14 @@ class Curves:
         seen = {name: torch.tensor([[row["seen"][name]] for row in own]) for name in own[0]["seen"]}
         offset = -math.log(10) * first_loss(seen)[:, 0] if family == "sgd" else torch.zeros(len(own))
         logs = {name: x[:, 0] for name, x in logarithms(seen).items()}
-        return cls(logs, offset, torch.tensor([row["log_loss"] for row in own]), CENTRE[family])
+        return cls(
+            logs, offset, torch.tensor([row["log_loss"] for row in own]), CENTRE[family], math.log(HIGHEST[family])
+        )
 
     def regret(self, exponents: dict[str, Tensor]) -> Tensor:
         """What each task (tasks,) loses at the peak of a power law with one rate."""
         log_peak = sum((a * self.logarithms[name] for name, a in exponents.items()), self.offset)
+        log_peak = log_peak.clamp(max=self.highest)
         places = (log_peak - math.log(self.centre * FACTORS[0])) / math.log(2)
         curves = (self.losses[:, 0] - self.losses[:, 0].min(1, keepdim=True).values).clamp(max=CLIP)
         last = curves.shape[1] - 1
@@ -183,12 +200,12 @@ class Curves:
 
 def main(settings: Settings) -> None:
     """Searches, fits and prints."""
-    rows = found(settings)
+    peak, rows = Architecture(horizon=settings.horizon).peak, found(settings)
     print("The regret on tasks that nothing was fitted to:\n")
     print("| family | fitted to | told on | one peak | of batch size, budget, momentum | power law | as in PEAK |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     laws = {}
-    for family, law in PEAK.items():
+    for family, law in peak.items():
         fit, other = (Curves.of(rows[purpose], family) for purpose in ("training", "selection"))
         laws[family] = fit.fitted(list(law))
         tried = [
@@ -203,7 +220,7 @@ def main(settings: Settings) -> None:
     print("\nThe best loss with rates by fan-in, relative to that with one rate, both with their best peaks:\n")
     print(f"| family | {' | '.join(f'e = {e}' for e in EXPONENTS['selection'])} | the best e of each task |")
     print(f"|---|{'---:|' * (len(EXPONENTS['selection']) + 1)}")
-    for family in PEAK:
+    for family in peak:
         best = Curves.of(rows["selection"], family).losses.min(2).values
         relative = (best - best[:, :1]).clamp(-CLIP, CLIP)
         figures = [*relative.mean(0).tolist(), float(relative.min(1).values.mean())]

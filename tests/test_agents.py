@@ -221,7 +221,7 @@ class TestContract:
         for new, old, mixed in zip(anew_after or (), last.after or (), after or (), strict=True):
             mask = (~started).reshape(N, *(1,) * (np.ndim(mixed) - 1))
             np.testing.assert_array_equal(mixed, np.where(mask, old, new))
-        if remembers:
+        if remembers and case != "universal":  # whose corrections are 0
             differ = zip(anew_after or (), last.after or (), strict=True)
             assert any(not np.array_equal(x, y) for x, y in differ), "a memory that is always the same shows nothing"
 

@@ -9,10 +9,10 @@ Per layer k, with its fan-in f_k and the geometric mean f of all,
 With the batch size B, the budget T, the number of layers K and the root mean square w of the untrained weights,
 optimizers that scale gradients have
 
-    log peak = a_0 + a_1 log(B / 32) + a_2 log(T / 400) + a_3 log(w / 0.1) + a_4 log(K / 4).
+    log peak = a_0 + a_1 log(B / 32) + a_2 log(T / 400) + a_3 log(w / 0.1) + a_4 log(K / 4),
 
-The others, with the momentum m, the loss L_0 of the first batch, and its largest gradient of a layer relative to the
-layer's weights, G = max_k norm(g_k) / norm(w_k), have
+at most log(0.1). The others, with the momentum m, the loss L_0 of the first batch, and its largest gradient of a layer
+relative to the layer's weights, G = max_k norm(g_k) / norm(w_k), have
 
     log peak = b_0 + b_1 log(B / 32) + b_2 log(T / 400) + b_3 log((1 - m) / 0.1) + b_4 log(L_0 / G) - log L_0,
 
@@ -55,6 +55,14 @@ PEAK = {
 }
 """Family of optimizers -> the a_i, or b_i, of an untrained policy, where trainings begin: rounded from what
 `benchmarks/drawn_peaks.py` finds on tasks for training. A momentum of m makes steps 1 / (1 - m) times as long."""
+ENDLESS_PEAK = {
+    "adaptive": {"one": math.log(0.01), "batch_size": 0.35, "weight_size": 1.1, "layers": -0.9},
+    "sgd": {"one": math.log(0.03), "batch_size": 0.35, "kept": 1.0, "gradient": 0.6},
+}
+"""The same of policies that don't know the budget, whose rate stays where it is (`drawn_peaks.py --no-horizon`)."""
+HIGHEST = {"adaptive": 0.1, "sgd": 10.0}
+"""Family -> the highest peak. Adam moves a weight by about the rate at each step; there are no weights in drawn tasks
+that could stand more, and power laws that are asked for more are far from what they were fitted to."""
 USUAL = {"batch_size": 32.0, "budget": 400.0, "kept": 0.1, "weight_size": 0.1, "layers": 4.0, "gradient": 1.0}
 """Where the logarithms are 0."""
 FARTHEST = 6.0
@@ -90,9 +98,14 @@ class Architecture:
         return {"training": TRAINING} | known | ({"horizon": HORIZON} if self.horizon else {})
 
     @property
+    def peak(self) -> dict[str, dict[str, float]]:
+        """The power laws of an untrained policy."""
+        return PEAK if self.horizon else ENDLESS_PEAK
+
+    @property
     def exponents(self) -> tuple[tuple[str, str], ...]:
         """The family and the name of each number of the power laws."""
-        return tuple((family, name) for family, law in PEAK.items() for name in law if self.horizon or name != "budget")
+        return tuple((family, name) for family, law in self.peak.items() for name in law)
 
     @property
     def observe(self) -> tuple[str, ...]:
@@ -241,11 +254,11 @@ def power_law(architecture: Architecture, learned: Tensor, seen: Mapping[str, Te
         seen: the signals.
     """
     found = logarithms(seen)
-    shares = {"adaptive": seen["adaptive"], "sgd": 1 - seen["adaptive"]}
-    log_peak = -shares["sgd"] * math.log(10) * first_loss(seen)
+    log_peak = {"adaptive": torch.zeros_like(found["one"]), "sgd": -math.log(10) * first_loss(seen)}
     for (family, name), a in zip(architecture.exponents, learned.split(1, -1), strict=True):
-        log_peak = log_peak + shares[family] * (PEAK[family][name] + a) * found[name]
-    return log_peak
+        log_peak[family] = log_peak[family] + (architecture.peak[family][name] + a) * found[name]
+    adaptive, sgd = (log_peak[family].clamp(max=math.log(highest)) for family, highest in HIGHEST.items())
+    return seen["adaptive"] * adaptive + (1 - seen["adaptive"]) * sgd
 
 
 def log_shape(architecture: Architecture, learned: Tensor, seen: Mapping[str, Tensor]) -> Tensor:

@@ -51,8 +51,8 @@ class LRController(LRScheduler):
     first one's measurements and decisions are everyone's. Schedules look at no loss, and so ask for none.
 
     An agent that observes gradients decides within `optimizer.step`, before the step, at the gradient that it will be
-    taken with. One that sets a rate per layer has the optimizer's groups split by layer, once and for all; a warning
-    says so.
+    taken with; one that looks at the first gradient alone decides so once, and for it that gradient is kept. One that
+    sets a rate per layer has the optimizer's groups split by layer, once and for all; a warning says so.
 
     A loss, weight or gradient that is no number leaves the rate as it is until there are numbers again, and so does an
     agent that asks for a rate below 0.

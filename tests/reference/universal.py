@@ -32,7 +32,7 @@ def peak_of_adaptive(
     """The peak of optimizers that scale gradients."""
     peak = math.exp(a["one"]) * (batch_size / 32) ** a["batch_size"] * (weight_size / 0.1) ** a["weight_size"]
     peak *= (layers / 4) ** a["layers"]
-    return peak if budget is None else peak * (budget / 400) ** a["budget"]
+    return min(0.1, peak if budget is None else peak * (budget / 400) ** a["budget"])
 
 
 def peak_of_sgd(
