@@ -56,8 +56,8 @@ PEAK = {
 """Family of optimizers -> the a_i, or b_i, of an untrained policy, where trainings begin: rounded from what
 `benchmarks/drawn_peaks.py` finds on tasks for training. A momentum of m makes steps 1 / (1 - m) times as long."""
 ENDLESS_PEAK = {
-    "adaptive": {"one": math.log(0.01), "batch_size": 0.35, "weight_size": 1.1, "layers": -0.9},
-    "sgd": {"one": math.log(0.03), "batch_size": 0.35, "kept": 1.0, "gradient": 0.6},
+    "adaptive": {"one": math.log(0.005), "batch_size": 0.15, "weight_size": 0.7, "layers": -0.5},
+    "sgd": {"one": math.log(0.025), "batch_size": 0.3, "kept": 0.4, "gradient": 0.7},
 }
 """The same of policies that don't know the budget, whose rate stays where it is (`drawn_peaks.py --no-horizon`)."""
 HIGHEST = {"adaptive": 0.1, "sgd": 10.0}
