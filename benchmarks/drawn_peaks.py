@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,21 @@ import torch
 import tyro
 from torch import Tensor
 
+from lrenv.agents.outer.validation import fall_of
+from lrenv.agents.universal.agent import action_of_rates
 from lrenv.agents.universal.policy import (
-    EXPONENT,
     HIGHEST,
     SCHEDULE,
     Architecture,
     first_loss,
+    log_shape,
     logarithms,
     shown,
     signals,
 )
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
-from lrenv.envs.observations import SETUP, UNTRAINED
+from lrenv.envs.observations import FAN_IN, SETUP, UNTRAINED
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.progress import progress
 from lrenv.training.drawn import VERSION
@@ -84,23 +86,26 @@ class Settings:
 def searched(training: UniversalTraining, task: Task, exponents: Sequence[float]) -> dict[str, Any]:
     """The losses of one task's runs, by e and peak, and what is seen of it before the first step."""
     architecture = training.architecture
-    run, episode = training.run(task)
+    _, episode = training.run(task)
     family = "adaptive" if episode.trainee.optimizer.adaptive else "sgd"
     peaks = CENTRE[family] * FACTORS
+    grid = torch.cartesian_prod(
+        torch.tensor(exponents), torch.from_numpy(peaks).float().log(), torch.arange(float(SEEDS))
+    )
+    exponent, log_peak = (column[:, None] for column in grid.unbind(1)[:2])
+    shape = torch.zeros(len(grid), len(SCHEDULE))
     with torch.no_grad():
-        state, step = episode.reset(seeds_for("selection", SEEDS) * (len(exponents) * len(peaks)))
+        state, step = episode.reset(seeds_for("selection", SEEDS) * (len(grid) // SEEDS))
         seen = {name: x[:SEEDS] for name, x in signals(architecture, shown(step)).items() if name in SEEN}
-        theta = torch.zeros(len(exponents), len(peaks), SEEDS, architecture.size)
-        parts = architecture.parts(theta)
-        # All exponents 0, but that of a constant; the first loss is multiplied out.
-        for place, (of_family, name) in enumerate(architecture.exponents):
-            parts["peak"][..., place] = -architecture.peak[of_family][name]
-            if (of_family, name) == (family, "one"):
-                parts["peak"][..., place] += torch.from_numpy(peaks).log()[:, None]
-                if family == "sgd":
-                    parts["peak"][..., place] += math.log(10) * first_loss(seen)[:, 0]
-        parts["schedule"][..., SCHEDULE.index("exponent")] = torch.tensor(exponents)[:, None, None] - EXPONENT
-        losses = run(theta.flatten(0, 2), state)[0].view(len(exponents), len(peaks), SEEDS).mean(2)
+        fan_in = shown(step)[FAN_IN].log()
+        by_layer = log_peak - exponent * (fan_in - fan_in.mean(1, keepdim=True))
+        first = state.dynamics.val_loss
+        for number in range(episode.decisions):
+            rates = (by_layer + log_shape(architecture, shape, signals(architecture, shown(step)))).exp()
+            last = np.full(len(grid), number == episode.decisions - 1)
+            state, step = episode.step(state, action_of_rates(rates), last)
+        losses = fall_of(first, state.dynamics.val_loss, state.diverged)
+        losses = losses.view(len(exponents), len(peaks), SEEDS).mean(2)
     return {
         "task": task.name, "version": VERSION, "family": family,
         "seen": {name: round(float(x.mean()), 5) for name, x in seen.items()},
@@ -202,18 +207,20 @@ def main(settings: Settings) -> None:
     """Searches, fits and prints."""
     peak, rows = Architecture(horizon=settings.horizon).peak, found(settings)
     print("The regret on tasks that nothing was fitted to:\n")
-    print("| family | fitted to | told on | one peak | of batch size, budget, momentum | power law | as in PEAK |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    print(
+        "| family | fitted to | told on | one peak | of batch size, budget, momentum | power law | PEAK | no HIGHEST |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
     laws = {}
     for family, law in peak.items():
         fit, other = (Curves.of(rows[purpose], family) for purpose in ("training", "selection"))
         laws[family] = fit.fitted(list(law))
-        tried = [
-            fit.fitted(["one"]), fit.fitted([name for name in law if name not in OUTSIDE_SIGHT[family]]), laws[family],
-            {name: torch.tensor(a) for name, a in law.items()},
-        ]  # fmt: skip
-        told = " | ".join(f"{float(other.regret(each).mean()):.3f}" for each in tried)
-        print(f"| {family} | {len(fit.losses)} | {len(other.losses)} | {told} |", flush=True)
+        own = {name: torch.tensor(a) for name, a in law.items()}
+        blind = fit.fitted([name for name in law if name not in OUTSIDE_SIGHT[family]])
+        told = [other.regret(each) for each in (fit.fitted(["one"]), blind, laws[family], own)]
+        told.append(replace(other, highest=math.inf).regret(own))
+        regrets = " | ".join(f"{float(x.mean()):.3f}" for x in told)
+        print(f"| {family} | {len(fit.losses)} | {len(other.losses)} | {regrets} |", flush=True)
     print()
     for family, fitted in laws.items():
         print(f"{family}: " + ", ".join(f"{name} {float(a):.2f}" for name, a in fitted.items()))

@@ -198,7 +198,7 @@ def test_names_and_leagues(architecture: Architecture) -> None:
     assert agent.view.horizon is architecture.horizon
     assert ("anytime" in repr(agent)) is not architecture.horizon
     assert ("layers" in repr(agent)) is architecture.layers
-    assert privileges_of(agent) == Privileges(architecture.horizon, False, architecture.gradients, False)
+    assert privileges_of(agent) == Privileges(architecture.horizon, False, gradients=True, optimizer=False)
 
 
 def test_theta_of_another_architecture_is_refused() -> None:

@@ -1,22 +1,7 @@
 """The policy: a schedule and what corrects it, as functions of a batch of parameters theta (n, D).
 
-The schedule's peak is a power law in what is known before the first step, of its own for each family of optimizers;
-the correction c_k, a linear function and, where there are hidden units, a perceptron beside it, sees how training goes.
-Per layer k, with its fan-in f_k and the geometric mean f of all,
-
-    log r_k = log peak - e log(f_k / f) + log s(p) + c_k.
-
-With the batch size B, the budget T, the number of layers K and the root mean square w of the untrained weights,
-optimizers that scale gradients have
-
-    log peak = a_0 + a_1 log(B / 32) + a_2 log(T / 400) + a_3 log(w / 0.1) + a_4 log(K / 4),
-
-at most log(0.1). The others, with the momentum m, the loss L_0 of the first batch, and its largest gradient of a layer
-relative to the layer's weights, G = max_k norm(g_k) / norm(w_k), have
-
-    log peak = b_0 + b_1 log(B / 32) + b_2 log(T / 400) + b_3 log((1 - m) / 0.1) + b_4 log(L_0 / G) - log L_0,
-
-which is divided by the constant that a loss is multiplied by, as their rates have to be.
+The equations are in the docstring of this package; `decide` puts them together, `power_law` is the peak, `log_shape` is
+s, and the correction is a linear function and, where there are hidden units, a perceptron beside it.
 
 `tests/reference/universal.py` has it in NumPy, for one trainee and one layer at a time.
 """
@@ -61,8 +46,8 @@ ENDLESS_PEAK = {
 }
 """The same of policies that don't know the budget, whose rate stays where it is (`drawn_peaks.py --no-horizon`)."""
 HIGHEST = {"adaptive": 0.1, "sgd": 10.0}
-"""Family -> the highest peak. Adam moves a weight by about the rate at each step; there are no weights in drawn tasks
-that could stand more, and power laws that are asked for more are far from what they were fitted to."""
+"""Family -> the highest peak. Adam moves a weight by about the rate at each step; with this bound the regret on tasks
+for design is lower (`benchmarks/drawn_peaks.py`). 10 is what environments allow."""
 USUAL = {"batch_size": 32.0, "budget": 400.0, "kept": 0.1, "weight_size": 0.1, "layers": 4.0, "gradient": 1.0}
 """Where the logarithms are 0."""
 FARTHEST = 6.0

@@ -23,7 +23,7 @@ from lrenv.benchmark.evaluation import evaluate, joined
 from lrenv.benchmark.rows import FILES, Comparison, Row, Runs
 from lrenv.benchmark.statistics import paired, welch
 from lrenv.benchmark.tuning import AT_ONCE, TUNING_SEEDS, Once, afresh, tune
-from lrenv.controllers.agent import Agent, AgentError, view_of
+from lrenv.controllers.agent import Agent, AgentError, agent_factory, view_of
 from lrenv.controllers.controller_file import read_metadata
 from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.envs.actions import is_relative
@@ -154,7 +154,7 @@ def _rows(
     once: Once,
 ) -> list[Row]:
     """The rows of one agent: one, or one from each start."""
-    runs, settings, label = runs_of(contender.file), contender.settings, contender.label
+    runs, settings, label = runs_of(contender), contender.settings, contender.label
     failed = partial(Row, contender.spec, label, _text(settings), runs, None)
     try:
         if contender.tuned:
@@ -202,11 +202,12 @@ def _tested(row: Row, reference: Row) -> Row:
     return replace(row, paired=paired(ours, theirs), welch=welch(ours, theirs))
 
 
-def runs_of(file: Path | None) -> Runs:
-    """What an agent's learning took, as its file says."""
-    if file is None:
-        return Runs()
-    metadata = read_metadata(file)
+def runs_of(contender: Contender) -> Runs:
+    """What an agent's learning took, as its file says, or where there is none, the attribute `runs` of its factory."""
+    if contender.file is None:
+        spent = {} if contender.given is not None else getattr(agent_factory(contender.name), "runs", {})
+        return Runs(0, spent.get("training", 0), spent.get("selection", 0))
+    metadata = read_metadata(contender.file)
     spent = metadata.get("runs")
     if isinstance(spent, dict):
         return Runs(0, spent.get("training", 0), spent.get("selection"))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lrenv.controllers.agent import Agent, view_of
 from lrenv.controllers.optimizer_agent import OptimizerAgent
-from lrenv.envs.observations import CLOCK, FAN_IN, OBSERVATIONS, WHITE_BOX
+from lrenv.envs.observations import CLOCK, FAN_IN, OBSERVATIONS, OF_UNTRAINED, WHITE_BOX
 
 VALIDATION = {"val_loss", "val_fall", "val_change", "gap", "prediction_variance", "prediction_change"}
 """Signals that are measured on validation examples."""
@@ -26,7 +26,7 @@ class Privileges:
     Attributes:
         horizon: how many steps there will be.
         validation: losses or predictions on validation examples, while training goes on.
-        gradients: gradients or weights themselves.
+        gradients: gradients or weights themselves, be they those of the untrained network alone.
         optimizer: an optimizer of its own, in the place of the task's.
     """
 
@@ -59,7 +59,7 @@ def privileges_of(agent: Agent) -> Privileges:
     validation = _heeds_losses(agent, beside) if measured == ("clock",) else bool(signals & VALIDATION)
     # "+ema" and the like stand around the task's own.
     own = view.optimizer is not None and not (isinstance(view.optimizer, str) and view.optimizer.startswith("+"))
-    gradients = any(isinstance(each, str) and each in WHITE_BOX for each in measured)
+    gradients = any(isinstance(each, str) and each in WHITE_BOX for each in measured) or bool(signals & OF_UNTRAINED)
     return Privileges(bool(view.horizon), validation, gradients, own)
 
 

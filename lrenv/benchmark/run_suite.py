@@ -230,7 +230,7 @@ def _sample(entry: Entry) -> Any:
 def _lines(contender: Contender, search: Search, records: Records) -> list[Line]:
     """The lines of one agent on one task: one, or one from each start."""
     entry, suite, task = search.entry, search.suite, search.task
-    spent = runs_of(contender.file)
+    spent = runs_of(contender)
     line = partial(Line, entry.label, search.name)
     settings, seconds, inside = dict(contender.settings), 0.0, True
     try:
