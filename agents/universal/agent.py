@@ -125,6 +125,6 @@ def universal() -> UniversalController:
     return UniversalController(architecture.init(0), architecture)
 
 
-universal.runs = {"training": 25_200, "selection": 37_800}  # type: ignore[attr-defined]
+universal.learning_runs = {"training": 25_200, "selection": 37_800}  # type: ignore[attr-defined]
 """Of `benchmarks/drawn_peaks.py`, by which its exponents were fitted and its design was chosen: 14 peaks and 3 seeds on
 600 tasks, and the same with 3 exponents of fan-in on 300."""

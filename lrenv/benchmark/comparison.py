@@ -203,9 +203,9 @@ def _tested(row: Row, reference: Row) -> Row:
 
 
 def runs_of(contender: Contender) -> Runs:
-    """What an agent's learning took, as its file says, or where there is none, the attribute `runs` of its factory."""
+    """What an agent's learning took, as its file says, or where there is none, its factory's `learning_runs`."""
     if contender.file is None:
-        spent = {} if contender.given is not None else getattr(agent_factory(contender.name), "runs", {})
+        spent = {} if contender.given is not None else getattr(agent_factory(contender.name), "learning_runs", {})
         return Runs(0, spent.get("training", 0), spent.get("selection", 0))
     metadata = read_metadata(contender.file)
     spent = metadata.get("runs")
