@@ -126,11 +126,16 @@ def tasks_of(training: UniversalTraining, purpose: str, number: int) -> Iterator
             yield task
 
 
+def known(file: Path) -> dict[str, dict[str, Any]]:
+    """What a file has of the tasks that are drawn now, by the task's name."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return {row["task"]: row for row in rows if row["version"] == VERSION}
+
+
 def found(settings: Settings) -> dict[str, list[dict[str, Any]]]:
     """What was found of the tasks of each purpose, before and now; this is appended to the file."""
     settings.out.parent.mkdir(parents=True, exist_ok=True)
-    known = [json.loads(line) for line in settings.out.read_text().splitlines()] if settings.out.exists() else []
-    of_task = {row["task"]: row for row in known if row["version"] == VERSION}
+    of_task = known(settings.out)
     training = UniversalTraining(UniversalSettings(limit=settings.limit, layers=True, horizon=settings.horizon))
     rows: dict[str, list[dict[str, Any]]] = {"training": [], "selection": []}
     with settings.out.open("a") as file, progress(settings.fitted + settings.tasks, "tasks") as report:
@@ -177,9 +182,13 @@ class Curves:
     def regret(self, exponents: dict[str, Tensor]) -> Tensor:
         """What each task (tasks,) loses at the peak of a power law with one rate."""
         log_peak = sum((a * self.logarithms[name] for name, a in exponents.items()), self.offset)
-        log_peak = log_peak.clamp(max=self.highest)
+        return self.lost(log_peak.clamp(max=self.highest), torch.arange(len(self.losses)))
+
+    def lost(self, log_peak: Tensor, task: Tensor) -> Tensor:
+        """What tasks (n,), given by their places, lose at peaks (n,) with one rate."""
         places = (log_peak - math.log(self.centre * FACTORS[0])) / math.log(2)
-        curves = (self.losses[:, 0] - self.losses[:, 0].min(1, keepdim=True).values).clamp(max=CLIP)
+        curves = self.losses[task, 0]
+        curves = (curves - curves.min(1, keepdim=True).values).clamp(max=CLIP)
         last = curves.shape[1] - 1
         low = places.detach().floor().clamp(0, last - 1)
         part = places - low
