@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -412,12 +412,13 @@ def result(losses: list[float], best: list[float] | None = None, start: float | 
     )
 
 
-def outcome(lines: list[Line], seeds: int = 2, **settings: Any) -> Outcome:
+def outcome(lines: list[Line], seeds: int = 2, optimizers: Mapping[str, str] | None = None, **settings: Any) -> Outcome:
     labels, tasks = (list(dict.fromkeys(getattr(line, name) for line in lines)) for name in ("agent", "task"))
     entries = tuple(Entry(label, label, {}, {}) for label in labels)
     suite = Suite("own", tuple(tasks), entries, seeds, reference="r", **settings)
     has = dict.fromkeys(labels, Privileges(False, False, False, False))
-    return Outcome(suite, tasks, lines, has, {}, Records({}, {}), [], {})
+    trained_with = dict.fromkeys(tasks, "sgd") | dict(optimizers or {})
+    return Outcome(suite, trained_with, lines, has, {}, Records({}, {}), [], {})
 
 
 def line(agent: str, task: str, losses: list[float] | None, start: float | None = None, **more: Any) -> Line:
@@ -478,6 +479,23 @@ def test_the_worst_start() -> None:
     assert (a.worst, a.worst_start) == (pytest.approx(4), 0.01)
     assert a.mean == pytest.approx(2)
     assert a.spent.tuning == 6, "what it was tuned by counts once for all starts"
+
+
+def test_means_over_the_tasks_of_each_optimizer() -> None:
+    losses = {"t": 2.0, "u": 8.0, "v": 0.5}
+    lines = [line("r", task, [1.0, 1.0]) for task in losses]
+    lines += [line("a", task, [x, x]) for task, x in losses.items()]
+    scores = scored(outcome(lines, optimizers={"t": "adam", "u": "adam", "v": "momentum"}))
+    parts = row_of(scores, "a").parts
+    assert parts["adam"] == pytest.approx((4.0, 2.0, 8.0)), "the ends are those of two tasks"
+    assert parts["momentum"][0] == pytest.approx(0.5)
+    shown = markdown(scores)
+    assert "| agent | adam, 2 tasks | momentum, 1 task |" in shown
+    assert "| a | 4.000 (2.000 to 8.000) | 0.500 (-) |" in shown
+    assert "| r | 1.000 | 1.000 |" in shown
+    alike = scored(outcome(lines))
+    assert row_of(alike, "a").parts == {}
+    assert "By the tasks' optimizers" not in markdown(alike)
 
 
 def test_a_task_on_which_every_agent_dies() -> None:
@@ -681,7 +699,7 @@ def test_targets_that_do_not_fit_are_told_before_anything_runs(suite: Suite, tmp
 def test_two_versions_of_a_task_have_names_of_their_own(suite: Suite, tmp_path: Path) -> None:
     tasks = ("noisy-quadratic:budget=10:interval=5", "noisy-quadratic:budget=20:interval=5")
     found = run_suite(chosen(replace(suite, pool=0), ["linear"], tasks), tmp_path, device="cpu")
-    assert found.tasks == list(tasks)
+    assert list(found.tasks) == list(tasks)
 
 
 def test_agents_beside_the_suite_have_their_own_grids(suite: Suite, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class Outcome:
 
     Attributes:
         suite: what was run.
-        tasks: those of the suite that could be run.
+        tasks: those of the suite that could be run -> the optimizer that they train with.
         lines: a line per agent, task and start.
         privileges: agent -> what it makes use of.
         pools: (agent, task) -> its random draws.
@@ -84,7 +84,7 @@ class Outcome:
     """
 
     suite: Suite
-    tasks: list[str]
+    tasks: dict[str, str]
     lines: list[Line]
     privileges: dict[str, Privileges]
     pools: dict[tuple[str, str], Record]
@@ -149,7 +149,8 @@ def run_suite(
         skipped.append(f"The first runs are of commit {cells.about.get('commit')}, the last of {about['commit']}.")
     privileges = {entry.label: privileges_of(_sample(entry)) for entry in entries}
     replace_file(out / "tuned.jsonl", found.text())
-    return Outcome(suite, list(tasks), lines, privileges, pools, found, skipped, cells.about)
+    optimizers = {name: str(task.optimizer) for name, task in tasks.items()}
+    return Outcome(suite, optimizers, lines, privileges, pools, found, skipped, cells.about)
 
 
 def _tasks(suite: Suite, device: str | None) -> tuple[dict[str, str], list[str]]:

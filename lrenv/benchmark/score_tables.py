@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lrenv.benchmark.run_suite import json_of
-from lrenv.benchmark.scores import Budgets, Score, Scores, budgets_of
+from lrenv.benchmark.scores import Budgets, Score, Scores, budgets_of, places_of
 from lrenv.runtime.files import replace_file
 from lrenv.runtime.json_values import to_json
 
@@ -67,6 +67,7 @@ def markdown(scores: Scores) -> str:
         if rows:
             said.append(f"## {league}")
             said.append(table(headings(scores), [entries(row, scores) for row in rows]))
+    said += _by_optimizer(scores)
     told = [*scores.notes, *(f"{row.agent} failed on {failure}" for row in scores.rows for failure in row.failures)]
     edges = [f"{row.agent} ({', '.join(row.edges)})" for row in scores.rows if row.edges]
     if edges:
@@ -77,6 +78,24 @@ def markdown(scores: Scores) -> str:
     if budgets is not None:
         said += ["## What tuning is worth", *_budgets(budgets, suite.reference)]
     return "\n\n".join(said) + "\n"
+
+
+def _by_optimizer(scores: Scores) -> list[str]:
+    """The means over the tasks of each optimizer, if there are several."""
+    places = places_of(scores.outcome, scores.tasks)
+    if not places:
+        return []
+    told = (
+        "The same means over the tasks that train with each optimizer, with 95 % intervals. Agents that use one of "
+        "their own train with that instead."
+    )
+    head = ["agent", *(f"{name}, {len(found)} task{'s' * (len(found) > 1)}" for name, found in places.items())]
+    rows = []
+    for row in scores.rows:
+        reference = row.agent == scores.outcome.suite.reference
+        cells = [f"{mean:.3f}" + f" ({_interval(*ends)})" * (not reference) for mean, *ends in row.parts.values()]
+        rows.append([row.agent, *cells])
+    return ["## By the tasks' optimizers", told, table(head, rows)]
 
 
 def headings(scores: Scores) -> list[str]:

@@ -36,6 +36,8 @@ class Score:
         low: the lower end of its 95 % interval by a bootstrap over tasks; NaN with fewer than two tasks or seeds.
         high: the upper end.
         best: the geometric mean at the checkpoints with the best validation loss, relative to those of the reference.
+        parts: optimizer -> the geometric mean over the tasks that train with it, and the ends of its 95 % interval;
+            nothing if all train with the same.
         p: of a t-test that the logarithms have mean 0 over tasks, by Holm's correction for the number of agents.
         worst: the geometric mean from the worst initial rate; None of an agent that sets rates.
         worst_start: that rate.
@@ -54,6 +56,7 @@ class Score:
     low: float
     high: float
     best: float
+    parts: dict[str, tuple[float, float, float]]
     p: float
     worst: float | None
     worst_start: float | None
@@ -137,7 +140,7 @@ def _score(label: str, outcome: Outcome, tasks: list[str], references: dict[str,
     lines = [line for line in outcome.lines if line.agent == label and line.task in tasks]
     final, best = (_logs(lines, tasks, references, name, suite.cap) for name in ("final_test_loss", "test_loss"))
     means = final.mean((1, 2))
-    low, high = bootstrap_interval(final.mean(1))
+    mean, low, high = _geometric(final)
     starts = [line.start for line in lines if line.task == tasks[0]]
     by_start = final.mean((0, 2))
     worst = int(by_start.argmax())
@@ -147,10 +150,11 @@ def _score(label: str, outcome: Outcome, tasks: list[str], references: dict[str,
     return Score(
         agent=label,
         tasks={task: math.exp(mean) for task, mean in zip(tasks, means, strict=True)},
-        mean=math.exp(means.mean()),
-        low=math.exp(low),
-        high=math.exp(high),
+        mean=mean,
+        low=low,
+        high=high,
         best=math.exp(best.mean((1, 2)).mean()),
+        parts={name: _geometric(final[places]) for name, places in places_of(outcome, tasks).items()},
         p=paired_t(means),
         worst=math.exp(by_start[worst]) if relative else None,
         worst_start=starts[worst] if relative else None,
@@ -162,6 +166,20 @@ def _score(label: str, outcome: Outcome, tasks: list[str], references: dict[str,
         edges=[line.task for line in spent if not line.inside],
         privileges=outcome.privileges[label],
     )
+
+
+def places_of(outcome: Outcome, tasks: list[str]) -> dict[str, list[int]]:
+    """Optimizer -> the places of the tasks that train with it; nothing if all train with the same."""
+    found: dict[str, list[int]] = {}
+    for place, task in enumerate(tasks):
+        found.setdefault(outcome.tasks[task], []).append(place)
+    return dict(sorted(found.items())) if len(found) > 1 else {}
+
+
+def _geometric(logs: Logs) -> tuple[float, float, float]:
+    """The geometric mean of (tasks, starts, seeds) logarithms, and the ends of its interval over tasks."""
+    low, high = bootstrap_interval(logs.mean(1))
+    return math.exp(logs.mean((1, 2)).mean()), math.exp(low), math.exp(high)
 
 
 def _logs(lines: list[Line], tasks: list[str], references: dict[str, Line], name: str, cap: float) -> Logs:
