@@ -1,4 +1,4 @@
-"""The search for the best peaks of drawn tasks, and the fit of power laws to them."""
+"""The search for the best peaks of drawn tasks, the fit of power laws to them, and what the beginning of runs shows."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
 from lrenv.benchmark.comparison import runs_of
 from lrenv.benchmark.contenders import contenders_of
+from lrenv.envs.observations import DYNAMICS, SCALE_FREE, TRAINING
 from lrenv.randomness.seeds import seeds_for
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -28,6 +29,14 @@ def drawn_peaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     yield drawn_peaks
     sys.modules.pop("drawn_peaks")
+
+
+@pytest.fixture
+def drawn_readouts(drawn_peaks: Any) -> Iterator[Any]:
+    import drawn_readouts
+
+    yield drawn_readouts
+    sys.modules.pop("drawn_readouts")
 
 
 def test_a_power_law_is_found_again(drawn_peaks: Any) -> None:
@@ -69,3 +78,66 @@ def test_what_the_power_laws_cost_is_counted(drawn_peaks: Any) -> None:
     assert spent.training == settings.fitted * peaks
     assert spent.selection == settings.tasks * peaks * len(drawn_peaks.EXPONENTS["selection"])
     assert str(runs_of(linear)) == "0"
+
+
+def family_of(drawn_peaks: Any, drawn_readouts: Any, tells: bool) -> Any:
+    """Parabolas around best peaks a factor of 4 above or below the power law's; one signal tells which, or is noise."""
+    generator = torch.Generator().manual_seed(1)
+    tasks, moments = 60, len(drawn_readouts.MOMENTS)
+    side = torch.randint(2, (tasks,), generator=generator) * 2.0 - 1
+    law = torch.full((tasks,), math.log(0.01))
+    peaks = torch.from_numpy(5e-3 * drawn_peaks.FACTORS).log()
+    losses = 0.1 * (peaks - (law + side * math.log(4))[:, None]) ** 2
+    curves = drawn_peaks.Curves({}, torch.zeros(tasks), losses[:, None].float(), 5e-3, math.log(10.0))
+    signals = sum(map(len, drawn_readouts.SEEN.values()))
+    seen = torch.randn(tasks * moments, signals, generator=generator)
+    if tells:
+        seen[:, -1] = side.repeat_interleave(moments)
+    moment = torch.arange(moments).repeat(tasks)
+    looks = drawn_readouts.Looks(moment, law.repeat_interleave(moments), torch.zeros(len(moment)), seen)
+    return drawn_readouts.Family(curves, torch.arange(tasks).repeat_interleave(moments), looks)
+
+
+def test_a_readout_finds_what_a_signal_tells(drawn_peaks: Any, drawn_readouts: Any) -> None:
+    for tells in (True, False):
+        family = family_of(drawn_peaks, drawn_readouts, tells)
+        still = drawn_readouts.told(family, torch.zeros(len(family.task)))
+        assert still.shape == (60, len(drawn_readouts.MOMENTS))
+        assert float(still.mean()) == pytest.approx(0.1 * math.log(4) ** 2, abs=0.03), "between peaks of the grid"
+        moved = drawn_readouts.fitted(family, ("gradients",), seed=0)
+        with torch.no_grad():
+            lost = drawn_readouts.told(family, moved(family.inputs(("gradients",))))
+        assert (float(lost.mean()) < 0.2 * float(still.mean())) == tells
+
+
+def test_what_gradients_show(drawn_readouts: Any) -> None:
+    """Two layers, sums over an interval of 4 steps, a rate of 0.5 and a training loss of 2."""
+    observation: dict[str, torch.Tensor] = {
+        name: torch.zeros(1, len(table)) for name, table in
+        (("training", TRAINING), ("scale-free", SCALE_FREE), ("dynamics", DYNAMICS))
+    }  # fmt: skip
+    observation["training"][0, list(TRAINING).index("steps_per_decision")] = math.log10(4)
+    observation["dynamics"][0, list(DYNAMICS).index("train_loss")] = math.log10(2)
+    sums = {"hypergradient": [-2.0, -6.0], "gradient_square": [4.0, 4.0], "direction_square": [4.0, 12.0]}
+    observation |= {name: torch.tensor([values]) for name, values in sums.items()}
+    (seen,) = drawn_readouts.quantities(observation, torch.tensor([[math.log(0.5)]])).tolist()
+    shown = dict(zip([name for names in drawn_readouts.SEEN.values() for name in names], seen, strict=True))
+    assert shown["gain"] == pytest.approx(0.5 * 2 / 2)
+    assert shown["gain_size"] == pytest.approx(math.log10(0.5))
+    assert shown["polyak"] == pytest.approx(math.log10(2 / 2 / 0.5))
+    assert shown["step"] == pytest.approx(math.log10(0.5 * 2), abs=1e-6)
+    assert shown["cosine"] == pytest.approx(2 / (2 * 4) ** 0.5)
+
+
+def test_looks_are_at_runs_next_to_the_power_law(drawn_peaks: Any, drawn_readouts: Any) -> None:
+    training = UniversalTraining(UniversalSettings(device="cpu"))
+    task = next(task for task in training.distribution.tasks("training", 30) if task.optimizer == "momentum")
+    looks = drawn_readouts.looked_at(training, task)
+    moments, runs = len(drawn_readouts.MOMENTS), (2 * drawn_readouts.NEAR + 1) * drawn_peaks.SEEDS
+    assert looks.moment.tolist() == [moment for moment in range(moments) for _ in range(runs)]
+    assert torch.isfinite(looks.seen).all()
+    grid = torch.from_numpy(drawn_peaks.CENTRE["sgd"] * drawn_peaks.FACTORS).float().log()
+    peaks = (looks.law + looks.distance).view(moments, runs)
+    assert (peaks[..., None] - grid).abs().amin(-1).max() < 1e-5
+    assert torch.equal(peaks[0], peaks[-1])
+    assert looks.distance.view(moments, -1, drawn_peaks.SEEDS)[0, drawn_readouts.NEAR].abs().max() < math.log(2)
