@@ -25,22 +25,24 @@ TITLE = "## All claims\n"
 """What follows it in README.md is drawn."""
 
 
-ALL: tuple[tuple[Any, type[Settings], str], ...] = (
-    (xu2019.Xu2019, xu2019.Settings, "gpu"),
-    (baydin2018.Baydin2018, baydin2018.Settings, "cpu"),
-    (fu2017.Fu2017, fu2017.Settings, "cpu"),
-    (metz2019.Metz2019, metz2019.Settings, "cpu"),
-    (metz2019_hypergradients.Hypergradients, metz2019_hypergradients.Settings, "cpu"),
-    (micaelli2021.Micaelli2021, micaelli2021.Settings, "cpu"),
+ALL: tuple[tuple[Any, type[Settings], dict[str, str]], ...] = (
+    (xu2019.Xu2019, xu2019.Settings, {"xu2019": "gpu", "xu2019_cpu": "cpu"}),
+    (baydin2018.Baydin2018, baydin2018.Settings, {"baydin2018": "cpu"}),
+    (fu2017.Fu2017, fu2017.Settings, {"fu2017": "cpu"}),
+    (metz2019.Metz2019, metz2019.Settings, {"metz2019": "cpu"}),
+    (metz2019_hypergradients.Hypergradients, metz2019_hypergradients.Settings, {"metz2019_hypergradients": "cpu"}),
+    (micaelli2021.Micaelli2021, micaelli2021.Settings, {"micaelli2021": "cpu"}),
 )
-"""Reproduction, its settings, the scale of its committed results."""
+"""Reproduction, its settings, and the scale of the results in each of its folders."""
 
 
 def committed() -> list[Reproduction[Any, Any]]:
     """The reproductions whose lines are committed."""
-    found = [(kind, settings, scale, RESULTS / kind.__module__) for kind, settings, scale in ALL]
     return [
-        kind(settings(scale=scale, out=out)) for kind, settings, scale, out in found if (out / "runs.jsonl").exists()
+        kind(settings(scale=scale, out=RESULTS / name))
+        for kind, settings, folders in ALL
+        for name, scale in folders.items()
+        if (RESULTS / name / "runs.jsonl").exists()
     ]
 
 
