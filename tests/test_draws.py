@@ -172,3 +172,11 @@ def test_episode_seeds() -> None:
     assert later.min() >= 0
     assert later.max() < 2**62
     assert draws.episode_seeds(np.array([7]), np.array([3])) == drawn[(seeds == 7) & (episodes == 3)]
+
+
+def test_generators_differ_by_each_number() -> None:
+    paths = [(0,), (1,), (0, 1), (1, 0), (0, 1, 2), (0, 2, 1)]
+    first = [float(torch.rand((), generator=draws.generator(*path), dtype=torch.float64)) for path in paths]
+    assert len(set(first)) == len(paths)
+    again = [float(torch.rand((), generator=draws.generator(*path), dtype=torch.float64)) for path in paths]
+    assert first == again

@@ -173,8 +173,7 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         """Runs the next truncation of worker i."""
         settings, worker = self.settings, self.workers[i]
         trainee, pes = self._trainee(worker.problem), settings.estimator == "pes"
-        key = draws.fold(draws.fold(torch.tensor(settings.seed), self.iteration), i)
-        generator = torch.Generator().manual_seed(int(key) & (2**62 - 1))
+        generator = draws.generator(settings.seed, self.iteration, i)
         chance = float(torch.rand((), generator=generator))
         interval, wanted = trainee.task.interval, settings.unroll(self.iteration, chance, trainee.task.budget)
         steps = min(worker.left, max(1, round(wanted / interval)) * interval)

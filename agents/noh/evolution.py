@@ -62,8 +62,7 @@ class EvolutionTraining(LSTMTraining):
         """Runs a population through a window, or a whole run, and moves theta; gives what to log."""
         settings, theta = self.settings, self._weights[0]
         window = self._window(self._begin_window())
-        key = draws.fold(draws.fold(torch.tensor(settings.seed), draws.POLICY), self.iteration)
-        generator = torch.Generator().manual_seed(int(key) & (2**62 - 1))
+        generator = draws.generator(settings.seed, draws.POLICY, self.iteration)
         noise = perturbations(settings.pairs, theta, settings.sigma, generator)
         self._accumulated = self._accumulated + noise
         samples = evaluated(

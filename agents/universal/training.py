@@ -85,8 +85,7 @@ class UniversalTraining(Training[UniversalSettings]):
     def _estimate(self, place: int) -> tuple[Tensor, Tensor, Tensor]:
         """The gradient (D,) on the task at a place, the mean loss, and the typical difference of its pairs."""
         settings = self.settings
-        key = draws.fold(draws.fold(torch.tensor(settings.seed), draws.POLICY), place)
-        generator = torch.Generator().manual_seed(int(key) & (2**62 - 1))
+        generator = draws.generator(settings.seed, draws.POLICY, place)
         noise = orthogonal_perturbations(settings.pairs, self.theta.detach(), settings.sigma, generator)
         seeds = self.training_seeds(settings.pairs, place * settings.pairs)
         run, episode = self.run(self._task(place))

@@ -126,3 +126,11 @@ def episode_seeds(seeds: NDArray[np.int64], episodes: NDArray[np.int64]) -> NDAr
     """
     folded = fold(fold(torch.from_numpy(seeds), EPISODE), torch.from_numpy(episodes)) & (2**62 - 1)
     return np.where(episodes == 0, seeds, folded.numpy())
+
+
+def generator(seed: int, *numbers: int) -> torch.Generator:
+    """Returns torch's generator on the CPU for what a seed and further numbers stand for, as for `POLICY, update`."""
+    key = torch.tensor(seed)
+    for number in numbers:
+        key = fold(key, number)
+    return torch.Generator().manual_seed(int(key) & (2**62 - 1))
