@@ -24,7 +24,7 @@ from lrenv.benchmark.contenders import Contender, contenders_of, digests
 from lrenv.benchmark.evaluation import Result, evaluate
 from lrenv.benchmark.privileges import Privileges, privileges_of
 from lrenv.benchmark.rows import Runs
-from lrenv.benchmark.search import DECAY, Record, Records, Search, after_another, grid_found, pool, stand_ins
+from lrenv.benchmark.search import DECAY, Record, Records, Search, after_another, grid_found, pool, sample_of, stand_ins
 from lrenv.benchmark.suite import Axis, Entry, Suite
 from lrenv.benchmark.tuning import AT_ONCE, grid_of
 from lrenv.controllers.agent import make_agent, view_of
@@ -147,7 +147,7 @@ def run_suite(
             raise KeyboardInterrupt(told) from None
     if cells.about.get("commit") != about["commit"]:
         skipped.append(f"The first runs are of commit {cells.about.get('commit')}, the last of {about['commit']}.")
-    privileges = {entry.label: privileges_of(_sample(entry)) for entry in entries}
+    privileges = {entry.label: privileges_of(sample_of(entry)) for entry in entries}
     replace_file(out / "tuned.jsonl", found.text())
     optimizers = {name: str(task.optimizer) for name, task in tasks.items()}
     return Outcome(suite, optimizers, lines, privileges, pools, found, skipped, cells.about)
@@ -186,7 +186,7 @@ def _agents(suite: Suite) -> tuple[list[Entry], dict[str, Contender], list[str]]
             given = entry.grid or entry.draws
             (contender,) = contenders_of([entry.agent], [entry.label]) if not given else (_tuned(entry),)
             if given or not contender.tuned:
-                view_of(_sample(entry))
+                view_of(sample_of(entry))
             _check_draws(entry)
         except FileNotFoundError as error:
             skipped.append(f"Agent {entry.label} is left out: {error}")
@@ -219,13 +219,6 @@ def _check_draws(entry: Entry) -> None:
     for name, values in ends.items():
         for value in values:
             make_agent(entry.agent, **stand_ins(entry), **first | {name: value})
-
-
-def _sample(entry: Entry) -> Any:
-    """The agent with the first value of whatever is tuned, or else of what is drawn."""
-    first = {key: axis.of(100)[0] for key, axis in entry.grid.items()}
-    drawn = {key: x.ends(100)[0] for key, x in entry.draws.items()}
-    return make_agent(entry.agent, **stand_ins(entry), **(first or drawn))
 
 
 def _lines(contender: Contender, search: Search, records: Records) -> list[Line]:

@@ -133,17 +133,11 @@ class Search:
 
     def decays(self) -> list[float | None]:
         """The weight decays to try; None, which is the task's own, unless the optimizer decouples it."""
-        own = view_of(self.sample()).optimizer
+        own = view_of(sample_of(self.entry, self.task.budget)).optimizer
         wraps = isinstance(own, str) and own.startswith("+")  # such as "+ema", around the task's own
         optimizer = self.task.optimizer if own is None or wraps else own
         tried = bool(self.suite.weight_decay) and not callable(optimizer) and make_optimizer(optimizer).decoupled
         return list(self.suite.weight_decay) if tried else [None]
-
-    def sample(self) -> Any:
-        """The agent with the first value of each hyperparameter that is searched."""
-        first = {name: axis.of(self.task.budget)[0] for name, axis in self.entry.grid.items()}
-        drawn = {name: x.draw(np.random.default_rng(0), 1, self.task.budget)[0] for name, x in self.entry.draws.items()}
-        return make_agent(self.entry.agent, **stand_ins(self.entry), **(first or drawn))
 
     def takes(self, name: str, value: Any) -> bool:
         """Whether the agent can be made with this value of one hyperparameter, and the first ones of the others."""
@@ -183,6 +177,13 @@ class Search:
                 found[i] = _rows(together, slice(order * len(seeds), (order + 1) * len(seeds)), len(pairs))
         for i in range(len(combinations)):
             yield found[i]
+
+
+def sample_of(entry: Entry, budget: int = 100) -> Any:
+    """The agent with the first value of whatever is tuned, or else of what is drawn, on a task with this budget."""
+    first = {name: axis.of(budget)[0] for name, axis in entry.grid.items()}
+    drawn = {name: x.ends(budget)[0] for name, x in entry.draws.items()}
+    return make_agent(entry.agent, **stand_ins(entry), **(first or drawn))
 
 
 def stand_ins(entry: Entry) -> Settings:
