@@ -41,6 +41,7 @@ from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
 from lrenv.envs.observations import FAN_IN, SETUP, UNTRAINED
 from lrenv.randomness.seeds import seeds_for
+from lrenv.runtime.files import append_line, json_lines
 from lrenv.runtime.progress import progress
 from lrenv.training.drawn import VERSION
 from lrenv.training.tasks import Task
@@ -117,7 +118,7 @@ def searched(training: UniversalTraining, task: Task, exponents: Sequence[float]
 def tasks_of(training: UniversalTraining, purpose: str, number: int) -> Iterator[Task]:
     """The tasks of a purpose, one by one."""
     place = FIRST[purpose]
-    while number:
+    while number > 0:
         (seed,) = seeds_for(purpose, 1, place)
         place += 1
         task = training.distribution.task(seed)
@@ -128,8 +129,7 @@ def tasks_of(training: UniversalTraining, purpose: str, number: int) -> Iterator
 
 def known(file: Path) -> dict[str, dict[str, Any]]:
     """What a file has of the tasks that are drawn now, by the task's name."""
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return {row["task"]: row for row in rows if row["version"] == VERSION}
+    return {row["task"]: row for row in json_lines(file) if row["version"] == VERSION}
 
 
 def found(settings: Settings) -> dict[str, list[dict[str, Any]]]:
@@ -138,14 +138,13 @@ def found(settings: Settings) -> dict[str, list[dict[str, Any]]]:
     of_task = known(settings.out)
     training = UniversalTraining(UniversalSettings(limit=settings.limit, layers=True, horizon=settings.horizon))
     rows: dict[str, list[dict[str, Any]]] = {"training": [], "selection": []}
-    with settings.out.open("a") as file, progress(settings.fitted + settings.tasks, "tasks") as report:
+    with progress(settings.fitted + settings.tasks, "tasks") as report:
         for purpose, number in (("training", settings.fitted), ("selection", settings.tasks)):
             for task in tasks_of(training, purpose, number):
                 report(sum(map(len, rows.values())))
                 if task.name not in of_task:
                     of_task[task.name] = searched(training, task, EXPONENTS[purpose])
-                    file.write(json.dumps(of_task[task.name]) + "\n")
-                    file.flush()
+                    append_line(settings.out, json.dumps(of_task[task.name]))
                 rows[purpose].append(of_task[task.name])
     return rows
 
