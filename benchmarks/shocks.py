@@ -1,13 +1,14 @@
 """Who recovers from a shock in the middle of a run, on drawn tasks for reports that train with Adam or AdamW.
 
-- rate: in one interval, half of the budget over, steps are 10 times as long as the agent wants. Agents that scale the
-  rate go on from there and have to undo it; those that set it have their own again at the next decision.
+- rate: for one of the task's intervals, from the middle of its budget on, steps are 10 times as long as the agent
+  wants. Agents that set the rate have their own again after it; those that scale it go on from there.
 - labels: from then on the training targets of half of the examples are those of others. Validation and test splits
   stay as they are.
 
 What is told is log(test loss at the end / that of the same agent, weights and batches without a shock), the mean over
 seeds and tasks with its standard error over tasks, and the loss without a shock relative to that of the first agent, so
-that an agent which can't lose much is known by it. No agent is tuned.
+that an agent which has little to lose is known by it. No agent is tuned, and the controller, which scales the rate, was
+trained on one other task.
 """
 
 from __future__ import annotations
@@ -15,22 +16,24 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import tyro
-from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from lrenv.agents import make_agent
+from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.scores import capped_log
 from lrenv.data import Split
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.randomness.seeds import seeds_for
+from lrenv.runtime.files import append_line, json_lines
 from lrenv.runtime.progress import progress
-from lrenv.training.drawn import TaskDistribution
+from lrenv.training.drawn import VERSION, TaskDistribution
 from lrenv.training.tasks import Task
 
 SHOCKS = ("none", "rate", "labels")
@@ -42,13 +45,16 @@ CAP = 10.0
 """A run that diverged counts as so many times the loss without a shock, which is also the most that counts."""
 
 
+CONTROLLER = "reproductions/results/xu2019/trainings/fashion-mnist-cnn-ours-mlp/controller.safetensors"
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings: who is shocked, and where."""
 
     agents: tuple[str, ...] = (
         "universal", "linear:peak=0.003:warmup=0.05", "constant:peak=0.003", "plateau:peak=0.003",
-        "greedy-bounded:peak=0.003", "adam-hd:initial_lr=0.003", "gala:initial_lr=0.003",
+        "greedy-bounded:peak=0.003", "adam-hd:initial_lr=0.003", "gala:initial_lr=0.003", CONTROLLER,
     )  # fmt: skip
     """Names, specs or files; where they scale the rate, they begin at 0.003."""
     tasks: int = 24
@@ -62,41 +68,46 @@ class Settings:
 
 
 class Shocked(LearningRateVectorEnv):
-    """Environments that a shock befalls in the middle of their budgets.
+    """Environments whose first episodes a shock befalls, half of the budget over.
 
     Args:
-        shock: one of `SHOCKS`.
         num_envs: n.
         task: the task.
+        shock: one of `SHOCKS`.
         more: as environments take it.
     """
 
-    def __init__(self, shock: str, num_envs: int, task: Task, **more: Any) -> None:
+    def __init__(self, num_envs: int, task: Task, *, shock: str, **more: Any) -> None:
         super().__init__(num_envs, task, **more)
         self.shock = shock
-        self.left = math.ceil(self.task.budget / self.task.interval / 2)
-        """Decisions before the shock."""
+        # The task's interval, whatever the agent's is, so that it is the same shock for all.
+        self.begins = task.interval * (-(-task.budget // task.interval) // 2)
+        self.ends = self.begins + task.interval
+        self.shocked = False
 
     def step(self, actions: Any) -> Any:
-        """A decision, which may be the one with the shock."""
-        control, trainee = self.episode.control, self.episode.trainee
-        self.left -= 1
-        if self.left != -1 or self.shock == "none":
-            return super().step(actions)
-        if self.shock == "labels":
-            trainee.train = exchanged(trainee.train)
-            return super().step(actions)
-        apply = control.apply
+        """A decision, which may be one with the shock."""
+        trainee, now = self.episode.trainee, int(self._inner_step.max())
+        if self.shock == "labels" and not self.shocked and now >= self.begins:
+            self.shocked, trainee.train = True, exchanged(trainee.train)
+        if self.shock == "rate" and now < self.ends and now + self.task.interval > self.begins:
+            return self._with_longer_steps(actions)
+        return super().step(actions)
+
+    def _with_longer_steps(self, actions: Any) -> Any:
+        apply = self.episode.control.apply
+        own = FACTOR if self.shocked else 1.0
 
         def longer(action: Tensor, lr: Tensor, hyper: Any) -> Any:
-            lr, hyper = apply(action, lr, hyper)
+            lr, hyper = apply(action, lr / own, hyper)
             return FACTOR * lr, hyper
 
-        control.apply = longer  # type: ignore[method-assign]
+        self.shocked = True
+        self.episode.control.apply = longer  # type: ignore[method-assign]
         try:
             return super().step(actions)
         finally:
-            control.apply = apply  # type: ignore[method-assign]
+            self.episode.control.apply = apply  # type: ignore[method-assign]
 
 
 def exchanged(split: Split) -> Split:
@@ -108,55 +119,66 @@ def exchanged(split: Split) -> Split:
     return Split(split.inputs, targets)
 
 
-def last_test_losses(name: str, task: Task, shock: str, seeds: list[int]) -> list[float | None]:
+def last_test_losses(agent: Any, task: Task, shock: str, seeds: list[int]) -> list[float | None]:
     """The test losses at the end (n,); None where a run diverged."""
-    agent = make_agent(name)
-    settings = {"interval": task.interval, "measure_interval": task.interval} | agent.view.settings()
-    envs = Shocked(shock, len(seeds), task, **settings, device="cpu", autoreset_mode=AutoresetMode.DISABLED)
-    observation, info = envs.reset(seed=seeds, options={"initial_lr": 0.003})
-    memory, start = None, np.ones(len(seeds), dtype=bool)
-    ended, losses = ~start, np.full(len(seeds), np.nan)
-    while not ended.all():
-        action, memory = agent.predict(observation, memory, start, deterministic=True)
-        observation, _, ended, _, info = envs.step(action)
-        start = np.zeros(len(seeds), dtype=bool)
-        if "final_test_loss" in info:
-            losses = np.where(info["_final_test_loss"], info["final_test_loss"], losses)
-    losses = np.where(info["diverged"], np.nan, losses)
-    return [None if math.isnan(x) else x for x in losses.tolist()]
+    found = evaluate(agent, task, seeds, initial_lr=0.003, device="cpu", environments=partial(Shocked, shock=shock))
+    return [x if math.isfinite(x) else None for x in found.final_test_loss.tolist()]
 
 
 def relative(losses: list[float | None], reference: list[float | None]) -> float:
-    """The mean over seeds of log(losses / reference), a run that diverged counting as `CAP`."""
-    return float(capped_log(np.array(losses, np.float64), np.array(reference, np.float64), CAP).mean())
+    """The mean over seeds of log(losses / reference), within `CAP` either way; a run that diverged is at the cap.
+
+    Seeds on which the reference diverged are left out; NaN if it did on all.
+    """
+    pairs = [(own, other) for own, other in zip(losses, reference, strict=True) if other is not None]
+    if not pairs:
+        return math.nan
+    own, other = np.array(pairs, np.float64).T
+    return float(capped_log(own, other, CAP).mean())
+
+
+def cell(logs: list[float]) -> str:
+    """A mean over tasks with its standard error; and how many tasks have none."""
+    known = np.array([x for x in logs if not math.isnan(x)])
+    left_out = f", {len(logs) - len(known)} left out" if len(known) < len(logs) else ""
+    return f"{known.mean():+.3f} ({known.std(ddof=1) / len(known) ** 0.5:.3f}{left_out})" if len(known) > 1 else "-"
 
 
 def main(settings: Settings) -> None:
-    """Runs and prints."""
+    """Runs and prints.
+
+    Raises:
+        SystemExit: too few tasks to tell anything.
+        ValueError: an agent is unknown or can't be made.
+    """
     drawn = TaskDistribution(settings.limit).tasks("report", settings.tasks)
     tasks = [task for task in drawn if task.optimizer != "momentum"]
+    if len(tasks) < 2:
+        raise SystemExit(f"{settings.tasks} tasks hold {len(tasks)} with Adam or AdamW; ask for more")
+    agents = {name: make_agent(name) for name in settings.agents}
     seeds = seeds_for("report", settings.seeds)
+    about = {"seeds": seeds, "version": VERSION, "factor": FACTOR, "share": SHARE}
+    known = [row for row in json_lines(settings.out) if all(row[name] == x for name, x in about.items())]
+    found = {(row["agent"], row["task"]): row["test_loss"] for row in known}
     settings.out.parent.mkdir(parents=True, exist_ok=True)
-    known = [json.loads(line) for line in settings.out.read_text().splitlines()] if settings.out.exists() else []
-    found = {(row["agent"], row["task"]): row["test_loss"] for row in known if row["seeds"] == seeds}
-    with settings.out.open("a") as file, progress(len(tasks) * len(settings.agents), "agents on tasks") as report:
-        for place, (task, agent) in enumerate((task, agent) for task in tasks for agent in settings.agents):
-            report(place, f"{agent} on {task.name}")
-            if (agent, task.name) not in found:
-                losses = {shock: last_test_losses(agent, task, shock, seeds) for shock in SHOCKS}
-                found[agent, task.name] = losses
-                file.write(json.dumps({"agent": agent, "task": task.name, "seeds": seeds, "test_loss": losses}) + "\n")
-                file.flush()
+    with progress(len(tasks) * len(agents), "agents on tasks") as report:
+        for place, (task, name) in enumerate((task, name) for task in tasks for name in agents):
+            report(place, f"{name} on {task.name}")
+            if (name, task.name) not in found:
+                losses = {shock: last_test_losses(agents[name], task, shock, seeds) for shock in SHOCKS}
+                found[name, task.name] = losses
+                append_line(
+                    settings.out, json.dumps({"agent": name, "task": task.name} | about | {"test_loss": losses})
+                )
     print(f"{len(tasks)} tasks, {len(seeds)} seeds; logarithms, with standard errors over tasks:\n")
     print("| agent | without a shock, relative to the first | rate times 10 | labels exchanged |")
     print("|---|---:|---:|---:|")
-    for agent in settings.agents:
-        own = [found[agent, task.name] for task in tasks]
+    for name in agents:
+        own = [found[name, task.name] for task in tasks]
         first = [found[settings.agents[0], task.name] for task in tasks]
         level = [relative(mine["none"], other["none"]) for mine, other in zip(own, first, strict=True)]
         told = [level, *([relative(mine[shock], mine["none"]) for mine in own] for shock in SHOCKS[1:])]
-        cells = [f"{np.mean(x):+.3f} ({np.std(x, ddof=1) / len(x) ** 0.5:.3f})" for x in told]
-        print(f"| {agent} | {' | '.join(cells)} |")
+        print(f"| {name} | {' | '.join(map(cell, told))} |")
 
 
 if __name__ == "__main__":

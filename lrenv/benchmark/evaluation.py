@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,7 @@ def evaluate(
     name: str | None = None,
     device: str | None = None,
     capture: bool = False,
+    environments: Callable[..., LearningRateVectorEnv] = LearningRateVectorEnv,
 ) -> Result:
     """Runs an agent, deterministically, on one trainee per seed, all in one batch.
 
@@ -110,9 +111,10 @@ def evaluate(
         device: where the trainees live.
         capture: on CUDA, replay decisions as CUDA graphs, with the same numbers; optimizers and networks that wait for
             the device can't be captured.
+        environments: what makes them, such as a subclass of one's own in which something happens.
 
     Raises:
-        ValueError: no seeds, or a task that can't be made.
+        ValueError: no seeds, a task that can't be made, or environments of one's own for an optimizer, which has none.
         AgentError: the agent has no view, one that the task can't offer, fails at a decision, or can't be captured.
     """
     agent = as_agent(make_agent(agent) if isinstance(agent, str | Path) else agent)
@@ -125,8 +127,13 @@ def evaluate(
         raise ValueError("evaluate needs at least one seed")
     chosen = choose_device(device)
     if isinstance(agent, OptimizerAgent):
+        if environments is not LearningRateVectorEnv:
+            raise ValueError(
+                f"agent {name!r} is an optimizer, which trains without environments: leave environments out"
+            )
         return _optimized(agent, name, task, seeds, chosen)
-    envs = _environments(name, view, task, len(seeds), chosen, "graph" if capture and chosen.type == "cuda" else False)
+    compile: Compile = "graph" if capture and chosen.type == "cuda" else False
+    envs = _environments(environments, name, view, task, len(seeds), chosen, compile)
     acting = agent.on_device(chosen) if hasattr(agent, "on_device") else agent
     begin = time.perf_counter()
     options = {} if initial_lr is None else {"initial_lr": initial_lr}
@@ -190,7 +197,13 @@ def _optimized(agent: OptimizerAgent, name: str, task: Task, seeds: list[int], d
 
 
 def _environments(
-    name: str, view: View, task: Task, n: int, device: torch.device, compile: Compile
+    make: Callable[..., LearningRateVectorEnv],
+    name: str,
+    view: View,
+    task: Task,
+    n: int,
+    device: torch.device,
+    compile: Compile,
 ) -> LearningRateVectorEnv:
     """What the agent called `name` acts on."""
     settings = {"interval": task.interval} | view.settings()
@@ -199,9 +212,7 @@ def _environments(
         # Who acts more often than others is measured no more often: the best of many measurements is lower.
         measured = task.measure_interval or max(task.interval, count("interval", interval))
         settings["measure_interval"] = -(-measured // interval) * interval
-        return LearningRateVectorEnv(
-            n, task, **settings, device=device, compile=compile, autoreset_mode=AutoresetMode.DISABLED
-        )
+        return make(n, task, **settings, device=device, compile=compile, autoreset_mode=AutoresetMode.DISABLED)
     except (ValueError, TypeError) as error:
         # Is it the agent, or the task by itself?
         LearningRateVectorEnv(1, task, device=device)
