@@ -493,6 +493,9 @@ def test_means_over_the_tasks_of_each_optimizer() -> None:
     assert "| agent | adam, 2 tasks | momentum, 1 task |" in shown
     assert "| a | 4.000 (2.000 to 8.000) | 0.500 (-) |" in shown
     assert "| r | 1.000 | 1.000 |" in shown
+    dead = [line(name, "s", [math.inf, math.inf]) for name in "ra"]
+    without = scored(outcome([*dead, *lines], optimizers={"s": "adam", "t": "adam", "u": "adam", "v": "momentum"}))
+    assert row_of(without, "a").parts["adam"] == pytest.approx((4.0, 2.0, 8.0)), "a task that isn't scored"
     alike = scored(outcome(lines))
     assert row_of(alike, "a").parts == {}
     assert "By the tasks' optimizers" not in markdown(alike)

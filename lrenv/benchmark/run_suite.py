@@ -30,6 +30,7 @@ from lrenv.benchmark.tuning import AT_ONCE, grid_of
 from lrenv.controllers.agent import make_agent, view_of
 from lrenv.envs.actions import is_relative
 from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.lookup import what_is
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.files import replace_file
 from lrenv.runtime.memory import choose_device
@@ -149,7 +150,10 @@ def run_suite(
         skipped.append(f"The first runs are of commit {cells.about.get('commit')}, the last of {about['commit']}.")
     privileges = {entry.label: privileges_of(sample_of(entry)) for entry in entries}
     replace_file(out / "tuned.jsonl", found.text())
-    optimizers = {name: str(task.optimizer) for name, task in tasks.items()}
+    optimizers = {
+        name: task.optimizer if isinstance(task.optimizer, str) else what_is(task.optimizer)
+        for name, task in tasks.items()
+    }
     return Outcome(suite, optimizers, lines, privileges, pools, found, skipped, cells.about)
 
 
