@@ -897,3 +897,31 @@ def test_rates_and_counts_that_can_not_be_meant_are_refused() -> None:
         is float
     )
     assert loop.run(controller, 2) == [[0.25], [0.25]]
+
+
+@pytest.mark.parametrize("agent", ["plateau:peak=0.1:patience=3", "greedy:peak=0.1", "greedy-bounded:peak=0.1"])
+def test_agents_without_a_horizon_go_on_as_with_a_long_one(agent: str) -> None:
+    rates = []
+    for horizon in (None, 10_000):
+        loop = Loop()
+        controller = LRController(loop.optimizer, agent, horizon, every=1, evaluate=loop.validate)
+        rates.append(loop.run(controller, 60))
+        assert not any(decision.why for decision in controller.history)
+    assert rates[0] == rates[1]
+    assert len({rate for (rate,) in rates[0]}) > 1
+
+
+def test_another_scheduler_in_the_loop_is_told() -> None:
+    loop = Loop()
+    controller = LRController(loop.optimizer, "constant:peak=0.1", 10, every=2)
+    other = StepLR(loop.optimizer, 2, gamma=0.5)
+    with pytest.warns(UserWarning, match="set the optimizer's rate before step 4.*shadow=True") as told:
+        [loop.step(controller, other) for _ in range(8)]
+    assert len(told) == 1
+    assert told[0].filename.endswith("home_loop.py"), "the line of the loop"
+    assert any("something else had set the rate" in decision.why for decision in controller.history)
+    alone = Loop()
+    shadow = LRController(alone.optimizer, "constant:peak=0.1", 10, every=2, shadow=True)
+    other = StepLR(alone.optimizer, 2, gamma=0.5)
+    for _ in range(8):
+        alone.step(shadow, other)

@@ -267,6 +267,8 @@ class LRController(LRScheduler):
 
     def _decide(self, losses: Tensor | None) -> None:
         """A decision, after steps with the losses (k,)."""
+        if len(self._drivers()) > 1:  # of which there is a warning already
+            self._tell.never("changed")
         self._decider.decide(self.last_epoch, self._end, losses)
         self.base_lrs = self._rates.groups.initial()
 
@@ -370,13 +372,16 @@ class LRController(LRScheduler):
         if (other := of_other_horizon(self.horizon, made_for)) and is_first():
             warnings.warn(other, stacklevel=2)
 
-    def _check_alone(self) -> None:
-        """Says so if the rates are set by an earlier controller, too, that is still there."""
+    def _drivers(self) -> list[LRController]:
+        """The controllers that set this optimizer's rates, the earliest first."""
         listeners = listeners_of(self.optimizer)
         there = [] if listeners is None else listeners.there()
-        drivers = [x for x in there if isinstance(x, LRController) and not x._shadow]
+        return [x for x in there if isinstance(x, LRController) and not x._shadow]
+
+    def _check_alone(self) -> None:
+        """Says so if the rates are set by an earlier controller, too, that is still there."""
         # Where Accelerate has put a step of its own in the place of the optimizer's, none is seen.
-        if not self._shadow and any(driver is not self for driver in drivers[:1]):
+        if not self._shadow and any(driver is not self for driver in self._drivers()[:1]):
             self._tell(
                 "two",
                 "two LRControllers set the rates of this optimizer: delete the earlier one, or make one of them with "

@@ -18,6 +18,9 @@ from lrenv.home.telling import Telling
 from lrenv.runtime.transfer import to_host
 from lrenv.training.optimizers import Hyper
 
+CHANGED = "something else had set the rate"
+"""Why the rate of the steps before was not the controller's."""
+
 
 class Outcome(NamedTuple):
     """What came of a decision."""
@@ -68,6 +71,12 @@ class Decider:
                 "the optimizer's groups were replaced, and it no longer trains the layers that are looked at: make a "
                 "new controller for it",
             )
+        if changed := groups.changed():
+            self.tell(
+                "changed",
+                f"something else has set the optimizer's rate before step {step}, and the controller sets its own at "
+                "every decision: take the other scheduler out of the loop, or try the agent beside it with shadow=True",
+            )
         outcome = self._decided(step, horizon, losses, self.rates.lr, self.rates.hyper)
         proposed = outcome.act.lr[0].tolist()
         why = self.rates.decide(proposed, outcome.act.hyper)
@@ -82,7 +91,7 @@ class Decider:
         self.history.add(
             Decision(
                 step, groups.rates_of_cells(), groups.rates_at(proposed), hyper, outcome.train_loss, outcome.val_loss,
-                outcome.observation, outcome.act.action, (*outcome.why, *why),
+                outcome.observation, outcome.act.action, (*outcome.why, *why, *[CHANGED] * changed),
             )
         )  # fmt: skip
 

@@ -52,6 +52,7 @@ class Groups:
             )
         self._optimizer, self._write = optimizer, False
         self.layers: Layers | None = None
+        self._set: list[tuple[Group, float]] = []  # groups as they were when rates were last set, and these
         self._first: list[float] = []  # rates of the groups that were seen, or that a checkpoint tells of
         self.base = next((lr for lr in self.initial() if lr), 0.0)
 
@@ -145,6 +146,12 @@ class Groups:
         """Sets the rates of all groups; tensors are filled, so that compiled and captured steps see them."""
         for group, rate in zip(self.all, self.rates_at(lr), strict=True):
             _put(group, "lr", rate)
+        self._set = [(group, float(group["lr"])) for group in self.all]
+
+    def changed(self) -> bool:
+        """Whether something else has set a rate since; loading a state puts other groups in the place of these."""
+        now = self.all
+        return any(float(group["lr"]) != rate for group, rate in self._set if any(group is own for own in now))
 
     def names(self) -> tuple[str, ...]:
         """The hyperparameters besides the rate that agents can control here."""

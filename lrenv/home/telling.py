@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 from lrenv.home.processes import is_first
+
+
+def outside(level: int) -> int:
+    """The stack level of the first caller beyond this package and torch, whose line a warning is to point at.
+
+    Args:
+        level: of the caller of this function, as `warnings.warn` counts there.
+    """
+    frame = sys._getframe(level)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("lrenv", "torch"):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 class Telling:
@@ -20,9 +33,14 @@ class Telling:
     def __call__(self, kind: str, sentence: str) -> None:
         """Warns, if this is the first time and the process that speaks for all."""
         if kind not in self.said:
-            self.said.append(kind)
+            self.never(kind)
             if is_first():
-                warnings.warn(sentence, stacklevel=2)
+                warnings.warn(sentence, stacklevel=outside(2))
+
+    def never(self, kind: str) -> None:
+        """Lets there be no warning of this kind."""
+        if kind not in self.said:
+            self.said.append(kind)
 
     def again(self, kind: str) -> None:
         """Lets there be another warning of this kind."""
