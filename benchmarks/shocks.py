@@ -7,8 +7,7 @@
 
 What is told is log(test loss at the end / that of the same agent, weights and batches without a shock), the mean over
 seeds and tasks with its standard error over tasks, and the loss without a shock relative to that of the first agent, so
-that an agent which has little to lose is known by it. No agent is tuned, and the controller, which scales the rate, was
-trained on one other task.
+that an agent which has little to lose is known by it. No agent is tuned.
 """
 
 from __future__ import annotations
@@ -45,16 +44,13 @@ CAP = 10.0
 """A run that diverged counts as so many times the loss without a shock, which is also the most that counts."""
 
 
-CONTROLLER = "reproductions/results/xu2019/trainings/fashion-mnist-cnn-ours-mlp/controller.safetensors"
-
-
 @dataclass(frozen=True)
 class Settings:
     """The settings: who is shocked, and where."""
 
     agents: tuple[str, ...] = (
         "universal", "linear:peak=0.003:warmup=0.05", "constant:peak=0.003", "plateau:peak=0.003",
-        "greedy-bounded:peak=0.003", "adam-hd:initial_lr=0.003", "gala:initial_lr=0.003", CONTROLLER,
+        "greedy-bounded:peak=0.003", "adam-hd:initial_lr=0.003", "gala:initial_lr=0.003",
     )  # fmt: skip
     """Names, specs or files; where they scale the rate, they begin at 0.003."""
     tasks: int = 24
@@ -75,10 +71,15 @@ class Shocked(LearningRateVectorEnv):
         task: the task.
         shock: one of `SHOCKS`.
         more: as environments take it.
+
+    Raises:
+        ValueError: the agent's interval doesn't divide the task's, so that the shock would be another one for it.
     """
 
     def __init__(self, num_envs: int, task: Task, *, shock: str, **more: Any) -> None:
         super().__init__(num_envs, task, **more)
+        if task.interval % self.task.interval:
+            raise ValueError(f"an interval of {self.task.interval} steps doesn't divide the task's, {task.interval}")
         self.shock = shock
         # The task's interval, whatever the agent's is, so that it is the same shock for all.
         self.begins = task.interval * (-(-task.budget // task.interval) // 2)
@@ -90,7 +91,7 @@ class Shocked(LearningRateVectorEnv):
         trainee, now = self.episode.trainee, int(self._inner_step.max())
         if self.shock == "labels" and not self.shocked and now >= self.begins:
             self.shocked, trainee.train = True, exchanged(trainee.train)
-        if self.shock == "rate" and now < self.ends and now + self.task.interval > self.begins:
+        if self.shock == "rate" and self.begins <= now < self.ends:
             return self._with_longer_steps(actions)
         return super().step(actions)
 

@@ -52,6 +52,12 @@ def test_who_sets_the_rate_has_its_own_again(
     assert np.allclose(seen, np.array(rates)[:, None], rtol=1e-5)
 
 
+def test_an_interval_that_does_not_divide_the_tasks_is_refused(shocks: Any) -> None:
+    task = make_task("noisy-quadratic", budget=20, interval=5)
+    with pytest.raises(ValueError, match="an interval of 3 steps doesn't divide the task's, 5"):
+        shocks.Shocked(1, task, shock="rate", interval=3, device="cpu")
+
+
 def test_labels_are_exchanged_from_the_middle_on(shocks: Any) -> None:
     task = make_task("digits-mlp", budget=20, interval=5)
     runs = {}

@@ -111,7 +111,8 @@ def evaluate(
         device: where the trainees live.
         capture: on CUDA, replay decisions as CUDA graphs, with the same numbers; optimizers and networks that wait for
             the device can't be captured.
-        environments: what makes them, such as a subclass of one's own in which something happens.
+        environments: what makes them, by (n, task) and settings of `LearningRateVectorEnv`; such as a subclass of one's
+            own in which something happens.
 
     Raises:
         ValueError: no seeds, a task that can't be made, or environments of one's own for an optimizer, which has none.
@@ -215,7 +216,7 @@ def _environments(
         return make(n, task, **settings, device=device, compile=compile, autoreset_mode=AutoresetMode.DISABLED)
     except (ValueError, TypeError) as error:
         # Is it the agent, or the task by itself?
-        LearningRateVectorEnv(1, task, device=device)
+        make(1, task, device=device)
         raise AgentError(f"agent {name!r} can't act on task {task.name!r}: {error}") from error
 
 

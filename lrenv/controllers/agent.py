@@ -198,7 +198,7 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
     try:
         made = factory(**settings)
     except TypeError as error:
-        if hasattr(factory, "load"):
+        if hasattr(factory, "load") and not settings:
             raise ValueError(f"agent {spec.name!r} is trained: give its controller file instead of its name") from error
         raise ValueError(f"agent {spec.name!r}: {error}") from error
     if not hasattr(made, "predict"):

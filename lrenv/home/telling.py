@@ -7,15 +7,18 @@ import warnings
 
 from lrenv.home.processes import is_first
 
+NOT_THE_USERS = ("lrenv", "torch", "accelerate", "lightning", "pytorch_lightning", "transformers")
+"""Packages whose lines tell the user nothing."""
+
 
 def outside(level: int) -> int:
-    """The stack level of the first caller beyond this package and torch, whose line a warning is to point at.
+    """The stack level of the first caller beyond `NOT_THE_USERS`, whose line a warning is to point at.
 
     Args:
         level: of the caller of this function, as `warnings.warn` counts there.
     """
     frame = sys._getframe(level)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("lrenv", "torch"):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in NOT_THE_USERS:
         frame, level = frame.f_back, level + 1
     return level
 
