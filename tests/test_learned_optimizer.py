@@ -203,7 +203,7 @@ def test_a_theta_of_another_shape(tmp_path: Path, toy: Callable[..., Task]) -> N
     hyper = {"theta": torch.zeros(2, 7)}
     with pytest.raises(ValueError, match="theta has 7 parameters"):
         trainee.unroll(trainee.init([0, 1]), torch.ones(2, 1), hyper, 1)
-    with pytest.raises(ValueError, match="is trained: give its controller file"):
+    with pytest.raises(ValueError, match="trained, so give its controller file"):
         make_agent("learned-optimizer")
     path = tmp_path / "controller.safetensors"
     controller_file.write(path, {"theta": torch.zeros(5)}, {"agent": "learned-optimizer", "architecture": {}})

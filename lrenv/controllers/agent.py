@@ -198,9 +198,8 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
     try:
         made = factory(**settings)
     except TypeError as error:
-        if hasattr(factory, "load") and not settings:
-            raise ValueError(f"agent {spec.name!r} is trained: give its controller file instead of its name") from error
-        raise ValueError(f"agent {spec.name!r}: {error}") from error
+        hint = "; it is trained, so give its controller file instead of its name" if hasattr(factory, "load") else ""
+        raise ValueError(f"agent {spec.name!r}: {error}{hint}") from error
     if not hasattr(made, "predict"):
         raise ValueError(f"agent {spec.name!r} must have a method `predict`, but it is {what_is(made)}")
     return made
