@@ -6,9 +6,12 @@ where there is a card; `benchmarks/gpu_check.py` is what runs on one.
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +24,19 @@ from lrenv.training.tasks import Task
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nothing has asked for a card yet: importing torch does not
 torch.set_num_threads(1)
+
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Imports a script of `benchmarks/` by its name; it is forgotten after the test, and what it imports from there."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    yield importlib.import_module
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or "").parent == BENCHMARKS:
+            del sys.modules[name]
 
 
 @pytest.fixture

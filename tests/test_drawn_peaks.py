@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +18,15 @@ from lrenv.benchmark.contenders import contenders_of
 from lrenv.envs.observations import DYNAMICS, SCALE_FREE, TRAINING
 from lrenv.randomness.seeds import seeds_for
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+@pytest.fixture
+def drawn_peaks(script: Callable[[str], Any]) -> Any:
+    return script("drawn_peaks")
 
 
 @pytest.fixture
-def drawn_peaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import drawn_peaks
-
-    yield drawn_peaks
-    sys.modules.pop("drawn_peaks")
-
-
-@pytest.fixture
-def drawn_readouts(drawn_peaks: Any) -> Iterator[Any]:
-    import drawn_readouts
-
-    yield drawn_readouts
-    sys.modules.pop("drawn_readouts")
+def drawn_readouts(script: Callable[[str], Any]) -> Any:
+    return script("drawn_readouts")
 
 
 def test_a_power_law_is_found_again(drawn_peaks: Any) -> None:
@@ -108,6 +98,14 @@ def test_a_readout_finds_what_a_signal_tells(drawn_peaks: Any, drawn_readouts: A
         with torch.no_grad():
             lost = drawn_readouts.told(family, moved(family.inputs(("gradients",))))
         assert (float(lost.mean()) < 0.2 * float(still.mean())) == tells
+
+
+def test_peaks_above_the_power_laws_are_higher(drawn_peaks: Any, drawn_readouts: Any) -> None:
+    family = family_of(drawn_peaks, drawn_readouts, tells=True)
+    best = math.log(4) * family.looks.seen[:, -1]
+    at_best, opposite = (float(drawn_readouts.told(family, above).mean()) for above in (best, -best))
+    assert at_best < 0.02, "between peaks of the grid"
+    assert opposite > 0.5
 
 
 def test_what_gradients_show(drawn_readouts: Any) -> None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 QUICK = ("card", "resets", "syncs", "launches", "speed", "whole", "outer")
 SLOW = ("correct", "rivals", "convolutions", "ppo")
 
 
 @pytest.fixture
-def gpu_check(monkeypatch: pytest.MonkeyPatch) -> Any:
+def gpu_check(script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     """The script as a module, which leaves this process's allocator alone."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    module = importlib.import_module("gpu_check")
+    module = script("gpu_check")
     monkeypatch.setattr(module, "keep_memory", lambda: False)
     return module
 

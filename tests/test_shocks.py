@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,10 @@ from lrenv.runtime.files import append_line
 from lrenv.training.drawn import VERSION, TaskDistribution
 from lrenv.training.tasks import make_task
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def shocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import shocks
-
-    yield shocks
-    sys.modules.pop("shocks")
+def shocks(script: Callable[[str], Any]) -> Any:
+    return script("shocks")
 
 
 @pytest.mark.parametrize(
