@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -66,6 +67,8 @@ class Settings:
     """On the CPU, with tiny sizes, and without what only CUDA has."""
     mode: tuple[str, ...] = tuple(MODES)
     """How decisions run: one kernel after the other, as one captured graph, compiled and captured."""
+    precision: tuple[str, ...] = ("full", "tf32")
+    """Of products, in the environment and in JAX, whose default is TF32."""
     envs: tuple[int, ...] = (1, 64, 1024, 8192, 32768)
     """Numbers of trainees that speed is measured at."""
     seconds: float = 270.0
@@ -80,6 +83,11 @@ class Settings:
     def modes(self) -> dict[str, Compile]:
         """The modes, as `Episode` takes them."""
         return {"eager": False} if self.dry_run else {mode: MODES[mode] for mode in self.mode}
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that the device has."""
+        return ("full",) if self.dry_run else self.precision
 
     def size(self, full: int, tiny: int) -> int:
         """Returns a size, or what stands for it in a dry run."""
@@ -173,8 +181,8 @@ def speed(settings: Settings) -> Rows:
     """Measures trainee-steps/s of digits-mlp over n, validation and observation at every decision included."""
     task = make_task("digits-mlp")
     for n in (2, 3) if settings.dry_run else settings.envs:
-        for mode, compile in settings.modes.items():
-            yield measured(settings, task, n, mode, compile)
+        for (mode, compile), precision in product(settings.modes.items(), settings.precisions):
+            yield measured(settings, task, n, mode, compile, precision)
 
 
 def whole(settings: Settings) -> Rows:
@@ -196,8 +204,9 @@ def whole(settings: Settings) -> Rows:
 def rivals(settings: Settings) -> Rows:
     """Returns the same work in JAX, in a loop over modules, and in `torch.func` over stacked modules."""
     decisions = settings.size(10, 1)
-    for n in (2,) if settings.dry_run else settings.envs:
-        yield {"n": n, "rival": "JAX", "trainee-steps/s": in_jax(n, decisions)}
+    for n, precision in product((2,) if settings.dry_run else settings.envs, settings.precisions):
+        rate = in_jax(n, decisions, precision)
+        yield {"n": n, "rival": "JAX", "precision": precision, "trainee-steps/s": rate}
     loop = modules("digits-mlp", decisions, device=settings.device)
     yield {"n": 1, "rival": "loop over modules", "trainee-steps/s": round(loop())}
     for n in (2,) if settings.dry_run else settings.envs:
@@ -209,10 +218,10 @@ def convolutions(settings: Settings) -> Rows:
     lenet = images("lenet", lenet5, (1, 28, 28), settings.size(50_000, 40), settings.size(1000, 8), 10_000)
     for n in (2,) if settings.dry_run else (1, 16, 64):
         for mode, compile in settings.modes.items():
-            yield measured(settings, lenet, n, mode, compile, turns=3, decisions=3)
+            yield measured(settings, lenet, n, mode, compile, "full", turns=3, decisions=3)
     resnet = images("resnet18", resnet18, (3, 32, 32), settings.size(2000, 40), settings.size(128, 4), 100)
     for n in (1,) if settings.dry_run else (1, 8):
-        yield measured(settings, resnet, n, "eager", False, turns=1, decisions=1)
+        yield measured(settings, resnet, n, "eager", False, "full", turns=1, decisions=1)
 
 
 def ppo(settings: Settings) -> Rows:
@@ -311,9 +320,11 @@ def staggered(task: Task, device: str, compile: Compile) -> tuple[Any, bool]:
     return np.array(losses), all(same)
 
 
-def decider(task: Task, n: int, device: str, compile: Compile) -> Callable[[int], None]:
+def decider(
+    task: Task, n: int, device: str, compile: Compile, precision: str = "full"
+) -> Callable[[int], None]:
     """Returns a function that takes a number of decisions in n trainees, from the same state each time."""
-    episode = Episode(task, "set-raw", device=device, compile=compile)
+    episode = Episode(task, "set-raw", device=device, compile=compile, precision=precision)
     action = torch.full((n, 1), 1e-3, device=device)
     start, _ = episode.reset(range(n))
 
@@ -327,14 +338,21 @@ def decider(task: Task, n: int, device: str, compile: Compile) -> Callable[[int]
 
 
 def measured(
-    settings: Settings, task: Task, n: int, mode: str, compile: Compile, turns: int = 5, decisions: int = 10
+    settings: Settings,
+    task: Task,
+    n: int,
+    mode: str,
+    compile: Compile,
+    precision: str,
+    turns: int = 5,
+    decisions: int = 10,
 ) -> dict[str, Any]:
     """Returns a row of speed and memory."""
     if not settings.dry_run:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     begin = time.perf_counter()
-    run = decider(task, n, settings.device, compile)
+    run = decider(task, n, settings.device, compile, precision)
     run(2)
     synchronize(settings)
     built = time.perf_counter() - begin
@@ -344,17 +362,20 @@ def measured(
     trainee = Trainee(task, settings.device)
     predicted = trainee.memory.total(n, trainee.chunks(n)[0]) / 2**30
     return {
-        "task": task.name, "n": n, "mode": mode, "ms per decision": round(1e3 * seconds, 3),
+        "task": task.name, "n": n, "mode": mode, "precision": precision, "ms per decision": round(1e3 * seconds, 3),
         "trainee-steps/s": round(n * task.interval / seconds), "built in s": round(built, 1),
         "GiB": round(peak, 2), "predicted GiB": round(predicted, 2),
     }  # fmt: skip
 
 
-def in_jax(n: int, decisions: int) -> int | str:
-    """Measures JAX's rate in a process of its own."""
+def in_jax(n: int, decisions: int, precision: str) -> int | str:
+    """Measures JAX's rate in a process of its own, with products of the same precision."""
     script = f"from jax_trainees import trainees; print(trainees('digits-mlp', {n}, {decisions}, observed=True)())"
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path])
-    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONPATH": path}
+    products = {"full": "highest", "tf32": "tensorfloat32"}[precision]
+    environment = os.environ | {
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_DEFAULT_MATMUL_PRECISION": products, "PYTHONPATH": path
+    }  # fmt: skip
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=120)
     if "No module named 'jax'" in done.stderr:
         return "not installed"

@@ -194,7 +194,7 @@ def lenet(settings: Settings, device: torch.device) -> None:
         with torch.no_grad():
             ways["eager"] = (torch.enable_grad()(step), partial(measure, params, x))
             if settings.compile and not settings.dry_run:
-                fast_step, fast_measure = compiled(step_of), compiled(measure)
+                fast_step, fast_measure = compiled(step_of, True, device), compiled(measure, True, device)
                 ways["compiled"] = (partial(fast_step, params, x, y), partial(fast_measure, params, x))
             for mode, (train, forward) in ways.items():
                 begin = time.perf_counter()

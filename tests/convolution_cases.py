@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, jvp
 
-from lrenv.networks import convolutions
+from lrenv.networks import convolutions, kernels
 from lrenv.networks.stacked import Network
 
 CASES: dict[str, tuple[int, int, int, int, int, int, int, int, tuple[int, int]]] = {
@@ -178,7 +178,7 @@ def main() -> None:
             results[f"{name}, {layout}, {pooled=}"] = compared(name, layout, pooled, False)
     results["ties"] = compared("more padding than the kernel reaches", "rows", True, True)
     results["not a number"] = not_a_number()
-    convolutions.DEVICE, convolutions.LEAST_BATCH = "cpu", 1
+    kernels.DEVICE, convolutions.LEAST_BATCH = "cpu", 1
     results["shared"] = shared()
     results["network"] = network()
     print(json.dumps(results))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,6 +22,8 @@ from lrenv import networks
 from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
 from lrenv.controllers import controller_file
 from lrenv.data import Data, from_arrays
+
+ROOT = Path(__file__).parents[1]
 
 
 def blobs(shape: tuple[int, ...] = (6,), classes: int = 3, train: int = 24, held_out: int = 10) -> Data:
@@ -45,6 +52,19 @@ def learned_settings(out: Path, **others: Any) -> LearnedOptimizerSettings:
         "device": "cpu",
     }  # fmt: skip
     return LearnedOptimizerSettings(**small | others)
+
+
+def interpreted(script: str) -> dict[str, Any]:
+    """What a script of this folder prints where Triton interprets its kernels; skips where it can't."""
+    pytest.importorskip("triton")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "tests" / script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if "[unavailable]" in done.stdout:
+        pytest.skip("Triton's interpreter does not run here")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def table(out: Path) -> list[dict[str, str]]:

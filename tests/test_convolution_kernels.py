@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from helpers import interpreted
 from lrenv.networks import convolutions
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, Any]:
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "tests" / "convolution_cases.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    if "[unavailable]" in done.stdout:
-        pytest.skip("Triton's interpreter does not run here")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return interpreted("convolution_cases.py")
 
 
 def test_numbers_and_gradients_are_pytorchs(results: dict[str, Any]) -> None:

@@ -78,7 +78,8 @@ class Episode:
         dtype: of trainees, observations and Box actions.
         compile: True compiles the inner steps (`lrenv.training.trainee.Trainee`), the measurements and the signals. On
             CUDA, True and "graph" capture each decision as one CUDA graph, "graph" without compiling anything.
-        precision: "bf16" runs networks in bfloat16 (`lrenv.training.trainee.Trainee`).
+        precision: "tf32" rounds the inputs of products on CUDA, "bf16" runs networks in bfloat16
+            (`lrenv.training.trainee.Trainee`).
         chunk_size: trainees that go through a decision together at most (`lrenv.training.trainee.Trainee`).
 
     Raises:
@@ -103,6 +104,7 @@ class Episode:
         self.task = task
         self.reward = make_reward(reward)
         self.trainee = Trainee(task, device, dtype, compile, precision, chunk_size)
+        self.rounds_products = self.trainee.rounds_products
         network = self.trainee.network
         self.control = Control(control, self.trainee.rates, task.hyper, dtype)
         sizes = {"rates": self.control.rates, "parameters": network.size}
@@ -119,7 +121,7 @@ class Episode:
             self._constant[FAN_IN] = network.fan_in(self.control.granularity).to(self.trainee.device, dtype)
         # An interval that the budget cuts short needs trainees to stand still; others are spared the masks.
         self._until = task.budget if task.budget % task.interval else None
-        self._measure = compiled(self._measured, compile)
+        self._measure = compiled(self._measured, compile, self.trainee.device)
         self._captured = None
         if compile and self.trainee.device.type == "cuda":
             what = f"a decision of task {task.name!r} with optimizer {task.optimizer!r}"

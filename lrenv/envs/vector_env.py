@@ -76,8 +76,9 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         compile: True compiles decisions with `torch.compile`: small perceptrons train twice as fast on a CPU, after
             about half a minute for the first decision. Needs a C++ compiler on a CPU, Triton on CUDA. On CUDA, True and
             "graph" replay each decision as one CUDA graph; "graph" compiles nothing.
-        precision: "full" computes in `dtype`; "bf16" runs networks in bfloat16 by `torch.autocast`, for hardware that
-            multiplies it faster. Weights, optimizer and losses stay in `dtype`.
+        precision: "full" computes in `dtype`; "tf32" rounds the inputs of products and convolutions on CUDA to TF32;
+            "bf16" runs networks in bfloat16 by `torch.autocast`, for hardware that multiplies it faster. Weights,
+            optimizer and losses stay in `dtype`.
         chunk_size: trainees that go through a decision together at most; by default what a CPU's caches, or half of a
             GPU's free memory, hold.
         autoreset_mode: Gymnasium's. In DISABLED mode an ended episode stands still, with reward 0, until it is

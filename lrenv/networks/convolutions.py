@@ -11,27 +11,20 @@ copy is needed between convolutions, nor for `flatten(2)`, the input of linear l
 
 from __future__ import annotations
 
-import os
-import shutil
-from contextlib import AbstractContextManager, nullcontext
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DEVICE = "cuda"
-"""The type of device whose tensors the kernels take."""
+from lrenv.networks import kernels
+
 LEAST_BATCH = 32
 """The number of examples from which on the kernels are used, since their vectors run along the batch."""
 MOST_CHANNELS = 32
 """The number of input and output channels up to which the kernels are used; with more, cuDNN's matrix products fill."""
 PROGRAMS = 4096
 """The number of programs among which a weight gradient is divided: some per multiprocessor of the largest GPUs."""
-
-_TRITON = find_spec("triton") is not None and any(map(shutil.which, (os.environ.get("CC", "gcc"), "gcc", "clang")))
-"""Whether kernels can be built: Triton needs a C compiler."""
 
 
 def suits(layer: nn.Conv2d, x: Tensor) -> bool:
@@ -41,15 +34,15 @@ def suits(layer: nn.Conv2d, x: Tensor) -> bool:
     more, at least `LEAST_BATCH` examples and at most `MOST_CHANNELS` channels.
     """
     plain = (layer.stride, layer.dilation, layer.groups, layer.padding_mode) == ((1, 1), (1, 1), 1, "zeros")
-    if not plain or isinstance(layer.padding, str) or x.device.type != DEVICE or x.dtype != torch.float32:
+    if not plain or isinstance(layer.padding, str) or not kernels.take(x):
         return False
     channels = max(layer.in_channels, layer.out_channels)
-    if channels > MOST_CHANNELS or x.shape[0] < 2 or x.shape[1] < LEAST_BATCH or torch.is_autocast_enabled(DEVICE):
+    if channels > MOST_CHANNELS or x.shape[1] < LEAST_BATCH:
         return False
     # Offsets within one trainee's tensors have 31 bits.
     (h, w), (rows, columns) = x.shape[-2:], layer.padding
     padded = channels * x.shape[1] * (h + 2 * int(rows)) * (w + 2 * int(columns))
-    return padded < 2**31 and _TRITON
+    return padded < 2**31
 
 
 def stacked_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int] = (0, 0)) -> Tensor:
@@ -102,11 +95,6 @@ def _laid(x: Tensor, padding: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]
     return F.pad(x, (0, 0, columns, columns, rows, rows)).contiguous(), (0, 0)
 
 
-def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Makes a CUDA device the current one, on which Triton launches kernels."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
 def _block(channels: int) -> int:
     """Returns how many output channels a thread holds."""
     return 8 if channels <= 8 else 16
@@ -148,7 +136,7 @@ def _convolved(
     lanes = 1024 // block * warps
     windows = oh * ow if pooled else -(-oh // 2) * -(-ow // 2)
     inside = rows == columns == 0 and (pooled or oh % 2 == ow % 2 == 0)
-    with _on(x.device):
+    with kernels.on(x.device):
         convolve[(n * (padded // block) * -(-b // lanes) * windows,)](
             x, taps, x if bias is None else bias.contiguous(), out, which if pooled else out,
             C=c, H=h, W=w, B=b, OC=o, OP=padded, OH=oh, OW=ow, KH=kh, KW=kw, PH=rows, PW=columns,
@@ -187,7 +175,7 @@ def _weight_gradient(
     chunks = size // (taps * warps) + 1  # the bias has a column, too
     splits = max(1, min(oh * -(-b // 32), PROGRAMS // (n * chunks * (padded // block))))
     partial = x.new_empty(n, splits, padded, chunks * taps * warps)
-    with _on(x.device):
+    with kernels.on(x.device):
         weight_gradient[(n * splits * (padded // block) * chunks,)](
             x, grad, which if pooled else grad, partial,
             C=c, H=h, W=w, B=b, OC=o, OP=padded, OH=oh, OW=ow, KH=height, KW=width, PH=rows, PW=columns,
@@ -220,7 +208,7 @@ def _unpooled(grad: Tensor, which: Tensor, height: int, width: int) -> Tensor:
     n, o, h, w, b = grad.shape
     out = (grad.new_empty if (height, width) == (2 * h, 2 * w) else grad.new_zeros)((n, o, height, width, b))
     lanes = 128 if b <= 128 else 512
-    with _on(grad.device):
+    with kernels.on(grad.device):
         unpool[(n * o * h * w * -(-b // lanes),)](
             grad, which, out, H=height, W=width, B=b, OH=h, OW=w, BB=lanes, num_warps=4
         )
@@ -260,19 +248,7 @@ class _Convolution(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias if ctx.biased else None, None, None, None
 
 
-class _Last(torch.autograd.Function):
-    """A gradient without a derivative of its own: taking one raises an error, where it would otherwise count as 0."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise NotImplementedError("these convolutions have first derivatives only; take torch.nn.functional.conv2d")
-
-
-class _InputGradient(_Last):
+class _InputGradient(kernels.FirstDerivative):
     @staticmethod
     def forward(
         grad: Tensor, weight: Tensor, which: Tensor, h: int, w: int, rows: int, columns: int, pooled: bool
@@ -284,7 +260,7 @@ class _InputGradient(_Last):
         return out
 
 
-class _WeightGradient(_Last):
+class _WeightGradient(kernels.FirstDerivative):
     @staticmethod
     def forward(
         x: Tensor, grad: Tensor, which: Tensor, height: int, width: int, rows: int, columns: int

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
-from lrenv.networks import convolutions
+from lrenv.networks import convolutions, linears
 from lrenv.networks.architectures import Residual
 from lrenv.networks.pooling import max_pool_pairs
 from lrenv.randomness import draws
@@ -136,12 +136,16 @@ def batched_pass(module: nn.Module, prefix: str = "") -> Pass:
 
 
 def _batched_passes(layers: list[tuple[str, nn.Module]], prefix: str) -> list[Pass]:
-    """Returns the passes of consecutive layers; a convolution, a pool over pairs and ReLU are one pass."""
+    """Returns the passes of consecutive layers; a convolution, a pool over pairs and ReLU are one pass, a linear layer and ReLU are, too."""
     passes = [batched_pass(child, f"{prefix}{name}.") for name, child in layers]
     for i in reversed(range(len(layers) - 2)):
         name, layer = layers[i]
         if isinstance(layer, nn.Conv2d) and _is_conv_pool_relu(layer, layers[i + 1][1], layers[i + 2][1]):
             passes[i : i + 3] = [partial(_conv_pool_relu, layer, f"{prefix}{name}.", passes[i : i + 3])]
+    for i in reversed(range(len(layers) - 1)):
+        (name, layer), (_, following) = layers[i : i + 2]
+        if (type(layer), type(following)) == (nn.Linear, nn.ReLU) and is_plain(layer) and is_plain(following):
+            passes[i : i + 2] = [partial(_linear_relu, layer, f"{prefix}{name}.", passes[i : i + 2])]
     return passes
 
 
@@ -235,6 +239,8 @@ def _unfold(x: Tensor, n: int) -> Tensor:
 def _linear(layer: nn.Linear, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
     if x.ndim < 3:
         return _fallback(layer, prefix, parameters, state, x)
+    if isinstance(parameters, FirstOrder) and linears.suits(layer, x):
+        return linears.stacked_linear(x, parameters[f"{prefix}weight"], parameters.get(f"{prefix}bias"))
     # Activations lie in memory as (n, features, b): the gradients of weights then have the layout of the weights, and
     # sums over examples run along memory.
     columns = x.flatten(1, -2).transpose(1, 2)
@@ -245,6 +251,16 @@ def _linear(layer: nn.Linear, prefix: str, parameters: Tensors, state: Tensors, 
         out = torch.baddbmm(parameters[f"{prefix}bias"].unsqueeze(2), weight, columns)
     out = out.transpose(1, 2)
     return out.unflatten(1, x.shape[1:-1]) if x.ndim > 3 else out
+
+
+def _linear_relu(
+    layer: nn.Linear, prefix: str, passes: list[Pass], parameters: Tensors, state: Tensors, x: Tensor
+) -> Tensor:
+    """Runs a linear layer and the ReLU that follows it, by one kernel or by their two passes."""
+    if isinstance(parameters, FirstOrder) and linears.suits(layer, x):
+        return linears.stacked_linear(x, parameters[f"{prefix}weight"], parameters.get(f"{prefix}bias"), relu=True)
+    activated: Tensor = _run_in_order(passes, parameters, state, x)
+    return activated
 
 
 def _conv2d(layer: nn.Conv2d, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:

@@ -15,7 +15,10 @@ recurrent layers and interpolation. So stacked perceptrons repeat to the last bi
 on the kernels of `lrenv.networks.convolutions`; other networks repeat up to rounding, and to the last bit only where
 PyTorch's operations do.
 
-A program that changes a setting of the process in one thread while another is inside changes it there, too.
+A program that changes a setting of the process in one thread while another is inside changes it there, too. That is so
+for the one setting that lrenv's objects choose: where the first argument of a decorated function has `rounds_products`
+set, as trainees with `precision="tf32"` have, products of float32 matrices and convolutions on CUDA round their inputs
+to TF32 inside. Threads that train in several precisions at a time must be processes.
 
 Not changed, on purpose:
 
@@ -124,6 +127,7 @@ class _Process:
 
 class _Thread(threading.local):
     inside = False
+    rounded = False
 
 
 _PROCESS, _THREAD = _Process(), _Thread()
@@ -156,14 +160,41 @@ def _without_thread_settings() -> Iterator[AbstractContextManager[Any]]:
         yield torch.no_grad()
 
 
+def products_rounded() -> bool:
+    """Returns whether products of float32 matrices on CUDA round their inputs to TF32."""
+    return _matmul_precision() != "highest"
+
+
+@contextmanager
+def _products(owner: tuple[Any, ...]) -> Iterator[None]:
+    """Makes products round their inputs within the block, if the first of these arguments asks for that."""
+    if _THREAD.rounded or not _asks_for_rounding(owner):
+        yield
+        return
+    before = _matmul_precision(), _convolutions_rounded()
+    torch.set_float32_matmul_precision("high")
+    _round_convolutions(True)
+    _THREAD.rounded = True
+    try:
+        yield
+    finally:
+        _THREAD.rounded = False
+        torch.set_float32_matmul_precision(before[0])
+        _round_convolutions(before[1])
+
+
+def _asks_for_rounding(arguments: tuple[Any, ...]) -> bool:
+    return bool(arguments) and getattr(arguments[0], "rounds_products", False) is True
+
+
 def with_own_settings(function: Callable[P, R]) -> Callable[P, R]:
     """Decorates a function that may be differentiated: inside, lrenv's own settings and the caller's grad mode hold."""
 
     @wraps(function)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
-        if torch.compiler.is_compiling() or _THREAD.inside:
+        if torch.compiler.is_compiling() or (_THREAD.inside and not _asks_for_rounding(args)):
             return function(*args, **kwargs)
-        with own_settings():
+        with own_settings(), _products(args):
             return function(*args, **kwargs)
 
     return inside
@@ -184,6 +215,7 @@ def without_gradients(function: Callable[P, R]) -> Callable[P, R]:
             if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
                 stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_same, _same))
             stack.enter_context(own_settings())
+            stack.enter_context(_products(args))
             stack.enter_context(torch.no_grad())
             return function(*args, **kwargs)
 

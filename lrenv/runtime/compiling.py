@@ -23,6 +23,9 @@ Compile = bool | Literal["graph"]
 captures decisions without compiling."""
 Recording = Callable[[Callable[[], None]], Callable[[], object]]
 """A function that runs another a few times and returns one that runs it again on the same tensors."""
+OPTIONS: dict[str, dict[str, Any]] = {"cuda": {"combo_kernels": True}}
+"""Type of a device -> options of its compiler. On CUDA small kernels that don't depend on one another become one, since
+a decision of few trainees takes as long as its kernels are many."""
 WARM_UPS = 2
 """The number of runs before a capture, in which libraries create handles and choose kernels; captures must not."""
 
@@ -61,7 +64,7 @@ def _missing_compiler(device: torch.device) -> str | None:
     return None
 
 
-def compiled(function: F, compile: Compile = True, **options: Any) -> F:
+def compiled(function: F, compile: Compile, device: torch.device, **options: Any) -> F:
     """Returns the function, compiled where that is asked for: the only place where eager or compiled is chosen.
 
     With `compile=True` calls run code from `torch.compile` while gradients are off, and the function itself while they
@@ -72,7 +75,8 @@ def compiled(function: F, compile: Compile = True, **options: Any) -> F:
         function: takes and gives tensors, of the same shapes in every call; rates and seeds are tensors, too, or each
             value would compile anew. If it is a method, its object must not change afterwards.
         compile: the setting of that name.
-        **options: of the compiler.
+        device: of the tensors.
+        **options: of the compiler, besides those of the device.
     """
     if compile is not True:
         return function
@@ -83,7 +87,7 @@ def compiled(function: F, compile: Compile = True, **options: Any) -> F:
     # The compiler limits the graphs per code object, so a code object that all environments shared would exceed them.
     code = entry.__code__.replace(co_name=getattr(function, "__name__", "compiled"))
     own = FunctionType(code, entry.__globals__, code.co_name, None, entry.__closure__)
-    settings = options | {"guard_filter_fn": _of_arguments}
+    settings = OPTIONS.get(device.type, {}) | options | {"guard_filter_fn": _of_arguments}
     fast = torch.compile(own, dynamic=False, fullgraph=True, options=settings)
 
     def chosen(*arguments: Any) -> Any:
@@ -163,7 +167,7 @@ class Captured(Generic[S, O]):
             self._graphs[key] = self._recorded(place, others, structure)
         graph = self._graphs[key]
         if graph.inputs:
-            torch._foreach_copy_(graph.inputs, [x for x in others if isinstance(x, Tensor)])
+            copy_each(graph.inputs, [x for x in others if isinstance(x, Tensor)])
         try:
             graph.replay()
         except RuntimeError as error:
@@ -191,7 +195,7 @@ class Captured(Generic[S, O]):
             own = _copied(leaves)
             held = self._places[shapes] = _Place(tree_unflatten(own, structure), own, structure, shapes)
         else:
-            torch._foreach_copy_(held.leaves, leaves)
+            copy_each(held.leaves, leaves)
         return held
 
     def _recorded(self, place: _Place[S], others: list[Any], structure: TreeSpec) -> _Graph:
@@ -213,7 +217,7 @@ class Captured(Generic[S, O]):
                 (old, new) for old, new in zip(place.leaves, tree_flatten(state)[0], strict=True) if old is not new
             ]
             free = [freed(new) for _, new in moved]
-            torch._foreach_copy_([old for old, _ in moved], free)
+            copy_each([old for old, _ in moved], free)
 
         before = _copied(place.leaves)
         failed: RuntimeError | None = None
@@ -222,7 +226,7 @@ class Captured(Generic[S, O]):
         except RuntimeError as error:
             failed = error
         try:
-            torch._foreach_copy_(place.leaves, before)  # recording has run the function
+            copy_each(place.leaves, before)  # recording has run the function
         except RuntimeError as error:
             raise self._lost(failed or error) from error
         if isinstance(failed, torch.OutOfMemoryError):
@@ -270,5 +274,19 @@ def cuda_graph(device: torch.device) -> Recording:
 
 def _copied(tensors: list[Tensor]) -> list[Tensor]:
     copies = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors]
-    torch._foreach_copy_(copies, tensors)
+    copy_each(copies, tensors)
     return copies
+
+
+def copy_each(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copies tensors to tensors of their shapes and types.
+
+    PyTorch copies many at a time in one kernel only where all of them are of one type and laid out as their targets.
+    """
+    groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+    for target, source in zip(targets, sources, strict=True):
+        group = groups.setdefault((source.dtype, source.stride() == target.stride()), ([], []))
+        group[0].append(target)
+        group[1].append(source)
+    for group in groups.values():
+        torch._foreach_copy_(*group)

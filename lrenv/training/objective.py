@@ -29,8 +29,8 @@ PROBE = 1000
 needs no more, and the memory of it stays a small part of a trainee's."""
 NORMALISED_IN_ADVANCE = 2**26
 """Numbers in a data set up to which it is kept in normalised form (256 MiB of float32)."""
-PRECISIONS = {"full": None, "bf16": torch.bfloat16}
-"""Name -> what networks are autocast to."""
+PRECISIONS = {"full": None, "tf32": None, "bf16": torch.bfloat16}
+"""Name -> what networks are autocast to. Of "tf32" only products are rounded: their inputs, to 10 bits."""
 
 
 class TraineeState(NamedTuple):
@@ -76,6 +76,7 @@ class Objective:
         data_bytes: of the splits as they are stored.
         layers: the number of outputs of each layer for an example, by which memory is predicted.
         piece: how many examples are measured at once.
+        rounds_products: whether inputs of float32 products are rounded to TF32 (`lrenv.runtime.ambient`).
 
     Raises:
         TypeError: the task's data or network give something else than they should.
@@ -93,7 +94,10 @@ class Objective:
         self.outputs = data.outputs
         self.network = Network(partial(task.network, data.train.inputs.shape[1:], data.outputs))
         self._autocast = lookup(PRECISIONS, precision, "precision")
-        if self._autocast is not None and dtype != torch.float32:
+        self.rounds_products = precision == "tf32"
+        if self.rounds_products and device.type == "cpu":
+            raise ValueError("precision='tf32' is for the tensor cores of CUDA devices; on a CPU use 'full' or 'bf16'")
+        if precision != "full" and dtype != torch.float32:
             raise ValueError(f"precision={precision!r} rounds float32 networks; leave dtype at float32, not {dtype}")
         self._mean, self._std = data.mean.to(dtype), data.std.to(dtype)
         # Small data sets are normalised once; large ones stay as they are stored, often a quarter of the memory.

@@ -72,7 +72,9 @@ class Trainee(Objective):
         device: where data and trainees live.
         dtype: of weights and losses; float64 for tests of gradients, float32 otherwise.
         compile: True compiles the draws of batches and detached inner steps with `torch.compile`.
-        precision: "bf16" runs networks in bfloat16 by `torch.autocast`; weights and losses stay float32.
+        precision: "tf32" rounds the inputs of matrix products and convolutions to TF32 (10 bits instead of 23), as JAX
+            does by default, on CUDA alone; "bf16" runs networks in bfloat16 by `torch.autocast`. Weights and losses stay
+            float32.
         chunk_size: how many trainees go through a decision together at most. By default, on a CPU, what its caches
             hold, and one where there are convolutions: there is more work in a batch of images than a call costs, and
             grouped convolutions are slower (`benchmarks/layers.py`). On a GPU, what half of its free memory holds.
@@ -85,8 +87,8 @@ class Trainee(Objective):
 
     Raises:
         TypeError: the task's data or network give something else than they should.
-        ValueError: an unknown precision, bf16 beside another dtype than float32, targets or outputs that don't fit the
-            loss, or a network that can't be trained as it is; the message says what to do.
+        ValueError: an unknown precision, one that rounds beside another dtype than float32, tf32 on a CPU, targets or
+            outputs that don't fit the loss, or a network that can't be trained as it is; the message says what to do.
     """
 
     @without_gradients
@@ -114,7 +116,7 @@ class Trainee(Objective):
         self.memory = self._memory()
         self.chunk_size = self._default_chunk_size() if chunk_size is None else count("chunk_size", chunk_size)
         self._compile = checked(compile, self.device)
-        self._draw = compiled(draws.epoch_indices, compile, **draws.COMPILER_OPTIONS)
+        self._draw = compiled(draws.epoch_indices, compile, self.device, **draws.COMPILER_OPTIONS)
         self._takers: dict[StepObserver | None, Callable[..., Any]] = {}
         self.steps_per_graph = task.interval
         if compile is True:
@@ -255,7 +257,7 @@ class Trainee(Objective):
     def _taker(self, observer: StepObserver | None) -> Callable[..., Any]:
         """`_steps` with this observer, compiled at most once."""
         if observer not in self._takers:
-            self._takers[observer] = compiled(partial(self._steps, observer), self._compile)
+            self._takers[observer] = compiled(partial(self._steps, observer), self._compile, self.device)
         return self._takers[observer]
 
     def _steps(

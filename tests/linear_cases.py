@@ -1,0 +1,147 @@
+"""Runs the kernels of stacked linear layers in Triton's interpreter; prints what came of it as JSON, case -> numbers.
+
+A process of its own, started by `test_linear_kernels.py`: whether Triton interprets is settled as it is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad, jvp
+
+from lrenv.networks import kernels, linears
+from lrenv.networks.stacked import Network
+
+CASES = {
+    "one of digits": (2, 64, 64, 32),
+    "sides that fill no tile": (3, 5, 7, 10),
+    "several tiles of examples": (2, 70, 33, 2),
+    "one of everything": (1, 1, 1, 1),
+}
+"""Name -> n, b, inputs, outputs."""
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "rows": lambda x: x,
+    "examples": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "shared": lambda x: x[:1].expand_as(x),
+}
+"""What lies innermost in memory, or that all trainees have the same inputs."""
+
+
+def gradients(out: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    cotangent = torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view(out.shape).to(out.dtype)
+    return [out.detach(), *torch.autograd.grad(out, leaves, cotangent)]
+
+
+def compared(name: str, layout: str, relu: bool, biased: bool) -> dict[str, Any]:
+    """Errors against float64, in units of the largest number, and whether it is the same twice."""
+    n, b, inputs, outputs = CASES[name]
+    generator = torch.Generator().manual_seed(len(name))
+    x = LAYOUTS[layout](torch.randn(n, b, inputs, generator=generator))
+    # Columns of stacked parameters: rows of weights follow one another within a trainee alone.
+    params = torch.randn(n, 3 + outputs * (inputs + 1), generator=generator)
+    leaves = [x.requires_grad_(), params.requires_grad_()]
+
+    def parts(params: Tensor) -> tuple[Tensor, Tensor | None]:
+        bias = params[:, 3 + outputs * inputs :]
+        return params[:, 3 : 3 + outputs * inputs].unflatten(1, (outputs, inputs)), bias if biased else None
+
+    def attempt() -> list[Tensor]:
+        return gradients(linears.stacked_linear(x, *parts(params), relu), leaves)
+
+    own = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    weight, bias = parts(own[1])
+    out = torch.einsum("nbi,noi->nbo", own[0], weight) + (0 if bias is None else bias[:, None])
+    exact = gradients(out.relu() if relu else out, own)
+    found = attempt()
+    result: dict[str, Any] = {
+        part: ((a - e).abs().max() / e.abs().max().clamp(min=1e-30)).item()
+        for part, a, e in zip(("out", "x", "params"), found, exact, strict=True)
+    }
+    result["same"] = all(map(torch.equal, found, attempt()))
+    return result
+
+
+def not_a_number() -> dict[str, Any]:
+    """An input of the second trainee is NaN, and one of the third infinite; ReLU keeps NaN, and so does its gradient."""
+    x = torch.ones(3, 2, 2)
+    x[1, 0, 0], x[2, 1, 1] = torch.nan, torch.inf
+    weight = torch.ones(3, 1, 2, requires_grad=True)
+    out = linears.stacked_linear(x, weight, None, relu=True)
+    (gradient,) = torch.autograd.grad(out.sum(), weight)
+    return {"out": out.flatten(1).tolist(), "gradient": gradient.flatten(1).tolist()}
+
+
+def network() -> dict[str, Any]:
+    """A network's gradient in all modes, with the kernels and without; what asks for more raises."""
+    x = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    net = Network(lambda: nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4, bias=False), nn.Tanh()))
+    params = net.init([1, 2], torch.device("cpu"), torch.float32)[0]
+    runs: list[bool] = []
+    kernel = linears.stacked_linear
+
+    def counted(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
+        runs.append(relu)
+        return kernel(x, weight, bias, relu)
+
+    linears.stacked_linear = counted
+
+    def loss(params: Tensor, first_order: bool = True) -> Tensor:
+        return net(params, {}, x, True, first_order=first_order)[0].square().sum()
+
+    exact = grad(loss)(params, False)
+    plain = list(runs)
+    leaf = params.clone().requires_grad_()
+    found = {"autograd": torch.autograd.grad(loss(leaf), leaf)[0], "func": grad(loss)(params)}
+    used = list(runs)
+    with torch.no_grad():  # what traces and what plans memory take no notice of who writes the code
+        compiled = torch.compile(lambda p: grad(loss)(p), fullgraph=True, dynamic=False, backend="aot_eager")
+        found["compiled"] = compiled(params)
+    asked: dict[str, Callable[[], Any]] = {
+        "twice": lambda: grad(lambda p: grad(loss)(p).square().sum())(params),
+        "forward": lambda: jvp(loss, (params,), (params,)),
+    }
+    refused = {}
+    for name, work in asked.items():
+        try:
+            work()
+        except NotImplementedError as reason:
+            refused[name] = str(reason)
+    errors = {name: ((own - exact).norm() / exact.norm()).item() for name, own in found.items()}
+    return {"errors": errors, "plain": plain, "used": used, "refused": refused}
+
+
+def chosen() -> dict[str, list[bool]]:
+    """For which layers and batches the kernels are used: with gradients, without."""
+    tried = {
+        "small": (nn.Linear(64, 64), torch.zeros(2, 128, 64)),
+        "many examples": (nn.Linear(64, 64), torch.zeros(2, 129, 64)),
+        "many inputs": (nn.Linear(65, 64), torch.zeros(2, 8, 65)),
+        "one trainee": (nn.Linear(4, 4), torch.zeros(1, 8, 4)),
+        "sequences": (nn.Linear(4, 4), torch.zeros(2, 8, 3, 4)),
+        "float64": (nn.Linear(4, 4), torch.zeros(2, 8, 4, dtype=torch.float64)),
+    }
+    with torch.no_grad():
+        without = {name: linears.suits(*each) for name, each in tried.items()}
+    return {name: [linears.suits(*each), without[name]] for name, each in tried.items()}
+
+
+def main() -> None:
+    results: dict[str, Any] = {"elsewhere": linears.suits(nn.Linear(4, 4), torch.zeros(2, 8, 4))}
+    for number, name in enumerate(CASES):
+        for relu in (False, True):
+            layout = list(LAYOUTS)[(number + relu) % len(LAYOUTS)]
+            biased = number % 2 == 0 or relu
+            results[f"{name}, {layout}, {relu=}, {biased=}"] = compared(name, layout, relu, biased)
+    results["not a number"] = not_a_number()
+    kernels.DEVICE = "cpu"
+    results["network"] = network()
+    results["chosen"] = chosen()
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
