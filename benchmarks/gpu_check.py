@@ -320,9 +320,7 @@ def staggered(task: Task, device: str, compile: Compile) -> tuple[Any, bool]:
     return np.array(losses), all(same)
 
 
-def decider(
-    task: Task, n: int, device: str, compile: Compile, precision: str = "full"
-) -> Callable[[int], None]:
+def decider(task: Task, n: int, device: str, compile: Compile, precision: str = "full") -> Callable[[int], None]:
     """Returns a function that takes a number of decisions in n trainees, from the same state each time."""
     episode = Episode(task, "set-raw", device=device, compile=compile, precision=precision)
     action = torch.full((n, 1), 1e-3, device=device)

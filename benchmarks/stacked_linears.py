@@ -1,8 +1,8 @@
-"""Kernels for stacked linear layers against PyTorch's batched products, on CUDA: `python benchmarks/stacked_linears.py`.
+"""Kernels for stacked linear layers against PyTorch's products, on CUDA: `python benchmarks/stacked_linears.py`.
 
 Times a layer's forward pass with its ReLU, and all of its gradients, as replays of CUDA graphs, by precision and by the
-kernels' settings: examples per tile and warps. Prints a JSON line per result, in about two minutes, most of which Triton
-compiles for. `--dry-run` runs the kernels in Triton's interpreter on the CPU (TRITON_INTERPRET=1), with tiny sizes.
+kernels' settings: examples per tile and warps. Prints a JSON line per result, in about two minutes, of which Triton's
+compiler takes most. `--dry-run` runs the kernels in Triton's interpreter (TRITON_INTERPRET=1), with tiny sizes.
 """
 
 from __future__ import annotations

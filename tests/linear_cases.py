@@ -66,7 +66,7 @@ def compared(name: str, layout: str, relu: bool, biased: bool) -> dict[str, Any]
 
 
 def not_a_number() -> dict[str, Any]:
-    """An input of the second trainee is NaN, and one of the third infinite; ReLU keeps NaN, and so does its gradient."""
+    """An input of the second trainee is NaN, and one of the third infinite; ReLU keeps both, and so do gradients."""
     x = torch.ones(3, 2, 2)
     x[1, 0, 0], x[2, 1, 1] = torch.nan, torch.inf
     weight = torch.ones(3, 1, 2, requires_grad=True)

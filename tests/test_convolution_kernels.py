@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import interpreted
 from torch import nn
 
-from helpers import interpreted
 from lrenv.networks import convolutions
 
 

@@ -13,8 +13,8 @@ Read `stacked.py` first (`Network`: initial weights and forward pass of n copies
 layer). The networks themselves are in `architectures.py` (perceptrons, LeNet-5, ResNets, VGG), `sequences.py` (token
 ids), `perceptrons.py` and `gated.py` (further shapes of both); `families.py` has those of drawn tasks, as values.
 `pieces.py` tells the layers and tensors that may have rates of their own, `initialisation.py` draws the weights of n
-seeds fast, and `pooling.py` is a faster pool for the CPU. For CUDA `convolutions.py` and `linears.py` have faster layers,
-by the Triton kernels of `convolution_kernels.py` and `linear_kernels.py`; `kernels.py` is what they share.
+seeds fast, and `pooling.py` is a faster pool for the CPU. For CUDA `convolutions.py` and `linears.py` have faster
+layers, by the Triton kernels of `convolution_kernels.py` and `linear_kernels.py`; `kernels.py` is what they share.
 """
 
 from __future__ import annotations

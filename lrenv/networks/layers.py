@@ -136,7 +136,10 @@ def batched_pass(module: nn.Module, prefix: str = "") -> Pass:
 
 
 def _batched_passes(layers: list[tuple[str, nn.Module]], prefix: str) -> list[Pass]:
-    """Returns the passes of consecutive layers; a convolution, a pool over pairs and ReLU are one pass, a linear layer and ReLU are, too."""
+    """Returns the passes of consecutive layers.
+
+    A convolution, a pool over pairs and ReLU are one pass, and so are a linear layer and ReLU.
+    """
     passes = [batched_pass(child, f"{prefix}{name}.") for name, child in layers]
     for i in reversed(range(len(layers) - 2)):
         name, layer = layers[i]

@@ -7,8 +7,8 @@ a layer of one trainee, all of it on chip: `linear` its outputs, `linear_gradien
 Examples lie innermost in memory: activations are (n, features, b). Offsets within one trainee's tensors must fit 31
 bits; across trainees they are 64 bits.
 
-Sizes are constants of each compiled kernel: I inputs, O outputs, B examples; IP, OP and BB are the sides of tiles,
-powers of two, of which IP >= I and OP >= O. PRECISION is that of products (`tl.dot`).
+Sizes are constants of each compiled kernel: IN inputs, OUT outputs, B examples; IP, OP and BB are the sides of tiles,
+powers of two, of which IP >= IN and OP >= OUT. PRECISION is that of products (`tl.dot`).
 """
 
 # mypy: ignore-errors
@@ -20,18 +20,18 @@ import triton.language as tl
 
 @triton.jit
 def linear(
-    x,  # (n, I, B), strided
-    weight,  # (n, O, I), its rows contiguous
-    bias,  # (n, O), strided, read if BIASED
-    out,  # (n, O, B)
+    x,  # (n, IN, B), strided
+    weight,  # (n, OUT, IN), its rows contiguous
+    bias,  # (n, OUT), strided, read if BIASED
+    out,  # (n, OUT, B)
     x_n,
     x_i,
     x_b,
     weight_n,
     bias_n,
     bias_o,
-    I: tl.constexpr,
-    O: tl.constexpr,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
     B: tl.constexpr,
     IP: tl.constexpr,
     OP: tl.constexpr,
@@ -48,33 +48,31 @@ def linear(
     outputs = tl.arange(0, OP)[:, None]
     x += trainee * x_n
     weight += trainee * weight_n
-    columns = tl.load(
-        x + inputs[:, None] * x_i + lanes * x_b, mask=(inputs[:, None] < I) & (lanes < B), other=0.0
-    )
-    w = tl.load(weight + outputs * I + inputs[None, :], mask=(outputs < O) & (inputs[None, :] < I), other=0.0)
+    columns = tl.load(x + inputs[:, None] * x_i + lanes * x_b, mask=(inputs[:, None] < IN) & (lanes < B), other=0.0)
+    w = tl.load(weight + outputs * IN + inputs[None, :], mask=(outputs < OUT) & (inputs[None, :] < IN), other=0.0)
     result = tl.dot(w, columns, input_precision=PRECISION)
     if BIASED:
-        result += tl.load(bias + trainee * bias_n + outputs * bias_o, mask=outputs < O, other=0.0)
+        result += tl.load(bias + trainee * bias_n + outputs * bias_o, mask=outputs < OUT, other=0.0)
     if RELU:
         result = tl.where(result <= 0, 0.0, result)
-    tl.store(out + trainee * (O * B) + outputs * B + lanes, result, mask=(outputs < O) & (lanes < B))
+    tl.store(out + trainee * (OUT * B) + outputs * B + lanes, result, mask=(outputs < OUT) & (lanes < B))
 
 
 @triton.jit
 def linear_gradients(
-    x,  # (n, I, B), strided
-    weight,  # (n, O, I), its rows contiguous
-    out,  # (n, O, B), read if RELU
-    grad,  # (n, O, B), of the outputs
-    grad_x,  # (n, I, B), written to if OF_X
-    grad_weight,  # (n, O, I)
-    grad_bias,  # (n, O)
+    x,  # (n, IN, B), strided
+    weight,  # (n, OUT, IN), its rows contiguous
+    out,  # (n, OUT, B), read if RELU
+    grad,  # (n, OUT, B), of the outputs
+    grad_x,  # (n, IN, B), written to if OF_X
+    grad_weight,  # (n, OUT, IN)
+    grad_bias,  # (n, OUT)
     x_n,
     x_i,
     x_b,
     weight_n,
-    I: tl.constexpr,
-    O: tl.constexpr,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
     B: tl.constexpr,
     IP: tl.constexpr,
     OP: tl.constexpr,
@@ -89,27 +87,27 @@ def linear_gradients(
     outputs = tl.arange(0, OP)
     x += trainee * x_n
     weight += trainee * weight_n
-    out += trainee * (O * B)
-    grad += trainee * (O * B)
-    grad_x += trainee * (I * B)
+    out += trainee * (OUT * B)
+    grad += trainee * (OUT * B)
+    grad_x += trainee * (IN * B)
     of_weight = tl.zeros([OP, IP], tl.float32)
     of_bias = tl.zeros([OP], tl.float32)
     if OF_X:
         w = tl.load(
-            weight + outputs[None, :] * I + inputs[:, None],
-            mask=(outputs[None, :] < O) & (inputs[:, None] < I),
+            weight + outputs[None, :] * IN + inputs[:, None],
+            mask=(outputs[None, :] < OUT) & (inputs[:, None] < IN),
             other=0.0,
         )
     for start in tl.static_range(0, B, BB):
         lanes = start + tl.arange(0, BB)
-        there = (outputs[:, None] < O) & (lanes[None, :] < B)
+        there = (outputs[:, None] < OUT) & (lanes[None, :] < B)
         at = outputs[:, None] * B + lanes[None, :]
         g = tl.load(grad + at, mask=there, other=0.0)
         if RELU:
             g = tl.where(tl.load(out + at, mask=there, other=0.0) <= 0, 0.0, g)
         rows = tl.load(
             x + lanes[:, None] * x_b + inputs[None, :] * x_i,
-            mask=(lanes[:, None] < B) & (inputs[None, :] < I),
+            mask=(lanes[:, None] < B) & (inputs[None, :] < IN),
             other=0.0,
         )
         of_weight = tl.dot(g, rows, acc=of_weight, input_precision=PRECISION)
@@ -118,11 +116,11 @@ def linear_gradients(
             tl.store(
                 grad_x + inputs[:, None] * B + lanes[None, :],
                 tl.dot(w, g, input_precision=PRECISION),
-                mask=(inputs[:, None] < I) & (lanes[None, :] < B),
+                mask=(inputs[:, None] < IN) & (lanes[None, :] < B),
             )
     tl.store(
-        grad_weight + trainee * (O * I) + outputs[:, None] * I + inputs[None, :],
+        grad_weight + trainee * (OUT * IN) + outputs[:, None] * IN + inputs[None, :],
         of_weight,
-        mask=(outputs[:, None] < O) & (inputs[None, :] < I),
+        mask=(outputs[:, None] < OUT) & (inputs[None, :] < IN),
     )
-    tl.store(grad_bias + trainee * O + outputs, of_bias, mask=outputs < O)
+    tl.store(grad_bias + trainee * OUT + outputs, of_bias, mask=outputs < OUT)

@@ -20,8 +20,8 @@ from lrenv.networks import kernels
 from lrenv.runtime.ambient import products_rounded
 
 MOST_FEATURES = 64
-"""The number of inputs and outputs up to which the kernels are used (`benchmarks/stacked_linears.py`): one program holds
-a layer's weights in its registers."""
+"""The number of inputs and outputs up to which the kernels are used (`benchmarks/stacked_linears.py`): one program
+holds a layer's weights in its registers."""
 MOST_EXAMPLES = 128
 """The number of examples up to which the kernels compute gradients: one program goes through all examples of a trainee,
 and with more of them the library's products fill a GPU."""
@@ -77,7 +77,7 @@ def _constants(x: Tensor, weight: Tensor, gradients: bool) -> dict[str, Any]:
     (_, i, b), o = x.shape, weight.shape[1]
     lanes, warps = _settings(gradients)
     return {
-        "I": i, "O": o, "B": b, "IP": _side(i), "OP": _side(o), "BB": min(lanes, _side(b)),
+        "IN": i, "OUT": o, "B": b, "IP": _side(i), "OP": _side(o), "BB": min(lanes, _side(b)),
         "PRECISION": "tf32" if products_rounded() else "ieee", "num_warps": warps,
     }  # fmt: skip
 
@@ -122,8 +122,8 @@ def _gradients(
     found = grad_x, grad_weight, grad_bias = _empty(x, weight, of_x)
     with kernels.on(x.device):
         linear_gradients[(len(x),)](
-            x, weight, out.contiguous(), grad, grad_x if of_x else grad, grad_weight, grad_bias, *x.stride(), weight.stride(0),
-            RELU=relu, OF_X=of_x, **_constants(x, weight, True),
+            x, weight, out.contiguous(), grad, grad_x if of_x else grad, grad_weight, grad_bias,
+            *x.stride(), weight.stride(0), RELU=relu, OF_X=of_x, **_constants(x, weight, True),
         )  # fmt: skip
     return found
 

@@ -73,8 +73,8 @@ class Trainee(Objective):
         dtype: of weights and losses; float64 for tests of gradients, float32 otherwise.
         compile: True compiles the draws of batches and detached inner steps with `torch.compile`.
         precision: "tf32" rounds the inputs of matrix products and convolutions to TF32 (10 bits instead of 23), as JAX
-            does by default, on CUDA alone; "bf16" runs networks in bfloat16 by `torch.autocast`. Weights and losses stay
-            float32.
+            does by default, on CUDA alone; "bf16" runs networks in bfloat16 by `torch.autocast`. Weights and losses
+            stay float32.
         chunk_size: how many trainees go through a decision together at most. By default, on a CPU, what its caches
             hold, and one where there are convolutions: there is more work in a batch of images than a call costs, and
             grouped convolutions are slower (`benchmarks/layers.py`). On a GPU, what half of its free memory holds.
