@@ -22,7 +22,7 @@ import tyro
 from torch import Tensor
 from torch.func import grad
 
-from lrenv.networks import convolutions
+from lrenv.networks import convolutions, kernels
 from lrenv.networks.architectures import lenet5
 from lrenv.networks.layers import _fold, _unfold
 from lrenv.networks.stacked import Network
@@ -54,7 +54,7 @@ def clocked(work: Callable[[], Any], turns: int, device: torch.device) -> float:
         start = time.perf_counter()
         work()
         return 1e3 * (time.perf_counter() - start)
-    replay = cuda_graph(device)(lambda: work() and None)
+    replay = cuda_graph(device)(lambda: (work(), None)[1])
     times = []
     for _ in range(turns):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -219,7 +219,7 @@ def main(settings: Settings) -> None:
     if settings.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
         settings = Settings(trainees=2, batch_size=1, turns=1, dry_run=True)
-        convolutions.DEVICE, convolutions.LEAST_BATCH = "cpu", 1
+        kernels.DEVICE, convolutions.LEAST_BATCH = "cpu", 1
         convolutions.PROGRAMS = 8
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)

@@ -147,7 +147,7 @@ def _batched_passes(layers: list[tuple[str, nn.Module]], prefix: str) -> list[Pa
             passes[i : i + 3] = [partial(_conv_pool_relu, layer, f"{prefix}{name}.", passes[i : i + 3])]
     for i in reversed(range(len(layers) - 1)):
         (name, layer), (_, following) = layers[i : i + 2]
-        if (type(layer), type(following)) == (nn.Linear, nn.ReLU) and is_plain(layer) and is_plain(following):
+        if isinstance(layer, nn.Linear) and type(following) is nn.ReLU and is_plain(layer) and is_plain(following):
             passes[i : i + 2] = [partial(_linear_relu, layer, f"{prefix}{name}.", passes[i : i + 2])]
     return passes
 
