@@ -1,8 +1,8 @@
-"""Checks and timings of lrenv on a CUDA card, in under five minutes: `python benchmarks/gpu_check.py`.
+"""Checks and timings of lrenv on a CUDA card: `python benchmarks/gpu_check.py`.
 
-Each part stands alone (`--part speed`). Results are appended to `--out` as JSON lines as they come, and are shown as
-tables at the end. A part that fails is reported, the others go on, and the command exits with 1. `--dry-run` runs
-everything that needs no card on the CPU, with tiny sizes.
+Each part stands alone (`--part speed`) and takes half a minute to two on an H100, most of it in compilers. Results are
+appended to `--out` as JSON lines as they come, and are shown as tables at the end. A part that fails is reported, the
+others go on, and the command exits with 1. `--dry-run` runs everything that needs no card on the CPU, with tiny sizes.
 
 Images are random numbers in the shapes of Fashion-MNIST and CIFAR-10: speed doesn't depend on what they show.
 """

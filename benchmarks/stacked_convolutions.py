@@ -173,10 +173,10 @@ def lenet(settings: Settings, device: torch.device) -> None:
     x = torch.randn(n, b, 1, side, side, device=device)
     y = torch.randint(10, (n, b), device=device)
     gradients = {}
-    for kernels in (False, True):
+    for own in (False, True):
 
-        def loss(params: Tensor, x: Tensor, y: Tensor, kernels: bool = kernels) -> Tensor:
-            out = net(params, {}, x, True, first_order=kernels)[0]
+        def loss(params: Tensor, x: Tensor, y: Tensor, own: bool = own) -> Tensor:
+            out = net(params, {}, x, True, first_order=own)[0]
             return F.cross_entropy(out.flatten(0, 1), y.flatten(), reduction="none").view(n, b).mean(1).sum()
 
         def step(loss: Callable[..., Tensor] = loss) -> Tensor:
@@ -187,8 +187,8 @@ def lenet(settings: Settings, device: torch.device) -> None:
             gradient: Tensor = grad(loss)(params, x, y)
             return gradient
 
-        def measure(params: Tensor, x: Tensor, kernels: bool = kernels) -> Tensor:
-            return net(params, {}, x, False, first_order=kernels)[0]
+        def measure(params: Tensor, x: Tensor, own: bool = own) -> Tensor:
+            return net(params, {}, x, False, first_order=own)[0]
 
         ways: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {}
         with torch.no_grad():
@@ -198,8 +198,8 @@ def lenet(settings: Settings, device: torch.device) -> None:
                 ways["compiled"] = (partial(fast_step, params, x, y), partial(fast_measure, params, x))
             for mode, (train, forward) in ways.items():
                 begin = time.perf_counter()
-                gradients[mode, kernels] = train()
-                row: dict[str, Any] = {"network": "lenet5", "mode": mode, "way": "kernel" if kernels else "grouped"}
+                gradients[mode, own] = train()
+                row: dict[str, Any] = {"network": "lenet5", "mode": mode, "way": "kernel" if own else "grouped"}
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats()
                 if not settings.dry_run:
@@ -208,7 +208,7 @@ def lenet(settings: Settings, device: torch.device) -> None:
                 report(
                     **row,
                     gib=torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0,
-                    difference=error(gradients[mode, kernels], gradients["eager", False].double()),
+                    difference=error(gradients[mode, own], gradients["eager", False].double()),
                     seconds=time.perf_counter() - begin,
                 )
 

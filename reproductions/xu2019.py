@@ -209,7 +209,7 @@ class Xu2019(Reproduction[Settings, Piece]):
     def __init__(self, settings: Settings) -> None:
         scale = SCALES[settings.scale]
         for name, given, known in (
-            ("networks", settings.networks, tuple(NETWORKS)),
+            ("networks", settings.networks, tuple(name for name in NETWORKS if scale.like(name, scale.episodes))),
             ("methods", settings.methods, scale.methods),
             ("data", settings.data, sum(scale.data, ())),
         ):

@@ -21,7 +21,9 @@ from lrenv.agents.ppo.training import PPOTraining
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.envs.episode import Episode
 from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.networks import linears
 from lrenv.runtime import ambient
+from lrenv.runtime.ambient import with_own_settings, without_gradients
 from lrenv.runtime.files import locked_folder
 from lrenv.training.hypergradients import forward, reverse
 from lrenv.training.tasks import Task
@@ -146,6 +148,41 @@ def test_settings_around_change_no_number(name: str, undisturbed: list[Any]) -> 
     with SETTINGS[name]():
         later = played(envs)
     assert_equal(later, undisturbed)
+
+
+class Products:
+    """An object that asks for rounded products, or not, and tells what it sees inside."""
+
+    def __init__(self, rounds_products: bool) -> None:
+        self.rounds_products = rounds_products
+
+    def seen(self) -> tuple[str, bool, str]:
+        precision = linears._constants(torch.zeros(2, 3, 4), torch.zeros(2, 5, 3), True)["PRECISION"]
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, precision
+
+    @with_own_settings
+    def shows(self, inner: Products | None = None) -> Any:
+        return self.seen() if inner is None else (self.seen(), inner.shows(), self.seen())
+
+    @without_gradients
+    def fails(self) -> None:
+        assert self.seen()[0] == "high"
+        raise KeyError
+
+
+@pytest.mark.parametrize("around", ["highest", "medium"])
+def test_products_are_rounded_for_who_asks_and_for_nobody_else(around: str) -> None:
+    full, rounded = Products(False), Products(True)
+    exact, coarse = ("highest", False, "ieee"), ("high", True, "tf32")
+    with changed(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, around):
+        before = full.seen()
+        assert full.shows(rounded) == (exact, coarse, exact)
+        assert rounded.shows(rounded) == (coarse, coarse, coarse)
+        with pytest.raises(KeyError):
+            rounded.fails()
+        assert rounded.shows() == coarse
+        assert full.shows() == exact
+        assert full.seen() == before
 
 
 def assert_equal(seen: list[Any], expected: list[Any]) -> None:

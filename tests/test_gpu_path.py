@@ -251,6 +251,7 @@ for granularity in ("", "/tensor", "/parameter"):
     play(base, control="set-raw" + granularity, observe=tuple(WHITE_BOX))
 play(make_task(base, network=dropout, augment="crop-flip", replacement=True, initial_lr=LogUniform(1e-3, 1e-1)),
      control=("set", "momentum", "weight_decay"))
+play(base, precision="tf32")
 
 data = base.load()
 with FakeTensorMode() as mode:

@@ -293,3 +293,5 @@ def test_bf16_rounds_networks_and_nothing_else(toy: Callable[..., Task]) -> None
         Trainee(toy(), precision="fp8")
     with pytest.raises(ValueError, match="leave dtype at float32"):
         Trainee(toy(), precision="bf16", dtype=torch.float64)
+    with pytest.raises(ValueError, match="tensor cores"):
+        Trainee(toy(), precision="tf32")

@@ -142,7 +142,7 @@ def test_rows_repeat_to_the_last_digit(whole: Path, tmp_path: Path, monkeypatch:
 def test_what_can_not_be_meant(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong, message in (
         ({"methods": ("ppo",)}, "--methods ppo: this scale has ours-mlp, step"),
-        ({"networks": ("lenet",)}, "--networks lenet: this scale has cnn, cnn-caffe"),
+        ({"networks": ("lenet",)}, "--networks lenet: this scale has tiny"),
         ({"data": ("mnist",)}, "--data mnist: this scale has digits"),
     ):
         with pytest.raises(ValueError, match=message):
