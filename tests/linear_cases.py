@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, jvp
+from torch.func import grad, jvp, vmap
 
 from lrenv.networks import kernels, linears
 from lrenv.networks.stacked import Network
@@ -36,7 +37,7 @@ def gradients(out: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     return [out.detach(), *torch.autograd.grad(out, leaves, cotangent)]
 
 
-def compared(name: str, layout: str, relu: bool, biased: bool) -> dict[str, Any]:
+def compared(name: str, layout: str, relu: bool, biased: bool, strided: bool = False) -> dict[str, Any]:
     """Errors against float64, in units of the largest number, and whether it is the same twice."""
     n, b, inputs, outputs = CASES[name]
     generator = torch.Generator().manual_seed(len(name))
@@ -46,8 +47,10 @@ def compared(name: str, layout: str, relu: bool, biased: bool) -> dict[str, Any]
     leaves = [x.requires_grad_(), params.requires_grad_()]
 
     def parts(params: Tensor) -> tuple[Tensor, Tensor | None]:
-        bias = params[:, 3 + outputs * inputs :]
-        return params[:, 3 : 3 + outputs * inputs].unflatten(1, (outputs, inputs)), bias if biased else None
+        weights, bias = params[:, 3 : 3 + outputs * inputs], params[:, 3 + outputs * inputs :]
+        if strided:
+            return weights.unflatten(1, (inputs, outputs)).transpose(1, 2), bias.flip(1).T.contiguous().T
+        return weights.unflatten(1, (outputs, inputs)), bias if biased else None
 
     def attempt() -> list[Tensor]:
         return gradients(linears.stacked_linear(x, *parts(params), relu), leaves)
@@ -75,6 +78,78 @@ def not_a_number() -> dict[str, Any]:
     return {"out": out.flatten(1).tolist(), "gradient": gradient.flatten(1).tolist()}
 
 
+def hooked() -> nn.Module:
+    relu = nn.ReLU()
+    relu.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return relu
+
+
+def pooled(*order: nn.Module) -> list[nn.Module]:
+    return [nn.Conv2d(1, 2, 3), *order, nn.Flatten(), nn.Linear(8, 5), nn.ReLU()]
+
+
+NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
+    "images": lambda: [*pooled(nn.ReLU(), nn.MaxPool2d(2)), nn.Linear(5, 7)],
+    "pooled first": lambda: [*pooled(nn.MaxPool2d(2), nn.ReLU()), nn.Linear(5, 7)],
+    "ends in ReLU": lambda: pooled(nn.ReLU(), nn.MaxPool2d(2)),
+    "hooked": lambda: [nn.Flatten(), nn.Linear(36, 5), hooked(), nn.Linear(5, 4)],
+}
+
+
+def networks() -> dict[str, dict[str, Any]]:
+    """Gradients of networks with the kernels against those without, and which layers ran with their ReLU."""
+    x = torch.randn(2, 3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    kernel, found = linears.stacked_linear, {}
+    for name, make in NETWORKS.items():
+        runs: list[bool] = []
+
+        def counted(*arguments: Any, runs: list[bool] = runs) -> Tensor:
+            runs.append(arguments[3])
+            return kernel(*arguments)
+
+        def loss(params: Tensor, net: Network, first_order: bool) -> Tensor:
+            return net(params, {}, x, True, first_order=first_order)[0].square().sum()
+
+        linears.stacked_linear = counted
+        net = Network(lambda make=make: nn.Sequential(*make()))  # type: ignore[misc]
+        params = net.init([1, 2], torch.device("cpu"), torch.float32)[0]
+        own, exact = (grad(loss)(params, net, first_order) for first_order in (True, False))
+        found[name] = {"error": ((own - exact).norm() / exact.norm()).item(), "relu": runs}
+    linears.stacked_linear = kernel
+    return found
+
+
+def refused() -> dict[str, str]:
+    """What the kernels say of shapes that don't fit."""
+    x, weight, bias = torch.zeros(2, 3, 4), torch.zeros(2, 5, 4), torch.zeros(2, 5)
+    wrong: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {
+        "features": (x[..., :3], weight, bias), "trainees": (x[:1], weight, None), "bias": (x, weight, bias[:, :4]),
+    }  # fmt: skip
+    found = {}
+    for name, arguments in wrong.items():
+        try:
+            linears.stacked_linear(*arguments)
+        except ValueError as error:
+            found[name] = str(error)
+    return found
+
+
+def transformed() -> dict[str, float]:
+    """Differences of transforms of a measurement without gradients, by the kernels' network and by the plain one."""
+    net = Network(lambda: nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4)))
+    params = net.init([1, 2], torch.device("cpu"), torch.float32)[0]
+    x = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+
+    def measured(p: Tensor, first_order: bool) -> Tensor:
+        return net(p, {}, x, False, first_order=first_order)[0]
+
+    with torch.no_grad():
+        batch = torch.stack([params, params + 1])
+        each = [vmap(lambda p, order=order: measured(p, order))(batch) for order in (True, False)]
+        slopes = [jvp(lambda p, order=order: measured(p, order), (params,), (params,))[1] for order in (True, False)]
+    return {"vmap": (each[0] - each[1]).abs().max().item(), "jvp": (slopes[0] - slopes[1]).abs().max().item()}
+
+
 def network() -> dict[str, Any]:
     """A network's gradient in all modes, with the kernels and without; what asks for more raises."""
     x = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
@@ -100,16 +175,11 @@ def network() -> dict[str, Any]:
     with torch.no_grad():  # what traces and what plans memory take no notice of who writes the code
         compiled = torch.compile(lambda p: grad(loss)(p), fullgraph=True, dynamic=False, backend="aot_eager")
         found["compiled"] = compiled(params)
-    asked: dict[str, Callable[[], Any]] = {
-        "twice": lambda: grad(lambda p: grad(loss)(p).square().sum())(params),
-        "forward": lambda: jvp(loss, (params,), (params,)),
-    }
     refused = {}
-    for name, work in asked.items():
-        try:
-            work()
-        except NotImplementedError as reason:
-            refused[name] = str(reason)
+    try:
+        grad(lambda p: grad(loss)(p).square().sum())(params)
+    except NotImplementedError as reason:
+        refused["twice"] = str(reason)
     errors = {name: ((own - exact).norm() / exact.norm()).item() for name, own in found.items()}
     return {"errors": errors, "plain": plain, "used": used, "refused": refused}
 
@@ -122,11 +192,17 @@ def chosen() -> dict[str, list[bool]]:
         "many inputs": (nn.Linear(65, 64), torch.zeros(2, 8, 65)),
         "one trainee": (nn.Linear(4, 4), torch.zeros(1, 8, 4)),
         "sequences": (nn.Linear(4, 4), torch.zeros(2, 8, 3, 4)),
+        "no examples": (nn.Linear(4, 4), torch.zeros(2, 0, 4)),
         "float64": (nn.Linear(4, 4), torch.zeros(2, 8, 4, dtype=torch.float64)),
     }
     with torch.no_grad():
         without = {name: linears.suits(*each) for name, each in tried.items()}
-    return {name: [linears.suits(*each), without[name]] for name, each in tried.items()}
+    found = {name: [linears.suits(*each), without[name]] for name, each in tried.items()}
+    with mock.patch.object(kernels, "take", return_value=True):
+        for name, stride in (("near", 2**20), ("far apart", 2**30)):
+            x = torch.empty_strided((2, 3, 4), (1, stride, 1), device="meta")
+            found[name] = [linears.suits(nn.Linear(4, 4), x)]
+    return found
 
 
 def main() -> None:
@@ -136,8 +212,12 @@ def main() -> None:
             layout = list(LAYOUTS)[(number + relu) % len(LAYOUTS)]
             biased = number % 2 == 0 or relu
             results[f"{name}, {layout}, {relu=}, {biased=}"] = compared(name, layout, relu, biased)
+    results["strided weights, rows, relu=True"] = compared("sides that fill no tile", "rows", True, True, strided=True)
     results["not a number"] = not_a_number()
+    results["refused"] = refused()
     kernels.DEVICE = "cpu"
+    results["networks"] = networks()
+    results["transformed"] = transformed()
     results["network"] = network()
     results["chosen"] = chosen()
     print(json.dumps(results))

@@ -161,6 +161,10 @@ class Products:
         return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, precision
 
     @with_own_settings
+    def rounds(self) -> bool:
+        return ambient.products_rounded()
+
+    @with_own_settings
     def shows(self, inner: Products | None = None) -> Any:
         return self.seen() if inner is None else (self.seen(), inner.shows(), self.seen())
 
@@ -183,6 +187,55 @@ def test_products_are_rounded_for_who_asks_and_for_nobody_else(around: str) -> N
         assert rounded.shows() == coarse
         assert full.shows() == exact
         assert full.seen() == before
+
+
+@pytest.mark.parametrize("others", [(True, True), (True, False), (False, True)])
+def test_threads_that_round_leave_the_process_as_it_was(others: tuple[bool, bool]) -> None:
+    """The second enters while the first is inside, and leaves after it."""
+    barrier = threading.Barrier(2, timeout=20)
+    seen: dict[int, list[str]] = {0: [], 1: []}
+
+    class Slow(Products):
+        @with_own_settings
+        def first(self) -> None:
+            barrier.wait()  # the second may enter
+            barrier.wait()  # it has
+            seen[0].append(self.seen()[0])
+
+        @with_own_settings
+        def second(self) -> None:
+            barrier.wait()
+            barrier.wait()  # the first has left
+            seen[1].append(self.seen()[0])
+
+    def run_first() -> None:
+        Slow(others[0]).first()
+        barrier.wait()
+
+    def run_second() -> None:
+        barrier.wait()
+        Slow(others[1]).second()
+
+    before = Products(False).seen()
+    threads = [threading.Thread(target=run) for run in (run_first, run_second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Products(False).seen() == before
+    assert seen[0] == ["high"]  # one of them rounds
+    assert seen[1] == ["high" if others[1] else "highest"]
+
+
+def test_a_precision_set_backend_by_backend_stays() -> None:
+    with changed(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"):
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        try:
+            for rounded in (True, False):
+                assert Products(rounded).rounds()
+                assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+        finally:
+            torch.backends.cuda.matmul.fp32_precision = "ieee"
 
 
 def assert_equal(seen: list[Any], expected: list[Any]) -> None:

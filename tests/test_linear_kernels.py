@@ -16,7 +16,7 @@ def results() -> dict[str, Any]:
 
 def test_numbers_and_gradients_are_those_of_float64(results: dict[str, Any]) -> None:
     cases = {name: case for name, case in results.items() if "relu=" in name}
-    assert len(cases) == 8
+    assert len(cases) == 9
     for name, case in cases.items():
         for part in ("out", "x", "params"):
             assert case[part] < 2e-6, (name, part, case[part])  # some ten roundings of float32
@@ -39,10 +39,26 @@ def test_a_network_trains_by_the_kernels_where_first_derivatives_are_enough(resu
     assert max(network["errors"].values()) < 1e-5
 
 
-def test_second_derivatives_and_forward_mode_are_refused(results: dict[str, Any]) -> None:
-    refused = results["network"]["refused"]
-    assert "first derivatives only" in refused["twice"]
-    assert "forward" in refused["forward"]
+def test_layers_around_them_run_as_they_do_alone(results: dict[str, Any]) -> None:
+    networks = results["networks"]
+    for name, network in networks.items():
+        assert network["error"] < 1e-5, name
+    assert networks["images"]["relu"] == networks["pooled first"]["relu"] == [True, False]
+    assert networks["ends in ReLU"]["relu"] == [True]
+    assert networks["hooked"]["relu"] == [False, False]
+
+
+def test_transforms_without_rules_for_them_run_plain_layers(results: dict[str, Any]) -> None:
+    assert results["transformed"] == {"vmap": pytest.approx(0, abs=1e-6), "jvp": pytest.approx(0, abs=1e-6)}
+
+
+def test_shapes_that_do_not_fit_are_refused(results: dict[str, Any]) -> None:
+    assert set(results["refused"]) == {"features", "trainees", "bias"}
+    assert "(2, 3, 3), (2, 5, 4), (2, 5) don't fit" in results["refused"]["features"]
+
+
+def test_second_derivatives_are_refused(results: dict[str, Any]) -> None:
+    assert "first derivatives only" in results["network"]["refused"]["twice"]
 
 
 def test_they_are_for_small_layers_of_several_trainees_on_cuda(results: dict[str, Any]) -> None:
@@ -50,4 +66,5 @@ def test_they_are_for_small_layers_of_several_trainees_on_cuda(results: dict[str
     assert results["chosen"] == {
         "small": [True, True], "many examples": [False, True], "many inputs": [False, False],
         "one trainee": [False, False], "sequences": [False, False], "float64": [False, False],
+        "no examples": [False, False], "near": [True], "far apart": [False],
     }  # fmt: skip

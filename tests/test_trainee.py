@@ -293,5 +293,10 @@ def test_bf16_rounds_networks_and_nothing_else(toy: Callable[..., Task]) -> None
         Trainee(toy(), precision="fp8")
     with pytest.raises(ValueError, match="leave dtype at float32"):
         Trainee(toy(), precision="bf16", dtype=torch.float64)
+
+
+def test_tf32_is_for_float32_on_cuda(toy: Callable[..., Task]) -> None:
     with pytest.raises(ValueError, match="tensor cores"):
         Trainee(toy(), precision="tf32")
+    with pytest.raises(ValueError, match="leave dtype at float32"):
+        Trainee(toy(), "meta", precision="tf32", dtype=torch.float64)

@@ -2,8 +2,8 @@
 
 cuDNN's grouped convolutions with few channels per group leave most of a GPU idle. `stacked_conv2d` and
 `stacked_conv2d_relu_max_pool` run the kernels of `lrenv.networks.convolution_kernels` instead, in eager and in compiled
-code. They have first derivatives in reverse mode; second derivatives and forward mode raise an error. `suits` tells for
-which layers and images they are used.
+code. They have first derivatives in reverse mode; second derivatives raise an error. `suits` tells for which layers and
+images they are used.
 
 Images are stored as (n, c, h, w, b) tensors, of which the functions here take and return (n, b, c, h, w) views. So no
 copy is needed between convolutions, nor for `flatten(2)`, the input of linear layers.

@@ -21,9 +21,20 @@ TRITON = find_spec("triton") is not None and any(map(shutil.which, (os.environ.g
 
 
 def take(x: Tensor) -> bool:
-    """Returns whether kernels can take these numbers: float32 on CUDA, for two trainees or more, outside autocast."""
+    """Returns whether kernels can take these numbers: float32 on CUDA, for two trainees or more.
+
+    They have no rules for autocast, for `vmap`, and for forward mode.
+    """
     there = TRITON and x.device.type == DEVICE and x.dtype == torch.float32
-    return there and x.shape[0] > 1 and not torch.is_autocast_enabled(DEVICE)
+    return there and x.shape[0] > 1 and not torch.is_autocast_enabled(DEVICE) and not _transformed()
+
+
+def _transformed() -> bool:
+    """Returns whether a transform of `torch.func` other than `grad` is under way."""
+    if torch.compiler.is_compiling():  # what lrenv compiles has none around it
+        return False
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return any(each.key() != torch._C._functorch.TransformType.Grad for each in stack)
 
 
 def on(device: torch.device) -> AbstractContextManager[Any]:

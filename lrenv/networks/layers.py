@@ -140,16 +140,23 @@ def _batched_passes(layers: list[tuple[str, nn.Module]], prefix: str) -> list[Pa
 
     A convolution, a pool over pairs and ReLU are one pass, and so are a linear layer and ReLU.
     """
-    passes = [batched_pass(child, f"{prefix}{name}.") for name, child in layers]
-    for i in reversed(range(len(layers) - 2)):
-        name, layer = layers[i]
-        if isinstance(layer, nn.Conv2d) and _is_conv_pool_relu(layer, layers[i + 1][1], layers[i + 2][1]):
-            passes[i : i + 3] = [partial(_conv_pool_relu, layer, f"{prefix}{name}.", passes[i : i + 3])]
-    for i in reversed(range(len(layers) - 1)):
-        (name, layer), (_, following) = layers[i : i + 2]
-        if isinstance(layer, nn.Linear) and type(following) is nn.ReLU and is_plain(layer) and is_plain(following):
-            passes[i : i + 2] = [partial(_linear_relu, layer, f"{prefix}{name}.", passes[i : i + 2])]
+    passes: list[Pass] = []
+    while layers:
+        number, fused = _fused([layer for _, layer in layers])
+        each = [batched_pass(layer, f"{prefix}{name}.") for name, layer in layers[:number]]
+        name, first = layers[0]
+        passes.append(each[0] if fused is None else partial(fused, first, f"{prefix}{name}.", each))
+        layers = layers[number:]
     return passes
+
+
+def _fused(layers: list[nn.Module]) -> tuple[int, Callable[..., Any] | None]:
+    """Returns how many layers, from the first on, are one pass, and the function that is, if they are several."""
+    if len(layers) > 2 and _is_conv_pool_relu(*layers[:3]):
+        return 3, _conv_pool_relu
+    if len(layers) > 1 and all(map(is_plain, layers[:2])) and list(map(type, layers[:2])) == [nn.Linear, nn.ReLU]:
+        return 2, _linear_relu
+    return 1, None
 
 
 def _run_in_order(passes: list[Pass], parameters: Tensors, state: Tensors, x: Any) -> Any:
@@ -243,7 +250,7 @@ def _linear(layer: nn.Linear, prefix: str, parameters: Tensors, state: Tensors, 
     if x.ndim < 3:
         return _fallback(layer, prefix, parameters, state, x)
     if isinstance(parameters, FirstOrder) and linears.suits(layer, x):
-        return linears.stacked_linear(x, parameters[f"{prefix}weight"], parameters.get(f"{prefix}bias"))
+        return _linear_by_kernel(prefix, parameters, x, relu=False)
     # Activations lie in memory as (n, features, b): the gradients of weights then have the layout of the weights, and
     # sums over examples run along memory.
     columns = x.flatten(1, -2).transpose(1, 2)
@@ -261,9 +268,13 @@ def _linear_relu(
 ) -> Tensor:
     """Runs a linear layer and the ReLU that follows it, by one kernel or by their two passes."""
     if isinstance(parameters, FirstOrder) and linears.suits(layer, x):
-        return linears.stacked_linear(x, parameters[f"{prefix}weight"], parameters.get(f"{prefix}bias"), relu=True)
+        return _linear_by_kernel(prefix, parameters, x, relu=True)
     activated: Tensor = _run_in_order(passes, parameters, state, x)
     return activated
+
+
+def _linear_by_kernel(prefix: str, parameters: Tensors, x: Tensor, relu: bool) -> Tensor:
+    return linears.stacked_linear(x, parameters[f"{prefix}weight"], parameters.get(f"{prefix}bias"), relu)
 
 
 def _conv2d(layer: nn.Conv2d, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 Batched products of small matrices are bound by their launches and by what they read and write between kernels.
 `stacked_linear` runs the kernels of `lrenv.networks.linear_kernels` instead, in eager and in compiled code: one for a
-layer and its ReLU, one for all of its gradients. It has first derivatives in reverse mode; second derivatives and
-forward mode raise an error. `suits` tells for which layers and batches it is used.
+layer and its ReLU, one for all of its gradients. It has first derivatives in reverse mode; second derivatives raise an
+error. `suits` tells for which layers and batches it is used.
 
 Activations are stored as (n, features, b) tensors, of which the functions here take and return (n, b, features) views,
 as `lrenv.networks.layers` does.
@@ -25,6 +25,9 @@ holds a layer's weights in its registers."""
 MOST_EXAMPLES = 128
 """The number of examples up to which the kernels compute gradients: one program goes through all examples of a trainee,
 and with more of them the library's products fill a GPU."""
+WARPS = 2
+"""The warps of a program: with two, and the tiles of `_lanes`, it was the fastest, or close to it, in all layers of
+`benchmarks/stacked_linears.py`."""
 
 
 def suits(layer: nn.Linear, x: Tensor) -> bool:
@@ -33,9 +36,12 @@ def suits(layer: nn.Linear, x: Tensor) -> bool:
     They have first derivatives in reverse mode only, and are for CUDA, float32, two trainees or more, at most
     `MOST_FEATURES` inputs and outputs, and at most `MOST_EXAMPLES` examples unless gradients are off.
     """
-    small = max(layer.in_features, layer.out_features) <= MOST_FEATURES
-    few = x.ndim == 3 and (x.shape[1] <= MOST_EXAMPLES or not torch.is_grad_enabled())
-    return small and few and kernels.take(x)
+    if x.ndim != 3 or max(layer.in_features, layer.out_features) > MOST_FEATURES:
+        return False
+    few = x.shape[1] > 0 and (x.shape[1] <= MOST_EXAMPLES or not torch.is_grad_enabled())
+    # Offsets within one trainee's tensors have 31 bits.
+    span = sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True))
+    return few and span < 2**31 and kernels.take(x)
 
 
 def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
@@ -49,7 +55,14 @@ def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = 
 
     Returns:
         (n, b, o), a view of a (n, o, b) tensor.
+
+    Raises:
+        ValueError: shapes that don't fit, with which the kernels would read other memory.
     """
+    (n, _, i), o = x.shape, weight.shape[1]
+    if weight.shape != (n, o, i) or (bias is not None and bias.shape != (n, o)):
+        shapes = ", ".join(str(tuple(each.shape)) for each in (x, weight, bias) if each is not None)
+        raise ValueError(f"inputs (n, b, i), weights (n, o, i) and biases (n, o) of shapes {shapes} don't fit")
     out: Tensor = _Linear.apply(x.transpose(1, 2), weight, bias, relu)
     return out.transpose(1, 2)
 
@@ -64,9 +77,9 @@ def _by_rows(weight: Tensor) -> Tensor:
     return weight if weight.stride()[1:] == (weight.shape[2], 1) else weight.contiguous()
 
 
-def _settings(gradients: bool) -> tuple[int, int]:
-    """Returns the examples per tile, and the warps of a program: the fastest in `benchmarks/stacked_linears.py`."""
-    return (32 if gradients and not products_rounded() else 64), 2
+def _lanes(gradients: bool) -> int:
+    """Returns the examples per tile."""
+    return 32 if gradients and not products_rounded() else 64
 
 
 def _constants(x: Tensor, weight: Tensor, gradients: bool) -> dict[str, Any]:
@@ -75,10 +88,9 @@ def _constants(x: Tensor, weight: Tensor, gradients: bool) -> dict[str, Any]:
     Products round their inputs to TF32 where those of PyTorch do (`precision="tf32"`).
     """
     (_, i, b), o = x.shape, weight.shape[1]
-    lanes, warps = _settings(gradients)
     return {
-        "IN": i, "OUT": o, "B": b, "IP": _side(i), "OP": _side(o), "BB": min(lanes, _side(b)),
-        "PRECISION": "tf32" if products_rounded() else "ieee", "num_warps": warps,
+        "IN": i, "OUT": o, "B": b, "IP": _side(i), "OP": _side(o), "BB": min(_lanes(gradients), _side(b)),
+        "PRECISION": "tf32" if products_rounded() else "ieee", "num_warps": WARPS,
     }  # fmt: skip
 
 
@@ -92,7 +104,7 @@ def _applied(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tens
 
     (n, _, b), weight = x.shape, _by_rows(weight)
     out = x.new_empty(n, weight.shape[1], b)
-    shift = out[:, :, 0] if bias is None else bias
+    shift = x.new_empty(1, 1) if bias is None else bias
     constants = _constants(x, weight, False)
     with kernels.on(x.device):
         linear[(n * -(-b // constants["BB"]),)](
@@ -110,26 +122,34 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
 @torch.library.custom_op(
     "lrenv::stacked_linear_gradients",
     mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor out, Tensor grad, bool relu, bool of_x) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor x, Tensor weight, Tensor? out, Tensor grad, bool of_x) -> (Tensor, Tensor, Tensor)",
 )
 def _gradients(
-    x: Tensor, weight: Tensor, out: Tensor, grad: Tensor, relu: bool, of_x: bool
+    x: Tensor, weight: Tensor, out: Tensor | None, grad: Tensor, of_x: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Computes the gradients (n, i, b) of x, empty unless `of_x`, (n, o, i) of the weight and (n, o) of the bias."""
+    """Computes the gradients (n, i, b) of x, empty unless `of_x`, (n, o, i) of the weight and (n, o) of the bias.
+
+    Args:
+        x: (n, i, b).
+        weight: (n, o, i).
+        out: (n, o, b), if ReLU followed.
+        grad: (n, o, b), of the outputs.
+        of_x: whether that of x is asked for.
+    """
     from lrenv.networks.linear_kernels import linear_gradients
 
     grad, weight = grad.contiguous(), _by_rows(weight)
     found = grad_x, grad_weight, grad_bias = _empty(x, weight, of_x)
     with kernels.on(x.device):
         linear_gradients[(len(x),)](
-            x, weight, out.contiguous(), grad, grad_x if of_x else grad, grad_weight, grad_bias,
-            *x.stride(), weight.stride(0), RELU=relu, OF_X=of_x, **_constants(x, weight, True),
+            x, weight, grad if out is None else out, grad, grad_x if of_x else grad, grad_weight, grad_bias,
+            *x.stride(), weight.stride(0), RELU=out is not None, OF_X=of_x, **_constants(x, weight, True),
         )  # fmt: skip
     return found
 
 
 @_gradients.register_fake
-def _(x: Tensor, weight: Tensor, out: Tensor, grad: Tensor, relu: bool, of_x: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(x: Tensor, weight: Tensor, out: Tensor | None, grad: Tensor, of_x: bool) -> tuple[Tensor, Tensor, Tensor]:
     return _empty(x, weight, of_x)
 
 
@@ -149,21 +169,21 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, bias, ctx.relu = inputs
+        x, weight, bias, relu = inputs
         ctx.biased = bias is not None
-        ctx.save_for_backward(x, weight, output)
+        ctx.save_for_backward(x, weight, output if relu else None)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         of_x = ctx.needs_input_grad[0]
-        grad_x, grad_weight, grad_bias = _LinearGradients.apply(*ctx.saved_tensors, grad, ctx.relu, of_x)
+        grad_x, grad_weight, grad_bias = _LinearGradients.apply(*ctx.saved_tensors, grad, of_x)
         return grad_x if of_x else None, grad_weight, grad_bias if ctx.biased else None, None
 
 
 class _LinearGradients(kernels.FirstDerivative):
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor, out: Tensor, grad: Tensor, relu: bool, of_x: bool
+        x: Tensor, weight: Tensor, out: Tensor | None, grad: Tensor, of_x: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        found: tuple[Tensor, Tensor, Tensor] = _gradients(x, weight, out, grad, relu, of_x)
+        found: tuple[Tensor, Tensor, Tensor] = _gradients(x, weight, out, grad, of_x)
         return found

@@ -15,10 +15,12 @@ recurrent layers and interpolation. So stacked perceptrons repeat to the last bi
 on the kernels of `lrenv.networks.convolutions`; other networks repeat up to rounding, and to the last bit only where
 PyTorch's operations do.
 
-A program that changes a setting of the process in one thread while another is inside changes it there, too. That is so
-for the one setting that lrenv's objects choose: where the first argument of a decorated function has `rounds_products`
-set, as trainees with `precision="tf32"` have, products of float32 matrices and convolutions on CUDA round their inputs
-to TF32 inside. Threads that train in several precisions at a time must be processes.
+A program that changes a setting of the process in one thread while another is inside changes it there, too.
+
+One setting is chosen by lrenv's objects: where the first argument of a decorated function has `rounds_products` set, as
+trainees with `precision="tf32"` have, products of float32 matrices and convolutions on CUDA round their inputs to TF32
+inside, and in what it calls. So do those of other threads that are inside meanwhile: trainings in several precisions at
+a time must be processes. Derivatives that a caller takes outside are computed as the caller's settings say.
 
 Not changed, on purpose:
 
@@ -47,11 +49,21 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _matmul_precision() -> str:
+def _set_by_backend() -> bool:
     try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:  # set backend by backend
-        return "highest"
+        torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _matmul_precision() -> str | None:
+    return None if _set_by_backend() else torch.get_float32_matmul_precision()
+
+
+def _set_matmul_precision(name: str | None) -> None:
+    if name is not None and not _set_by_backend():
+        torch.set_float32_matmul_precision(name)
 
 
 def _convolutions_rounded() -> bool:
@@ -86,43 +98,56 @@ def _set_cached(number: int) -> None:
     parametrize._cache_enabled = number
 
 
-PROCESS_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], None], Any], ...] = (
-    (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
-    (_matmul_precision, torch.set_float32_matmul_precision, "highest"),
-    (_convolutions_rounded, _round_convolutions, False),
+PROCESS_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], None], Any, Any], ...] = (
+    (torch.get_default_dtype, torch.set_default_dtype, torch.float32, torch.float32),
+    (_matmul_precision, _set_matmul_precision, "highest", "high"),
+    (_convolutions_rounded, _round_convolutions, False, True),
     # The same kernels each time, and none whose order of additions depends on threads.
-    (_cudnn, _set_cudnn, (True, False)),
+    (_cudnn, _set_cudnn, (True, False), (True, False)),
     # A diverging trainee is no error.
-    (_anomaly, _set_anomaly, (False, True)),
-    (_cached, _set_cached, 0),
+    (_anomaly, _set_anomaly, (False, True), (False, True)),
+    (_cached, _set_cached, 0, 0),
 )
-"""The settings of the whole process: functions that read and set each of them, and lrenv's own value."""
+"""The settings of the whole process: functions that read and set each of them, lrenv's own value, and the one while
+products are rounded."""
 
 
 class _Process:
-    """A context that keeps lrenv's own settings of the process while any thread is inside."""
+    """Keeps lrenv's own settings of the process while any thread is inside, rounded ones while any thread rounds."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside = 0
-        self._before: dict[int, Any] = {}
+        self._inside = self._rounding = 0
+        self._own: list[Any] = []
+        self._programs: list[Any] = []
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def held(self, rounded: bool) -> Iterator[None]:
+        """Counts a thread as inside."""
         with self._lock:
+            found = [read() for read, *_ in PROCESS_SETTINGS]
+            # What differs from what was set here is the program's doing.
+            self._programs = [
+                self._programs[i] if self._inside and value == self._own[i] else value for i, value in enumerate(found)
+            ]
             self._inside += 1
-            for i, (read, make, own) in enumerate(PROCESS_SETTINGS):
-                found = read()
-                if found != own:
-                    self._before[i] = found
-                    make(own)
+            self._rounding += rounded
+        try:
+            with self._lock:
+                self._set()
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                self._rounding -= rounded
+                self._set()
 
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                for i, found in self._before.items():
-                    PROCESS_SETTINGS[i][1](found)
-                self._before = {}
+    def _set(self) -> None:
+        self._own = [coarse if self._rounding else fine for *_, fine, coarse in PROCESS_SETTINGS]
+        wanted = self._own if self._inside else self._programs
+        for (read, make, *_), value in zip(PROCESS_SETTINGS, wanted, strict=True):
+            if read() != value:
+                make(value)
 
 
 class _Thread(threading.local):
@@ -133,21 +158,30 @@ class _Thread(threading.local):
 _PROCESS, _THREAD = _Process(), _Thread()
 
 
+def _held(rounded: bool) -> bool:
+    return _THREAD.inside and (_THREAD.rounded or not rounded)
+
+
 @contextmanager
-def own_settings() -> Iterator[None]:
-    """Makes lrenv's own settings hold within the block, except grad mode, which is the caller's; may be nested."""
-    if _THREAD.inside:
+def own_settings(rounded: bool = False) -> Iterator[None]:
+    """Makes lrenv's own settings hold within the block, except grad mode, which is the caller's; may be nested.
+
+    Args:
+        rounded: whether products on CUDA round their inputs to TF32; nested blocks do so, too.
+    """
+    if _held(rounded):
         yield
         return
     with ExitStack() as stack:
-        stack.enter_context(_PROCESS)
+        stack.enter_context(_PROCESS.held(rounded))
         for context in _without_thread_settings():
             stack.enter_context(context)
-        _THREAD.inside = True
+        before = _THREAD.inside, _THREAD.rounded
+        _THREAD.inside, _THREAD.rounded = True, rounded
         try:
             yield
         finally:
-            _THREAD.inside = False
+            _THREAD.inside, _THREAD.rounded = before
 
 
 def _without_thread_settings() -> Iterator[AbstractContextManager[Any]]:
@@ -162,25 +196,9 @@ def _without_thread_settings() -> Iterator[AbstractContextManager[Any]]:
 
 def products_rounded() -> bool:
     """Returns whether products of float32 matrices on CUDA round their inputs to TF32."""
-    return _matmul_precision() != "highest"
-
-
-@contextmanager
-def _products(owner: tuple[Any, ...]) -> Iterator[None]:
-    """Makes products round their inputs within the block, if the first of these arguments asks for that."""
-    if _THREAD.rounded or not _asks_for_rounding(owner):
-        yield
-        return
-    before = _matmul_precision(), _convolutions_rounded()
-    torch.set_float32_matmul_precision("high")
-    _round_convolutions(True)
-    _THREAD.rounded = True
-    try:
-        yield
-    finally:
-        _THREAD.rounded = False
-        torch.set_float32_matmul_precision(before[0])
-        _round_convolutions(before[1])
+    if _set_by_backend():
+        return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+    return torch.get_float32_matmul_precision() != "highest"
 
 
 def _asks_for_rounding(arguments: tuple[Any, ...]) -> bool:
@@ -192,9 +210,10 @@ def with_own_settings(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
-        if torch.compiler.is_compiling() or (_THREAD.inside and not _asks_for_rounding(args)):
+        rounded = _asks_for_rounding(args)
+        if torch.compiler.is_compiling() or _held(rounded):
             return function(*args, **kwargs)
-        with own_settings(), _products(args):
+        with own_settings(rounded):
             return function(*args, **kwargs)
 
     return inside
@@ -214,8 +233,7 @@ def without_gradients(function: Callable[P, R]) -> Callable[P, R]:
                 stack.enter_context(temporarily_clear_interpreter_stack())
             if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
                 stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_same, _same))
-            stack.enter_context(own_settings())
-            stack.enter_context(_products(args))
+            stack.enter_context(own_settings(_asks_for_rounding(args)))
             stack.enter_context(torch.no_grad())
             return function(*args, **kwargs)
 

@@ -167,7 +167,7 @@ class Captured(Generic[S, O]):
             self._graphs[key] = self._recorded(place, others, structure)
         graph = self._graphs[key]
         if graph.inputs:
-            copy_each(graph.inputs, [x for x in others if isinstance(x, Tensor)])
+            _copy_each(graph.inputs, [x for x in others if isinstance(x, Tensor)])
         try:
             graph.replay()
         except RuntimeError as error:
@@ -195,7 +195,7 @@ class Captured(Generic[S, O]):
             own = _copied(leaves)
             held = self._places[shapes] = _Place(tree_unflatten(own, structure), own, structure, shapes)
         else:
-            copy_each(held.leaves, leaves)
+            _copy_each(held.leaves, leaves)
         return held
 
     def _recorded(self, place: _Place[S], others: list[Any], structure: TreeSpec) -> _Graph:
@@ -217,7 +217,7 @@ class Captured(Generic[S, O]):
                 (old, new) for old, new in zip(place.leaves, tree_flatten(state)[0], strict=True) if old is not new
             ]
             free = [freed(new) for _, new in moved]
-            copy_each([old for old, _ in moved], free)
+            _copy_each([old for old, _ in moved], free)
 
         before = _copied(place.leaves)
         failed: RuntimeError | None = None
@@ -226,7 +226,7 @@ class Captured(Generic[S, O]):
         except RuntimeError as error:
             failed = error
         try:
-            copy_each(place.leaves, before)  # recording has run the function
+            _copy_each(place.leaves, before)  # recording has run the function
         except RuntimeError as error:
             raise self._lost(failed or error) from error
         if isinstance(failed, torch.OutOfMemoryError):
@@ -274,12 +274,12 @@ def cuda_graph(device: torch.device) -> Recording:
 
 def _copied(tensors: list[Tensor]) -> list[Tensor]:
     copies = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors]
-    copy_each(copies, tensors)
+    _copy_each(copies, tensors)
     return copies
 
 
-def copy_each(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-    """Copies tensors to tensors of their shapes and types.
+def _copy_each(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copies tensors to tensors that have their shapes and types.
 
     PyTorch copies many at a time in one kernel only where all of them are of one type and laid out as their targets.
     """

@@ -80,8 +80,9 @@ class Objective:
 
     Raises:
         TypeError: the task's data or network give something else than they should.
-        ValueError: an unknown precision, bf16 together with another dtype than float32, targets or outputs that don't
-            fit the loss, or a network that can't be trained as it is; the message says what to do.
+        ValueError: an unknown precision, one that rounds together with another dtype than float32, tf32 elsewhere than
+            on CUDA, targets or outputs that don't fit the loss, or a network that can't be trained as it is; the
+            message says what to do.
     """
 
     def __init__(self, task: Task, device: torch.device, dtype: torch.dtype, precision: str) -> None:
@@ -95,8 +96,10 @@ class Objective:
         self.network = Network(partial(task.network, data.train.inputs.shape[1:], data.outputs))
         self._autocast = lookup(PRECISIONS, precision, "precision")
         self.rounds_products = precision == "tf32"
-        if self.rounds_products and device.type == "cpu":
-            raise ValueError("precision='tf32' is for the tensor cores of CUDA devices; on a CPU use 'full' or 'bf16'")
+        if self.rounds_products and device.type in ("cpu", "mps", "xpu"):
+            raise ValueError(
+                f"precision='tf32' is for the tensor cores of CUDA devices; on {device.type} use 'full' or 'bf16'"
+            )
         if precision != "full" and dtype != torch.float32:
             raise ValueError(f"precision={precision!r} rounds float32 networks; leave dtype at float32, not {dtype}")
         self._mean, self._std = data.mean.to(dtype), data.std.to(dtype)

@@ -87,7 +87,7 @@ class Trainee(Objective):
 
     Raises:
         TypeError: the task's data or network give something else than they should.
-        ValueError: an unknown precision, one that rounds beside another dtype than float32, tf32 on a CPU, targets or
+        ValueError: an unknown precision, one that rounds beside another dtype than float32, tf32 elsewhere, targets or
             outputs that don't fit the loss, or a network that can't be trained as it is; the message says what to do.
     """
 
