@@ -140,7 +140,9 @@ DATA = {
 }
 """Data set, with its options -> the digest of its three splits (`data_digest`)."""
 
-REPORTS: tuple[str, ...] = ()
+REPORTS: tuple[str, ...] = (
+    "2026-11-27: `universal` beside tuned schedules and optimizers without tuning (docs/carries-over.md). The first.",
+)
 """Each report of results on this list, in order: its date, what was reported, and what had changed since the last."""
 
 
