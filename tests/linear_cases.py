@@ -124,6 +124,7 @@ def refused() -> dict[str, str]:
     x, weight, bias = torch.zeros(2, 3, 4), torch.zeros(2, 5, 4), torch.zeros(2, 5)
     wrong: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {
         "features": (x[..., :3], weight, bias), "trainees": (x[:1], weight, None), "bias": (x, weight, bias[:, :4]),
+        "axes": (x, weight[0, 0], None), "dtype": (x, weight.double(), bias.double()),
     }  # fmt: skip
     found = {}
     for name, arguments in wrong.items():
@@ -147,7 +148,11 @@ def transformed() -> dict[str, float]:
         batch = torch.stack([params, params + 1])
         each = [vmap(lambda p, order=order: measured(p, order))(batch) for order in (True, False)]
         slopes = [jvp(lambda p, order=order: measured(p, order), (params,), (params,))[1] for order in (True, False)]
-    return {"vmap": (each[0] - each[1]).abs().max().item(), "jvp": (slopes[0] - slopes[1]).abs().max().item()}
+        slope = torch.compile(lambda p: jvp(lambda q: measured(q, True), (p,), (p,))[1], backend="eager")(params)
+    return {
+        "vmap": (each[0] - each[1]).abs().max().item(), "jvp": (slopes[0] - slopes[1]).abs().max().item(),
+        "compiled jvp": (slope - slopes[1]).abs().max().item(),
+    }  # fmt: skip
 
 
 def network() -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import blobs
+from helpers import ROOT, blobs
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
@@ -161,10 +163,6 @@ class Products:
         return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, precision
 
     @with_own_settings
-    def rounds(self) -> bool:
-        return ambient.products_rounded()
-
-    @with_own_settings
     def shows(self, inner: Products | None = None) -> Any:
         return self.seen() if inner is None else (self.seen(), inner.shows(), self.seen())
 
@@ -227,15 +225,44 @@ def test_threads_that_round_leave_the_process_as_it_was(others: tuple[bool, bool
     assert seen[1] == ["high" if others[1] else "highest"]
 
 
-def test_a_precision_set_backend_by_backend_stays() -> None:
-    with changed(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"):
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
-        try:
-            for rounded in (True, False):
-                assert Products(rounded).rounds()
-                assert torch.backends.cuda.matmul.fp32_precision == "tf32"
-        finally:
-            torch.backends.cuda.matmul.fp32_precision = "ieee"
+BACKENDS = {
+    "products": ("torch.backends.cuda.matmul.fp32_precision", "tf32"),
+    "everything in TF32": ("torch.backends.fp32_precision", "tf32"),
+    "everything exact": ("torch.backends.fp32_precision", "ieee"),
+    "convolutions in TF32": ("torch.backends.cudnn.fp32_precision", "tf32"),
+    "convolutions exact": ("torch.backends.cudnn.conv.fp32_precision", "ieee"),
+}
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch sets no precision by backend")
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_precision_set_backend_by_backend_harms_nothing(name: str) -> None:
+    """In a process of its own, since a precision that is set in both ways can't be set back."""
+    setting, value = BACKENDS[name]
+    code = f"""
+import torch
+from lrenv.runtime.ambient import own_settings
+{setting} = {value!r}
+for rounded in (False, True, False):
+    with own_settings(rounded), own_settings(True):
+        assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.deterministic
+    assert {setting} == {value!r}
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_a_program_sets_while_a_thread_is_inside_stays() -> None:
+    before = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    try:
+        with ambient.own_settings():
+            torch.set_default_dtype(torch.float64)
+            torch.set_float32_matmul_precision("medium")
+        assert (torch.get_default_dtype(), torch.get_float32_matmul_precision()) == (torch.float64, "medium")
+    finally:
+        torch.set_default_dtype(before[0])
+        torch.set_float32_matmul_precision(before[1])
 
 
 def assert_equal(seen: list[Any], expected: list[Any]) -> None:

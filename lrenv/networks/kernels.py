@@ -31,7 +31,9 @@ def take(x: Tensor) -> bool:
 
 def _transformed() -> bool:
     """Returns whether a transform of `torch.func` other than `grad` is under way."""
-    if torch.compiler.is_compiling():  # what lrenv compiles has none around it
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    if torch.compiler.is_compiling():  # code that is being compiled can't look at the transforms around it
         return False
     stack = torch._C._functorch.get_interpreter_stack() or []
     return any(each.key() != torch._C._functorch.TransformType.Grad for each in stack)

@@ -41,7 +41,8 @@ def suits(layer: nn.Linear, x: Tensor) -> bool:
     few = x.shape[1] > 0 and (x.shape[1] <= MOST_EXAMPLES or not torch.is_grad_enabled())
     # Offsets within one trainee's tensors have 31 bits.
     span = sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True))
-    return few and span < 2**31 and kernels.take(x)
+    near = max(span, layer.out_features * x.shape[1]) < 2**31
+    return few and near and kernels.take(x)
 
 
 def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
@@ -57,12 +58,15 @@ def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = 
         (n, b, o), a view of a (n, o, b) tensor.
 
     Raises:
-        ValueError: shapes that don't fit, with which the kernels would read other memory.
+        ValueError: shapes, dtypes or devices that don't fit, with which the kernels would read other memory.
     """
-    (n, _, i), o = x.shape, weight.shape[1]
-    if weight.shape != (n, o, i) or (bias is not None and bias.shape != (n, o)):
-        shapes = ", ".join(str(tuple(each.shape)) for each in (x, weight, bias) if each is not None)
-        raise ValueError(f"inputs (n, b, i), weights (n, o, i) and biases (n, o) of shapes {shapes} don't fit")
+    given = [each for each in (x, weight, bias) if each is not None]
+    fit = [each.ndim for each in given] == [3, 3, 2][: len(given)]
+    fit = fit and weight.shape == (x.shape[0], weight.shape[1], x.shape[2])
+    fit = fit and (bias is None or bias.shape == weight.shape[:2])
+    if not fit or len({(each.dtype, each.device) for each in given}) > 1:
+        told = ", ".join(f"{tuple(each.shape)} {each.dtype} on {each.device}" for each in given)
+        raise ValueError(f"inputs (n, b, i), weights (n, o, i) and biases (n, o) don't fit: {told}")
     out: Tensor = _Linear.apply(x.transpose(1, 2), weight, bias, relu)
     return out.transpose(1, 2)
 
@@ -142,8 +146,9 @@ def _gradients(
     found = grad_x, grad_weight, grad_bias = _empty(x, weight, of_x)
     with kernels.on(x.device):
         linear_gradients[(len(x),)](
-            x, weight, grad if out is None else out, grad, grad_x if of_x else grad, grad_weight, grad_bias,
-            *x.stride(), weight.stride(0), RELU=out is not None, OF_X=of_x, **_constants(x, weight, True),
+            x, weight, grad if out is None else out.contiguous(), grad,
+            grad_x if of_x else grad, grad_weight, grad_bias, *x.stride(), weight.stride(0),
+            RELU=out is not None, OF_X=of_x, **_constants(x, weight, True),
         )  # fmt: skip
     return found
 

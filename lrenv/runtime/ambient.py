@@ -27,8 +27,8 @@ Not changed, on purpose:
 - grad mode, which is how the functional core is asked for derivatives;
 - the number of threads, and the choice of kernels but for cuDNN's (`torch.use_deterministic_algorithms`, which would
   refuse some networks, and the rest of `torch.backends`), which change numbers by rounding at most;
-- the precision of products where a program has set it backend by backend (`torch.backends.cuda.matmul.fp32_precision`)
-  in a way that torch can't give a single name;
+- the precision of products and convolutions where a program has set it backend by backend
+  (`torch.backends.cuda.matmul.fp32_precision`) in a way that torch can't give a single name;
 - a `TorchDispatchMode`, which must see every operation, as for fake tensors;
 - torch's generators, from which nothing here draws (`lrenv.randomness.draws`, `lrenv.networks.initialisation`).
 """
@@ -49,37 +49,38 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _set_by_backend() -> bool:
-    try:
-        torch.get_float32_matmul_precision()
-    except RuntimeError:
-        return True
-    return False
-
-
 def _matmul_precision() -> str | None:
-    return None if _set_by_backend() else torch.get_float32_matmul_precision()
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # set backend by backend
+        return None
 
 
-def _set_matmul_precision(name: str | None) -> None:
-    if name is not None and not _set_by_backend():
-        torch.set_float32_matmul_precision(name)
-
-
-def _convolutions_rounded() -> bool:
-    return torch.backends.cudnn.allow_tf32  # on by default
+def _convolutions_rounded() -> bool | None:
+    try:
+        return torch.backends.cudnn.allow_tf32  # on by default
+    except RuntimeError:  # set backend by backend
+        return None
 
 
 def _round_convolutions(rounded: bool) -> None:
     torch.backends.cudnn.allow_tf32 = rounded
 
 
-def _cudnn() -> tuple[bool, bool]:
-    return torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+def _deterministic() -> bool:
+    return torch.backends.cudnn.deterministic
 
 
-def _set_cudnn(kernels: tuple[bool, bool]) -> None:
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = kernels
+def _set_deterministic(on: bool) -> None:
+    torch.backends.cudnn.deterministic = on
+
+
+def _by_timing() -> bool:
+    return torch.backends.cudnn.benchmark
+
+
+def _set_by_timing(on: bool) -> None:
+    torch.backends.cudnn.benchmark = on
 
 
 def _anomaly() -> tuple[bool, bool]:
@@ -100,16 +101,17 @@ def _set_cached(number: int) -> None:
 
 PROCESS_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], None], Any, Any], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype, torch.float32, torch.float32),
-    (_matmul_precision, _set_matmul_precision, "highest", "high"),
+    (_matmul_precision, torch.set_float32_matmul_precision, "highest", "high"),
     (_convolutions_rounded, _round_convolutions, False, True),
     # The same kernels each time, and none whose order of additions depends on threads.
-    (_cudnn, _set_cudnn, (True, False), (True, False)),
+    (_deterministic, _set_deterministic, True, True),
+    (_by_timing, _set_by_timing, False, False),
     # A diverging trainee is no error.
     (_anomaly, _set_anomaly, (False, True), (False, True)),
     (_cached, _set_cached, 0, 0),
 )
 """The settings of the whole process: functions that read and set each of them, lrenv's own value, and the one while
-products are rounded."""
+products are rounded. What reads as None the program has set in a way that can't be told in one value: it is left."""
 
 
 class _Process:
@@ -125,11 +127,7 @@ class _Process:
     def held(self, rounded: bool) -> Iterator[None]:
         """Counts a thread as inside."""
         with self._lock:
-            found = [read() for read, *_ in PROCESS_SETTINGS]
-            # What differs from what was set here is the program's doing.
-            self._programs = [
-                self._programs[i] if self._inside and value == self._own[i] else value for i, value in enumerate(found)
-            ]
+            self._note()
             self._inside += 1
             self._rounding += rounded
         try:
@@ -138,15 +136,24 @@ class _Process:
             yield
         finally:
             with self._lock:
+                self._note()
                 self._inside -= 1
                 self._rounding -= rounded
                 self._set()
 
+    def _note(self) -> None:
+        """Takes note of the program's settings: of all when no thread is inside, else of what was not set here."""
+        found = [read() for read, *_ in PROCESS_SETTINGS]
+        if self._inside:
+            pairs = zip(found, self._own, self._programs, strict=True)
+            found = [before if value is None or value == own else value for value, own, before in pairs]
+        self._programs = found
+
     def _set(self) -> None:
         self._own = [coarse if self._rounding else fine for *_, fine, coarse in PROCESS_SETTINGS]
         wanted = self._own if self._inside else self._programs
-        for (read, make, *_), value in zip(PROCESS_SETTINGS, wanted, strict=True):
-            if read() != value:
+        for (read, make, *_), value, program in zip(PROCESS_SETTINGS, wanted, self._programs, strict=True):
+            if program is not None and read() != value:
                 make(value)
 
 
@@ -196,9 +203,8 @@ def _without_thread_settings() -> Iterator[AbstractContextManager[Any]]:
 
 def products_rounded() -> bool:
     """Returns whether products of float32 matrices on CUDA round their inputs to TF32."""
-    if _set_by_backend():
-        return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
-    return torch.get_float32_matmul_precision() != "highest"
+    name = _matmul_precision()
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32") if name is None else name != "highest"
 
 
 def _asks_for_rounding(arguments: tuple[Any, ...]) -> bool:
