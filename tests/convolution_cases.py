@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from first_order import derivatives
 from torch import Tensor, nn
-from torch.func import grad, jvp
 
 from lrenv.networks import convolutions, kernels
 from lrenv.networks.stacked import Network
@@ -118,7 +118,7 @@ def shared() -> dict[str, Any]:
 
 
 def network() -> dict[str, Any]:
-    """A network's gradient in all modes, with the kernels and without; what asks for more raises."""
+    """The derivatives of a network with a convolution, pool and ReLU in one kernel, and one by itself."""
     x = torch.randn(2, 2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     net = Network(
         lambda: nn.Sequential(
@@ -126,7 +126,6 @@ def network() -> dict[str, Any]:
             nn.Conv2d(2, 3, 3, bias=False), nn.Tanh(), nn.Flatten(), nn.Linear(3, 4),
         )
     )  # fmt: skip
-    params = net.init([1, 2], torch.device("cpu"), torch.float32)[0]
     runs: list[str] = []
     for name in ("stacked_conv2d", "stacked_conv2d_relu_max_pool"):
         kernel = getattr(convolutions, name)
@@ -137,34 +136,7 @@ def network() -> dict[str, Any]:
             return out
 
         setattr(convolutions, name, counted)
-
-    def loss(params: Tensor, first_order: bool = True) -> Tensor:
-        return net(params, {}, x, True, first_order=first_order)[0].square().sum()
-
-    exact = grad(loss)(params, False)
-    plain = list(runs)
-    leaf = params.clone().requires_grad_()
-    found = {"autograd": torch.autograd.grad(loss(leaf), leaf)[0], "func": grad(loss)(params)}
-    used = list(runs)
-    with torch.no_grad():  # what traces and what plans memory take no notice of who writes the code
-        compiled = torch.compile(lambda p: grad(loss)(p), fullgraph=True, dynamic=False, backend="aot_eager")
-        found["compiled"] = compiled(params)
-    asked: dict[str, Callable[[], Any]] = {
-        "twice": lambda: grad(lambda p: grad(loss)(p).square().sum())(params),
-        "create_graph": lambda: torch.autograd.grad(
-            torch.autograd.grad(loss(leaf), leaf, create_graph=True)[0].square().sum(), leaf
-        ),
-    }
-    refused = {}
-    for name, work in asked.items():
-        try:
-            work()
-        except NotImplementedError as reason:
-            refused[name] = str(reason)
-    own, plainly = (jvp(lambda p, order=order: loss(p, order), (params,), (params,))[1] for order in (True, False))
-    forward = ((own - plainly).abs() / plainly.abs()).item()
-    errors = {name: ((own - exact).norm() / exact.norm()).item() for name, own in found.items()}
-    return {"errors": errors, "plain": plain, "used": used, "refused": refused, "forward": forward}
+    return derivatives(net, x, runs)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from first_order import derivatives
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
@@ -156,10 +157,9 @@ def transformed() -> dict[str, float]:
 
 
 def network() -> dict[str, Any]:
-    """A network's gradient in all modes, with the kernels and without; what asks for more raises."""
+    """The derivatives of a network with layers that have a bias and ReLU, and ones that have not."""
     x = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
     net = Network(lambda: nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4, bias=False), nn.Tanh()))
-    params = net.init([1, 2], torch.device("cpu"), torch.float32)[0]
     runs: list[bool] = []
     kernel = linears.stacked_linear
 
@@ -168,25 +168,7 @@ def network() -> dict[str, Any]:
         return kernel(x, weight, bias, relu)
 
     linears.stacked_linear = counted
-
-    def loss(params: Tensor, first_order: bool = True) -> Tensor:
-        return net(params, {}, x, True, first_order=first_order)[0].square().sum()
-
-    exact = grad(loss)(params, False)
-    plain = list(runs)
-    leaf = params.clone().requires_grad_()
-    found = {"autograd": torch.autograd.grad(loss(leaf), leaf)[0], "func": grad(loss)(params)}
-    used = list(runs)
-    with torch.no_grad():  # what traces and what plans memory take no notice of who writes the code
-        compiled = torch.compile(lambda p: grad(loss)(p), fullgraph=True, dynamic=False, backend="aot_eager")
-        found["compiled"] = compiled(params)
-    refused = {}
-    try:
-        grad(lambda p: grad(loss)(p).square().sum())(params)
-    except NotImplementedError as reason:
-        refused["twice"] = str(reason)
-    errors = {name: ((own - exact).norm() / exact.norm()).item() for name, own in found.items()}
-    return {"errors": errors, "plain": plain, "used": used, "refused": refused}
+    return derivatives(net, x, runs)
 
 
 def chosen() -> dict[str, list[bool]]:

@@ -40,10 +40,9 @@ which are divided by their root mean square on each task, so that no task outwei
 average of theta over updates. So no reward has to be assigned to decisions, nor to layers.
 
 Limits: what `universal` is worth, and that three trainings have added nothing to it, is told in docs/carries-over.md.
-It reacts to nothing: where its power law chooses far too high a peak, as for a network of sines or a large one trained
-by SGD with momentum, the run is lost.
-It reacts to nothing that happens in a run, so where the peak is wrong it stays wrong. Runs that are longer, larger or
-of another optimizer than drawn tasks are outside of what its exponents were fitted to.
+It reacts to nothing that happens in a run, so where the peak is wrong it stays wrong; where it is far too high, as for
+a network of sines or a large one trained by SGD with momentum, the run is lost. Runs that are longer, larger or of
+another optimizer than drawn tasks are outside of what its exponents were fitted to.
 
 To read in this order: `policy.py` (the equations above), `agent.py`, `training.py`, `settings.py`.
 """
