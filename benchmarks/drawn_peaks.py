@@ -30,9 +30,11 @@ from lrenv.agents.universal.agent import action_of_rates
 from lrenv.agents.universal.policy import (
     HIGHEST,
     SCHEDULE,
+    WARMUP,
     Architecture,
     first_loss,
-    log_shape,
+    log_decay,
+    log_warmup,
     logarithms,
     shown,
     signals,
@@ -65,6 +67,8 @@ OUTSIDE = 0.3
 """What a factor of e beyond the grid's ends is taken to cost."""
 OUTSIDE_SIGHT = {"adaptive": ("weight_size", "layers"), "sgd": ("gradient",)}
 """What power laws of batch size, budget and momentum alone lack."""
+SHORTER = math.log(0.05 / WARMUP)
+"""Of `log_warmup`: these runs warm up for a twentieth of the budget, as `universal` did before it had a guard."""
 STEPS, LR = 1500, 0.02
 
 
@@ -84,6 +88,16 @@ class Settings:
     """The file of what was found."""
 
 
+def log_shape(architecture: Architecture, seen: dict[str, Tensor]) -> Tensor:
+    """The logarithm of the schedule (n, 1) in the middle of the interval to come, relative to its peak."""
+    shape = torch.zeros(len(seen["steps"]), len(SCHEDULE))
+    if architecture.horizon:
+        shape[:, SCHEDULE.index("log_warmup")] = SHORTER
+    else:
+        shape[:, SCHEDULE.index("log_power")] = -math.inf  # no decay
+    return log_warmup(architecture, shape, seen) + log_decay(architecture, shape, seen)
+
+
 def searched(training: UniversalTraining, task: Task, exponents: Sequence[float]) -> dict[str, Any]:
     """The losses of one task's runs, by e and peak, and what is seen of it before the first step."""
     architecture = training.architecture
@@ -94,7 +108,6 @@ def searched(training: UniversalTraining, task: Task, exponents: Sequence[float]
         torch.tensor(exponents), torch.from_numpy(peaks).float().log(), torch.arange(float(SEEDS))
     )
     exponent, log_peak = (column[:, None] for column in grid.unbind(1)[:2])
-    shape = torch.zeros(len(grid), len(SCHEDULE))
     with torch.no_grad():
         state, step = episode.reset(seeds_for("selection", SEEDS) * (len(grid) // SEEDS))
         seen = {name: x[:SEEDS] for name, x in signals(architecture, shown(step)).items() if name in SEEN}
@@ -102,7 +115,7 @@ def searched(training: UniversalTraining, task: Task, exponents: Sequence[float]
         by_layer = log_peak - exponent * (fan_in - fan_in.mean(1, keepdim=True))
         first = state.dynamics.val_loss
         for number in range(episode.decisions):
-            rates = (by_layer + log_shape(architecture, shape, signals(architecture, shown(step)))).exp()
+            rates = (by_layer + log_shape(architecture, signals(architecture, shown(step)))).exp()
             last = np.full(len(grid), number == episode.decisions - 1)
             state, step = episode.step(state, action_of_rates(rates), last)
         losses = fall_of(first, state.dynamics.val_loss, state.diverged)

@@ -39,9 +39,9 @@ import tyro
 from torch import Tensor, nn
 
 import drawn_peaks
-from drawn_peaks import CENTRE, FACTORS, SEEDS, Curves
+from drawn_peaks import CENTRE, FACTORS, SEEDS, Curves, log_shape
 from lrenv.agents.universal.agent import action_of_rates
-from lrenv.agents.universal.policy import GRADIENTS, HIGHEST, PEAK, log_shape, power_law, shown, signals
+from lrenv.agents.universal.policy import GRADIENTS, HIGHEST, PEAK, power_law, shown, signals
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
 from lrenv.envs.episode import Episode
@@ -105,8 +105,7 @@ def looked_at(training: UniversalTraining, task: Task) -> Looks:
     """Runs a task at the peaks near the power law's."""
     observe = ("training", "horizon", "setup", "untrained", "scale-free", "dynamics", FAN_IN, *GRADIENTS)
     episode, architecture = Episode(task, "set", observe, device=training.device), training.architecture
-    untrained, seeds = architecture.init(0)[None], seeds_for("selection", SEEDS)
-    schedule, exponents = (architecture.parts(untrained)[name] for name in ("schedule", "peak"))
+    exponents, seeds = torch.zeros(1, len(architecture.exponents)), seeds_for("selection", SEEDS)
     grid = torch.from_numpy(CENTRE["adaptive" if episode.trainee.optimizer.adaptive else "sgd"] * FACTORS).float().log()
     with torch.no_grad():
         _, step = episode.reset(seeds)
@@ -118,7 +117,7 @@ def looked_at(training: UniversalTraining, task: Task) -> Looks:
         due = [max(1, math.ceil(moment * episode.decisions)) for moment in MOMENTS]
         looks = []
         for number in range(1, max(due) + 1):
-            log_rate = peaks + log_shape(architecture, schedule, signals(architecture, shown(step)))
+            log_rate = peaks + log_shape(architecture, signals(architecture, shown(step)))
             state, step = episode.step(state, action_of_rates(log_rate.exp()), np.zeros(len(peaks), dtype=bool))
             if number in due:
                 looks.append(quantities(shown(step), log_rate))

@@ -18,7 +18,7 @@ from lrenv.agents.outer.validation import WORST
 from lrenv.agents.universal import policy
 from lrenv.agents.universal import training as training_module
 from lrenv.agents.universal.agent import UniversalController, action_of_rates, view_of_policy
-from lrenv.agents.universal.policy import CENTRES, PEAK, SCHEDULE, Architecture, decide
+from lrenv.agents.universal.policy import CENTRES, PEAK, SCHEDULE, Architecture, Memory, decide, first_memory
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
 from lrenv.benchmark.evaluation import evaluate
@@ -69,26 +69,35 @@ def test_decisions_against_a_second_rendering(architecture: Architecture, optimi
     episode = episode_of(architecture, optimizer=optimizer, momentum=0.8)
     theta = random_theta(architecture) * torch.tensor([[0.0], [0.5], [1.0]], dtype=F64)
     state, step = episode.reset([0, 1, 2])
-    layers = episode.control.rates
-    correction = torch.zeros(3, layers, dtype=F64)
-    parts = [architecture.parts(row) for row in theta]
+    assert isinstance(step.observation, dict)
+    layers, memory = episode.control.rates, first_memory(step.observation)
+    parts, guards = [architecture.parts(row) for row in theta], [reference.Guard() for _ in theta]
+    family = "adaptive" if optimizer == "adam" else "sgd"
+    budget = 14 if architecture.horizon else None
+    reached = [0.0] * 3
     for number in range(episode.decisions):
         assert isinstance(step.observation, dict)
-        x = policy.inputs(architecture, step.observation, correction)
-        decision = decide(architecture, theta, step.observation, correction)
-        for i, k in itertools.product(range(3), range(layers)):
+        x = policy.inputs(architecture, step.observation, memory.correction)
+        decision = decide(architecture, theta, step.observation, memory)
+        for i in range(3):
             learned = dict(zip(SCHEDULE, parts[i]["schedule"].tolist(), strict=True))
-            w, b, w1, b1, w2 = (parts[i][name].numpy() for name in ("w", "b", "w1", "b1", "w2"))
-            seen = np.array([float(x[name].expand(3, layers)[i, k]) for name in architecture.inputs])
-            c = reference.corrected(float(correction[i, k]), reference.output(seen, w, float(b[0]), w1, b1, w2))
-            family = "adaptive" if optimizer == "adam" else "sgd"
-            budget, layer = 14 if architecture.horizon else None, k if architecture.layers else None
             signals = {name: float(x[i]) for name, x in policy.signals(architecture, step.observation).items()}
+            moved = 10 ** max(signals["first_update"], signals["last_update"])
+            progress = signals.get("progress")
+            guards[i].see(10 ** signals["train_fall"], moved, reached[i], 4, progress)
             peak = peak_of(exponents_of(architecture, theta[i], family), family, signals, budget)
-            rate = reference.rate(learned, peak, 4 * number, 4, budget, c, (64, 32, 32), layer)
-            assert float(decision.correction[i, k]) == pytest.approx(c, rel=1e-9, abs=1e-12)
-            assert float(decision.rates[i, k]) == pytest.approx(rate, rel=1e-9)
-        correction = decision.correction
+            warmed_up = reference.warmed_up(learned, peak, 4 * number, 4, budget)
+            reached[i] = min(warmed_up, guards[i].ceiling)
+            for k in range(layers):
+                w, b, w1, b1, w2 = (parts[i][name].numpy() for name in ("w", "b", "w1", "b1", "w2"))
+                seen = np.array([float(x[name].expand(3, layers)[i, k]) for name in architecture.inputs])
+                before = float(memory.correction[i, k])
+                c = reference.corrected(before, reference.output(seen, w, float(b[0]), w1, b1, w2))
+                layer = k if architecture.layers else None
+                rate = reference.rate(learned, reached[i], 4 * number, 4, budget, c, (64, 32, 32), layer)
+                assert float(decision.memory.correction[i, k]) == pytest.approx(c, rel=1e-9, abs=1e-12)
+                assert float(decision.rates[i, k]) == pytest.approx(rate, rel=1e-9)
+        memory = decision.memory
         state, step = episode.step(state, action_of_rates(decision.rates))
         torch.testing.assert_close(state.lr, decision.rates.clamp(*BOUNDS), rtol=1e-9, atol=0)
 
@@ -131,10 +140,58 @@ def test_an_untrained_policy_is_a_warm_up_and_a_linear_decay() -> None:
     assert isinstance(first.observation, Tensor)
     size = 10 ** float(first.observation[0, list(UNTRAINED).index("weight_size")])
     peak = reference.peak_of_adaptive(PEAK["adaptive"], 64, 40, size, 3)
-    expected = [reference.rate(still, peak, step, 4, 40, 0.0, (64, 32, 32)) for step in range(0, 40, 4)]
+    reached = [reference.warmed_up(still, peak, step, 4, 40) for step in range(0, 40, 4)]
+    expected = [reference.rate(still, reached[i], 4 * i, 4, 40, 0.0, (64, 32, 32)) for i in range(10)]
     middle = np.arange(2, 40, 4) / 40
-    np.testing.assert_allclose(expected / (np.minimum(1, middle / 0.05) * (1 - middle)), expected[0] / 0.95)
+    np.testing.assert_allclose(expected, peak * np.minimum(1, middle / policy.WARMUP) * (1 - middle))
     np.testing.assert_allclose(result.curves["lr"][1:, 0], expected, rtol=1e-4)
+
+
+def seen_by_the_guard(architecture: Architecture, fall: float, moved: float, progress: float, steps: int = 4) -> Any:
+    """Signals (1, 1) of an interval, with decimal logarithms of the loss and of how far a layer moved."""
+    named = {"train_fall": fall, "first_update": -8.0, "last_update": moved, "steps_per_decision": math.log10(steps)}
+    named |= {"progress": progress} if architecture.horizon else {}
+    return {name: torch.tensor([[value]], dtype=F64) for name, value in named.items()}
+
+
+@pytest.mark.parametrize("architecture", [PLAIN, Architecture(horizon=False)], ids=str)
+@pytest.mark.parametrize("interval", [1, 4, 50])
+def test_the_guard_against_a_second_rendering(architecture: Architecture, interval: int) -> None:
+    """In runs of random losses and movements, in which all that it looks out for happens."""
+    rng = np.random.default_rng(interval)
+    guard, zero = reference.Guard(), torch.zeros(1, 1, dtype=F64)
+    memory = Memory(zero, torch.full_like(zero, math.inf), zero, zero, zero)
+    ceilings = []
+    for number in range(60):
+        fall, moved, rate = rng.normal(-0.2, 0.5), rng.normal(-0.7, 0.6) + math.log10(interval) / 2, rng.uniform(0.1, 1)
+        progress = number / 60 if architecture.horizon else 0.0
+        seen = seen_by_the_guard(architecture, fall, moved, progress, interval)
+        memory = policy.GUARD(memory._replace(reached=zero + math.log(rate)), seen)
+        guard.see(10**fall, 10**moved, rate, interval, progress if architecture.horizon else None)
+        found = [float(x) for x in (memory.ceiling.exp(), memory.loss, memory.lowest)]
+        np.testing.assert_allclose(found, (guard.ceiling, guard.loss, guard.lowest), rtol=1e-9, atol=1e-12)
+        ceilings.append(found[0])
+    changes = [number for number, (one, other) in enumerate(itertools.pairwise(ceilings)) if one != other]
+    assert len(changes) > 3
+    assert all(number <= 18 for number in changes) is architecture.horizon
+
+
+def test_a_loss_that_is_no_number_is_a_rise() -> None:
+    zero = torch.zeros(1, 1)
+    memory = Memory(zero, torch.full_like(zero, math.inf), zero, zero, zero)
+    seen = seen_by_the_guard(PLAIN, math.nan, math.nan, 0.1, steps=20)
+    assert float(policy.GUARD(memory, seen).ceiling.exp()) == pytest.approx(policy.GUARD.fall)
+
+
+def test_the_guard_saves_runs_whose_peak_is_too_high(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By SGD, at four times the peak of the power law, where without a guard all runs end as they began."""
+    task, architecture = make_task("digits-mlp", budget=200, interval=4, optimizer="momentum"), Architecture()
+    theta = architecture.init(0)
+    theta[len(SCHEDULE) + architecture.exponents.index(("sgd", "one"))] += math.log(4)
+    agent = UniversalController(theta, architecture)
+    guarded = evaluate(agent, task, range(4), device="cpu").final_test_loss.mean()
+    monkeypatch.setattr(policy, "GUARD", policy.Guard(rise=1e9, farthest=1e9))
+    assert guarded < 0.6 * evaluate(agent, task, range(4), device="cpu").final_test_loss.mean()
 
 
 @pytest.mark.parametrize("factor", [0.1, 7.0])
@@ -148,7 +205,7 @@ def test_rates_of_sgd_are_divided_by_what_a_loss_is_multiplied_by(factor: float)
         places = [list(UNTRAINED).index(name) for name in ("first_loss", "relative_gradient")]
         untrained[:, places] += math.log10(factor)
         times, once = (
-            decide(PLAIN, theta, seen, torch.zeros(1, 1, dtype=F64)).rates
+            decide(PLAIN, theta, seen, first_memory(seen)).rates
             for seen in (step.observation | {"untrained": untrained}, step.observation)
         )
         torch.testing.assert_close(times, expected * once, rtol=1e-9, atol=0)

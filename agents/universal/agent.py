@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from lrenv.agents.base import BaseAgent
-from lrenv.agents.universal.policy import Architecture, Observation, decide
+from lrenv.agents.universal.policy import Architecture, Memory, Observation, decide, first_memory
 from lrenv.controllers import controller_file, schema
 from lrenv.controllers.agent import View
 from lrenv.controllers.controller_file import ControllerFileError, TensorSpec
 from lrenv.envs.actions import BOUNDS
-from lrenv.envs.observations import FAN_IN
 
 NAME = "universal-policy"
 METADATA = schema.record(
@@ -45,12 +44,7 @@ def action_of_rates(rates: Tensor) -> Tensor:
     return (2 * (rates / low).log() / math.log(high / low) - 1).clamp(-1, 1)
 
 
-def untouched(observation: Observation) -> Tensor:
-    """The corrections (n, K) with which an episode begins, 0."""
-    return torch.zeros_like(observation[FAN_IN])
-
-
-class UniversalController(BaseAgent[tuple[Tensor]]):
+class UniversalController(BaseAgent[Memory]):
     """A controller for any task, with the parameters `theta`.
 
     Args:
@@ -71,17 +65,16 @@ class UniversalController(BaseAgent[tuple[Tensor]]):
         a = self.architecture
         return "universal" + "-layers" * a.layers + "-anytime" * (not a.horizon)
 
-    def start(self, observation: Any) -> tuple[Tensor]:
-        """Returns the corrections (n, K) at the start of an episode, 0."""
-        return (untouched(self._tensors(observation)),)
+    def start(self, observation: Any) -> Memory:
+        """Returns what is remembered at the start of an episode."""
+        return first_memory(self._tensors(observation))
 
-    def act(self, observation: Any, carry: tuple[Tensor]) -> tuple[Tensor, tuple[Tensor]]:
-        """Returns actions (n, K) that set the rates, and the corrections."""
+    def act(self, observation: Any, carry: Memory) -> tuple[Tensor, Memory]:
+        """Returns actions (n, K) that set the rates, and what is remembered."""
         seen = self._tensors(observation)
-        (correction,) = carry
-        theta = self.theta.to(correction.dtype).expand(len(correction), -1)
-        decision = decide(self.architecture, theta, seen, correction)
-        return action_of_rates(decision.rates), (decision.correction,)
+        theta = self.theta.to(carry.correction.dtype).expand(len(carry.correction), -1)
+        decision = decide(self.architecture, theta, seen, carry)
+        return action_of_rates(decision.rates), decision.memory
 
     def _tensors(self, observation: Any) -> Observation:
         if not isinstance(observation, Mapping) or set(observation) != set(self.architecture.observe):
@@ -125,6 +118,20 @@ def universal() -> UniversalController:
     return UniversalController(architecture.init(0), architecture)
 
 
-universal.learning_runs = {"training": 25_200, "selection": 37_800}  # type: ignore[attr-defined]
+def universal_anytime() -> UniversalController:
+    """Returns a controller for any task with one rate for the network, for runs whose length isn't known.
+
+    It is an untrained policy, too: the power laws of `universal`, and a rate that falls with the square root of time.
+    """
+    architecture = Architecture(horizon=False)
+    return UniversalController(architecture.init(0), architecture)
+
+
+universal.learning_runs = {"training": 25_200, "selection": 37_800 + 27_000 + 36_000}  # type: ignore[attr-defined]
 """Of `benchmarks/drawn_peaks.py`, by which its exponents were fitted and its design was chosen: 14 peaks and 3 seeds on
-600 tasks, and the same with 3 exponents of fan-in on 300."""
+600 tasks, and the same with 3 exponents of fan-in on 300; of `benchmarks/drawn_guards.py`, 90 runs on 300 tasks; and
+about as many of sketches of that."""
+universal_anytime.learning_runs = {  # type: ignore[attr-defined]
+    "training": 25_200, "selection": 37_800 + 27_000 + 36_000 + 8_400 + 15_000,
+}  # fmt: skip
+"""Those of `universal`; of `benchmarks/drawn_anytime.py`, 42 runs on 200 tasks, and of sketches of that."""

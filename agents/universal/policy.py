@@ -1,7 +1,8 @@
 """The policy: a schedule and what corrects it, as functions of a batch of parameters theta (n, D).
 
-The equations are in the docstring of this package; `decide` puts them together, `power_law` is the peak, `log_shape` is
-s, and the correction is a linear function and, where there are hidden units, a perceptron beside it.
+The equations are in the docstring of this package; `decide` puts them together, `power_law` is the peak, `log_warmup` and
+`log_decay` are the schedule, `Guard` is the guard, and the correction is a linear function and, where there are hidden
+units, a perceptron beside it.
 
 `tests/reference/universal.py` has it in NumPy, for one trainee and one layer at a time.
 """
@@ -39,12 +40,8 @@ PEAK = {
     "sgd": {"one": math.log(0.07), "batch_size": 0.35, "budget": -0.25, "kept": 1.0, "gradient": 0.6},
 }
 """Family of optimizers -> the a_i, or b_i, of an untrained policy, where trainings begin: rounded from what
-`benchmarks/drawn_peaks.py` finds on tasks for training. A momentum of m makes steps 1 / (1 - m) times as long."""
-ENDLESS_PEAK = {
-    "adaptive": {"one": math.log(0.005), "batch_size": 0.15, "weight_size": 0.7, "layers": -0.5},
-    "sgd": {"one": math.log(0.025), "batch_size": 0.3, "kept": 0.4, "gradient": 0.7},
-}
-"""The same of policies that don't know the budget, whose rate stays where it is (`drawn_peaks.py --no-horizon`)."""
+`benchmarks/drawn_peaks.py` finds on tasks for training. A momentum of m makes steps 1 / (1 - m) times as long. A policy
+that doesn't know the budget has the peak of 400 steps."""
 HIGHEST = {"adaptive": 0.1, "sgd": 10.0}
 """Family -> the highest peak. Adam moves a weight by about the rate at each step; with this bound the regret on tasks
 for design is lower (`benchmarks/drawn_peaks.py`). 10 is what environments allow."""
@@ -52,8 +49,11 @@ USUAL = {"batch_size": 32.0, "budget": 400.0, "kept": 0.1, "weight_size": 0.1, "
 """Where the logarithms are 0."""
 FARTHEST = 6.0
 """The logarithms are clipped here, at 400 times or a 400th of what is usual: drawn tasks have nothing beyond."""
-WARMUP, WARMUP_STEPS = 0.05, 10.0
+WARMUP, WARMUP_STEPS = 0.15, 10.0
 """w of an untrained policy that knows the budget, and the steps of warm-up of one that doesn't."""
+DECAY_STEPS, DECAY_POWER = 30.0, 0.5
+"""The steps s after which the rate of a policy that doesn't know the budget begins to fall, as (1 + t / s)^-q, and q of
+an untrained one (`benchmarks/drawn_anytime.py`)."""
 EXPONENT = 0.5
 """e of an untrained policy with a rate per layer."""
 SCHEDULE = ("log_warmup", "log_power", "exponent")
@@ -85,7 +85,10 @@ class Architecture:
     @property
     def peak(self) -> dict[str, dict[str, float]]:
         """The power laws of an untrained policy."""
-        return PEAK if self.horizon else ENDLESS_PEAK
+        return {
+            family: {name: a for name, a in law.items() if self.horizon or name != "budget"}
+            for family, law in PEAK.items()
+        }
 
     @property
     def exponents(self) -> tuple[tuple[str, str], ...]:
@@ -139,11 +142,74 @@ class Architecture:
         }
 
 
+@dataclass(frozen=True)
+class Guard:
+    """When the guard takes a rate to be too high; numbers, or tensors (n, 1) for trials of several.
+
+    The defaults are among the best that `benchmarks/drawn_guards.py` compares, of which many are level.
+
+    Attributes:
+        watched: the part of the budget in which the ceiling may fall: while the rate is high. Later rises of the loss
+            have other reasons. A policy that doesn't know the budget has its guard throughout.
+        memory: the steps over which training losses are averaged, where an interval is shorter.
+        offset: what is added to training losses, which are relative to the first one: small ones scatter by large
+            factors.
+        rise: the factor above the lowest of these sums so far from which on the rate falls.
+        fall: the part that is left of the rate then.
+        farthest: the farthest that the first or the last layer may move in a step, in parts of its weights' length;
+            many steps may move it by this times the square root of their number.
+    """
+
+    watched: float | Tensor = 0.3
+    memory: float | Tensor = 10.0
+    offset: float | Tensor = 0.3
+    rise: float | Tensor = 1.6
+    fall: float | Tensor = 1 / 3
+    farthest: float | Tensor = 0.3
+
+    def __call__(self, memory: Memory, seen: Mapping[str, Tensor]) -> Memory:
+        """The memory with a lower ceiling, where the last interval has shown that its rate was too high.
+
+        Args:
+            memory: before the decision.
+            seen: the signals.
+        """
+        steps: Tensor = 10 ** seen["steps_per_decision"]
+        loss = 10 ** seen["train_fall"].nan_to_num(nan=TRAINING["train_fall"].high)
+        part = 1 - torch.exp(-steps / self.memory)
+        loss = memory.loss + part * (torch.log((loss + self.offset) / (1 + self.offset)) - memory.loss)
+        lowest = torch.minimum(memory.lowest, loss)
+        watched = seen["progress"] <= self.watched if "progress" in seen else torch.ones_like(loss, dtype=torch.bool)
+        rises = watched & (loss > lowest + _log(self.rise))
+        moved = math.log(10) * torch.maximum(seen["first_update"], seen["last_update"])
+        too_far = moved - steps.log() / 2 - _log(self.farthest)
+        ceiling = torch.where(watched & (too_far > 0), memory.reached - too_far, memory.ceiling)
+        ceiling = torch.where(rises, torch.minimum(ceiling, memory.reached) + _log(self.fall), ceiling)
+        return memory._replace(ceiling=ceiling, loss=loss, lowest=torch.where(rises, loss, lowest))
+
+
+def _log(x: float | Tensor) -> float | Tensor:
+    return x.log() if isinstance(x, Tensor) else math.log(x)
+
+
+class Memory(NamedTuple):
+    """What a policy remembers between two decisions."""
+
+    correction: Tensor  # (n, K), c
+    ceiling: Tensor  # (n, 1), h, the logarithm of the highest rate, but for the decay
+    reached: Tensor  # (n, 1), that of the last interval's rate
+    loss: Tensor  # (n, 1), the smoothed logarithm of the training loss, as the guard takes it
+    lowest: Tensor  # (n, 1), the lowest of these so far, or since the rate fell
+
+
+GUARD = Guard()
+
+
 class Decision(NamedTuple):
     """What a policy does."""
 
     rates: Tensor  # (n, K)
-    correction: Tensor  # (n, K), c after the decision
+    memory: Memory  # after the decision
 
 
 Observation = Mapping[str, Tensor]
@@ -156,30 +222,40 @@ def shown(step: TimeStep) -> Observation:
     return step.observation
 
 
-def decide(architecture: Architecture, theta: Tensor, observation: Observation, correction: Tensor) -> Decision:
+def first_memory(observation: Observation) -> Memory:
+    """What is remembered at the start of an episode: nothing is corrected, and there is no ceiling yet."""
+    correction = torch.zeros_like(observation[FAN_IN])
+    zero = correction[:, :1]
+    return Memory(correction, torch.full_like(zero, math.inf), zero, zero, zero)
+
+
+def decide(architecture: Architecture, theta: Tensor, observation: Observation, memory: Memory) -> Decision:
     """Makes one decision for n trainees with K rates each.
 
     Args:
         architecture: of the policy.
         theta: (n, D), the parameters of each trainee's own policy.
         observation: what the environment shows.
-        correction: (n, K), c before the decision; 0 at the start of an episode.
+        memory: before the decision; `first_memory` at the start of an episode.
     """
     parts = architecture.parts(theta)
     seen = signals(architecture, observation)
     x = torch.stack(
-        [value.expand_as(correction) for value in inputs(architecture, observation, correction).values()], -1
+        [value.expand_as(memory.correction) for value in inputs(architecture, observation, memory.correction).values()],
+        -1,
     )
     hidden = torch.tanh(x @ parts["w1"] + parts["b1"][:, None])
     output = (x * parts["w"][:, None]).sum(-1) + parts["b"] + (hidden * parts["w2"][:, None]).sum(-1)
-    correction = KEPT * correction + (1 - KEPT) * math.log(RANGE) * torch.tanh(output)
-    fan_in = observation[FAN_IN].to(correction.dtype).log()
-    log_peak = power_law(architecture, parts["peak"], seen)
-    rates = log_peak + log_shape(architecture, parts["schedule"], seen) + correction
+    correction = KEPT * memory.correction + (1 - KEPT) * math.log(RANGE) * torch.tanh(output)
+    memory = GUARD(memory, seen)
+    wanted = power_law(architecture, parts["peak"], seen) + log_warmup(architecture, parts["schedule"], seen)
+    reached = torch.minimum(wanted, memory.ceiling)
+    rates = reached + log_decay(architecture, parts["schedule"], seen) + correction
     if architecture.layers:
+        fan_in = observation[FAN_IN].to(correction.dtype).log()
         exponent = EXPONENT + parts["schedule"][:, SCHEDULE.index("exponent"), None]
         rates = rates - exponent * (fan_in - fan_in.mean(1, keepdim=True))
-    return Decision(rates.exp(), correction)
+    return Decision(rates.exp(), memory._replace(correction=correction, reached=reached))
 
 
 def signals(architecture: Architecture, observation: Observation) -> dict[str, Tensor]:
@@ -246,21 +322,34 @@ def power_law(architecture: Architecture, learned: Tensor, seen: Mapping[str, Te
     return seen["adaptive"] * adaptive + (1 - seen["adaptive"]) * sgd
 
 
-def log_shape(architecture: Architecture, learned: Tensor, seen: Mapping[str, Tensor]) -> Tensor:
-    """The logarithm of s (n, 1) in the middle of the interval to come.
+def log_warmup(architecture: Architecture, learned: Tensor, seen: Mapping[str, Tensor]) -> Tensor:
+    """The logarithm of the warm-up (n, 1) in the middle of the interval to come.
 
     Args:
         architecture: of the policy.
         learned: (n, 3), in the order of `SCHEDULE`.
         seen: the signals.
     """
-    of: dict[str, Tensor] = dict(zip(SCHEDULE, learned.split(1, -1), strict=True))
-    half: Tensor = 10 ** seen["steps_per_decision"] / 2
-    if not architecture.horizon:
-        steps = 10 ** seen["steps"] - 1 + half
-        warmed: Tensor = (steps / (WARMUP_STEPS * of["log_warmup"].exp())).clamp(max=1)
-        return warmed.log()
+    longer = learned[:, SCHEDULE.index("log_warmup"), None].exp()
+    warmed = middle_part(seen) / WARMUP if architecture.horizon else middle_step(seen) / WARMUP_STEPS
+    return (warmed / longer).clamp(max=1).log()
+
+
+def log_decay(architecture: Architecture, learned: Tensor, seen: Mapping[str, Tensor]) -> Tensor:
+    """The logarithm of the decay (n, 1) in the middle of the interval to come; the arguments are as of `log_warmup`."""
+    power = learned[:, SCHEDULE.index("log_power"), None].exp()
+    if architecture.horizon:
+        return power * (1 - middle_part(seen)).log()
+    return -power * DECAY_POWER * (1 + middle_step(seen) / DECAY_STEPS).log()
+
+
+def middle_step(seen: Mapping[str, Tensor]) -> Tensor:
+    """t (n, 1), the inner steps until the middle of the interval to come."""
+    return 10 ** seen["steps"] - 1 + 10 ** seen["steps_per_decision"] / 2
+
+
+def middle_part(seen: Mapping[str, Tensor]) -> Tensor:
+    """p (n, 1), the middle of the interval to come as a part of the budget."""
     budget: Tensor = 10 ** seen["steps_in_all"]
-    middle: Tensor = (seen["progress"] + half / budget).clamp(max=1 - 0.5 / budget)
-    warmed = (middle / (WARMUP * of["log_warmup"].exp())).clamp(max=1)
-    return warmed.log() + of["log_power"].exp() * (1 - middle).log()
+    half: Tensor = 10 ** seen["steps_per_decision"] / 2
+    return (seen["progress"] + half / budget).clamp(max=1 - 0.5 / budget)

@@ -12,8 +12,8 @@ from torch import Tensor
 from lrenv.agents.outer.gradient_estimators import Rollout, evaluated, orthogonal_perturbations, paired
 from lrenv.agents.outer.training import Controller, Training, begin_adam, on_host
 from lrenv.agents.outer.validation import Validation, fall_of
-from lrenv.agents.universal.agent import UniversalController, action_of_rates, untouched, view_of_policy
-from lrenv.agents.universal.policy import Observation, decide, shown
+from lrenv.agents.universal.agent import UniversalController, action_of_rates, view_of_policy
+from lrenv.agents.universal.policy import Memory, Observation, decide, first_memory, shown
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.envs.episode import Episode, EpisodeState
 from lrenv.randomness import draws
@@ -28,8 +28,8 @@ KEPT = 0.9
 BETAS = (0.9, 0.99)
 """Of Adam for theta: moments that reach back over the tasks of a hundred updates."""
 
-Between = tuple[EpisodeState, Observation, Tensor]
-"""Trainees, what is seen of them, and corrections between two decisions."""
+Between = tuple[EpisodeState, Observation, Memory]
+"""Trainees, what is seen of them, and what is remembered between two decisions."""
 
 
 class UniversalTraining(Training[UniversalSettings]):
@@ -104,15 +104,15 @@ class UniversalTraining(Training[UniversalSettings]):
         episode = Episode(replace(task, measure_interval=task.budget), view.control, view.observe, device=self.device)
 
         def decision(theta: Tensor, between: Between, last: bool) -> tuple[Tensor, Between]:
-            state, seen, correction = between
-            made = decide(self.architecture, theta, seen, correction)
+            state, seen, memory = between
+            made = decide(self.architecture, theta, seen, memory)
             due = np.full(len(theta), last)
             state, step = episode.step(state, action_of_rates(made.rates), due)
-            return state.dynamics.val_loss, (state, shown(step), made.correction)
+            return state.dynamics.val_loss, (state, shown(step), made.memory)
 
         def whole(theta: Tensor, state: EpisodeState) -> tuple[Tensor, EpisodeState]:
             seen = shown(episode.time_step(state))
-            start = state, seen, untouched(seen)
+            start = state, seen, first_memory(seen)
             given = [number == episode.decisions - 1 for number in range(episode.decisions)]
             losses, (end, _, _) = rollout(decision, theta, start, given)
             return fall_of(state.dynamics.val_loss, losses[-1], end.diverged), end

@@ -2,19 +2,23 @@
 
 With the middle p of the interval to come, as a part of the budget, and the fan-in f of the layer,
 
-    log r = log peak - e log(f / mean f) + log s(p) + c,    s(p) = min(1, p / w) (1 - p)^q
+    log r = min(log peak + log min(1, p / w), h) + q log(1 - p) - e log(f / mean f) + c
     c <- c / 2 + log(10) / 2 tanh(output(x, c))
+
+and the ceiling h of the guard.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+WARMUP = 0.15
 
 
 def output(x: Array, w: Array, b: float, w1: Array, b1: Array, w2: Array) -> float:
@@ -44,11 +48,46 @@ def peak_of_sgd(
     return peak if budget is None else peak * (budget / 400) ** b["budget"]
 
 
-def rate(
-    learned: Mapping[str, float], peak: float, step: int, interval: int, budget: int | None, c: float,
-    fan_ins: Sequence[float], layer: int | None = None,
-) -> float:  # fmt: skip
-    """The rate of the interval that begins after `step` inner steps.
+@dataclass
+class Guard:
+    """What the guard keeps of one run: the ceiling of the rate, smoothed losses, and the lowest of them."""
+
+    ceiling: float = math.inf
+    loss: float = 0.0
+    lowest: float = 0.0
+
+    def see(
+        self, loss: float, moved: float, last_rate: float, interval: int, progress: float | None,
+        farthest: float = 0.3, rise: float = 1.6, fall: float = 1 / 3, watched: float = 0.3, offset: float = 0.3,
+    ) -> None:  # fmt: skip
+        """Looks at an interval.
+
+        Args:
+            loss: the mean training loss, relative to that of the first batch.
+            moved: how far the first or the last layer moved, whichever moved farther, relative to its weights' length.
+            last_rate: of the interval, without decay and correction.
+            interval: N.
+            progress: the part of the budget that is over; None if it isn't known.
+            farthest: to move in one step.
+            rise: of the loss that is too much.
+            fall: of the rate then.
+            watched: the part of the budget in which anything is done.
+            offset: of losses.
+        """
+        kept = math.exp(-interval / 10)
+        self.loss = kept * self.loss + (1 - kept) * math.log((loss + offset) / (1 + offset))
+        self.lowest = min(self.lowest, self.loss)
+        if progress is not None and progress > watched:
+            return
+        if moved > farthest * math.sqrt(interval):
+            self.ceiling = last_rate * farthest * math.sqrt(interval) / moved
+        if math.exp(self.loss - self.lowest) > rise:
+            self.ceiling = fall * min(self.ceiling, last_rate)
+            self.lowest = self.loss
+
+
+def warmed_up(learned: Mapping[str, float], peak: float, step: int, interval: int, budget: int | None) -> float:
+    """The rate of the interval that begins after `step` inner steps, without decay and without a ceiling.
 
     Args:
         learned: the parameters of the shape, as differences from those of an untrained policy.
@@ -56,16 +95,31 @@ def rate(
         step: inner steps taken.
         interval: N.
         budget: T; None if the policy doesn't know it.
+    """
+    middle, longer = step + interval / 2, math.exp(learned["log_warmup"])
+    if budget is None:
+        return peak * min(1, middle / (10 * longer))
+    return peak * min(1, min(middle, budget - 0.5) / budget / (WARMUP * longer))
+
+
+def rate(
+    learned: Mapping[str, float], reached: float, step: int, interval: int, budget: int | None, c: float,
+    fan_ins: Sequence[float], layer: int | None = None,
+) -> float:  # fmt: skip
+    """The rate of a layer.
+
+    Args:
+        learned: as above.
+        reached: the rate after warm-up and ceiling.
+        step: as above.
+        interval: as above.
+        budget: as above.
         c: the correction.
         fan_ins: of all layers.
         layer: its number; None of a policy with one rate.
     """
     mean = math.prod(fan_ins) ** (1 / len(fan_ins))
-    middle = step + interval / 2
-    if budget is None:
-        schedule = min(1, middle / (10 * math.exp(learned["log_warmup"])))
-    else:
-        p = min(middle, budget - 0.5) / budget
-        schedule = min(1, p / (0.05 * math.exp(learned["log_warmup"]))) * (1 - p) ** math.exp(learned["log_power"])
+    middle, power = step + interval / 2, math.exp(learned["log_power"])
+    decay = (1 + middle / 30) ** (-0.5 * power) if budget is None else (1 - min(middle, budget - 0.5) / budget) ** power
     width = 1.0 if layer is None else (fan_ins[layer] / mean) ** -(0.5 + learned["exponent"])
-    return peak * width * schedule * math.exp(c)
+    return reached * decay * width * math.exp(c)
