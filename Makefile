@@ -6,7 +6,10 @@ DEMO_TASK = mnist1d-mlp
 # A process per core with a thread each: threads that wait for one another cost more than they bring in small tests.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
-.PHONY: help demo test test-slow soak check format bench wheel figure docs clean
+# Slow tests of what people take home: trainers of other libraries, examples, the notebook, several processes.
+HOME_TESTS = tests/test_examples.py tests/test_home_processes.py tests/test_home_trainers.py tests/test_home_unseen.py
+
+.PHONY: help demo test test-slow test-home soak check format bench wheel figure docs clean
 
 help:  ## lists these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +26,10 @@ test: $(INSTALLED)  ## runs all but the slow tests
 
 test-slow: $(INSTALLED)  ## runs the slow tests
 	$(TEST) -m slow
+
+test-home: $(INSTALLED)  ## installs Lightning, transformers, Optuna, torchrl and Jupyter, and runs the slow tests that need them
+	$(BIN)/pip install --quiet --editable '.[examples]'
+	$(TEST) -m slow $(HOME_TESTS)
 
 soak: $(INSTALLED)  ## makes 100,000 random decisions over all embedded tasks, in memory that stays flat; a quarter of an hour
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py

@@ -104,6 +104,7 @@ TABLE: dict[str, Callable[[], Agent]] = {
     "learned-optimizer": lambda: LearnedOptimizer(Perceptron(hidden=4).init(0), Perceptron(hidden=4)),
     "metz2019-cpu": lambda: make_agent("metz2019-cpu"),
     "universal": lambda: make_agent("universal"),
+    "universal-anytime": lambda: make_agent("universal-anytime"),
     "universal-policy": lambda: universal(Universal(hidden=4)),
     "universal-policy, per layer": lambda: universal(Universal(True, False, True, hidden=4)),
     "ppo": lambda: ppo(lstm=False),
@@ -125,6 +126,7 @@ WITH_MEMORY = (
     "noh",
     "dmopt",
     "universal",
+    "universal-anytime",
     "universal-policy",
     "ppo-lstm",
 )
@@ -221,7 +223,7 @@ class TestContract:
         for new, old, mixed in zip(anew_after or (), last.after or (), after or (), strict=True):
             mask = (~started).reshape(N, *(1,) * (np.ndim(mixed) - 1))
             np.testing.assert_array_equal(mixed, np.where(mask, old, new))
-        if remembers and case != "universal":  # whose corrections are 0
+        if remembers:
             differ = zip(anew_after or (), last.after or (), strict=True)
             assert any(not np.array_equal(x, y) for x, y in differ), "a memory that is always the same shows nothing"
 
@@ -335,7 +337,7 @@ def test_a_view_says_whether_the_horizon_is_known() -> None:
         "constant", "constant-ema", "step", "sgdr", "inverse-sqrt", "plateau", "plateau, by fan-in", "greedy",
         "greedy-bounded", "sgd-hd", "sgd-hd, multiplicative", "nesterov-hd", "adam-hd", "adam-hd, in its loop", "gala",
         "osgm", "noh", "noh, per layer", "dmopt", "learned-optimizer", "metz2019-cpu",
-        "universal-policy, per layer",
+        "universal-anytime", "universal-policy, per layer",
     ]  # fmt: skip
     assert View("scale", ("paper", "gradient_square")).horizon is False
     assert View("scale", ("paper", "scale-free")).horizon is True

@@ -7,14 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from lrenv.agents.universal.policy import EXPONENT, PEAK, SCHEDULE
+from lrenv.agents.universal import policy
+from lrenv.agents.universal.agent import UniversalController
+from lrenv.agents.universal.policy import EXPONENT, PEAK, SCHEDULE, Architecture, Guard
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
 from lrenv.benchmark.comparison import runs_of
 from lrenv.benchmark.contenders import contenders_of
+from lrenv.benchmark.evaluation import evaluate
 from lrenv.envs.observations import DYNAMICS, SCALE_FREE, TRAINING
 from lrenv.randomness.seeds import seeds_for
 
@@ -22,6 +26,11 @@ from lrenv.randomness.seeds import seeds_for
 @pytest.fixture
 def drawn_peaks(script: Callable[[str], Any]) -> Any:
     return script("drawn_peaks")
+
+
+@pytest.fixture
+def drawn_guards(script: Callable[[str], Any]) -> Any:
+    return script("drawn_guards")
 
 
 @pytest.fixture
@@ -46,7 +55,11 @@ def test_a_power_law_is_found_again(drawn_peaks: Any) -> None:
     assert float(bounded.regret(exponents).mean()) > float(curves.regret(exponents).mean())
 
 
-def test_runs_of_the_search_are_those_of_a_policy_with_that_peak(drawn_peaks: Any, tmp_path: Path) -> None:
+def test_runs_of_the_search_are_those_of_a_policy_with_that_peak(
+    drawn_peaks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has no guard."""
+    monkeypatch.setattr(policy, "GUARD", Guard(rise=1e9, farthest=1e9))
     training = UniversalTraining(UniversalSettings(layers=True, out=tmp_path, device="cpu"))
     task = next(task for task in training.distribution.tasks("training", 9) if task.optimizer != "momentum")
     found = drawn_peaks.searched(training, task, (0.0, EXPONENT))
@@ -54,6 +67,7 @@ def test_runs_of_the_search_are_those_of_a_policy_with_that_peak(drawn_peaks: An
     theta = training.architecture.init(0)
     for place, (family, name) in enumerate(training.architecture.exponents, len(SCHEDULE)):
         theta[place] = -PEAK[family][name] + math.log(found["peaks"][3]) * (name == "one")
+    theta[SCHEDULE.index("log_warmup")] = drawn_peaks.SHORTER
     state, _ = episode.reset(seeds_for("selection", drawn_peaks.SEEDS))
     with torch.no_grad():
         expected = run(theta.expand(drawn_peaks.SEEDS, -1), state)[0].mean()
@@ -61,13 +75,46 @@ def test_runs_of_the_search_are_those_of_a_policy_with_that_peak(drawn_peaks: An
     assert found["log_loss"][0][3] != found["log_loss"][1][3]
 
 
-def test_what_the_power_laws_cost_is_counted(drawn_peaks: Any) -> None:
-    universal, linear = contenders_of(["universal", "linear"])
+def test_runs_of_designs_are_those_of_policies(drawn_guards: Any, tmp_path: Path) -> None:
+    """With and without a horizon, with a guard that acts, and with another that doesn't, in one batch."""
+    training = UniversalTraining(UniversalSettings(out=tmp_path, device="cpu"))
+    task = next(task for task in training.distribution.tasks("training", 30) if task.optimizer == "momentum")
+    _, episode = training.run(task)
+    for architecture in (Architecture(), Architecture(horizon=False)):
+        designs = [drawn_guards.Design(guard, 0.05) for guard in (policy.GUARD, drawn_guards.NONE)]
+        guard, _ = drawn_guards.as_one(designs)
+        shape, log_factor = torch.zeros(2, len(SCHEDULE)), torch.full((2, 1), math.log(8))
+        shape[:, SCHEDULE.index("log_power")] = math.log(2)
+        losses = drawn_guards.losses_of(training, task, architecture, log_factor, guard, shape)
+        theta = architecture.init(0)
+        theta[SCHEDULE.index("log_power")] = math.log(2)
+        theta[len(SCHEDULE) + architecture.exponents.index(("sgd", "one"))] = math.log(8)
+        agent = UniversalController(theta, architecture)
+        result = evaluate(agent, task, seeds_for("selection", 2, drawn_guards.FIRST_SEED), device="cpu")
+        expected = np.log(result.final_val_loss / result.curves["val_loss"][0]).mean()
+        assert float(losses[0]) == pytest.approx(expected, abs=2e-3)
+        assert abs(float(losses[1]) - expected) > 0.1
+
+
+def test_what_the_search_cost_is_counted(drawn_peaks: Any, drawn_guards: Any, script: Callable[[str], Any]) -> None:
+    """At least: sketches are told in the agents' file."""
+    anytime = script("drawn_anytime")
+    universal, universal_anytime, linear = contenders_of(["universal", "universal-anytime", "linear"])
     settings, peaks = drawn_peaks.Settings(), len(drawn_peaks.FACTORS) * drawn_peaks.SEEDS
-    spent = runs_of(universal)
-    assert spent.training == settings.fitted * peaks
-    assert spent.selection == settings.tasks * peaks * len(drawn_peaks.EXPONENTS["selection"])
+    guards = drawn_guards.Settings().tasks * len(drawn_guards.FACTORS) * len(drawn_guards.DESIGNS) * drawn_guards.SEEDS
+    ends = anytime.Settings().tasks * (len(anytime.DESIGNS) + 1) * drawn_guards.SEEDS
+    selection = settings.tasks * peaks * len(drawn_peaks.EXPONENTS["selection"]) + guards
+    for agent, least in ((universal, selection), (universal_anytime, selection + ends)):
+        assert runs_of(agent).training == settings.fitted * peaks
+        assert runs_of(agent).selection > least
     assert str(runs_of(linear)) == "0"
+
+
+def test_designs_of_endless_schedules(script: Callable[[str], Any]) -> None:
+    anytime, architecture = script("drawn_anytime"), Architecture(horizon=False)
+    seen = {name: torch.full((2, 1), x) for name, x in (("steps", math.log10(60)), ("steps_per_decision", math.log10(2)))}
+    decay = policy.log_decay(architecture, anytime.shapes(torch.tensor([0.0, 0.75])), seen).exp()
+    torch.testing.assert_close(decay, torch.tensor([[1.0], [(1 + 60 / 30) ** -0.75]]))
 
 
 def family_of(drawn_peaks: Any, drawn_readouts: Any, tells: bool) -> Any:

@@ -402,6 +402,23 @@ def test_frozen_models_and_other_optimizers_are_told() -> None:
     assert controller.last_epoch == 7
 
 
+def test_a_call_per_epoch_is_told() -> None:
+    """Where it isn't said to be meant."""
+    for stepped, expected in ((None, 1), (True, 0)):
+        loop = Loop()
+        controller = LRController(loop.optimizer, "linear:peak=0.1", horizon=T)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                for _ in range(5):
+                    loop.optimizer.step()
+                controller.step(stepped=stepped)
+        told = [str(each.message) for each in caught]
+        assert len(told) == expected
+        assert all("took 5 steps since the last call of step, which counts them as one" in each for each in told)
+        assert controller.last_epoch == 2
+
+
 def test_evaluate_must_give_what_is_observed() -> None:
     class Seeing(TrainingLosses):
         view = View(control="scale", observe="dynamics", interval=3)

@@ -559,7 +559,7 @@ def test_a_universal_controller_drives_a_loop_that_tells_its_length_its_module_a
     assert {why for decision in controller.history for why in decision.why} == set()
     assert all(len(rate) == 1 + ("layers" in architecture) for rate in rates[2:])
     peak = max(range(horizon), key=lambda t: rates[t][0])
-    assert 0 < peak < horizon // 10
+    assert 0 < peak < horizon // 5
     assert rates[-1][0] < 0.1 * rates[peak][0]
 
 

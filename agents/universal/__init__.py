@@ -1,10 +1,10 @@
 """Controllers for tasks that they were not trained on: one rate for the network, or one per layer, from the first step.
 
-The policy is a schedule and a correction of it. With the inner steps t, the budget T, the middle p of the interval to
-come as a part of the budget, the fan-in f_k of layer k, the geometric mean f of all, and what is seen at a decision,
-x_k, the rate of layer k is
+The policy is a schedule, a guard that holds it down, and a correction. With the inner steps t, the budget T, the middle
+p of the interval to come as a part of the budget, the fan-in f_k of layer k, the geometric mean f of all, and what is
+seen at a decision, x_k, the rate of layer k is
 
-    log r_k = log peak - e log(f_k / f) + log s(p) + c_k,    s(p) = min(1, p / w) (1 - p)^q
+    log r_k = min(log peak + log min(1, p / w), h) + q log(1 - p) - e log(f_k / f) + c_k
     c_k <- c_k / 2 + log(10) / 2 tanh(v . (x_k, c_k) + d + perceptron(x_k, c_k))
 
 The peak is a power law in what is known before the first step. Of optimizers that scale gradients, with the batch size
@@ -18,17 +18,29 @@ there,
     log peak = b_0 + b_1 log(B / 32) + b_2 log(T / 400) + b_3 log((1 - m) / 0.1) + b_4 log(L_0 / G) - log L_0,
     G = max_k norm(g_k) / norm(w_k).
 
-A loss that is multiplied by a constant has its rates of SGD divided by it, as they have to be. The exponents of an
-untrained policy (`PEAK` in `policy.py`) are those with the least regret on 600 drawn tasks
-(`benchmarks/drawn_peaks.py`), w = 0.05 and q = 1, a warm-up and a linear decay; the correction is 0. **That is the
-agent `universal`.**
+A loss that is multiplied by a constant has its rates of SGD divided by it, as they have to be.
+
+The ceiling h of the guard is infinite at first. In the first 30 % of the budget it falls where the last interval, of N
+steps and with the rate r (without decay and correction), has shown that r was too high. Either the first or the last
+layer has moved by a part u > 0.3 sqrt(N) of its weights' length; or the training loss relative to that of the first
+batch, plus 0.3 and smoothed over ten steps, is above 1.6 times its lowest value so far:
+
+    h <- log r - log(u / (0.3 sqrt(N))),    h <- min(h, log r) - log 3.
+
+The exponents of an untrained policy (`PEAK` in `policy.py`) are those with the least regret on 600 drawn tasks
+(`benchmarks/drawn_peaks.py`), w = 0.15 and q = 1, a warm-up and a linear decay; the correction is 0. **That is the
+agent `universal`.** Its warm-up and its guard were chosen on 300 drawn tasks, with peaks that are right, and 4 and 16
+times as high (`benchmarks/drawn_guards.py`).
+
+A policy that doesn't know T has the peak for T = 400, min(1, t / 10) in the place of the warm-up and (1 + t / 30)^-q
+in that of the decay, with t in the middle of the interval and q = 1/2, and its guard watches throughout. Untrained,
+**that is the agent `universal-anytime`** (`benchmarks/drawn_anytime.py`).
 
 Trainings begin there, and learn exponents, e, w, q, v and d, 27 numbers theta by default; there can be a perceptron.
-Policies that don't know T have s = min(1, t / w) alone, t in steps, and no a_2 and b_2. What is seen are losses
-relative to the first one and their scatter, how far the first and the last layer move relative to their weights and in
-which direction, and the time; nothing of it needs validation data. Policies that see gradients also have, per layer,
-the cosine of a gradient and the direction of the step before it, and the layer's share of the gradient. The first rate
-is the policy's own: it doesn't matter where the task would start.
+What is seen are losses relative to the first one and their scatter, how far the first and the last layer move relative
+to their weights and in which direction, and the time; nothing of it needs validation data. Policies that see gradients
+also have, per layer, the cosine of a gradient and the direction of the step before it, and the layer's share of the
+gradient. The first rate is the policy's own: it doesn't matter where the task would start.
 
 Theta is trained by evolution strategies: over whole runs of tasks that are drawn as training goes
 (`lrenv.training.drawn`), it descends the mean of
@@ -39,10 +51,10 @@ by differences of antithetic pairs that share initial weights and batches (`lren
 which are divided by their root mean square on each task, so that no task outweighs others. The controller has the
 average of theta over updates. So no reward has to be assigned to decisions, nor to layers.
 
-Limits: what `universal` is worth, and that three trainings have added nothing to it, is told in docs/carries-over.md.
-It reacts to nothing that happens in a run, so where the peak is wrong it stays wrong; where it is far too high, as for
-a network of sines or a large one trained by SGD with momentum, the run is lost. Runs that are longer, larger or of
-another optimizer than drawn tasks are outside of what its exponents were fitted to.
+Limits: what `universal` is worth, and that three trainings have added nothing to it, is told in docs/carries-over.md. The
+guard sees a rate that is too high after it was taken, so what an interval has ruined stays ruined; and nothing raises a
+peak that is too low. Runs that are longer, larger or of another optimizer than drawn tasks are outside of what its
+exponents were fitted to.
 
 To read in this order: `policy.py` (the equations above), `agent.py`, `training.py`, `settings.py`.
 """

@@ -232,6 +232,12 @@ class LRController(LRScheduler):
                 )
             return
         self._idle = 0
+        if stepped is None and noticed > 1:
+            self._tell(
+                "several",
+                f"the optimizer took {noticed} steps since the last call of step, which counts them as one: call "
+                "step(loss) after each, or pass stepped=True if that is meant",
+            )
         if self._gradients is not None and not noticed:
             self._tell("unseen", f"agent {self._driver.name!r} observes gradients, and saw none of this step: let "
                        "Python call optimizer.step, and not a captured graph")  # fmt: skip

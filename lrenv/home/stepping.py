@@ -30,25 +30,25 @@ class Steps:
             optimizer is given one that returns its loss.
 
     Attributes:
-        taken: whether a step was taken since this was last set to False.
+        taken: the steps that were taken since the last call of `since`.
         found_inf: of the last step of a fused optimizer under a GradScaler: not 0 if it left the weights alone. It is
             on the device of the weights.
     """
 
     def __init__(self, optimizer: Any, before: Callable[[], None], early: bool = False) -> None:
         self.found_inf: Tensor | None = None
-        self.taken = False
+        self.taken = 0
         self.noticed = callable(getattr(optimizer, "step", None))
         if self.noticed:
             (listeners_of(optimizer) or Listeners(optimizer)).add(before, self._after, early)
 
     def _after(self, found_inf: Any) -> None:
-        self.taken = True
+        self.taken += 1
         self.found_inf = found_inf if isinstance(found_inf, Tensor) else None
 
-    def since(self) -> bool:
-        """Whether a step was taken since the last call of this method."""
-        taken, self.taken = self.taken or not self.noticed, False
+    def since(self) -> int:
+        """How many steps were taken since the last call of this method."""
+        taken, self.taken = self.taken if self.noticed else 1, 0
         return taken
 
 
