@@ -49,7 +49,7 @@ class Settings:
     """The settings: who is shocked, and where."""
 
     agents: tuple[str, ...] = (
-        "universal", "linear:peak=0.003:warmup=0.05", "constant:peak=0.003", "plateau:peak=0.003",
+        "universal", "universal-anytime", "linear:peak=0.003:warmup=0.05", "constant:peak=0.003", "plateau:peak=0.003",
         "greedy-bounded:peak=0.003", "adam-hd:initial_lr=0.003", "gala:initial_lr=0.003",
     )  # fmt: skip
     """Names, specs or files; where they scale the rate, they begin at 0.003."""
