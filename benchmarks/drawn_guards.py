@@ -77,8 +77,8 @@ DESIGNS = {
     "farthest 0.45": Design(replace(MIDDLE, farthest=0.45), 0.15),
     "watched 1": Design(replace(MIDDLE, watched=1.0), 0.15),
 }
-"""What is compared, by name, with the part of the budget that the warm-up takes. The last ones differ in one number from
-"both, 0.15"; `universal` has "rise 1.6"."""
+"""What is compared, by name, with the part of the budget that the warm-up takes. The last ones differ in one number
+from "both, 0.15"; `universal` has "rise 1.6"."""
 
 
 @dataclass(frozen=True)

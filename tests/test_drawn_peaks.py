@@ -79,7 +79,6 @@ def test_runs_of_designs_are_those_of_policies(drawn_guards: Any, tmp_path: Path
     """With and without a horizon, with a guard that acts, and with another that doesn't, in one batch."""
     training = UniversalTraining(UniversalSettings(out=tmp_path, device="cpu"))
     task = next(task for task in training.distribution.tasks("training", 30) if task.optimizer == "momentum")
-    _, episode = training.run(task)
     for architecture in (Architecture(), Architecture(horizon=False)):
         designs = [drawn_guards.Design(guard, 0.05) for guard in (policy.GUARD, drawn_guards.NONE)]
         guard, _ = drawn_guards.as_one(designs)
@@ -112,7 +111,7 @@ def test_what_the_search_cost_is_counted(drawn_peaks: Any, drawn_guards: Any, sc
 
 def test_designs_of_endless_schedules(script: Callable[[str], Any]) -> None:
     anytime, architecture = script("drawn_anytime"), Architecture(horizon=False)
-    seen = {name: torch.full((2, 1), x) for name, x in (("steps", math.log10(60)), ("steps_per_decision", math.log10(2)))}
+    seen = {"steps": torch.full((2, 1), math.log10(60)), "steps_per_decision": torch.full((2, 1), math.log10(2))}
     decay = policy.log_decay(architecture, anytime.shapes(torch.tensor([0.0, 0.75])), seen).exp()
     torch.testing.assert_close(decay, torch.tensor([[1.0], [(1 + 60 / 30) ** -0.75]]))
 

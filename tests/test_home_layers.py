@@ -13,6 +13,7 @@ from home_loop import Loop, T, resumed
 from torch import Tensor, nn
 
 from lrenv.agents import BaseAgent, View, make_agent
+from lrenv.agents.universal import policy
 from lrenv.agents.universal.agent import UniversalController
 from lrenv.agents.universal.policy import Architecture
 from lrenv.home.controller import LRController
@@ -561,6 +562,22 @@ def test_a_universal_controller_drives_a_loop_that_tells_its_length_its_module_a
     peak = max(range(horizon), key=lambda t: rates[t][0])
     assert 0 < peak < horizon // 5
     assert rates[-1][0] < 0.1 * rates[peak][0]
+
+
+def test_the_history_tells_of_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that lets nothing move far; and it is told after a checkpoint, too."""
+    monkeypatch.setattr(policy, "GUARD", policy.Guard(farthest=1e-6))
+    loop = Loop([0.3], torch.optim.Adam)
+    given: dict[str, Any] = {"horizon": 200, "module": loop.model, "batch_size": 4}
+    controller = LRController(loop.optimizer, "universal", **given)
+    loop.run(controller, 10)
+    state, (first, *others) = controller.state_dict(), list(controller.history)
+    del controller
+    controller = LRController(loop.optimizer, "universal", **given)
+    controller.load_state_dict(state)
+    loop.run(controller, 10)
+    assert first.why == ()
+    assert {decision.why for decision in (*others, *controller.history)} == {("the guard holds the rate down",)}
 
 
 def test_what_a_universal_controller_has_to_be_told_is_said() -> None:

@@ -51,10 +51,10 @@ by differences of antithetic pairs that share initial weights and batches (`lren
 which are divided by their root mean square on each task, so that no task outweighs others. The controller has the
 average of theta over updates. So no reward has to be assigned to decisions, nor to layers.
 
-Limits: what `universal` is worth, and that three trainings have added nothing to it, is told in docs/carries-over.md. The
-guard sees a rate that is too high after it was taken, so what an interval has ruined stays ruined; and nothing raises a
-peak that is too low. Runs that are longer, larger or of another optimizer than drawn tasks are outside of what its
-exponents were fitted to.
+Limits: what `universal` is worth, and that three trainings have added nothing to it, is told in docs/carries-over.md.
+The guard sees a rate that is too high after it was taken, so what an interval has ruined stays ruined; and nothing
+raises a peak that is too low. Runs that are longer, larger or of another optimizer than drawn tasks are outside of what
+its exponents were fitted to.
 
 To read in this order: `policy.py` (the equations above), `agent.py`, `training.py`, `settings.py`.
 """

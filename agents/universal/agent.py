@@ -76,6 +76,10 @@ class UniversalController(BaseAgent[Memory]):
         decision = decide(self.architecture, theta, seen, carry)
         return action_of_rates(decision.rates), decision.memory
 
+    def remarks(self, state: Memory) -> list[str]:
+        """Says whether the guard holds the rate of the first trainee down, after a decision."""
+        return ["the guard holds the rate down"] if bool(state.reached[0, 0] >= state.ceiling[0, 0]) else []
+
     def _tensors(self, observation: Any) -> Observation:
         if not isinstance(observation, Mapping) or set(observation) != set(self.architecture.observe):
             raise ValueError(

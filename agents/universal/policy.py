@@ -1,8 +1,8 @@
 """The policy: a schedule and what corrects it, as functions of a batch of parameters theta (n, D).
 
-The equations are in the docstring of this package; `decide` puts them together, `power_law` is the peak, `log_warmup` and
-`log_decay` are the schedule, `Guard` is the guard, and the correction is a linear function and, where there are hidden
-units, a perceptron beside it.
+The equations are in the docstring of this package; `decide` puts them together, `power_law` is the peak, `log_warmup`
+and `log_decay` are the schedule, `Guard` is the guard, and the correction is a linear function and, where there are
+hidden units, a perceptron beside it.
 
 `tests/reference/universal.py` has it in NumPy, for one trainee and one layer at a time.
 """
@@ -344,12 +344,12 @@ def log_decay(architecture: Architecture, learned: Tensor, seen: Mapping[str, Te
 
 
 def middle_step(seen: Mapping[str, Tensor]) -> Tensor:
-    """t (n, 1), the inner steps until the middle of the interval to come."""
+    """The inner steps t (n, 1) until the middle of the interval to come."""
     return 10 ** seen["steps"] - 1 + 10 ** seen["steps_per_decision"] / 2
 
 
 def middle_part(seen: Mapping[str, Tensor]) -> Tensor:
-    """p (n, 1), the middle of the interval to come as a part of the budget."""
+    """The middle p (n, 1) of the interval to come, as a part of the budget."""
     budget: Tensor = 10 ** seen["steps_in_all"]
     half: Tensor = 10 ** seen["steps_per_decision"] / 2
     return (seen["progress"] + half / budget).clamp(max=1 - 0.5 / budget)

@@ -142,8 +142,8 @@ DATA = {
 
 REPORTS: tuple[str, ...] = (
     "2026-11-27: `universal` beside tuned schedules and optimizers without tuning (docs/carries-over.md). The first.",
-    "2026-11-27: `universal` with a guard and a longer warm-up, which were chosen on drawn tasks after the first report had "
-    "shown that a guard was lacking, and `universal-anytime`, beside the same. The second.",
+    "2026-11-27: `universal` with a guard and a longer warm-up, chosen on drawn tasks after the first report had shown "
+    "that a guard was lacking, and `universal-anytime`, beside the same. The second.",
 )
 """Each report of results on this list, in order: its date, what was reported, and what had changed since the last."""
 

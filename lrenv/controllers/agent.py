@@ -69,10 +69,10 @@ class Agent(Protocol):
     An agent that computes with tensors may also have a method `on_device(device)` that returns the agent on that
     device: evaluations call it with the device of the trainees. Other agents decide on the host.
 
-    In a loop of one's own (`lrenv.LRController`) two attributes spare or tell something, where an agent has them:
+    In a loop of one's own (`lrenv.LRController`) three attributes spare or tell something, where an agent has them:
     `reads`, the names of the signals in its observation, and nothing else but the carry, that its actions depend on,
-    without which it reads all; and
-    `observation_range`, a pair of arrays (signals,), between which nearly all observations lay when it was trained.
+    without which it reads all; `observation_range`, a pair of arrays (signals,), between which nearly all observations
+    lay when it was trained; and `remarks`, a function of the state after a decision, whose sentences the history tells.
     """
 
     @property

@@ -123,6 +123,7 @@ class Decider:
                 )
             if self._fallback.since is None:
                 act = self.driver.act(observation, lr, hyper)
+                why += act.remarks
             else:
                 why.append(f"the schedule {self._fallback.name!r} has taken over")
                 rates = self._fallback.rates(step, horizon, self._every)

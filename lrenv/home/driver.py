@@ -32,6 +32,7 @@ class Act(NamedTuple):
     action: tuple[float, ...]
     lr: Tensor  # (1, K)
     hyper: Hyper  # name -> (1, 1)
+    remarks: tuple[str, ...] = ()  # what the agent says of it
 
 
 class Foreseen(NamedTuple):
@@ -120,7 +121,8 @@ class Driver:
         checked = self._checked(action, 1)
         self._memory, self._asked = memory, True
         rates, others = self.control.apply(torch.from_numpy(checked), lr, hyper)
-        return Act(tuple(checked[0].tolist()), rates, others)
+        remarks = tuple(self.agent.remarks(memory)) if hasattr(self.agent, "remarks") else ()
+        return Act(tuple(checked[0].tolist()), rates, others, remarks)
 
     @without_gradients
     def foreseen(self, step: int, horizon: float, every: int, lr: Tensor, hyper: Hyper) -> Foreseen | None:
