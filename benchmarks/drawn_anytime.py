@@ -21,12 +21,10 @@ import torch
 import tyro
 from torch import Tensor
 
-from drawn_guards import losses_of
+from drawn_guards import by_optimizer, losses_of, rows_of
 from lrenv.agents.universal.policy import DECAY_POWER, GUARD, SCHEDULE, Architecture
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
-from lrenv.runtime.files import append_line, json_lines
-from lrenv.runtime.progress import progress
 from lrenv.training.drawn import VERSION
 from lrenv.training.tasks import Task
 
@@ -84,26 +82,10 @@ def told(rows: list[dict[str, Any]]) -> str:
 
 def main(settings: Settings) -> None:
     """Runs, and prints the table."""
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    designs = json.loads(json.dumps(DESIGNS))
-    known = {row["task"]: row for row in json_lines(settings.out)
-             if (row["version"], row["designs"]) == (VERSION, designs)}  # fmt: skip
-    training = UniversalTraining(UniversalSettings(limit=settings.limit))
-    tasks, rows = training.distribution.tasks("selection", settings.tasks, FIRST_TASK), []
-    with progress(len(tasks), "tasks") as report:
-        for place, task in enumerate(tasks):
-            report(place)
-            if task.name not in known:
-                known[task.name] = tried(training, task)
-                append_line(settings.out, json.dumps(known[task.name]))
-            rows.append(known[task.name])
-    for name, own in (
-        ("all", rows),
-        ("optimizers that scale gradients", [row for row in rows if row["optimizer"] != "momentum"]),
-        ("SGD with momentum", [row for row in rows if row["optimizer"] == "momentum"]),
-    ):
-        if len(own) > 1:
-            print(f"\n{name}, {len(own)} tasks\n\n{told(own)}")
+    training, designs = UniversalTraining(UniversalSettings(limit=settings.limit)), json.loads(json.dumps(DESIGNS))
+    tasks = training.distribution.tasks("selection", settings.tasks, FIRST_TASK)
+    rows = rows_of(settings.out, tasks, lambda row: row["designs"] == designs, lambda task: tried(training, task))
+    print(by_optimizer(rows, told))
 
 
 if __name__ == "__main__":

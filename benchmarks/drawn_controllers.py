@@ -33,13 +33,13 @@ SEEDS = 2
 class Settings:
     """The settings: what to compare, and where what was found is kept."""
 
-    controllers: tuple[Path, ...] = tuple(Path(f"benchmarks/results/universal/seed-{s}.safetensors") for s in range(3))
+    controllers: tuple[Path, ...]
     """Files of universal controllers that know the budget and set one rate."""
     tasks: int = 165
     """Tasks to try them on."""
     limit: float = 1e9
     """The most FLOPs of a run."""
-    out: Path = Path("benchmarks/results/universal/controllers.jsonl")
+    out: Path = Path("runs/controllers.jsonl")
     """The file of what was found."""
 
 

@@ -9,8 +9,10 @@ law's peak, as a mean over tasks with its standard error; and the part of the ta
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +38,6 @@ from lrenv.agents.universal.policy import (
 )
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
-from lrenv.envs.observations import HORIZON
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.files import append_line, json_lines
 from lrenv.runtime.progress import progress
@@ -58,27 +59,26 @@ class Design(NamedTuple):
     warmup: float
 
 
-MIDDLE = Guard(watched=0.3, memory=10.0, offset=0.3, rise=1.4, fall=1 / 3, farthest=0.3)
-NONE = replace(MIDDLE, rise=NEVER, farthest=NEVER)
+CHOSEN = Guard(watched=0.3, averaged=10.0, offset=0.3, rise=1.6, fall=1 / 3, farthest=0.3)
+NONE = replace(CHOSEN, rise=NEVER, farthest=NEVER)
 DESIGNS = {
     "none, warm-up 0.05": Design(NONE, 0.05),
-    "none, warm-up 0.1": Design(NONE, 0.1),
-    "none, warm-up 0.15": Design(NONE, 0.15),
-    "of losses alone, 0.15": Design(replace(MIDDLE, farthest=NEVER), 0.15),
-    "of movements alone, 0.15": Design(replace(MIDDLE, rise=NEVER), 0.15),
-    "both, 0.05": Design(MIDDLE, 0.05),
-    "both, 0.1": Design(MIDDLE, 0.1),
-    "both, 0.15": Design(MIDDLE, 0.15),
-    "both, 0.2": Design(MIDDLE, 0.2),
-    "rise 1.25": Design(replace(MIDDLE, rise=1.25), 0.15),
-    "rise 1.6": Design(replace(MIDDLE, rise=1.6), 0.15),
-    "fall 0.1": Design(replace(MIDDLE, fall=0.1), 0.15),
-    "farthest 0.2": Design(replace(MIDDLE, farthest=0.2), 0.15),
-    "farthest 0.45": Design(replace(MIDDLE, farthest=0.45), 0.15),
-    "watched 1": Design(replace(MIDDLE, watched=1.0), 0.15),
+    "none, 0.15": Design(NONE, 0.15),
+    "of losses alone": Design(replace(CHOSEN, farthest=NEVER), 0.15),
+    "of movements alone": Design(replace(CHOSEN, rise=NEVER), 0.15),
+    "both": Design(CHOSEN, 0.15),
+    "warm-up 0.05": Design(CHOSEN, 0.05),
+    "warm-up 0.1": Design(CHOSEN, 0.1),
+    "warm-up 0.2": Design(CHOSEN, 0.2),
+    "rise 1.3": Design(replace(CHOSEN, rise=1.3), 0.15),
+    "rise 2": Design(replace(CHOSEN, rise=2.0), 0.15),
+    "fall 0.1": Design(replace(CHOSEN, fall=0.1), 0.15),
+    "farthest 0.2": Design(replace(CHOSEN, farthest=0.2), 0.15),
+    "farthest 0.45": Design(replace(CHOSEN, farthest=0.45), 0.15),
+    "watched 1": Design(replace(CHOSEN, watched=1.0), 0.15),
 }
-"""What is compared, by name, with the part of the budget that the warm-up takes. The last ones differ in one number
-from "both, 0.15"; `universal` has "rise 1.6"."""
+"""What is compared, by name, with the part of the budget that the warm-up takes; those from the sixth on differ from
+"both" in one number."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,7 @@ def losses_of(
         state, step = episode.reset(seeds_for("selection", SEEDS, FIRST_SEED) * (len(shape) // SEEDS))
         first, memory = state.dynamics.val_loss, first_memory(shown(step))
         for number in range(episode.decisions):
-            seen = {name: x for name, x in signals(training.architecture, shown(step)).items()
-                    if architecture.horizon or name not in HORIZON}  # fmt: skip
+            seen = signals(architecture, shown(step))
             memory = guard(memory, seen)
             wanted = power_law(architecture, exponents, seen) + log_factor + log_warmup(architecture, shape, seen)
             memory = memory._replace(reached=torch.minimum(wanted, memory.ceiling))
@@ -144,7 +143,7 @@ def tried(training: UniversalTraining, task: Task) -> dict[str, Any]:
     losses = losses_of(training, task, training.architecture, log_factor, guard, shape)
     by_factor = losses.view(len(FACTORS), len(DESIGNS)).tolist()
     return {
-        "task": task.name, "version": VERSION, "optimizer": task.optimizer,
+        "task": task.name, "version": VERSION, "optimizer": task.optimizer, "designs": digest_of_designs(),
         "log_loss": {name: [round(row[place], 4) for row in by_factor] for place, name in enumerate(DESIGNS)},
     }  # fmt: skip
 
@@ -165,34 +164,47 @@ def told(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main(settings: Settings) -> None:
-    """Runs, and prints differences."""
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    designs = json.loads(json.dumps({name: asdict(design.guard) | {"warmup": design.warmup}
-                                     for name, design in DESIGNS.items()}))  # fmt: skip
-    lines = json_lines(settings.out)
-    known = {row["task"]: row for row in lines if "task" in row and row["version"] == VERSION}
-    if known and [row["designs"] for row in lines if "designs" in row] != [designs]:
-        raise SystemExit(f"{settings.out} has other designs; begin another --out")
-    if not known:
-        append_line(settings.out, json.dumps({"designs": designs}))
-    training = UniversalTraining(UniversalSettings(limit=settings.limit))
-    tasks, rows = training.distribution.tasks("selection", settings.tasks, FIRST_TASK), []
+def digest_of_designs() -> str:
+    """Tells other designs, and factors, from these."""
+    named = {name: asdict(design.guard) | {"warmup": design.warmup} for name, design in DESIGNS.items()}
+    return hashlib.sha256(json.dumps([FACTORS, named]).encode()).hexdigest()[:16]
+
+
+def by_optimizer(rows: list[dict[str, Any]], table: Callable[[list[dict[str, Any]]], str]) -> str:
+    """A table of all tasks, and of those of each kind of optimizer."""
+    kinds = {"all": (False, True), "optimizers that scale gradients": (False,), "SGD with momentum": (True,)}
+    of_kind = {kind: [row for row in rows if (row["optimizer"] == "momentum") in sgd] for kind, sgd in kinds.items()}
+    return "\n\n".join(f"{kind}, {len(own)} tasks\n\n{table(own)}" for kind, own in of_kind.items() if len(own) > 1)
+
+
+def rows_of(
+    out: Path, tasks: Sequence[Task], current: Callable[[dict[str, Any]], bool], tried: Callable[[Task], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What was found of tasks, before and now; this is appended to the file.
+
+    Args:
+        out: the file.
+        tasks: to look at.
+        current: whether a row is of what is compared now.
+        tried: gives the row of a task.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    known = {row["task"]: row for row in json_lines(out) if row["version"] == VERSION and current(row)}
     with progress(len(tasks), "tasks") as report:
         for place, task in enumerate(tasks):
             report(place)
             if task.name not in known:
-                known[task.name] = tried(training, task)
-                append_line(settings.out, json.dumps(known[task.name]))
-            rows.append(known[task.name])
-    for name, own in (
-        ("all", rows),
-        ("optimizers that scale gradients", [row for row in rows if row["optimizer"] != "momentum"]),
-        ("SGD with momentum", [row for row in rows if row["optimizer"] == "momentum"]),
-    ):
-        if len(own) < 2:
-            continue
-        print(f"\n{name}, {len(own)} tasks\n\n{told(own)}")
+                known[task.name] = tried(task)
+                append_line(out, json.dumps(known[task.name]))
+    return [known[task.name] for task in tasks]
+
+
+def main(settings: Settings) -> None:
+    """Runs, and prints differences."""
+    training, designs = UniversalTraining(UniversalSettings(limit=settings.limit)), digest_of_designs()
+    tasks = training.distribution.tasks("selection", settings.tasks, FIRST_TASK)
+    rows = rows_of(settings.out, tasks, lambda row: row["designs"] == designs, lambda task: tried(training, task))
+    print(by_optimizer(rows, told))
 
 
 if __name__ == "__main__":

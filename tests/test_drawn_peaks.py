@@ -21,6 +21,7 @@ from lrenv.benchmark.contenders import contenders_of
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.envs.observations import DYNAMICS, SCALE_FREE, TRAINING
 from lrenv.randomness.seeds import seeds_for
+from lrenv.training.tasks import make_task
 
 
 @pytest.fixture
@@ -82,17 +83,39 @@ def test_runs_of_designs_are_those_of_policies(drawn_guards: Any, tmp_path: Path
     for architecture in (Architecture(), Architecture(horizon=False)):
         designs = [drawn_guards.Design(guard, 0.05) for guard in (policy.GUARD, drawn_guards.NONE)]
         guard, _ = drawn_guards.as_one(designs)
-        shape, log_factor = torch.zeros(2, len(SCHEDULE)), torch.full((2, 1), math.log(8))
+        shape, log_factor = torch.zeros(2, len(SCHEDULE)), torch.full((2, 1), math.log(32))
         shape[:, SCHEDULE.index("log_power")] = math.log(2)
         losses = drawn_guards.losses_of(training, task, architecture, log_factor, guard, shape)
         theta = architecture.init(0)
         theta[SCHEDULE.index("log_power")] = math.log(2)
-        theta[len(SCHEDULE) + architecture.exponents.index(("sgd", "one"))] = math.log(8)
+        theta[len(SCHEDULE) + architecture.exponents.index(("sgd", "one"))] = math.log(32)
         agent = UniversalController(theta, architecture)
         result = evaluate(agent, task, seeds_for("selection", 2, drawn_guards.FIRST_SEED), device="cpu")
         expected = np.log(result.final_val_loss / result.curves["val_loss"][0]).mean()
         assert float(losses[0]) == pytest.approx(expected, abs=2e-3)
         assert abs(float(losses[1]) - expected) > 0.1
+
+
+def test_tables_of_designs_have_each_in_its_place(
+    drawn_guards: Any, script: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """One cell of each, against runs of that design alone."""
+    anytime, training = script("drawn_anytime"), UniversalTraining(UniversalSettings(out=tmp_path, device="cpu"))
+    task = make_task("digits-mlp", budget=40, interval=4, optimizer="momentum", measure_interval=40)
+    shape, known = torch.zeros(1, len(SCHEDULE)), Architecture()
+    shape[:, SCHEDULE.index("log_warmup")] = math.log(0.05 / policy.WARMUP)
+    factor = torch.full((1, 1), math.log(drawn_guards.FACTORS[1]))
+    expected = drawn_guards.losses_of(training, task, known, factor, drawn_guards.NONE, shape)
+    found = drawn_guards.tried(training, task)["log_loss"]["none, warm-up 0.05"]
+    assert found[1] == pytest.approx(float(expected), abs=1e-3)
+    unknown, power, factor = Architecture(horizon=False), 0.25, torch.full((1, 1), math.log(2.0))
+    expected = drawn_guards.losses_of(
+        training, task, unknown, factor, policy.GUARD, anytime.shapes(torch.tensor([power]))
+    ) - drawn_guards.losses_of(training, task, known, 0 * factor, policy.GUARD, 0 * shape)
+    row = anytime.tried(training, task)["more_than_universal"]
+    assert row[anytime.DESIGNS.index((power, 2.0))] == pytest.approx(float(expected), abs=1e-3)
+    table = anytime.told([{"more_than_universal": row}] * 2).splitlines()[3].split("|")
+    assert (table[1].strip(), float(table[5].split()[0])) == ("0.25", pytest.approx(float(expected), abs=2e-3))
 
 
 def test_what_the_search_cost_is_counted(drawn_peaks: Any, drawn_guards: Any, script: Callable[[str], Any]) -> None:

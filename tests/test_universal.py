@@ -13,6 +13,7 @@ import torch
 from reference import universal as reference
 from torch import Tensor
 
+from lrenv.agents import make_agent
 from lrenv.agents.outer import training as outer_training
 from lrenv.agents.outer.validation import WORST
 from lrenv.agents.universal import policy
@@ -26,6 +27,7 @@ from lrenv.benchmark.privileges import Privileges, privileges_of
 from lrenv.envs.actions import BOUNDS, KINDS
 from lrenv.envs.episode import Episode
 from lrenv.envs.observations import UNTRAINED
+from lrenv.networks import mlp
 from lrenv.randomness import draws
 from lrenv.randomness.seeds import TRAINING, seeds_for
 from lrenv.training.drawn import TaskDistribution, flops
@@ -82,7 +84,7 @@ def test_decisions_against_a_second_rendering(architecture: Architecture, optimi
         for i in range(3):
             learned = dict(zip(SCHEDULE, parts[i]["schedule"].tolist(), strict=True))
             signals = {name: float(x[i]) for name, x in policy.signals(architecture, step.observation).items()}
-            moved = 10 ** max(signals["first_update"], signals["last_update"])
+            moved = 10 ** signals["first_update"], 10 ** signals["last_update"]
             progress = signals.get("progress")
             guards[i].see(10 ** signals["train_fall"], moved, reached[i], 4, progress)
             peak = peak_of(exponents_of(architecture, theta[i], family), family, signals, budget)
@@ -147,9 +149,13 @@ def test_an_untrained_policy_is_a_warm_up_and_a_linear_decay() -> None:
     np.testing.assert_allclose(result.curves["lr"][1:, 0], expected, rtol=1e-4)
 
 
-def seen_by_the_guard(architecture: Architecture, fall: float, moved: float, progress: float, steps: int = 4) -> Any:
-    """Signals (1, 1) of an interval, with decimal logarithms of the loss and of how far a layer moved."""
-    named = {"train_fall": fall, "first_update": -8.0, "last_update": moved, "steps_per_decision": math.log10(steps)}
+def seen_by_the_guard(
+    architecture: Architecture, fall: float, moved: tuple[float, float], progress: float, steps: int = 4
+) -> dict[str, Tensor]:
+    """Signals (1, 1) of an interval, with decimal logarithms of the loss and of how far both layers moved."""
+    first, last = moved
+    named = {"train_fall": fall, "first_update": first, "last_update": last, "steps_per_decision": math.log10(steps)}
+    named |= {"first_loss": 0.3, "layers": math.log10(3)}
     named |= {"progress": progress} if architecture.horizon else {}
     return {name: torch.tensor([[value]], dtype=F64) for name, value in named.items()}
 
@@ -159,15 +165,15 @@ def seen_by_the_guard(architecture: Architecture, fall: float, moved: float, pro
 def test_the_guard_against_a_second_rendering(architecture: Architecture, interval: int) -> None:
     """In runs of random losses and movements, in which all that it looks out for happens."""
     rng = np.random.default_rng(interval)
-    guard, zero = reference.Guard(), torch.zeros(1, 1, dtype=F64)
-    memory = Memory(zero, torch.full_like(zero, math.inf), zero, zero, zero)
+    guard, memory, zero = reference.Guard(), fresh_memory(), torch.zeros(1, 1, dtype=F64)
     ceilings = []
     for number in range(60):
-        fall, moved, rate = rng.normal(-0.2, 0.5), rng.normal(-0.7, 0.6) + math.log10(interval) / 2, rng.uniform(0.1, 1)
+        fall, rate = rng.normal(-0.2, 0.5), rng.uniform(0.1, 1)
+        first, last = np.minimum(rng.normal(-0.4, 0.6, 2) + math.log10(interval) / 2, rng.uniform(-0.05, 0.1, 2))
         progress = number / 60 if architecture.horizon else 0.0
-        seen = seen_by_the_guard(architecture, fall, moved, progress, interval)
+        seen = seen_by_the_guard(architecture, fall, (first, last), progress, interval)
         memory = policy.GUARD(memory._replace(reached=zero + math.log(rate)), seen)
-        guard.see(10**fall, 10**moved, rate, interval, progress if architecture.horizon else None)
+        guard.see(10**fall, (10**first, 10**last), rate, interval, progress if architecture.horizon else None)
         found = [float(x) for x in (memory.ceiling.exp(), memory.loss, memory.lowest)]
         np.testing.assert_allclose(found, (guard.ceiling, guard.loss, guard.lowest), rtol=1e-9, atol=1e-12)
         ceilings.append(found[0])
@@ -176,11 +182,50 @@ def test_the_guard_against_a_second_rendering(architecture: Architecture, interv
     assert all(number <= 18 for number in changes) is architecture.horizon
 
 
-def test_a_loss_that_is_no_number_is_a_rise() -> None:
-    zero = torch.zeros(1, 1)
-    memory = Memory(zero, torch.full_like(zero, math.inf), zero, zero, zero)
-    seen = seen_by_the_guard(PLAIN, math.nan, math.nan, 0.1, steps=20)
-    assert float(policy.GUARD(memory, seen).ceiling.exp()) == pytest.approx(policy.GUARD.fall)
+def fresh_memory() -> Memory:
+    zero = torch.zeros(1, 1, dtype=F64)
+    return Memory(zero, torch.full_like(zero, math.inf), zero, zero, zero)
+
+
+def test_one_rise_of_the_loss_lowers_the_rate_once() -> None:
+    memory = fresh_memory()
+    for fall in (-1.0, *[1.0] * 20):
+        memory = policy.GUARD(memory, seen_by_the_guard(PLAIN, fall, (-8.0, -8.0), 0.1, steps=2))
+    assert float(memory.ceiling.exp()) == pytest.approx(policy.GUARD.fall)
+
+
+def test_a_first_loss_that_says_nothing_makes_no_rise() -> None:
+    seen = seen_by_the_guard(PLAIN, 3.0, (-8.0, -8.0), 0.1, steps=20)
+    for first, ceiling in ((0.3, policy.GUARD.fall), (UNTRAINED["first_loss"].low, math.inf)):
+        found = policy.GUARD(fresh_memory(), seen | {"first_loss": torch.tensor([[first]], dtype=F64)})
+        assert float(found.ceiling.exp()) == pytest.approx(ceiling)
+
+
+def test_networks_of_one_layer_may_move_far() -> None:
+    seen = seen_by_the_guard(PLAIN, -0.1, (-0.01, -0.01), 0.1)
+    assert math.isfinite(policy.GUARD(fresh_memory(), seen).ceiling)
+    alone = seen | {"layers": torch.zeros(1, 1, dtype=F64)}
+    assert math.isinf(policy.GUARD(fresh_memory(), alone).ceiling)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+@pytest.mark.parametrize("size", [0.0, 0.01])
+def test_a_last_layer_that_begins_small_costs_nothing(
+    optimizer: str, size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It moves far relative to its weights, whatever the rate."""
+
+    def network(shape: Any, classes: int) -> torch.nn.Module:
+        net = mlp(20)(shape, classes)
+        with torch.no_grad():
+            for parameter in list(net.modules())[-1].parameters():
+                parameter *= size
+        return net
+
+    task = make_task("digits-mlp", network=network, budget=200, interval=2, optimizer=optimizer)
+    guarded = evaluate(make_agent("universal"), task, range(3), device="cpu").final_test_loss.mean()
+    monkeypatch.setattr(policy, "GUARD", policy.Guard(rise=1e9, farthest=1e9))
+    assert guarded < 1.3 * evaluate(make_agent("universal"), task, range(3), device="cpu").final_test_loss.mean()
 
 
 def test_the_guard_saves_runs_whose_peak_is_too_high(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,10 @@ there,
 A loss that is multiplied by a constant has its rates of SGD divided by it, as they have to be.
 
 The ceiling h of the guard is infinite at first. In the first 30 % of the budget it falls where the last interval, of N
-steps and with the rate r (without decay and correction), has shown that r was too high. Either the first or the last
-layer has moved by a part u > 0.3 sqrt(N) of its weights' length; or the training loss relative to that of the first
-batch, plus 0.3 and smoothed over ten steps, is above 1.6 times its lowest value so far:
+steps and with the rate r (without decay and correction), has shown that r was too high. Either both the first and the
+last layer have moved by more than 0.3 sqrt(N) times the length of their weights before it, the one that moved less by u
+times; or the training loss relative to that of the first batch, plus 0.3 and smoothed over ten steps (the logarithm of
+it), has risen to 1.6 times its lowest value, so far or since the last fall:
 
     h <- log r - log(u / (0.3 sqrt(N))),    h <- min(h, log r) - log 3.
 
@@ -53,8 +54,9 @@ average of theta over updates. So no reward has to be assigned to decisions, nor
 
 Limits: what `universal` is worth, and that three trainings have added nothing to it, is told in docs/carries-over.md.
 The guard sees a rate that is too high after it was taken, so what an interval has ruined stays ruined; and nothing
-raises a peak that is too low. Runs that are longer, larger or of another optimizer than drawn tasks are outside of what
-its exponents were fitted to.
+raises a peak that is too low. Networks of one layer are guarded by their losses alone, for linear models often begin at
+zero, and then move far whatever the rate. Runs that are longer, larger or of another optimizer than drawn tasks are
+outside of what its exponents were fitted to.
 
 To read in this order: `policy.py` (the equations above), `agent.py`, `training.py`, `settings.py`.
 """

@@ -1,4 +1,4 @@
-"""The policy: a schedule and what corrects it, as functions of a batch of parameters theta (n, D).
+"""The policy: a schedule, its guard, and what corrects both, as functions of a batch of parameters theta (n, D).
 
 The equations are in the docstring of this package; `decide` puts them together, `power_law` is the peak, `log_warmup`
 and `log_decay` are the schedule, `Guard` is the guard, and the correction is a linear function and, where there are
@@ -20,6 +20,8 @@ from torch import Tensor
 from lrenv.envs.episode import TimeStep
 from lrenv.envs.observations import FAN_IN, HORIZON, SETUP, TRAINING, UNTRAINED, Signal
 
+LEAST_LEFT = 0.01
+"""The part of the squared weights that an interval leaves at least: movements count up to ten times their length."""
 RANGE = 10.0
 """The most that the rate is above or below the schedule's."""
 KEPT = 0.5
@@ -52,8 +54,8 @@ FARTHEST = 6.0
 WARMUP, WARMUP_STEPS = 0.15, 10.0
 """w of an untrained policy that knows the budget, and the steps of warm-up of one that doesn't."""
 DECAY_STEPS, DECAY_POWER = 30.0, 0.5
-"""The steps s after which the rate of a policy that doesn't know the budget begins to fall, as (1 + t / s)^-q, and q of
-an untrained one (`benchmarks/drawn_anytime.py`)."""
+"""The steps s over which the rate of a policy that doesn't know the budget falls, as (1 + t / s)^-q, and q of an
+untrained one (`benchmarks/drawn_anytime.py`)."""
 EXPONENT = 0.5
 """e of an untrained policy with a rate per layer."""
 SCHEDULE = ("log_warmup", "log_power", "exponent")
@@ -151,17 +153,17 @@ class Guard:
     Attributes:
         watched: the part of the budget in which the ceiling may fall: while the rate is high. Later rises of the loss
             have other reasons. A policy that doesn't know the budget has its guard throughout.
-        memory: the steps over which training losses are averaged, where an interval is shorter.
+        averaged: the steps over which training losses are averaged, where an interval is shorter.
         offset: what is added to training losses, which are relative to the first one: small ones scatter by large
             factors.
-        rise: the factor above the lowest of these sums so far from which on the rate falls.
+        rise: the factor above the lowest of these sums, so far or since the last fall, from which on the rate falls.
         fall: the part that is left of the rate then.
-        farthest: the farthest that the first or the last layer may move in a step, in parts of its weights' length;
-            many steps may move it by this times the square root of their number.
+        farthest: the farthest that both the first and the last layer may move in a step, in parts of their weights'
+            length before it; many steps may move them by this times the square root of their number.
     """
 
     watched: float | Tensor = 0.3
-    memory: float | Tensor = 10.0
+    averaged: float | Tensor = 10.0
     offset: float | Tensor = 0.3
     rise: float | Tensor = 1.6
     fall: float | Tensor = 1 / 3
@@ -175,17 +177,29 @@ class Guard:
             seen: the signals.
         """
         steps: Tensor = 10 ** seen["steps_per_decision"]
-        loss = 10 ** seen["train_fall"].nan_to_num(nan=TRAINING["train_fall"].high)
-        part = 1 - torch.exp(-steps / self.memory)
-        loss = memory.loss + part * (torch.log((loss + self.offset) / (1 + self.offset)) - memory.loss)
+        watched = seen["progress"] <= self.watched if "progress" in seen else torch.ones_like(steps, dtype=torch.bool)
+        now = torch.log((10 ** seen["train_fall"] + self.offset) / (1 + self.offset))
+        loss = memory.loss + (1 - torch.exp(-steps / self.averaged)) * (now - memory.loss)
         lowest = torch.minimum(memory.lowest, loss)
-        watched = seen["progress"] <= self.watched if "progress" in seen else torch.ones_like(loss, dtype=torch.bool)
-        rises = watched & (loss > lowest + _log(self.rise))
-        moved = math.log(10) * torch.maximum(seen["first_update"], seen["last_update"])
-        too_far = moved - steps.log() / 2 - _log(self.farthest)
+        rises = watched & (loss > lowest + _log(self.rise)) & (seen["first_loss"] > UNTRAINED["first_loss"].low)
+        too_far = log_movement(seen) - steps.log() / 2 - _log(self.farthest)
         ceiling = torch.where(watched & (too_far > 0), memory.reached - too_far, memory.ceiling)
         ceiling = torch.where(rises, torch.minimum(ceiling, memory.reached) + _log(self.fall), ceiling)
-        return memory._replace(ceiling=ceiling, loss=loss, lowest=torch.where(rises, loss, lowest))
+        # After a fall the average begins anew, or it would go on rising for some intervals by what is known already.
+        loss, lowest = (torch.where(rises, now, x) for x in (loss, lowest))
+        return memory._replace(ceiling=ceiling, loss=loss, lowest=lowest)
+
+
+def log_movement(seen: Mapping[str, Tensor]) -> Tensor:
+    """The logarithm (n, 1) of how far the first or the last layer moved, whichever moved less.
+
+    What is seen is relative to the weights after the interval, of which a long way is a part of 1 at most. Here it is
+    relative to those before, as if it had been at right angles to them. One of both may move far at any rate, such as a
+    last layer that begins at zero; networks of one layer aren't looked at.
+    """
+    part = 10 ** torch.minimum(seen["first_update"], seen["last_update"])
+    movement = part / (1 - part.square()).clamp(min=LEAST_LEFT).sqrt()
+    return torch.where(seen["layers"] > 0, movement, 0).log()
 
 
 def _log(x: float | Tensor) -> float | Tensor:

@@ -232,7 +232,7 @@ class LRController(LRScheduler):
                 )
             return
         self._idle = 0
-        if stepped is None and noticed > 1:
+        if stepped is None and noticed > 1 and self._stepping.found_inf is None:  # a GradScaler's may be skipped
             self._tell(
                 "several",
                 f"the optimizer took {noticed} steps since the last call of step, which counts them as one: call "

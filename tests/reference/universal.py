@@ -57,14 +57,14 @@ class Guard:
     lowest: float = 0.0
 
     def see(
-        self, loss: float, moved: float, last_rate: float, interval: int, progress: float | None,
+        self, loss: float, moved: tuple[float, float], last_rate: float, interval: int, progress: float | None,
         farthest: float = 0.3, rise: float = 1.6, fall: float = 1 / 3, watched: float = 0.3, offset: float = 0.3,
     ) -> None:  # fmt: skip
         """Looks at an interval.
 
         Args:
             loss: the mean training loss, relative to that of the first batch.
-            moved: how far the first or the last layer moved, whichever moved farther, relative to its weights' length.
+            moved: how far the first and the last layer moved, relative to their weights' length afterwards.
             last_rate: of the interval, without decay and correction.
             interval: N.
             progress: the part of the budget that is over; None if it isn't known.
@@ -75,15 +75,17 @@ class Guard:
             offset: of losses.
         """
         kept = math.exp(-interval / 10)
-        self.loss = kept * self.loss + (1 - kept) * math.log((loss + offset) / (1 + offset))
+        now = math.log((loss + offset) / (1 + offset))
+        self.loss = kept * self.loss + (1 - kept) * now
         self.lowest = min(self.lowest, self.loss)
         if progress is not None and progress > watched:
             return
-        if moved > farthest * math.sqrt(interval):
-            self.ceiling = last_rate * farthest * math.sqrt(interval) / moved
+        far = min(u / math.sqrt(max(0.01, 1 - u * u)) for u in moved)
+        if far > farthest * math.sqrt(interval):
+            self.ceiling = last_rate * farthest * math.sqrt(interval) / far
         if math.exp(self.loss - self.lowest) > rise:
             self.ceiling = fall * min(self.ceiling, last_rate)
-            self.lowest = self.loss
+            self.loss = self.lowest = now
 
 
 def warmed_up(learned: Mapping[str, float], peak: float, step: int, interval: int, budget: int | None) -> float:
