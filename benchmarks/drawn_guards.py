@@ -59,26 +59,26 @@ class Design(NamedTuple):
     warmup: float
 
 
-CHOSEN = Guard(watched=0.3, averaged=10.0, offset=0.3, rise=1.6, fall=1 / 3, farthest=0.3)
-NONE = replace(CHOSEN, rise=NEVER, farthest=NEVER)
+MIDDLE = Guard(watched=0.3, averaged=10.0, offset=0.3, rise=1.6, fall=1 / 3, farthest=0.3)
+NONE = replace(MIDDLE, rise=NEVER, farthest=NEVER)
 DESIGNS = {
     "none, warm-up 0.05": Design(NONE, 0.05),
     "none, 0.15": Design(NONE, 0.15),
-    "of losses alone": Design(replace(CHOSEN, farthest=NEVER), 0.15),
-    "of movements alone": Design(replace(CHOSEN, rise=NEVER), 0.15),
-    "both": Design(CHOSEN, 0.15),
-    "warm-up 0.05": Design(CHOSEN, 0.05),
-    "warm-up 0.1": Design(CHOSEN, 0.1),
-    "warm-up 0.2": Design(CHOSEN, 0.2),
-    "rise 1.3": Design(replace(CHOSEN, rise=1.3), 0.15),
-    "rise 2": Design(replace(CHOSEN, rise=2.0), 0.15),
-    "fall 0.1": Design(replace(CHOSEN, fall=0.1), 0.15),
-    "farthest 0.2": Design(replace(CHOSEN, farthest=0.2), 0.15),
-    "farthest 0.45": Design(replace(CHOSEN, farthest=0.45), 0.15),
-    "watched 1": Design(replace(CHOSEN, watched=1.0), 0.15),
+    "of losses alone": Design(replace(MIDDLE, farthest=NEVER), 0.15),
+    "of movements alone": Design(replace(MIDDLE, rise=NEVER), 0.15),
+    "both": Design(MIDDLE, 0.15),
+    "warm-up 0.05": Design(MIDDLE, 0.05),
+    "warm-up 0.1": Design(MIDDLE, 0.1),
+    "warm-up 0.2": Design(MIDDLE, 0.2),
+    "rise 1.3": Design(replace(MIDDLE, rise=1.3), 0.15),
+    "rise 2": Design(replace(MIDDLE, rise=2.0), 0.15),
+    "fall 0.1": Design(replace(MIDDLE, fall=0.1), 0.15),
+    "farthest 0.2": Design(replace(MIDDLE, farthest=0.2), 0.15),
+    "farthest 0.45": Design(replace(MIDDLE, farthest=0.45), 0.15),
+    "watched 1": Design(replace(MIDDLE, watched=1.0), 0.15),
 }
 """What is compared, by name, with the part of the budget that the warm-up takes; those from the sixth on differ from
-"both" in one number."""
+"both" in one number, and `universal` has "farthest 0.2"."""
 
 
 @dataclass(frozen=True)

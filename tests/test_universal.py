@@ -134,7 +134,9 @@ def test_layers_are_seen_by_fan_in_place_and_their_own_correction() -> None:
         torch.testing.assert_close(x[name], torch.tensor([values], dtype=F64))
 
 
-def test_an_untrained_policy_is_a_warm_up_and_a_linear_decay() -> None:
+def test_an_untrained_policy_is_a_warm_up_and_a_linear_decay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the guard does nothing."""
+    monkeypatch.setattr(policy, "GUARD", policy.Guard(rise=1e9, farthest=1e9))
     agent = UniversalController(PLAIN.init(3), PLAIN)
     result = evaluate(agent, make_task("digits-mlp", budget=40, interval=4), [0], device="cpu")
     still = dict.fromkeys(SCHEDULE, 0.0)

@@ -22,11 +22,11 @@ A loss that is multiplied by a constant has its rates of SGD divided by it, as t
 
 The ceiling h of the guard is infinite at first. In the first 30 % of the budget it falls where the last interval, of N
 steps and with the rate r (without decay and correction), has shown that r was too high. Either both the first and the
-last layer have moved by more than 0.3 sqrt(N) times the length of their weights before it, the one that moved less by u
+last layer have moved by more than 0.2 sqrt(N) times the length of their weights before it, the one that moved less by u
 times; or the training loss relative to that of the first batch, plus 0.3 and smoothed over ten steps (the logarithm of
 it), has risen to 1.6 times its lowest value, so far or since the last fall:
 
-    h <- log r - log(u / (0.3 sqrt(N))),    h <- min(h, log r) - log 3.
+    h <- log r - log(u / (0.2 sqrt(N))),    h <- min(h, log r) - log 3.
 
 The exponents of an untrained policy (`PEAK` in `policy.py`) are those with the least regret on 600 drawn tasks
 (`benchmarks/drawn_peaks.py`), w = 0.15 and q = 1, a warm-up and a linear decay; the correction is 0. **That is the

@@ -58,7 +58,7 @@ class Guard:
 
     def see(
         self, loss: float, moved: tuple[float, float], last_rate: float, interval: int, progress: float | None,
-        farthest: float = 0.3, rise: float = 1.6, fall: float = 1 / 3, watched: float = 0.3, offset: float = 0.3,
+        farthest: float = 0.2, rise: float = 1.6, fall: float = 1 / 3, watched: float = 0.3, offset: float = 0.3,
     ) -> None:  # fmt: skip
         """Looks at an interval.
 
