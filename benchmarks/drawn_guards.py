@@ -85,7 +85,7 @@ DESIGNS = {
 class Settings:
     """The settings: how many tasks, and where what was found is kept."""
 
-    tasks: int = 300
+    tasks: int = 200
     """Tasks to try guards on."""
     limit: float = 1e9
     """The most FLOPs of a run."""

@@ -136,11 +136,11 @@ def universal_anytime() -> UniversalController:
     return UniversalController(architecture.init(0), architecture)
 
 
-universal.learning_runs = {"training": 25_200, "selection": 37_800 + 25_200 + 27_000 + 36_000}  # type: ignore[attr-defined]
+universal.learning_runs = {"training": 25_200, "selection": 37_800 + 16_800 + 71_400}  # type: ignore[attr-defined]
 """Of `benchmarks/drawn_peaks.py`, by which its exponents were fitted and its design was chosen: 14 peaks and 3 seeds on
-600 tasks, and the same with 3 exponents of fan-in on 300; of `benchmarks/drawn_guards.py`, 84 runs on 300 tasks, and as
-many of an earlier form; and 36,000 of sketches."""
+600 tasks, and the same with 3 exponents of fan-in on 300; of `benchmarks/drawn_guards.py`, 84 runs on 200 tasks; and of
+an earlier form of that, and of sketches."""
 universal_anytime.learning_runs = {  # type: ignore[attr-defined]
-    "training": 25_200, "selection": 37_800 + 25_200 + 27_000 + 36_000 + 8_400 + 15_000,
+    "training": 25_200, "selection": 37_800 + 16_800 + 71_400 + 8_400 + 23_400,
 }  # fmt: skip
-"""Those of `universal`; of `benchmarks/drawn_anytime.py`, 42 runs on 200 tasks, and of sketches of that."""
+"""Those of `universal`; of `benchmarks/drawn_anytime.py`, 42 runs on 200 tasks; and of an earlier form, and sketches."""
