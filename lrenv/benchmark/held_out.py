@@ -144,6 +144,8 @@ REPORTS: tuple[str, ...] = (
     "2026-11-27: `universal` beside tuned schedules and optimizers without tuning (docs/carries-over.md). The first.",
     "2026-11-27: `universal` with a guard and a longer warm-up, chosen on drawn tasks after the first report had shown "
     "that a guard was lacking, and `universal-anytime`, beside the same. The second.",
+    "2026-11-27: both with a guard that was mended for networks whose last layer begins small; `universal` is the same "
+    "to the last digit, `universal-anytime` isn't. The third.",
 )
 """Each report of results on this list, in order: its date, what was reported, and what had changed since the last."""
 
