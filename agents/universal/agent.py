@@ -143,4 +143,4 @@ an earlier form of that, and of sketches."""
 universal_anytime.learning_runs = {  # type: ignore[attr-defined]
     "training": 25_200, "selection": 37_800 + 16_800 + 71_400 + 8_400 + 23_400,
 }  # fmt: skip
-"""Those of `universal`; of `benchmarks/drawn_anytime.py`, 42 runs on 200 tasks; and of an earlier form, and sketches."""
+"""Those of `universal`; of `benchmarks/drawn_anytime.py`, 42 runs on 200 tasks; of an earlier form, and of sketches."""

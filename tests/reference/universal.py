@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,13 +47,11 @@ def peak_of_sgd(
     return peak if budget is None else peak * (budget / 400) ** b["budget"]
 
 
-@dataclass
 class Guard:
     """What the guard keeps of one run: the ceiling of the rate, smoothed losses, and the lowest of them."""
 
-    ceiling: float = math.inf
-    loss: float = 0.0
-    lowest: float = 0.0
+    def __init__(self) -> None:
+        self.ceiling, self.loss, self.lowest = math.inf, 0.0, 0.0
 
     def see(
         self, loss: float, moved: tuple[float, float], last_rate: float, interval: int, progress: float | None,
