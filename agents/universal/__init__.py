@@ -54,9 +54,10 @@ average of theta over updates. So no reward has to be assigned to decisions, nor
 
 Limits: what `universal` is worth, and that three trainings have added nothing to it, is told in docs/carries-over.md.
 The guard sees a rate that is too high after it was taken, so what an interval has ruined stays ruined; and nothing
-raises a peak that is too low. Networks of one layer are guarded by their losses alone, for linear models often begin at
-zero, and then move far whatever the rate. Runs that are longer, larger or of another optimizer than drawn tasks are
-outside of what its exponents were fitted to.
+raises a peak that is too low, nor a ceiling. Networks of one layer are guarded by their losses alone, for linear models
+often begin at zero, and then move far whatever the rate. It takes a rate for too high that isn't where both the first
+and the last layer begin far smaller than usual, and where batches of very few examples make losses scatter. Runs that
+are longer, larger or of another optimizer than drawn tasks are outside of what its exponents were fitted to.
 
 To read in this order: `policy.py` (the equations above), `agent.py`, `training.py`, `settings.py`.
 """
