@@ -30,7 +30,7 @@ it), has risen to 1.6 times its lowest value, so far or since the last fall:
 
 The exponents of an untrained policy (`PEAK` in `policy.py`) are those with the least regret on 600 drawn tasks
 (`benchmarks/drawn_peaks.py`), w = 0.15 and q = 1, a warm-up and a linear decay; the correction is 0. **That is the
-agent `universal`.** Its warm-up and its guard were chosen on 300 drawn tasks, with peaks that are right, and 4 and 16
+agent `universal`.** Its warm-up and its guard were chosen on 200 drawn tasks, with peaks that are right, and 4 and 16
 times as high (`benchmarks/drawn_guards.py`).
 
 A policy that doesn't know T has the peak for T = 400, min(1, t / 10) in the place of the warm-up and (1 + t / 30)^-q
@@ -55,9 +55,9 @@ average of theta over updates. So no reward has to be assigned to decisions, nor
 Limits: what `universal` is worth, and that three trainings have added nothing to it, is told in docs/carries-over.md.
 The guard sees a rate that is too high after it was taken, so what an interval has ruined stays ruined; and nothing
 raises a peak that is too low, nor a ceiling. Networks of one layer are guarded by their losses alone, for linear models
-often begin at zero, and then move far whatever the rate. It takes a rate for too high that isn't where both the first
-and the last layer begin far smaller than usual, and where batches of very few examples make losses scatter. Runs that
-are longer, larger or of another optimizer than drawn tasks are outside of what its exponents were fitted to.
+often begin at zero, and then move far whatever the rate. The guard takes a rate for too high that isn't, where both the
+first and the last layer begin far smaller than usual, and where batches of very few examples make losses scatter. Runs
+that are longer, larger or of another optimizer than drawn tasks are outside of what its exponents were fitted to.
 
 To read in this order: `policy.py` (the equations above), `agent.py`, `training.py`, `settings.py`.
 """
