@@ -59,26 +59,27 @@ class Design(NamedTuple):
     warmup: float
 
 
-MIDDLE = Guard(watched=0.3, averaged=10.0, offset=0.3, rise=1.6, fall=1 / 3, farthest=0.3)
-NONE = replace(MIDDLE, rise=NEVER, farthest=NEVER)
+OWN = Guard()
+"""That of `universal`."""
+NONE = replace(OWN, rise=NEVER, farthest=NEVER)
 DESIGNS = {
     "none, warm-up 0.05": Design(NONE, 0.05),
     "none, 0.15": Design(NONE, 0.15),
-    "of losses alone": Design(replace(MIDDLE, farthest=NEVER), 0.15),
-    "of movements alone": Design(replace(MIDDLE, rise=NEVER), 0.15),
-    "both": Design(MIDDLE, 0.15),
-    "warm-up 0.05": Design(MIDDLE, 0.05),
-    "warm-up 0.1": Design(MIDDLE, 0.1),
-    "warm-up 0.2": Design(MIDDLE, 0.2),
-    "rise 1.3": Design(replace(MIDDLE, rise=1.3), 0.15),
-    "rise 2": Design(replace(MIDDLE, rise=2.0), 0.15),
-    "fall 0.1": Design(replace(MIDDLE, fall=0.1), 0.15),
-    "farthest 0.2": Design(replace(MIDDLE, farthest=0.2), 0.15),
-    "farthest 0.45": Design(replace(MIDDLE, farthest=0.45), 0.15),
-    "watched 1": Design(replace(MIDDLE, watched=1.0), 0.15),
+    "of losses alone": Design(replace(OWN, farthest=NEVER), 0.15),
+    "of movements alone": Design(replace(OWN, rise=NEVER), 0.15),
+    "both, as in universal": Design(OWN, 0.15),
+    "warm-up 0.1": Design(OWN, 0.1),
+    "warm-up 0.2": Design(OWN, 0.2),
+    "over 10 steps": Design(replace(OWN, examples=0.0), 0.15),
+    "over 1000 examples": Design(replace(OWN, examples=1000.0), 0.15),
+    "rise 1.3": Design(replace(OWN, rise=1.3), 0.15),
+    "rise 2": Design(replace(OWN, rise=2.0), 0.15),
+    "fall 0.1": Design(replace(OWN, fall=0.1), 0.15),
+    "farthest 0.3": Design(replace(OWN, farthest=0.3), 0.15),
+    "watched 1": Design(replace(OWN, watched=1.0), 0.15),
 }
 """What is compared, by name, with the part of the budget that the warm-up takes; those from the sixth on differ from
-"both" in one number, and `universal` has "farthest 0.2"."""
+the fifth in one number."""
 
 
 @dataclass(frozen=True)

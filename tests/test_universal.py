@@ -50,7 +50,7 @@ def peak_of(exponents: dict[str, float], family: str, seen: dict[str, float], bu
     """By what is seen of a trainee with batches of 64 and a momentum of 0.8."""
     value = {name: 10 ** seen[name] for name in UNTRAINED}
     if family == "adaptive":
-        return reference.peak_of_adaptive(exponents, 64, budget, value["weight_size"], 3)
+        return reference.peak_of_adaptive(exponents, 64, value["weight_size"], 3)
     return reference.peak_of_sgd(exponents, 64, budget, 0.8, value["first_loss"], value["relative_gradient"])
 
 
@@ -86,7 +86,7 @@ def test_decisions_against_a_second_rendering(architecture: Architecture, optimi
             signals = {name: float(x[i]) for name, x in policy.signals(architecture, step.observation).items()}
             moved = 10 ** signals["first_update"], 10 ** signals["last_update"]
             progress = signals.get("progress")
-            guards[i].see(10 ** signals["train_fall"], moved, reached[i], 4, progress)
+            guards[i].see(10 ** signals["train_fall"], moved, reached[i], 4, 64, progress)
             peak = peak_of(exponents_of(architecture, theta[i], family), family, signals, budget)
             warmed_up = reference.warmed_up(learned, peak, 4 * number, 4, budget)
             reached[i] = min(warmed_up, guards[i].ceiling)
@@ -143,7 +143,7 @@ def test_an_untrained_policy_is_a_warm_up_and_a_linear_decay(monkeypatch: pytest
     _, first = Episode(make_task("digits-mlp", budget=40, interval=4), observe="untrained").reset([0])
     assert isinstance(first.observation, Tensor)
     size = 10 ** float(first.observation[0, list(UNTRAINED).index("weight_size")])
-    peak = reference.peak_of_adaptive(PEAK["adaptive"], 64, 40, size, 3)
+    peak = reference.peak_of_adaptive(PEAK["adaptive"], 64, size, 3)
     reached = [reference.warmed_up(still, peak, step, 4, 40) for step in range(0, 40, 4)]
     expected = [reference.rate(still, reached[i], 4 * i, 4, 40, 0.0, (64, 32, 32)) for i in range(10)]
     middle = np.arange(2, 40, 4) / 40
@@ -152,35 +152,40 @@ def test_an_untrained_policy_is_a_warm_up_and_a_linear_decay(monkeypatch: pytest
 
 
 def seen_by_the_guard(
-    architecture: Architecture, fall: float, moved: tuple[float, float], progress: float, steps: int = 4
+    architecture: Architecture,
+    fall: float,
+    moved: tuple[float, float],
+    progress: float,
+    steps: int = 4,
+    batch: int = 32,
 ) -> dict[str, Tensor]:
     """Signals (1, 1) of an interval, with decimal logarithms of the loss and of how far both layers moved."""
     first, last = moved
     named = {"train_fall": fall, "first_update": first, "last_update": last, "steps_per_decision": math.log10(steps)}
-    named |= {"first_loss": 0.3, "layers": math.log10(3)}
+    named |= {"first_loss": 0.3, "layers": math.log10(3), "batch_size": math.log10(batch)}
     named |= {"progress": progress} if architecture.horizon else {}
     return {name: torch.tensor([[value]], dtype=F64) for name, value in named.items()}
 
 
 @pytest.mark.parametrize("architecture", [PLAIN, Architecture(horizon=False)], ids=str)
-@pytest.mark.parametrize("interval", [1, 4, 50])
-def test_the_guard_against_a_second_rendering(architecture: Architecture, interval: int) -> None:
+@pytest.mark.parametrize(("interval", "batch"), [(1, 32), (1, 8), (4, 256), (50, 1)])
+def test_the_guard_against_a_second_rendering(architecture: Architecture, interval: int, batch: int) -> None:
     """In runs of random losses and movements, in which all that it looks out for happens."""
     rng = np.random.default_rng(interval)
     guard, memory, zero = reference.Guard(), fresh_memory(), torch.zeros(1, 1, dtype=F64)
     ceilings = []
     for number in range(60):
         fall, rate = rng.normal(-0.2, 0.5), rng.uniform(0.1, 1)
-        first, last = np.minimum(rng.normal(-0.4, 0.6, 2) + math.log10(interval) / 2, rng.uniform(-0.05, 0.1, 2))
+        first, last = np.minimum(rng.normal(-0.1, 0.6, 2) + math.log10(interval) / 2, rng.uniform(-0.05, 0.1, 2))
         progress = number / 60 if architecture.horizon else 0.0
-        seen = seen_by_the_guard(architecture, fall, (first, last), progress, interval)
+        seen = seen_by_the_guard(architecture, fall, (first, last), progress, interval, batch)
         memory = policy.GUARD(memory._replace(reached=zero + math.log(rate)), seen)
-        guard.see(10**fall, (10**first, 10**last), rate, interval, progress if architecture.horizon else None)
+        guard.see(10**fall, (10**first, 10**last), rate, interval, batch, progress if architecture.horizon else None)
         found = [float(x) for x in (memory.ceiling.exp(), memory.loss, memory.lowest)]
         np.testing.assert_allclose(found, (guard.ceiling, guard.loss, guard.lowest), rtol=1e-9, atol=1e-12)
         ceilings.append(found[0])
     changes = [number for number, (one, other) in enumerate(itertools.pairwise(ceilings)) if one != other]
-    assert len(changes) > 3
+    assert len(changes) > 1
     assert all(number <= 18 for number in changes) is architecture.horizon
 
 
@@ -204,7 +209,7 @@ def test_a_first_loss_that_says_nothing_makes_no_rise() -> None:
 
 
 def test_networks_of_one_layer_may_move_far() -> None:
-    seen = seen_by_the_guard(PLAIN, -0.1, (-0.01, -0.01), 0.1)
+    seen = seen_by_the_guard(PLAIN, 0.1, (-0.01, -0.01), 0.1)
     assert math.isfinite(policy.GUARD(fresh_memory(), seen).ceiling)
     alone = seen | {"layers": torch.zeros(1, 1, dtype=F64)}
     assert math.isinf(policy.GUARD(fresh_memory(), alone).ceiling)
@@ -244,7 +249,7 @@ def test_the_guard_saves_runs_whose_peak_is_too_high(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("factor", [0.1, 7.0])
 def test_rates_of_sgd_are_divided_by_what_a_loss_is_multiplied_by(factor: float) -> None:
     """And those of optimizers that scale gradients stay the same."""
-    theta = random_theta(PLAIN)[None]
+    theta = random_theta(PLAIN, 0.1)[None]
     for optimizer, expected in (("momentum", 1 / factor), ("adam", 1.0)):
         _, step = episode_of(PLAIN, optimizer=optimizer).reset([0])
         assert isinstance(step.observation, dict)

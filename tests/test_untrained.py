@@ -26,7 +26,7 @@ LAYERS = ("0", "2")
 
 def sizes_of(model: nn.Module, layers: tuple[str, ...] = LAYERS) -> tuple[float, float, int]:
     """By torch's own modules, whose gradients are there; and the number of layers."""
-    ratios = []
+    ratios, weights = [], []
     for name in layers:
         own = list(model.get_submodule(name).parameters())
         gradient, weight = (
@@ -34,15 +34,24 @@ def sizes_of(model: nn.Module, layers: tuple[str, ...] = LAYERS) -> tuple[float,
             for tensors in ([p.grad for p in own if p.grad is not None], [p.detach() for p in own])
         )
         ratios.append(gradient / weight)
-    every = torch.cat([p.detach().flatten() for p in model.parameters()])
-    return max(ratios), float(every.square().mean().sqrt()), len(layers)
+        weights.append(torch.cat([p.detach().flatten() for p in own]))
+    counts = [math.sqrt(len(w)) for w in weights]
+    logs = [math.log(float(w.square().mean().sqrt())) for w in weights]
+    size = math.exp(sum(n * log for n, log in zip(counts, logs, strict=True)) / sum(counts))
+    return max(ratios), size, len(layers)
 
 
 def test_layers_whose_weights_are_0_are_left_out() -> None:
     gradients, weights = torch.tensor([[4.0, 9.0], [1.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    found = Untrained.of(gradients, weights, 4)
+    found = Untrained.of(gradients, weights, [4, 9])
     torch.testing.assert_close(found.relative_gradient, torch.tensor([2.0, 0.0]))
     torch.testing.assert_close(found.weight_size, torch.tensor([0.5, 0.0]))
+
+
+def test_a_large_layer_does_not_speak_for_all() -> None:
+    """Of 9 weights of size 8 and 4 of size 1: 8 to the power of 3 / (3 + 2)."""
+    found = Untrained.of(torch.ones(1, 2), torch.tensor([[9 * 64.0, 4.0]]), [9, 4])
+    torch.testing.assert_close(found.weight_size, torch.tensor([8**0.6]))
 
 
 def test_an_environment_shows_those_of_the_first_batch_until_the_end(toy: Callable[..., Task]) -> None:

@@ -38,7 +38,7 @@ CLIP = 3.0
 """Normalised values are clipped here; the least update that is seen, of a layer that has not moved, is far away."""
 GRADIENTS = ("hypergradient", "gradient_square", "direction_square")
 PEAK = {
-    "adaptive": {"one": math.log(0.025), "batch_size": 0.35, "budget": -0.1, "weight_size": 1.1, "layers": -0.9},
+    "adaptive": {"one": math.log(0.028), "batch_size": 0.35, "weight_size": 1.0, "layers": -0.7},
     "sgd": {"one": math.log(0.07), "batch_size": 0.35, "budget": -0.25, "kept": 1.0, "gradient": 0.6},
 }
 """Family of optimizers -> the a_i, or b_i, of an untrained policy, where trainings begin: rounded from what
@@ -153,7 +153,8 @@ class Guard:
     Attributes:
         watched: the part of the budget in which the ceiling may fall: while the rate is high. Later rises of the loss
             have other reasons. A policy that doesn't know the budget has its guard throughout.
-        averaged: the steps over which training losses are averaged, where an interval is shorter.
+        averaged: the steps over which training losses are averaged at least, where an interval is shorter.
+        examples: the examples over which they are averaged at least: those of small batches scatter.
         offset: what is added to training losses, which are relative to the first one: small ones scatter by large
             factors.
         rise: the factor above the lowest of these sums, so far or since the last fall, from which on the rate falls.
@@ -164,6 +165,7 @@ class Guard:
 
     watched: float | Tensor = 0.3
     averaged: float | Tensor = 10.0
+    examples: float | Tensor = 320.0
     offset: float | Tensor = 0.3
     rise: float | Tensor = 1.6
     fall: float | Tensor = 1 / 3
@@ -179,7 +181,8 @@ class Guard:
         steps: Tensor = 10 ** seen["steps_per_decision"]
         watched = seen["progress"] <= self.watched if "progress" in seen else torch.ones_like(steps, dtype=torch.bool)
         now = torch.log((10 ** seen["train_fall"] + self.offset) / (1 + self.offset))
-        loss = memory.loss + (1 - torch.exp(-steps / self.averaged)) * (now - memory.loss)
+        averaged = (self.examples / 10 ** seen["batch_size"]).clamp(min=self.averaged)
+        loss = memory.loss + (1 - torch.exp(-steps / averaged)) * (now - memory.loss)
         lowest = torch.minimum(memory.lowest, loss)
         rises = watched & (loss > lowest + _log(self.rise)) & (seen["first_loss"] > UNTRAINED["first_loss"].low)
         too_far = log_movement(seen) - steps.log() / 2 - _log(self.farthest)

@@ -178,7 +178,7 @@ class Episode:
         network = self.trainee.network
         gradient = self.trainee.gradient(trainee, first_batch).grads
         gradient_squares, weight_squares = (network.summed(x.square(), "layer") for x in (gradient, trainee.params))
-        return Untrained.of(gradient_squares, weight_squares, network.size)
+        return Untrained.of(gradient_squares, weight_squares, network.pieces["layer"])
 
     def measurement_due(self, inner_step: NDArray[np.int64], ended: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
         """Returns which environments are measured on the validation split at the end of their next decision (n,).

@@ -120,7 +120,7 @@ class FirstGradient:
     def __init__(self, optimizer: Any, layers: Layers, like: Tensor) -> None:
         self._optimizer, self._parameters, self._like = optimizer, layers.parameters, like
         self._layer_of = torch.tensor(layers.pieces.of_tensors("layer"), device=like.device)
-        self._number = len(layers.pieces.sizes["layer"])
+        self._numbers = layers.pieces.sizes["layer"]
         self.pending = True
         self.restore(None)
 
@@ -133,8 +133,7 @@ class FirstGradient:
         scale = scale_of(self._optimizer)
         if scale is not None:
             gradient = gradient / scale.to(self._like) ** 2
-        size = sum(p.numel() for p in self._parameters)
-        sizes = Untrained.of(gradient, self._squares(self._parameters), size)
+        sizes = Untrained.of(gradient, self._squares(self._parameters), self._numbers)
         if bool(sizes.relative_gradient.isfinite().all()):
             self._sizes, self.pending = sizes, False
 
@@ -152,7 +151,7 @@ class FirstGradient:
         of_tensors = [
             self._like.new_zeros(()) if x is None else dense(x).to(self._like).square().sum() for x in tensors
         ]
-        sums = self._like.new_zeros(self._number).index_add(0, self._layer_of, torch.stack(of_tensors))
+        sums = self._like.new_zeros(len(self._numbers)).index_add(0, self._layer_of, torch.stack(of_tensors))
         return sums[None]
 
 

@@ -27,6 +27,7 @@ and of its first gradient (`Untrained`), and what stays the same throughout is t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -76,20 +77,28 @@ class Untrained(NamedTuple):
     """The sizes of n untrained networks' weights w and of the gradients g on their first batches, each (n,)."""
 
     relative_gradient: Tensor  # the largest norm(g_k) / norm(w_k) of a layer k, among those whose weights aren't all 0
-    weight_size: Tensor  # root mean square of all weights
+    weight_size: Tensor  # root mean square of a layer's weights, the geometric mean of those same layers; 0 of none
 
     @classmethod
-    def of(cls, gradient_squares: Tensor, weight_squares: Tensor, size: int) -> Untrained:
-        """Returns them for networks with `size` weights.
+    def of(cls, gradient_squares: Tensor, weight_squares: Tensor, sizes: Sequence[int]) -> Untrained:
+        """Returns them for networks of K layers.
+
+        A layer counts in the mean of sizes with the square root of its number of weights: with the number itself, one
+        large layer, such as an embedding, would speak for all; without it, the gains of a norm would say as much as a
+        matrix.
 
         Args:
             gradient_squares: (n, K), the sum of squares for each layer.
             weight_squares: (n, K).
-            size: P.
+            sizes: weights of each layer.
         """
         still = weight_squares == 0
-        ratio = gradient_squares / weight_squares.masked_fill(still, 1)
-        return cls(ratio.masked_fill(still, 0).amax(1).sqrt(), (weight_squares.sum(1) / size).sqrt())
+        squares = weight_squares.masked_fill(still, 1)
+        ratio = (gradient_squares / squares).masked_fill(still, 0).amax(1).sqrt()
+        numbers = squares.new_tensor(sizes)
+        counts = numbers.sqrt().masked_fill(still, 0)
+        log_size = (counts * (squares / numbers).log() / 2).sum(1) / counts.sum(1).clamp(min=1)
+        return cls(ratio, log_size.exp().masked_fill(still.all(1), 0))
 
 
 class Trained(NamedTuple):

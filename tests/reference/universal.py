@@ -29,13 +29,10 @@ def corrected(c: float, output: float) -> float:
     return (c + math.log(10) * math.tanh(output)) / 2
 
 
-def peak_of_adaptive(
-    a: Mapping[str, float], batch_size: int, budget: int | None, weight_size: float, layers: int
-) -> float:
+def peak_of_adaptive(a: Mapping[str, float], batch_size: int, weight_size: float, layers: int) -> float:
     """The peak of optimizers that scale gradients."""
     peak = math.exp(a["one"]) * (batch_size / 32) ** a["batch_size"] * (weight_size / 0.1) ** a["weight_size"]
-    peak *= (layers / 4) ** a["layers"]
-    return min(0.1, peak if budget is None else peak * (budget / 400) ** a["budget"])
+    return min(0.1, peak * (layers / 4) ** a["layers"])
 
 
 def peak_of_sgd(
@@ -54,8 +51,9 @@ class Guard:
         self.ceiling, self.loss, self.lowest = math.inf, 0.0, 0.0
 
     def see(
-        self, loss: float, moved: tuple[float, float], last_rate: float, interval: int, progress: float | None,
-        farthest: float = 0.2, rise: float = 1.6, fall: float = 1 / 3, watched: float = 0.3, offset: float = 0.3,
+        self, loss: float, moved: tuple[float, float], last_rate: float, interval: int, batch_size: int,
+        progress: float | None, farthest: float = 0.2, rise: float = 1.6, fall: float = 1 / 3, watched: float = 0.3,
+        offset: float = 0.3,
     ) -> None:  # fmt: skip
         """Looks at an interval.
 
@@ -64,6 +62,7 @@ class Guard:
             moved: how far the first and the last layer moved, relative to their weights' length afterwards.
             last_rate: of the interval, without decay and correction.
             interval: N.
+            batch_size: B.
             progress: the part of the budget that is over; None if it isn't known.
             farthest: to move in one step.
             rise: of the loss that is too much.
@@ -71,7 +70,7 @@ class Guard:
             watched: the part of the budget in which anything is done.
             offset: of losses.
         """
-        kept = math.exp(-interval / 10)
+        kept = math.exp(-interval / max(10, 320 / batch_size))
         now = math.log((loss + offset) / (1 + offset))
         self.loss = kept * self.loss + (1 - kept) * now
         self.lowest = min(self.lowest, self.loss)

@@ -1,0 +1,234 @@
+"""What rates per layer are worth on drawn tasks, and which size of the weights tells the peak where layers differ.
+
+On drawn tasks for choosing designs, runs have the schedule of `agents/universal` without its guard, and the rate of
+layer k is multiplied by
+
+    exp(sum_f theta_f phi_f(k)),    theta_f ~ N(0, s_f^2),
+
+with features phi_f of the layer in what is known before the first step: -1/2 log fan-in, whether it is the first and
+whether the last, the logarithm of the root mean square of its weights, and that of its gradient relative to them; each
+less its mean over the layers, so that these rules move no rate of the whole. Each theta stands beside -theta, and each
+has peaks that are the power law's times 1/4 to 4. A line per task is appended to a file, from which the same command
+goes on. Two questions are answered by it:
+
+- Is there a rule that would be worth it? The slope of the log loss, at each rule's best peak, along each theta_f: by
+  how much it changes where rates change by e from one end of the feature to the other; the mean over tasks.
+- How should a peak depend on the weights? Adam's steps don't depend on how large weights are. So to multiply the rates
+  of layers is the same as to divide their weights by these factors, with a network that multiplies them again. Then a
+  power law sees other weights, and its peak should move as the best one does. For several sizes of the weights W,
+  peaks that are proportional to W, and the loss relative to that at the best peak. For SGD, the factors are squares,
+  and peaks are as G^0.6, with G of relative gradients.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+
+from drawn_guards import rows_of
+from drawn_peaks import CLIP, OUTSIDE
+from lrenv.agents.outer.validation import fall_of
+from lrenv.agents.universal.agent import action_of_rates
+from lrenv.agents.universal.policy import PEAK, SCHEDULE, Architecture, log_decay, log_warmup, power_law, shown, signals
+from lrenv.agents.universal.settings import UniversalSettings
+from lrenv.agents.universal.training import UniversalTraining
+from lrenv.envs.episode import Episode
+from lrenv.randomness.seeds import seeds_for
+from lrenv.training.drawn import VERSION
+from lrenv.training.tasks import Task
+
+FEATURES = {"fan-in": 0.7, "first": 0.7, "last": 0.7, "weights": 0.7, "gradient": 0.5}
+"""Feature -> the standard deviation of its theta."""
+WIDEST = 3.0
+"""Features are at most so far from their mean."""
+PAIRS, SEEDS = 8, 2
+FACTORS = np.array([0.25, 0.5, 1.0, 2.0, 4.0])
+"""Of the peak."""
+FIRST_TASK, FIRST_SEED = 4000, 200
+"""Beyond those of `drawn_guards.py` and `drawn_anytime.py`."""
+EXPONENT = PEAK["sgd"]["gradient"]
+RIDGE = 0.3
+"""The root of what is added to a sum of squares where slopes are found from eight differences in five directions."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings: how many tasks, and where what was found is kept."""
+
+    tasks: int = 120
+    """Tasks to try rules on."""
+    limit: float = 1e9
+    """The most FLOPs of a run."""
+    out: Path = Path("benchmarks/results/drawn_layers.jsonl")
+    """The file of what was found."""
+
+
+def features_of(fan_in: Array, numbers: Array, weights: Array, gradients: Array) -> Array:
+    """The features (F, K) of K layers.
+
+    Args:
+        fan_in: of each layer.
+        numbers: of its weights.
+        weights: sums of squares; layers whose weights are 0 have features of 0.
+        gradients: sums of squares.
+    """
+    moves, places = weights > 0, np.arange(len(fan_in))
+    some = np.where(moves, weights, 1)
+    size, relative = np.log(some / numbers) / 2, np.log(np.maximum(gradients, 1e-30) / some) / 2
+    rows = np.stack([-np.log(fan_in) / 2, places == 0, places == len(places) - 1, size, relative])
+    centred = rows - rows[:, moves].mean(1, keepdims=True)
+    return np.where(moves, np.clip(centred, -WIDEST, WIDEST), 0)
+
+
+def tried(training: UniversalTraining, architecture: Architecture, task: Task) -> dict[str, Any]:
+    """The log loss of each rule and peak on a task, the means over `SEEDS` runs, and what its layers are.
+
+    Args:
+        training: gives the episode, with a rate per layer.
+        architecture: of a policy with one rate, whose peak and shape are taken.
+        task: to run on.
+    """
+    _, episode = training.run(task)
+    trainee, seeds = episode.trainee, seeds_for("selection", SEEDS, FIRST_SEED)
+    state, network = trainee.init(seeds), trainee.network
+    gradient = trainee.gradient(state, trainee.batch_indices(state, 1)[:, 0]).grads.detach()
+    weights, gradients = (
+        network.summed(x.square(), "layer").mean(0).double().numpy() for x in (state.params, gradient)
+    )
+    numbers = np.array(network.pieces["layer"], np.float64)
+    features = features_of(network.fan_in("layer").numpy(), numbers, weights, gradients)
+    chance = np.random.default_rng(zlib.crc32(task.name.encode()))
+    half = chance.normal(size=(PAIRS, len(FEATURES))) * list(FEATURES.values())
+    theta = np.concatenate([half, -half])
+    log_factors = (theta @ features)[:, None] + np.log(FACTORS)[:, None]
+    one = len(numbers) == 1  # has no rules
+    losses = np.zeros((0, 0)) if one else losses_of(episode, architecture, seeds, log_factors)
+    return {
+        "task": task.name, "version": VERSION, "peak": PEAK, "optimizer": task.optimizer,
+        "adaptive": trainee.optimizer.adaptive, "numbers": numbers.tolist(), "weights": weights.tolist(),
+        "gradients": gradients.tolist(), "features": features.round(4).tolist(), "theta": theta.round(4).tolist(),
+        "log_loss": losses.round(4).tolist(),
+    }  # fmt: skip
+
+
+def losses_of(episode: Episode, architecture: Architecture, seeds: Sequence[int], log_factors: Array) -> Array:
+    """The log losses (rules, peaks), means over seeds.
+
+    Args:
+        episode: of the task, with a rate per layer.
+        architecture: of a policy with one rate, whose peak and shape are taken.
+        seeds: of the runs.
+        log_factors: (rules, peaks, K), the logarithm of what the rates of layers are multiplied by.
+    """
+    factors = torch.from_numpy(log_factors).float().flatten(0, 1).repeat_interleave(len(seeds), 0)
+    exponents, shape = (factors.new_zeros(len(factors), size) for size in (len(architecture.exponents), len(SCHEDULE)))
+    with torch.no_grad():
+        state, step = episode.reset(list(seeds) * (len(factors) // len(seeds)))
+        first = state.dynamics.val_loss
+        for number in range(episode.decisions):
+            seen = signals(architecture, shown(step))
+            schedule = log_warmup(architecture, shape, seen) + log_decay(architecture, shape, seen)
+            rates = (power_law(architecture, exponents, seen) + schedule + factors).exp()
+            last = np.full(len(factors), number == episode.decisions - 1)
+            state, step = episode.step(state, action_of_rates(rates), last)
+        losses = fall_of(first, state.dynamics.val_loss, state.diverged)
+    return losses.double().view(*log_factors.shape[:2], -1).mean(2).numpy()
+
+
+def slopes_of(row: dict[str, Any]) -> Array:
+    """The slopes (F,) of a task's log loss along each theta, at each rule's best peak, by the differences of pairs."""
+    best = np.array(row["log_loss"]).min(1).reshape(2, PAIRS)
+    differences = np.clip(best[0] - best[1], -CLIP, CLIP) / 2
+    half = np.array(row["theta"])[:PAIRS]
+    slopes: Array = np.linalg.solve(half.T @ half + RIDGE**2 * np.eye(len(FEATURES)), half.T @ differences)
+    return slopes
+
+
+def weighted(x: Array, numbers: Array) -> float:
+    """The mean of x (K,) with the weights `numbers`."""
+    return float((numbers * x).sum() / numbers.sum())
+
+
+SIZES: dict[bool, dict[str, Callable[[Array, Array], float]]] = {
+    True: {
+        "none": lambda x, numbers: 0.0,
+        "root mean square of all weights": lambda x, numbers: math.log(weighted(np.exp(2 * x), numbers)) / 2,
+        "geometric mean of layers'": lambda x, numbers: float(x.mean()),
+        "the same, each with the root of its number, as in `universal`": lambda x, n: weighted(x, np.sqrt(n)),
+        "the same, each with its number": weighted,
+        "the smallest layer's": lambda x, numbers: float(x.min()),
+    },
+    False: {
+        "none": lambda x, numbers: 0.0,
+        "largest relative gradient, as in `universal`": lambda x, numbers: -EXPONENT * float(x.max()),
+        "geometric mean of relative gradients": lambda x, numbers: -EXPONENT * float(x.mean()),
+    },
+}
+"""Whether optimizers scale gradients -> name -> the logarithm of what peaks are proportional to, by the logarithms of
+the layers' root mean squares, or relative gradients, and the layers' numbers of weights."""
+
+
+def lost(row: dict[str, Any], size: Callable[[Array, Array], float]) -> float:
+    """What peaks lose that are proportional to a size of the weights, where layers are scaled; the mean over rules."""
+    weights, numbers, gradients = (np.array(row[name]) for name in ("weights", "numbers", "gradients"))
+    moves = weights > 0
+    top, bottom = (weights, numbers) if row["adaptive"] else (gradients, weights)
+    seen = np.log(np.maximum(top[moves], 1e-30) / bottom[moves]) / 2
+    sign, found, grid = (-1 if row["adaptive"] else 1), [], np.log(FACTORS)
+    parts = (np.array(row["theta"]) @ np.array(row["features"]))[:, moves]
+    for part, losses in zip(parts, np.array(row["log_loss"]), strict=True):
+        place = size(seen + sign * part, numbers[moves]) - size(seen, numbers[moves])
+        curve = np.clip(losses - losses.min(), 0, CLIP)
+        found.append(float(np.interp(place, grid, curve)) + OUTSIDE * max(0.0, abs(place) - float(grid[-1])))
+    return float(np.mean(found))
+
+
+def told(rows: list[dict[str, Any]]) -> str:
+    """The tables."""
+    kinds = {"optimizers that scale gradients": True, "SGD with momentum": False}
+    of_kind = {kind: [row for row in rows if row["adaptive"] is adaptive] for kind, adaptive in kinds.items()}
+    lines = ["The slope of the log loss along each theta:\n", f"| optimizer | tasks | {' | '.join(FEATURES)} |"]
+    lines.append(f"|---|---:|{'---:|' * len(FEATURES)}")
+    for kind, own in of_kind.items():
+        slopes = np.array([slopes_of(row) for row in own])
+        cells = [f"{x.mean():+.3f} ({x.std(ddof=1) / len(x) ** 0.5:.3f})" for x in slopes.T]
+        lines.append(f"| {kind} | {len(own)} | {' | '.join(cells)} |")
+    lines += [
+        "\nThe regret of peaks that are proportional to a size:\n",
+        "| optimizer | size | regret | less than none |",
+    ]
+    lines.append("|---|---|---:|---:|")
+    for kind, own in of_kind.items():
+        none = np.array([lost(row, SIZES[kinds[kind]]["none"]) for row in own])
+        for name, size in SIZES[kinds[kind]].items():
+            x = np.array([lost(row, size) for row in own])
+            less = x - none
+            error = less.std(ddof=1) / len(x) ** 0.5
+            lines.append(f"| {kind} | {name} | {x.mean():.4f} | {less.mean():+.4f} ({error:.4f}) |")
+    return "\n".join(lines)
+
+
+def main(settings: Settings) -> None:
+    """Runs, and prints tables."""
+    training = UniversalTraining(UniversalSettings(limit=settings.limit, layers=True))
+    architecture = replace(training.architecture, layers=False)
+    tasks = training.distribution.tasks("selection", settings.tasks, FIRST_TASK)
+    rows = rows_of(
+        settings.out, tasks, lambda row: row["peak"] == PEAK, lambda task: tried(training, architecture, task)
+    )
+    print(told([row for row in rows if row["log_loss"]]))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
