@@ -10,7 +10,6 @@ lose more than 0.5.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from drawn_guards import by_optimizer, losses_of, rows_of
+from drawn_guards import by_optimizer, digest_of, losses_of, rows_of
 from lrenv.agents.universal.policy import DECAY_POWER, GUARD, SCHEDULE, Architecture
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
@@ -61,7 +60,7 @@ def tried(training: UniversalTraining, task: Task) -> dict[str, Any]:
     losses = losses_of(training, task, unknown, factor.log()[:, None], GUARD, shapes(power))
     reference = losses_of(training, task, known, torch.zeros(1, 1), GUARD, torch.zeros(1, len(SCHEDULE)))
     return {
-        "task": task.name, "version": VERSION, "optimizer": task.optimizer, "designs": DESIGNS,
+        "task": task.name, "version": VERSION, "optimizer": task.optimizer, "designs": digest_of(DESIGNS),
         "more_than_universal": [round(x, 4) for x in (losses - reference).tolist()],
     }  # fmt: skip
 
@@ -82,7 +81,7 @@ def told(rows: list[dict[str, Any]]) -> str:
 
 def main(settings: Settings) -> None:
     """Runs, and prints the table."""
-    training, designs = UniversalTraining(UniversalSettings(limit=settings.limit)), json.loads(json.dumps(DESIGNS))
+    training, designs = UniversalTraining(UniversalSettings(limit=settings.limit)), digest_of(DESIGNS)
     tasks = training.distribution.tasks("selection", settings.tasks, FIRST_TASK)
     rows = rows_of(settings.out, tasks, lambda row: row["designs"] == designs, lambda task: tried(training, task))
     print(by_optimizer(rows, told))

@@ -25,8 +25,14 @@ from torch import Tensor
 from lrenv.agents.outer.validation import fall_of
 from lrenv.agents.universal.agent import action_of_rates
 from lrenv.agents.universal.policy import (
+    DECAY_POWER,
+    DECAY_STEPS,
+    GUARD,
+    HIGHEST,
+    PEAK,
     SCHEDULE,
     WARMUP,
+    WARMUP_STEPS,
     Architecture,
     Guard,
     first_memory,
@@ -144,7 +150,7 @@ def tried(training: UniversalTraining, task: Task) -> dict[str, Any]:
     losses = losses_of(training, task, training.architecture, log_factor, guard, shape)
     by_factor = losses.view(len(FACTORS), len(DESIGNS)).tolist()
     return {
-        "task": task.name, "version": VERSION, "optimizer": task.optimizer, "designs": digest_of_designs(),
+        "task": task.name, "version": VERSION, "optimizer": task.optimizer, "designs": own_digest(),
         "log_loss": {name: [round(row[place], 4) for row in by_factor] for place, name in enumerate(DESIGNS)},
     }  # fmt: skip
 
@@ -165,10 +171,15 @@ def told(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def digest_of_designs() -> str:
-    """Tells other designs, and factors, from these."""
-    named = {name: asdict(design.guard) | {"warmup": design.warmup} for name, design in DESIGNS.items()}
-    return hashlib.sha256(json.dumps([FACTORS, named]).encode()).hexdigest()[:16]
+def digest_of(designs: Any) -> str:
+    """Tells what is compared from other designs, and from the same with another policy."""
+    policy = [PEAK, HIGHEST, WARMUP, WARMUP_STEPS, DECAY_STEPS, DECAY_POWER, asdict(GUARD)]
+    return hashlib.sha256(json.dumps([policy, designs]).encode()).hexdigest()[:16]
+
+
+def own_digest() -> str:
+    """That of the designs of this file."""
+    return digest_of([FACTORS, {name: asdict(own.guard) | {"warmup": own.warmup} for name, own in DESIGNS.items()}])
 
 
 def by_optimizer(rows: list[dict[str, Any]], table: Callable[[list[dict[str, Any]]], str]) -> str:
@@ -202,7 +213,7 @@ def rows_of(
 
 def main(settings: Settings) -> None:
     """Runs, and prints differences."""
-    training, designs = UniversalTraining(UniversalSettings(limit=settings.limit)), digest_of_designs()
+    training, designs = UniversalTraining(UniversalSettings(limit=settings.limit)), own_digest()
     tasks = training.distribution.tasks("selection", settings.tasks, FIRST_TASK)
     rows = rows_of(settings.out, tasks, lambda row: row["designs"] == designs, lambda task: tried(training, task))
     print(by_optimizer(rows, told))

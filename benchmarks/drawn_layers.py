@@ -34,7 +34,7 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from drawn_guards import rows_of
+from drawn_guards import digest_of, rows_of
 from drawn_peaks import CLIP, OUTSIDE
 from lrenv.agents.outer.validation import fall_of
 from lrenv.agents.universal.agent import action_of_rates
@@ -115,7 +115,7 @@ def tried(training: UniversalTraining, architecture: Architecture, task: Task) -
     one = len(numbers) == 1  # has no rules
     losses = np.zeros((0, 0)) if one else losses_of(episode, architecture, seeds, log_factors)
     return {
-        "task": task.name, "version": VERSION, "peak": PEAK, "optimizer": task.optimizer,
+        "task": task.name, "version": VERSION, "designs": own_digest(), "optimizer": task.optimizer,
         "adaptive": trainee.optimizer.adaptive, "numbers": numbers.tolist(), "weights": weights.tolist(),
         "gradients": gradients.tolist(), "features": features.round(4).tolist(), "theta": theta.round(4).tolist(),
         "log_loss": losses.round(4).tolist(),
@@ -219,13 +219,19 @@ def told(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def own_digest() -> str:
+    """Tells rules, and the policy, from others."""
+    return digest_of([FEATURES, WIDEST, PAIRS, SEEDS, FACTORS.tolist()])
+
+
 def main(settings: Settings) -> None:
     """Runs, and prints tables."""
     training = UniversalTraining(UniversalSettings(limit=settings.limit, layers=True))
     architecture = replace(training.architecture, layers=False)
     tasks = training.distribution.tasks("selection", settings.tasks, FIRST_TASK)
+    designs = own_digest()
     rows = rows_of(
-        settings.out, tasks, lambda row: row["peak"] == PEAK, lambda task: tried(training, architecture, task)
+        settings.out, tasks, lambda row: row["designs"] == designs, lambda task: tried(training, architecture, task)
     )
     print(told([row for row in rows if row["log_loss"]]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,65 @@ def test_tables_of_designs_have_each_in_its_place(
     assert row[anytime.DESIGNS.index((power, 2.0))] == pytest.approx(float(expected), abs=1e-3)
     table = anytime.told([{"more_than_universal": row}] * 2).splitlines()[3].split("|")
     assert (table[1].strip(), float(table[5].split()[0])) == ("0.25", pytest.approx(float(expected), abs=2e-3))
+
+
+def test_rules_multiply_the_rates_of_layers(
+    script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by fan-in, against a policy with that exponent and no guard."""
+    layers, settings = script("drawn_layers"), UniversalSettings(layers=True, out=tmp_path, device="cpu")
+    monkeypatch.setattr(policy, "GUARD", Guard(rise=1e9, farthest=1e9))
+    training, seeds = UniversalTraining(settings), seeds_for("selection", 2)
+    task = make_task("digits-mlp", budget=40, interval=4, measure_interval=40)
+    _, episode = training.run(task)
+    fan_in = np.array([64.0, 32, 32])
+    features = layers.features_of(fan_in, np.ones(3), np.ones(3), np.ones(3))
+    log_factors = np.stack([features[0], 0 * features[0]])[:, None] + np.log(2)
+    found = layers.losses_of(episode, replace(training.architecture, layers=False), seeds, log_factors)
+    for e, loss in zip((0.5, 0.0), found[:, 0], strict=True):
+        architecture = training.architecture
+        theta = architecture.init(0)
+        theta[SCHEDULE.index("exponent")] = e - policy.EXPONENT
+        theta[len(SCHEDULE) + architecture.exponents.index(("adaptive", "one"))] = math.log(2)
+        result = evaluate(UniversalController(theta, architecture), task, seeds, device="cpu")
+        expected = np.log(result.final_val_loss / result.curves["val_loss"][0]).mean()
+        assert loss == pytest.approx(expected, abs=2e-3)
+
+
+def test_layers_are_told_by_centred_features(script: Callable[[str], Any]) -> None:
+    layers = script("drawn_layers")
+    found = layers.features_of(
+        np.array([4.0, 1, 1]), np.array([1.0, 4, 9]), np.array([4.0, 16, 0]), np.array([4.0, 16 * 9, 1])
+    )
+    log2, log3 = math.log(2), math.log(3)
+    expected = [
+        [-log2 / 2, log2 / 2, 0],  # fan-ins of 4 and 1
+        [0.5, -0.5, 0],
+        [0, 0, 0],  # the last one has weights of 0
+        [0, 0, 0],  # root mean squares of 2 and 2
+        [-log3 / 2, log3 / 2, 0],  # relative gradients of 1 and 3
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_slopes_and_sizes_that_are_there_are_found(script: Callable[[str], Any]) -> None:
+    """Made-up losses: the best peak moves with a mean of layers, and the loss there falls along one feature."""
+    layers, rng = script("drawn_layers"), np.random.default_rng(0)
+    numbers, weights = np.array([400.0, 1, 4]), np.array([40.0, 1.0, 0.1])
+    half = rng.normal(size=(layers.PAIRS, len(layers.FEATURES)))
+    theta, features = np.concatenate([half, -half]), layers.features_of(numbers, numbers, weights, weights)
+    row = {"numbers": numbers, "weights": weights, "gradients": weights, "theta": theta, "features": features}
+    for adaptive, name in ((True, "with the root"), (False, "largest")):
+        size = next(size for text, size in layers.SIZES[adaptive].items() if name in text)
+        relative = np.log(weights / (numbers if adaptive else weights)) / 2
+        sign = -1 if adaptive else 1
+        best = [size(relative + sign * part, numbers) - size(relative, numbers) for part in theta @ features]
+        losses = 0.1 * (np.log(layers.FACTORS) - np.array(best)[:, None]) ** 2 - 0.05 * theta[:, 3:4]
+        own = row | {"adaptive": adaptive, "log_loss": losses.tolist()}
+        lost = {text: layers.lost(own, size) for text, size in layers.SIZES[adaptive].items()}
+        assert min(lost, key=lost.__getitem__) == next(text for text in lost if name in text)
+    flat = row | {"log_loss": (-0.05 * theta[:, 3:4] + np.zeros(5)).tolist()}
+    np.testing.assert_allclose(layers.slopes_of(flat), [0, 0, 0, -0.05, 0], atol=0.01)
 
 
 def test_what_the_search_cost_is_counted(drawn_peaks: Any, drawn_guards: Any, script: Callable[[str], Any]) -> None:
