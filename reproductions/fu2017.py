@@ -9,8 +9,11 @@ it stand Adam at constant rates and Adam-HD, each the best of a grid on the very
 linear and cosine decay to 0, whose peaks are tuned on other seeds, and an LSTM that puts out the update itself (DMopt),
 trained for as long. Adam-HD and DMopt run on the first data set alone.
 
+What is not in the paper: hypergradients look one step ahead, so `noh-layers` and `noh-parameters` are the same LSTM,
+trained by the loss at the end of whole runs, by evolution strategies, with a rate per layer and per parameter.
+
 Losses are those of training batches, before the step on them, means over 50 steps at a time. `curves.png` is the
-paper's figure 3. `noh/` and `dmopt/` hold the policies and the logs of their training.
+paper's figure 3. `noh/`, `dmopt/` and so on hold the policies and the logs of their training.
 """
 
 from __future__ import annotations
@@ -27,23 +30,37 @@ import numpy as np
 
 import flow
 from flow import Lines, Report, Reproduction, Result, command, short
-from fu2017_report import EVERY, SCHEDULES, best, report
+from fu2017_report import EVERY, NOHS, SCHEDULES, best, report
 from lrenv.agents import Agent, make_agent
 from lrenv.agents.hypergradient.descent import adam_hd
 from lrenv.agents.noh.agent import NOH, DMopt, LSTMPolicy
+from lrenv.agents.noh.evolution import lstm_training
 from lrenv.agents.noh.settings import DMoptSettings, NOHSettings
-from lrenv.agents.noh.training import NOHTraining
+from lrenv.agents.noh.training import LSTMTraining
 from lrenv.agents.schedules.agent import constant
 from lrenv.data import DataMissing, load
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.randomness.seeds import seeds_for
 from lrenv.training.tasks import Task, make_task, register_task
 
-POLICIES: dict[str, tuple[type[LSTMPolicy], type[NOHSettings]]] = {
-    "noh": (NOH, NOHSettings),
-    "dmopt": (DMopt, DMoptSettings),
+
+class Learned(NamedTuple):
+    """A policy, and how it is trained."""
+
+    policy: type[LSTMPolicy]
+    settings: type[NOHSettings]
+    own: dict[str, Any] = {}
+    """Settings that are not the default, at any scale."""
+
+
+POLICIES: dict[str, Learned] = {
+    "noh": Learned(NOH, NOHSettings),
+    "dmopt": Learned(DMopt, DMoptSettings),
+    "noh-layers": Learned(NOH, NOHSettings, {"estimator": "es", "per": "layer"}),
+    "noh-parameters": Learned(NOH, NOHSettings, {"estimator": "es"}),
 }
-"""Method -> policy, and how it is trained."""
+"""Method -> what is learned."""
+Method = Literal["adam", "linear", "cosine", "adam-hd", "dmopt", "noh", "noh-layers", "noh-parameters"]
 SHOWN = 12
 """Parameters whose rates are kept, drawn at random."""
 STEPS = 10
@@ -81,20 +98,29 @@ class Scale(NamedTuple):
     """Of Adam's schedules."""
     hd_rates: tuple[float, ...] = (1e-2, 3e-3, 1e-3)
     betas: tuple[float, ...] = (1e-5, 1e-6, 1e-7)
+    policies: tuple[str, ...] = NOHS
+    """Those of NOH."""
     learned: dict[str, dict[str, Any]] = {}
     """Method -> settings of its training that are not the default."""
 
 
 QUICK: dict[str, Any] = {"hidden": 4, "meta_iterations": 1, "eval_seeds": 1}
+PAIR = QUICK | {"pairs": 1}
 FRUGAL = {"eval_seeds": 2}
+WHOLE_RUNS = {"meta_iterations": 60, "eval_every": 5}
 FIGURE = ("mnist", "fashion-mnist", "cifar10-jpeg", "svhn", "cifar10")
 SCALES = {
     "smoke": Scale(
         ("digits",), budget=100, longer=2, seeds=2, rates=(1e-2, 1e-3), peaks=(1e-1, 1e-2), hd_rates=(1e-2,),
-        betas=(1e-5,), learned={"noh": QUICK, "dmopt": QUICK},
+        betas=(1e-5,), learned={"noh": QUICK, "dmopt": QUICK, "noh-layers": PAIR, "noh-parameters": PAIR},
     ),
-    "cpu": Scale(FIGURE, learned={"noh": FRUGAL, "dmopt": FRUGAL}),
-    "paper": Scale(FIGURE, rates=tuple(10.0**-i for i in range(1, 11)), learned={"dmopt": {"meta_iterations": 2000}}),
+    "cpu": Scale(
+        FIGURE, policies=("noh", "noh-layers"), learned={"noh": FRUGAL, "dmopt": FRUGAL, "noh-layers": WHOLE_RUNS}
+    ),
+    "paper": Scale(
+        FIGURE, rates=tuple(10.0**-i for i in range(1, 11)),
+        learned={"dmopt": {"meta_iterations": 2000}, "noh-layers": WHOLE_RUNS, "noh-parameters": WHOLE_RUNS},
+    ),
 }  # fmt: skip
 """Scale -> what is run. `smoke` is for seeing whether everything works, on 8x8 digits; `paper` trains DMopt for the
 2000 meta-iterations that it needs, and has the paper's grid."""
@@ -110,7 +136,7 @@ class Settings(flow.Settings):
     """Where results go."""
     data: tuple[str, ...] = field(default_factory=tuple)
     """Only these of the scale's data sets."""
-    methods: tuple[Literal["adam", "linear", "cosine", "adam-hd", "dmopt", "noh"], ...] = field(default_factory=tuple)
+    methods: tuple[Method, ...] = field(default_factory=tuple)
     """Only these methods."""
 
 
@@ -119,12 +145,14 @@ def task_of(data: str, **settings: Any) -> Task:
     return make_task("mnist-mlp20", data=data, name=f"{data}-mlp20-b120", batch_size=120, optimizer="adam", **settings)
 
 
-def training(method: str, scale: Scale, out: Path) -> tuple[Callable[[Any], NOHTraining], NOHSettings]:
+def training(method: str, scale: Scale, out: Path) -> tuple[Callable[[Any], LSTMTraining], NOHSettings]:
     """How a policy is trained, on the scale's first data set."""
-    kind, settings = POLICIES[method]
+    learned = POLICIES[method]
     name = register_task(task_of(scale.data[0], budget=scale.budget), replace_existing=True).name
-    own = settings(task=name, out=out / method, val_examples=1000, **scale.learned.get(method, {}))
-    return partial(NOHTraining, kind), own
+    own = learned.own | scale.learned.get(method, {})
+    return partial(lstm_training, learned.policy), learned.settings(
+        task=name, out=out / method, val_examples=1000, **own
+    )
 
 
 def wanted(data: str, scale: Scale) -> Iterator[list[Run]]:
@@ -135,7 +163,8 @@ def wanted(data: str, scale: Scale) -> Iterator[list[Run]]:
         grid = itertools.product(scale.peaks, seeds_for("tuning", TUNING))
         yield [Run(data, method, peak, 0.0, seed, budget) for peak, seed in grid]
         yield [Run(data, method, 0.0, 0.0, seed, budget) for seed in seeds]
-    yield [Run(data, "noh", 0.0, 0.0, seed, longest) for seed in seeds]
+    for method in scale.policies:
+        yield [Run(data, method, 0.0, 0.0, seed, longest) for seed in seeds]
     if data == scale.data[0]:
         pairs = itertools.product(scale.hd_rates, scale.betas, seeds)
         yield [Run(data, "adam-hd", rate, beta, seed, longest) for rate, beta, seed in pairs]
@@ -177,7 +206,7 @@ def trained(batch: Sequence[Run], agent: Agent, status: Callable[[int], None]) -
     curves = losses.mean(1)
     return [
         {"loss": short(curves[:, i]), "rate": short(np.exp(np.log(np.abs(r[i]) + 1e-30).mean()) for r in rates)}
-        | {"rates": [short(r[i, k] for r in rates) for k in shown] if run.method == "noh" and run.seed == 0 else []}
+        | {"rates": [short(r[i, k] for r in rates) for k in shown] if run.method in NOHS and run.seed == 0 else []}
         for i, run in enumerate(batch)
     ]
 
@@ -221,7 +250,7 @@ class Fu2017(Reproduction[Settings, Run]):
         method = batch[0].method
         if method in POLICIES:
             file = self.controller_of(*training(method, self.scale, self.out))
-            agent: Agent = POLICIES[method][0].load(file)
+            agent: Agent = POLICIES[method].policy.load(file)
         else:
             agent = agent_of(batch, self.lines)
         return trained(batch, agent, lambda step: self.status(f"{batch[0].data} {method}, step {step}"))

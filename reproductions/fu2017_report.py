@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from flow import COLOURS, Claim, Lines, Report, markdown, panels
+from lrenv.agents.noh.settings import HYPERGRADIENT
 from lrenv.benchmark.statistics import paired_t
 from lrenv.controllers import controller_file
 
@@ -29,8 +30,11 @@ TUNED = (0.0, 0.0)
 """First rate and beta that the reported runs of a schedule stand under; their peak is that of `best`."""
 TITLES = {
     "adam": "Adam, best constant rate", "linear": "Adam, tuned linear decay", "cosine": "Adam, tuned cosine decay",
-    "adam-hd": "Adam-HD, best of grid", "dmopt": "DMopt", "noh": "NOH",
+    "adam-hd": "Adam-HD, best of grid", "dmopt": "DMopt", "noh": "NOH", "noh-layers": "NOH per layer, by whole runs",
+    "noh-parameters": "NOH, by whole runs",
 }  # fmt: skip
+NOHS = ("noh", "noh-layers", "noh-parameters")
+"""The paper's, trained by hypergradients, and those that are trained by the loss at the end of whole runs."""
 
 
 def finals(lines: Lines, data: str, method: str, budget: int) -> dict[tuple[float, float], Array]:
@@ -66,27 +70,28 @@ def report(lines: Lines, data: Sequence[str], budget: int, longer: int, out: Pat
     text = f"\nTraining loss, mean over the last {LAST} steps' batches, then over seeds ± standard deviation. Constant"
     text += " rates and Adam-HD are the best of a grid on these seeds and for this horizon: a choice in their favour."
     text += " Linear and cosine decay end at 0 at this horizon; their peaks have the lowest loss on"
-    text += f" seeds of their own.{policy(out / 'noh')}\n\n"
+    text += f" seeds of their own.{''.join(policy(out / method, TITLES[method]) for method in NOHS)}\n\n"
     text += markdown(("data", "steps", *TITLES.values()), table(lines, data, (budget, budget * longer)))
     figures = {"curves.png": partial(draw, lines, data, budget * longer)}
     return Report(claims(lines, data, budget, longer), text, figures)
 
 
-def policy(folder: Path) -> str:
-    """Which policy NOH is, by its file and its log; nothing before its training has ended."""
+def policy(folder: Path, title: str) -> str:
+    """Which policy one of `NOHS` is, by its file and its log; nothing before its training has ended."""
     file = folder / "controller.safetensors"
     held = controller_file.read_metadata(file) if file.exists() else {}
     if not held.get("finished"):
         return ""
     with (folder / "progress.csv").open() as log:
         last = list(csv.DictReader(log))[-1]
-    runs, loss = held["runs"], float(last["eval/val_loss"] or "inf")
+    runs, loss, settings = held["runs"], float(last["eval/val_loss"] or "inf"), held["settings"]
+    measured = "training" if settings.get("estimator", HYPERGRADIENT) == HYPERGRADIENT else "validation"
     return (
-        f"\n\nNOH is the policy after window {held['iteration']} of {last['iteration']} ({held['episodes']} of"
-        f" {runs['training']} runs), of those along the way the one with the lowest training loss at the end of"
+        f"\n\n{title}: the policy after update {held['iteration']} of {last['iteration']} ({held['episodes']} of"
+        f" {runs['training']} runs), of those along the way the one with the lowest {measured} loss at the end of"
         f" held-out runs: {held['val_loss']:.4f}, where the last one has {loss:.4f}. It took {runs['training']} runs of"
         f" training and {runs['selection']} of selection. The rate that it begins with, `scale` ="
-        f" {held['settings']['scale']:g}, was chosen by hand, by the constant rates of this table, so on the seeds that"
+        f" {settings['scale']:g}, was chosen by hand, by the constant rates of this table, so on the seeds that"
         " are reported."
     )
 
@@ -107,21 +112,21 @@ def table(lines: Lines, data: Sequence[str], budgets: Sequence[int]) -> list[lis
 
 def claims(lines: Lines, data: Sequence[str], budget: int, longer: int) -> list[Claim]:
     """The paper's claims, of figures it gives no numbers for, and others, and whether the means of these runs agree."""
-    rows = []
-    source = data[0]
-    for name, horizon in itertools.product(data, (budget, budget * longer)):
-        ours = reported(lines, name, "noh", horizon)
-        frozen = "NOH" if name == source else "frozen NOH"
+    rows, source = [], data[0]
+    for own, name, horizon in itertools.product(NOHS, data, (budget, budget * longer)):
+        ours = reported(lines, name, own, horizon)
+        if own != "noh" and ours is None:
+            continue  # what isn't in the paper is told where it was run
+        title = TITLES[own] if name == source else f"frozen {TITLES[own]}"
         for method in TITLES:
-            theirs = None if method == "noh" else reported(lines, name, method, horizon)
+            theirs = None if method in NOHS[NOHS.index(own) :] else reported(lines, name, method, horizon)
             if theirs is not None:
-                place = "not in it" if method in SCHEDULES or name != source else "section 3.1"
-                rows.append(compared(place, f"{name}, {horizon} steps: {frozen} below {TITLES[method]}", ours, theirs))
-        key = best(lines, source, "adam", budget)
-        there = finals(lines, name, "adam", horizon)
+                place = "section 3.1" if own == "noh" and method not in SCHEDULES and name == source else "not in it"
+                rows.append(compared(place, f"{name}, {horizon} steps: {title} below {TITLES[method]}", ours, theirs))
+        key, there = best(lines, source, "adam", budget), finals(lines, name, "adam", horizon)
         if name != source and key in there:
-            claim = f"{name}, {horizon} steps: frozen NOH below Adam at {source}'s best rate, {key[0]:g}"
-            rows.append(compared("section 3.2", claim, ours, there[key]))
+            claim = f"{name}, {horizon} steps: {title} below Adam at {source}'s best rate, {key[0]:g}"
+            rows.append(compared("section 3.2" if own == "noh" else "not in it", claim, ours, there[key]))
     return rows
 
 
@@ -142,10 +147,11 @@ def compared(place: str, claim: str, losses: Array | None, theirs: Array) -> Cla
 
 
 def draw(lines: Lines, data: Sequence[str], budget: int) -> Figure:
-    """The paper's figure 3: losses above, rates of single parameters under NOH below."""
-    figure, axes = panels(2, len(data), dpi=80)
+    """The paper's figure 3: losses above, rates of single parameters, or layers, under NOH below."""
+    learned = [method for method in NOHS if lines.where(method=method)]
+    figure, axes = panels(1 + len(learned), len(data), dpi=80)
     for i, name in enumerate(data):
-        losses, rates = axes[:, i]
+        losses, *rates = axes[:, i]
         for colour, (method, title) in zip(COLOURS, TITLES.items(), strict=False):
             key = TUNED if method in SCHEDULES else best(lines, name, method, budget)
             runs = lines.where(data=name, method=method, alpha0=key[0], beta=key[1], budget=budget) if key else []
@@ -154,10 +160,11 @@ def draw(lines: Lines, data: Sequence[str], budget: int) -> Figure:
         losses.set(title=name, yscale="log", ylabel="training loss")
         if losses.lines:
             losses.legend(fontsize=7)
-        for run in lines.where(data=name, method="noh", seed=0):
-            for curve in run["rates"]:
-                rates.plot(EVERY * np.arange(len(curve)), curve, linewidth=0.8)
-        rates.set(xlabel="inner steps", ylabel="rates of NOH", yscale="log")
+        for own, method in zip(rates, learned, strict=True):
+            for run in lines.where(data=name, method=method, seed=0):
+                for curve in run["rates"]:
+                    own.plot(EVERY * np.arange(len(curve)), curve, linewidth=0.8)
+            own.set(xlabel="inner steps", ylabel=f"rates of {TITLES[method]}", yscale="log")
     return figure
 
 

@@ -13,7 +13,7 @@ import pytest
 import fu2017
 from flow import Claim, Lines
 from fu2017 import SCALES, Fu2017, Run, Settings, agent_of, task_of, trained, wanted
-from fu2017_report import best, claims, compared, finals, policy, reported, table
+from fu2017_report import TITLES, best, claims, compared, finals, policy, reported, table
 from lrenv.agents.hypergradient.descent import adam_hd
 from lrenv.agents.schedules.agent import constant
 from lrenv.data import DataMissing
@@ -63,7 +63,7 @@ def test_every_run_is_wanted_once() -> None:
     for scale in SCALES.values():
         everything = [run for data in scale.data for batch in wanted(data, scale) for run in batch]
         assert len(set(everything)) == len(everything)
-        for method in ("adam", "noh", "linear", "cosine"):
+        for method in ("adam", *scale.policies, "linear", "cosine"):
             assert {run.data for run in everything if run.method == method} == set(scale.data)
 
 
@@ -95,11 +95,11 @@ def test_a_schedule_is_tuned_on_seeds_of_its_own_and_ends_with_the_run(tmp_path:
 
 
 def test_results_say_which_policy_noh_is(tmp_path: Path) -> None:
-    text = policy(Path(fu2017.__file__).parent / "results" / "fu2017" / "noh")
-    assert "after window 24 of 40 (3 of 5 runs)" in text
+    text = policy(Path(fu2017.__file__).parent / "results" / "fu2017" / "noh", "NOH")
+    assert "NOH: the policy after update 24 of 40 (3 of 5 runs)" in text
     assert "0.1938, where the last one has 0.2629" in text
     assert "5 runs of training and 40 of selection" in text
-    assert not policy(tmp_path)
+    assert not policy(tmp_path, "NOH")
 
 
 def made_up(path: Path) -> Lines:
@@ -139,8 +139,22 @@ def test_claims_follow_the_means(tmp_path: Path) -> None:
     assert (own.paper, own.ours) == ("not in it", "2.0100 against 3.0100; lower on 2 of 2 seeds")
     transfer = rows["b, 200 steps: frozen NOH below Adam at a's best rate, 0.03"]
     assert (transfer.paper, transfer.ours) == ("section 3.2", "2.0100 against inf; lower on 2 of 2 seeds")
-    first, *others, last = table(lines, ["a"], [100])[0][2:]
-    assert (first, last, {*others}) == ("1.2100 ± 0.0100 (0.03)", "1.1100 ± 0.0100", {""})
+    cells = dict(zip(TITLES, table(lines, ["a"], [100])[0][2:], strict=True))
+    told = {method: cell for method, cell in cells.items() if cell}
+    assert told == {"adam": "1.2100 ± 0.0100 (0.03)", "noh": "1.1100 ± 0.0100"}
+
+
+def test_what_whole_runs_teach_is_compared_with_all_others(tmp_path: Path) -> None:
+    lines = made_up(tmp_path / "runs.jsonl")
+    for data, loss in (("a", 0.1), ("b", 4.0)):
+        for seed in range(2):
+            run = Run(data, "noh-layers", 0.0, 0.0, seed, 200)
+            lines.add(asdict(run) | {"loss": [loss + 0.02 * seed] * 4, "rate": [], "rates": []})
+    rows = {row.claim: row for row in claims(lines, ["a", "b"], 100, 2) if TITLES["noh-layers"] in row.claim}
+    own = rows["a, 100 steps: NOH per layer, by whole runs below NOH"]
+    assert (own.paper, own.ours, own.holds) == ("not in it", "0.1100 against 1.1100; lower on 2 of 2 seeds", "yes")
+    assert rows["b, 200 steps: frozen NOH per layer, by whole runs below NOH"].holds == "no"
+    assert "b, 100 steps: frozen NOH per layer, by whole runs below Adam at a's best rate, 0.03" in rows
 
 
 def test_an_unfinished_comparison_counts_the_seeds_that_there_are() -> None:
@@ -160,7 +174,7 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyP
     shutil.copytree(whole.out, broken.out)
     kept = text.splitlines(keepends=True)
     (broken.out / "runs.jsonl").write_text("".join(kept[:4]) + kept[4][:30])
-    monkeypatch.setattr(fu2017.NOHTraining, "iterate", lambda self: pytest.fail("the policies are trained already"))
+    monkeypatch.setattr(fu2017.LSTMTraining, "_descend", lambda self: pytest.fail("the policies are trained already"))
     Fu2017(broken).run()
     assert Lines(broken.out / "runs.jsonl", KEY).where() == Lines(whole.out / "runs.jsonl", KEY).where()
     assert (broken.out / "results.md").read_text() == (whole.out / "results.md").read_text()
