@@ -100,7 +100,7 @@ def test_missing_metadata(path: Path, missing: str) -> None:
         ("universal-policy", "architecture.hidden", (0, 5, 10**9)),
         ("universal-policy", "architecture.layers", (True, 0)),
         ("universal-policy", "numbers", ([], ["log_warmup"], 3)),
-        ("universal-policy", "policy", (1, 3, None)),
+        ("universal-policy", "policy", (2, 4, None)),
         ("universal-policy", "architecture.horizon", (False, "yes")),
     ],
 )  # fmt: skip

@@ -8,9 +8,10 @@ seen at a decision, x_k, the rate of layer k is
     c_k <- c_k / 2 + log(10) / 2 tanh(v . (x_k, c_k) + d + perceptron(x_k, c_k))
 
 The peak is a power law in what is known before the first step. Of optimizers that scale gradients, with the batch size
-B, the number K of layers, and the root mean square W of the untrained weights,
+B, the number K of layers, and the size W of the untrained weights, which is the geometric mean over layers of the root
+mean square of a layer's n_k weights, each counting with the root of n_k,
 
-    log peak = a_0 + a_1 log(B / 32) + a_2 log(T / 400) + a_3 log(W / 0.1) + a_4 log(K / 4),    peak <= 0.1;
+    log peak = a_0 + a_1 log(B / 32) + a_2 log(W / 0.1) + a_3 log(K / 4),    peak <= 0.1;
 
 of the others, with the momentum m, the loss L_0 of the untrained network on the first batch, and its gradients g_k
 there,
@@ -18,18 +19,20 @@ there,
     log peak = b_0 + b_1 log(B / 32) + b_2 log(T / 400) + b_3 log((1 - m) / 0.1) + b_4 log(L_0 / G) - log L_0,
     G = max_k norm(g_k) / norm(w_k).
 
-A loss that is multiplied by a constant has its rates of SGD divided by it, as they have to be.
+A loss that is multiplied by a constant has its rates of SGD divided by it, as they have to be. Weights that are divided
+by a constant, in a network that multiplies them by it again, have their rates of Adam divided by it.
 
 The ceiling h of the guard is infinite at first. In the first 30 % of the budget it falls where the last interval, of N
 steps and with the rate r (without decay and correction), has shown that r was too high. Either both the first and the
 last layer have moved by more than 0.2 sqrt(N) times the length of their weights before it, the one that moved less by u
-times; or the training loss relative to that of the first batch, plus 0.3 and smoothed over ten steps (the logarithm of
-it), has risen to 1.6 times its lowest value, so far or since the last fall:
+times; or the training loss relative to that of the first batch, plus 0.3 and smoothed over ten steps, or over 320
+examples if that is longer (the logarithm of it), has risen to 1.6 times its lowest value, so far or since the last fall:
 
     h <- log r - log(u / (0.2 sqrt(N))),    h <- min(h, log r) - log 3.
 
-The exponents of an untrained policy (`PEAK` in `policy.py`) are those with the least regret on 600 drawn tasks
-(`benchmarks/drawn_peaks.py`), w = 0.15 and q = 1, a warm-up and a linear decay; the correction is 0. **That is the
+The exponents of an untrained policy (`PEAK` in `policy.py`) are near those with the least regret on 600 drawn tasks
+(`benchmarks/drawn_peaks.py`), but that of W, which is 1, and with which W was chosen on tasks whose layers are scaled
+(`benchmarks/drawn_layers.py`); w = 0.15 and q = 1, a warm-up and a linear decay; the correction is 0. **That is the
 agent `universal`.** Its warm-up and its guard were chosen on 200 drawn tasks, with peaks that are right, and 4 and 16
 times as high (`benchmarks/drawn_guards.py`).
 
@@ -37,7 +40,7 @@ A policy that doesn't know T has the peak for T = 400, min(1, t / 10) in the pla
 in that of the decay, with t in the middle of the interval and q = 1/2, and its guard watches throughout. Untrained,
 **that is the agent `universal-anytime`** (`benchmarks/drawn_anytime.py`).
 
-Trainings begin there, and learn exponents, e, w, q, v and d, 27 numbers theta by default; there can be a perceptron.
+Trainings begin there, and learn exponents, e, w, q, v and d, 26 numbers theta by default; there can be a perceptron.
 What is seen are losses relative to the first one and their scatter, how far the first and the last layer move relative
 to their weights and in which direction, and the time; nothing of it needs validation data. Policies that see gradients
 also have, per layer, the cosine of a gradient and the direction of the step before it, and the layer's share of the
@@ -56,7 +59,7 @@ Limits: what `universal` is worth, and that three trainings have added nothing t
 The guard sees a rate that is too high after it was taken, so what an interval has ruined stays ruined; and nothing
 raises a peak that is too low, nor a ceiling. Networks of one layer are guarded by their losses alone, for linear models
 often begin at zero, and then move far whatever the rate. The guard takes a rate for too high that isn't, where both the
-first and the last layer begin far smaller than usual, and where batches of very few examples make losses scatter. Runs
+first and the last layer begin far smaller than usual and move far at any rate. Runs
 that are longer, larger or of another optimizer than drawn tasks are outside of what its exponents were fitted to.
 
 To read in this order: `policy.py` (the equations above), `agent.py`, `training.py`, `settings.py`.

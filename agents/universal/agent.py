@@ -20,7 +20,7 @@ from lrenv.controllers.controller_file import ControllerFileError, TensorSpec
 from lrenv.envs.actions import BOUNDS
 
 NAME = "universal-policy"
-VERSION = 2
+VERSION = 3
 """Of the policy, whose numbers theta are differences from those of an untrained one: other numbers there, or another
 guard, are another version."""
 METADATA = schema.record(

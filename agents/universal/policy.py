@@ -42,11 +42,13 @@ PEAK = {
     "sgd": {"one": math.log(0.07), "batch_size": 0.35, "budget": -0.25, "kept": 1.0, "gradient": 0.6},
 }
 """Family of optimizers -> the a_i, or b_i, of an untrained policy, where trainings begin: rounded from what
-`benchmarks/drawn_peaks.py` finds on tasks for training. A momentum of m makes steps 1 / (1 - m) times as long. A policy
-that doesn't know the budget has the peak of 400 steps."""
+`benchmarks/drawn_peaks.py` finds on tasks for training, but that of Adam's `weight_size`, which is 1, so that weights
+may be scaled. A momentum of m makes steps 1 / (1 - m) times as long. A policy that doesn't know the budget has the peak
+of 400 steps."""
 HIGHEST = {"adaptive": 0.1, "sgd": 10.0}
-"""Family -> the highest peak. Adam moves a weight by about the rate at each step; with this bound the regret on tasks
-for design is lower (`benchmarks/drawn_peaks.py`). 10 is what environments allow."""
+"""Family -> the highest peak. Adam moves a weight by about the rate at each step, so that far from what the exponents
+were fitted to a bound is safer; on tasks for design it makes little difference (`benchmarks/drawn_peaks.py`). 10 is
+what environments allow."""
 USUAL = {"batch_size": 32.0, "budget": 400.0, "kept": 0.1, "weight_size": 0.1, "layers": 4.0, "gradient": 1.0}
 """Where the logarithms are 0."""
 FARTHEST = 6.0
