@@ -9,6 +9,9 @@ TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 # Slow tests of what people take home: trainers of other libraries, examples, the notebook, several processes.
 HOME_TESTS = tests/test_examples.py tests/test_home_processes.py tests/test_home_trainers.py tests/test_home_unseen.py
 
+# RLlib's own extra pins an older Gymnasium than lrenv asks for, and works with this one.
+RLLIB = ray dm-tree lz4 msgpack ormsgpack pandas pyarrow tensorboardX wrapt
+
 .PHONY: help demo test test-slow test-home soak check format bench wheel figure docs clean
 
 help:  ## lists these targets
@@ -27,8 +30,9 @@ test: $(INSTALLED)  ## runs all but the slow tests
 test-slow: $(INSTALLED)  ## runs the slow tests
 	$(TEST) -m slow
 
-test-home: $(INSTALLED)  ## installs Lightning, transformers, Optuna, torchrl and Jupyter, and runs the slow tests that need them
+test-home: $(INSTALLED)  ## installs Lightning, transformers, Optuna, RLlib, torchrl and Jupyter, and runs the slow tests that need them
 	$(BIN)/pip install --quiet --editable '.[examples]'
+	$(BIN)/pip install --quiet --no-deps $(RLLIB)
 	$(TEST) -m slow $(HOME_TESTS)
 
 soak: $(INSTALLED)  ## makes 100,000 random decisions over all embedded tasks, in memory that stays flat; a quarter of an hour
