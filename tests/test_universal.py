@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_decisions_against_a_second_rendering(architecture: Architecture, optimi
             signals = {name: float(x[i]) for name, x in policy.signals(architecture, step.observation).items()}
             moved = 10 ** signals["first_update"], 10 ** signals["last_update"]
             progress = signals.get("progress")
-            guards[i].see(10 ** signals["train_fall"], moved, reached[i], 4, 64, progress)
+            guards[i].see(10 ** signals["train_fall"], moved, reached[i], 4, 64, 4 * number, progress)
             peak = peak_of(exponents_of(architecture, theta[i], family), family, signals, budget)
             warmed_up = reference.warmed_up(learned, peak, 4 * number, 4, budget)
             reached[i] = min(warmed_up, guards[i].ceiling)
@@ -158,11 +159,13 @@ def seen_by_the_guard(
     progress: float,
     steps: int = 4,
     batch: int = 32,
+    taken: int = 4,
 ) -> dict[str, Tensor]:
     """Signals (1, 1) of an interval, with decimal logarithms of the loss and of how far both layers moved."""
     first, last = moved
     named = {"train_fall": fall, "first_update": first, "last_update": last, "steps_per_decision": math.log10(steps)}
     named |= {"first_loss": 0.3, "layers": math.log10(3), "batch_size": math.log10(batch)}
+    named |= {"steps": math.log10(1 + taken)}
     named |= {"progress": progress} if architecture.horizon else {}
     return {name: torch.tensor([[value]], dtype=F64) for name, value in named.items()}
 
@@ -178,9 +181,17 @@ def test_the_guard_against_a_second_rendering(architecture: Architecture, interv
         fall, rate = rng.normal(-0.2, 0.5), rng.uniform(0.1, 1)
         first, last = np.minimum(rng.normal(-0.1, 0.6, 2) + math.log10(interval) / 2, rng.uniform(-0.05, 0.1, 2))
         progress = number / 60 if architecture.horizon else 0.0
-        seen = seen_by_the_guard(architecture, fall, (first, last), progress, interval, batch)
+        seen = seen_by_the_guard(architecture, fall, (first, last), progress, interval, batch, interval * number)
         memory = policy.GUARD(memory._replace(reached=zero + math.log(rate)), seen)
-        guard.see(10**fall, (10**first, 10**last), rate, interval, batch, progress if architecture.horizon else None)
+        guard.see(
+            10**fall,
+            (10**first, 10**last),
+            rate,
+            interval,
+            batch,
+            interval * number,
+            progress if architecture.horizon else None,
+        )
         found = [float(x) for x in (memory.ceiling.exp(), memory.loss, memory.lowest)]
         np.testing.assert_allclose(found, (guard.ceiling, guard.loss, guard.lowest), rtol=1e-9, atol=1e-12)
         ceilings.append(found[0])
@@ -235,6 +246,25 @@ def test_a_last_layer_that_begins_small_costs_nothing(
     assert guarded < 1.3 * evaluate(make_agent("universal"), task, range(3), device="cpu").final_test_loss.mean()
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+def test_linear_models_may_begin_at_0(optimizer: str) -> None:
+    """Their weights then say nothing of how large rates may be."""
+
+    def network(shape: Any, classes: int) -> torch.nn.Module:
+        net = mlp()(shape, classes)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter *= 0
+        return net
+
+    task = make_task("digits-logreg", budget=200, interval=4, optimizer=optimizer)
+    usual, zero = (
+        evaluate(make_agent("universal"), each, range(3), device="cpu").final_test_loss.mean()
+        for each in (task, replace(task, network=network))
+    )
+    assert zero < 1.3 * usual
+
+
 def test_the_guard_saves_runs_whose_peak_is_too_high(monkeypatch: pytest.MonkeyPatch) -> None:
     """By SGD, at four times the peak of the power law, where without a guard all runs end as they began."""
     task, architecture = make_task("digits-mlp", budget=200, interval=4, optimizer="momentum"), Architecture()
@@ -263,19 +293,42 @@ def test_rates_of_sgd_are_divided_by_what_a_loss_is_multiplied_by(factor: float)
         torch.testing.assert_close(times, expected * once, rtol=1e-9, atol=0)
 
 
-def test_what_is_not_like_any_training_does_not_move_the_peak_further() -> None:
-    """A loss of 0 or less, and a gradient of 0, say nothing; powers are of at most exp(6) and at least exp(-6)."""
+def peaks_of(optimizer: str, seen: dict[str, list[float]]) -> list[float]:
+    """The logarithms of the peaks where signals have these values in the place of their own."""
     architecture = Architecture()
-    _, step = episode_of(architecture, optimizer="momentum", momentum=0.9).reset([0])
+    _, step = episode_of(architecture, optimizer=optimizer, momentum=0.9).reset([0])
     assert isinstance(step.observation, dict)
-    peaks = []
-    for loss, gradient in ((0.0, -12.0), (-12.0, -12.0), (-12.0, -5.0), (0.0, 9.0)):
-        seen = step.observation | {"untrained": torch.tensor([[loss, gradient, -1.0, 0.5]], dtype=F64)}
-        signals = policy.signals(architecture, seen)
-        peaks.append(float(policy.power_law(architecture, torch.zeros(1, len(architecture.exponents)), signals)))
-    high, same, again, low = peaks
-    assert high == same == again
+    found = policy.signals(architecture, step.observation)
+    found |= {name: torch.tensor(values, dtype=F64)[:, None] for name, values in seen.items()}
+    number = max(len(x) for x in found.values())
+    found = {name: x.expand(number, 1) for name, x in found.items()}
+    peaks: list[float] = policy.power_law(architecture, torch.zeros(number, len(architecture.exponents)), found)[
+        :, 0
+    ].tolist()
+    return peaks
+
+
+def test_what_is_not_like_any_training_does_not_move_the_peak_further() -> None:
+    """Powers are of at most exp(6) and at least exp(-6), and of batches of at most 256."""
+    losses, gradients = [0.0, 0.0, 0.0], [-11.0, -5.0, 9.0]
+    high, same, low = peaks_of("momentum", {"first_loss": losses, "relative_gradient": gradients})
+    assert high == same
     assert high - low == pytest.approx(2 * policy.FARTHEST * PEAK["sgd"]["gradient"])
+    for optimizer in ("momentum", "adam"):
+        small, large, larger = peaks_of(optimizer, {"batch_size": [math.log10(b) for b in (32, 256, 4096)]})
+        assert small < large == larger
+
+
+def test_what_says_nothing_counts_as_usual() -> None:
+    """Weights of 0, such as those of a linear model, and a first loss of 0 or less."""
+    nothing, usual = peaks_of("adam", {"weight_size": [UNTRAINED["weight_size"].low, -1.0]})
+    assert nothing == pytest.approx(usual)
+    low = UNTRAINED["relative_gradient"].low
+    for loss in (0.0, 2.0):
+        nothing, usual = peaks_of("momentum", {"first_loss": [loss, loss], "relative_gradient": [low, loss]})
+        assert nothing == pytest.approx(usual)
+    no_loss, one = peaks_of("momentum", {"first_loss": [UNTRAINED["first_loss"].low, 0.0]})
+    assert no_loss == one
 
 
 def test_peaks_of_optimizers_that_scale_gradients_have_a_bound() -> None:

@@ -9,14 +9,14 @@ seen at a decision, x_k, the rate of layer k is
 
 The peak is a power law in what is known before the first step. Of optimizers that scale gradients, with the batch size
 B, the number K of layers, and the size W of the untrained weights, which is the geometric mean over layers of the root
-mean square of a layer's n_k weights, each counting with the root of n_k,
+mean square of a layer's n_k weights, each counting with the root of n_k (`lrenv.training.dynamics.Untrained`),
 
-    log peak = a_0 + a_1 log(B / 32) + a_2 log(W / 0.1) + a_3 log(K / 4),    peak <= 0.1;
+    log peak = a_0 + a_1 log(min(B, 256) / 32) + a_2 log(W / 0.1) + a_3 log(K / 4),    peak <= 0.1;
 
 of the others, with the momentum m, the loss L_0 of the untrained network on the first batch, and its gradients g_k
 there,
 
-    log peak = b_0 + b_1 log(B / 32) + b_2 log(T / 400) + b_3 log((1 - m) / 0.1) + b_4 log(L_0 / G) - log L_0,
+    log peak = b_0 + b_1 log(min(B, 256) / 32) + b_2 log(T / 400) + b_3 log((1 - m) / 0.1) + b_4 log(L_0 / G) - log L_0,
     G = max_k norm(g_k) / norm(w_k).
 
 A loss that is multiplied by a constant has its rates of SGD divided by it, as they have to be. Weights that are divided
@@ -25,10 +25,12 @@ by a constant, in a network that multiplies them by it again, have their rates o
 The ceiling h of the guard is infinite at first. In the first 30 % of the budget it falls where the last interval, of N
 steps and with the rate r (without decay and correction), has shown that r was too high. Either both the first and the
 last layer have moved by more than 0.2 sqrt(N) times the length of their weights before it, the one that moved less by u
-times; or the training loss relative to that of the first batch, plus 0.3 and smoothed over ten steps, or over 320
-examples if that is longer (the logarithm of it), has risen to 1.6 times its lowest value, so far or since the last fall:
+times; or the training loss relative to that of the first batch, plus 0.3 and smoothed (the logarithm of it), has risen
+to 1.6 times its lowest value, so far or since the last fall:
 
     h <- log r - log(u / (0.2 sqrt(N))),    h <- min(h, log r) - log 3.
+
+It is smoothed over 320 examples, or all so far if they are fewer, but over ten steps at least.
 
 The exponents of an untrained policy (`PEAK` in `policy.py`) are near those with the least regret on 600 drawn tasks
 (`benchmarks/drawn_peaks.py`), but that of W, which is 1, and with which W was chosen on tasks whose layers are scaled

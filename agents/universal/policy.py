@@ -51,6 +51,8 @@ were fitted to a bound is safer; on tasks for design it makes little difference 
 what environments allow."""
 USUAL = {"batch_size": 32.0, "budget": 400.0, "kept": 0.1, "weight_size": 0.1, "layers": 4.0, "gradient": 1.0}
 """Where the logarithms are 0."""
+LARGEST_BATCH = 256
+"""Larger batches count as this: drawn tasks have none, and the best rate of large batches hardly grows any more."""
 FARTHEST = 6.0
 """The logarithms are clipped here, at 400 times or a 400th of what is usual: drawn tasks have nothing beyond."""
 WARMUP, WARMUP_STEPS = 0.15, 10.0
@@ -156,7 +158,8 @@ class Guard:
         watched: the part of the budget in which the ceiling may fall: while the rate is high. Later rises of the loss
             have other reasons. A policy that doesn't know the budget has its guard throughout.
         averaged: the steps over which training losses are averaged at least, where an interval is shorter.
-        examples: the examples over which they are averaged at least: those of small batches scatter.
+        examples: the examples over which they are averaged at least, once there were so many: those of small batches
+            scatter.
         offset: what is added to training losses, which are relative to the first one: small ones scatter by large
             factors.
         rise: the factor above the lowest of these sums, so far or since the last fall, from which on the rate falls.
@@ -183,7 +186,8 @@ class Guard:
         steps: Tensor = 10 ** seen["steps_per_decision"]
         watched = seen["progress"] <= self.watched if "progress" in seen else torch.ones_like(steps, dtype=torch.bool)
         now = torch.log((10 ** seen["train_fall"] + self.offset) / (1 + self.offset))
-        averaged = (self.examples / 10 ** seen["batch_size"]).clamp(min=self.averaged)
+        taken = 10 ** seen["steps"] - 1
+        averaged = torch.minimum(self.examples / 10 ** seen["batch_size"], taken).clamp(min=self.averaged)
         loss = memory.loss + (1 - torch.exp(-steps / averaged)) * (now - memory.loss)
         lowest = torch.minimum(memory.lowest, loss)
         rises = watched & (loss > lowest + _log(self.rise)) & (seen["first_loss"] > UNTRAINED["first_loss"].low)
@@ -309,8 +313,13 @@ def logarithms(seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Args:
         seen: the signals.
     """
-    decimal = {name: seen[name] for name in ("batch_size", "kept", "weight_size", "layers")}
+    decimal = {name: seen[name] for name in ("batch_size", "kept", "layers")}
+    decimal["batch_size"] = decimal["batch_size"].clamp(max=math.log10(LARGEST_BATCH))
+    decimal["weight_size"] = seen["weight_size"]
     decimal["gradient"] = first_loss(seen) - seen["relative_gradient"]
+    for name, source in (("weight_size", "weight_size"), ("gradient", "relative_gradient")):
+        nothing = seen[source] <= UNTRAINED[source].low  # as of a linear model whose weights are 0
+        decimal[name] = decimal[name].masked_fill(nothing, math.log10(USUAL[name]))
     if "steps_in_all" in seen:
         decimal["budget"] = seen["steps_in_all"]
     found = {name: x * math.log(10) - math.log(USUAL[name]) for name, x in decimal.items()}

@@ -33,6 +33,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+LEAST_SIZE = 0.01
+"""The least that a layer's weights count as in `Untrained.weight_size`, as a part of the largest layer's."""
+
 
 class Dynamics(NamedTuple):
     """How the training of n trainees goes, measured once per decision; every leaf is (n,)."""
@@ -83,9 +86,10 @@ class Untrained(NamedTuple):
     def of(cls, gradient_squares: Tensor, weight_squares: Tensor, sizes: Sequence[int]) -> Untrained:
         """Returns them for networks of K layers.
 
-        A layer counts in the mean of sizes with the square root of its number of weights: with the number itself, one
-        large layer, such as an embedding, would speak for all; without it, the gains of a norm would say as much as a
-        matrix.
+        A layer counts in the mean of sizes with the square root of its number of weights. With the number itself, one
+        large layer, such as an embedding, would outweigh all others; without it, the gains of a norm would say as much
+        as a matrix. Layers that begin near 0, as some do at 0, say nothing of the scale of weights, and count with a
+        part `LEAST_SIZE` of the largest layer's.
 
         Args:
             gradient_squares: (n, K), the sum of squares for each layer.
@@ -93,12 +97,14 @@ class Untrained(NamedTuple):
             sizes: weights of each layer.
         """
         still = weight_squares == 0
-        squares = weight_squares.masked_fill(still, 1)
-        ratio = (gradient_squares / squares).masked_fill(still, 0).amax(1).sqrt()
-        numbers = squares.new_tensor(sizes)
+        ratio = gradient_squares / weight_squares.masked_fill(still, 1)
+        numbers = weight_squares.new_tensor(sizes)
+        squares = weight_squares / numbers.clamp(min=1)
+        largest = squares.amax(1, keepdim=True)
+        bounded = torch.maximum(squares, LEAST_SIZE**2 * largest).masked_fill(largest == 0, 1)
         counts = numbers.sqrt().masked_fill(still, 0)
-        log_size = (counts * (squares / numbers).log() / 2).sum(1) / counts.sum(1).clamp(min=1)
-        return cls(ratio, log_size.exp().masked_fill(still.all(1), 0))
+        log_size = (counts * bounded.log()).sum(1) / 2 / counts.sum(1).clamp(min=1)
+        return cls(ratio.masked_fill(still, 0).amax(1).sqrt(), log_size.exp().masked_fill(still.all(1), 0))
 
 
 class Trained(NamedTuple):

@@ -51,7 +51,7 @@ class Guard:
         self.ceiling, self.loss, self.lowest = math.inf, 0.0, 0.0
 
     def see(
-        self, loss: float, moved: tuple[float, float], last_rate: float, interval: int, batch_size: int,
+        self, loss: float, moved: tuple[float, float], last_rate: float, interval: int, batch_size: int, taken: int,
         progress: float | None, farthest: float = 0.2, rise: float = 1.6, fall: float = 1 / 3, watched: float = 0.3,
         offset: float = 0.3,
     ) -> None:  # fmt: skip
@@ -63,6 +63,7 @@ class Guard:
             last_rate: of the interval, without decay and correction.
             interval: N.
             batch_size: B.
+            taken: the steps so far, with those of the interval.
             progress: the part of the budget that is over; None if it isn't known.
             farthest: to move in one step.
             rise: of the loss that is too much.
@@ -70,7 +71,7 @@ class Guard:
             watched: the part of the budget in which anything is done.
             offset: of losses.
         """
-        kept = math.exp(-interval / max(10, 320 / batch_size))
+        kept = math.exp(-interval / max(10, min(320 / batch_size, taken)))
         now = math.log((loss + offset) / (1 + offset))
         self.loss = kept * self.loss + (1 - kept) * now
         self.lowest = min(self.lowest, self.loss)
