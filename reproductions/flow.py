@@ -94,6 +94,10 @@ Chosen = TypeVar("Chosen", bound=Settings)
 Outer = TypeVar("Outer", bound=OuterSettings)
 
 
+LINES = "runs.jsonl"
+"""The file of a folder of results that has them line by line."""
+
+
 class Lines:
     """Results in a file, one per line as JSON, under the values of some of their fields.
 
@@ -176,7 +180,7 @@ class Reproduction(ABC, Generic[Chosen, Name]):
         self.settings = settings
         self.scale = self.scales[settings.scale]
         self.out = settings.out
-        self.lines = Lines(self.out / "runs.jsonl", [field.name for field in fields(self.name)])
+        self.lines = Lines(self.out / LINES, [field.name for field in fields(self.name)])
         self.deadline = time.monotonic() + settings.seconds
         self.status: Callable[[str], None] = lambda text: None
         others = {line["scale"] for line in self.lines.where() if "scale" in line} - {settings.scale}

@@ -25,23 +25,28 @@ TITLE = "## All claims\n"
 """What follows it in README.md is drawn."""
 
 
-ALL: tuple[tuple[Any, type[Settings], dict[str, str]], ...] = (
-    (xu2019.Xu2019, xu2019.Settings, {"xu2019": "gpu", "xu2019_cpu": "cpu"}),
-    (baydin2018.Baydin2018, baydin2018.Settings, {"baydin2018": "cpu"}),
-    (fu2017.Fu2017, fu2017.Settings, {"fu2017": "cpu"}),
-    (metz2019.Metz2019, metz2019.Settings, {"metz2019": "cpu"}),
-    (metz2019_hypergradients.Hypergradients, metz2019_hypergradients.Settings, {"metz2019_hypergradients": "cpu"}),
-    (micaelli2021.Micaelli2021, micaelli2021.Settings, {"micaelli2021": "cpu"}),
+CPU = {"scale": "cpu"}
+ALL: tuple[tuple[Any, type[Settings], dict[str, dict[str, Any]]], ...] = (
+    (
+        xu2019.Xu2019,
+        xu2019.Settings,
+        {"xu2019": {"scale": "gpu"}, "xu2019_cpu": CPU | {"beside": RESULTS / "xu2019"}},
+    ),
+    (baydin2018.Baydin2018, baydin2018.Settings, {"baydin2018": CPU}),
+    (fu2017.Fu2017, fu2017.Settings, {"fu2017": CPU}),
+    (metz2019.Metz2019, metz2019.Settings, {"metz2019": CPU}),
+    (metz2019_hypergradients.Hypergradients, metz2019_hypergradients.Settings, {"metz2019_hypergradients": CPU}),
+    (micaelli2021.Micaelli2021, micaelli2021.Settings, {"micaelli2021": CPU}),
 )
-"""Reproduction, its settings, and the scale of the results in each of its folders."""
+"""Reproduction, its settings, and those of the results in each of its folders."""
 
 
 def committed() -> list[Reproduction[Any, Any]]:
     """The reproductions whose lines are committed."""
     return [
-        kind(settings(scale=scale, out=RESULTS / name))
+        kind(settings(out=RESULTS / name, **own))
         for kind, settings, folders in ALL
-        for name, scale in folders.items()
+        for name, own in folders.items()
         if (RESULTS / name / "runs.jsonl").exists()
     ]
 

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import flow
-from flow import Lines, Report, Reproduction, Result, command, cut, short, told
+from flow import LINES, Lines, Report, Reproduction, Result, command, cut, short, told
 from lrenv.agents import Agent
 from lrenv.agents.outer.folder import Folder
 from lrenv.agents.ppo.agent import PPOController
@@ -82,6 +82,8 @@ class Settings(flow.Settings):
     """Only these: schedules, and controllers such as ours-mlp or paper-lstm."""
     episodes: int | None = None
     """Of each training, instead of the scale's; one that is interrupted can be ended sooner so."""
+    beside: Path | None = None
+    """Another folder of results, whose whole runs of schedules stand in the claims where this one has none."""
     again: bool = False
     """Make the reported runs once more and compare them with the lines."""
     device: str | None = None
@@ -200,7 +202,7 @@ class Xu2019(Reproduction[Settings, Piece]):
     """Controllers against schedules.
 
     Raises:
-        ValueError: an unknown network, data set or method.
+        ValueError: an unknown network, data set or method, or a folder without results.
     """
 
     paper, title = "Xu et al. 2019", "Learning an adaptive learning rate schedule"
@@ -215,6 +217,8 @@ class Xu2019(Reproduction[Settings, Piece]):
         ):
             if unknown := set(given) - set(known):
                 raise ValueError(f"--{name} {' '.join(sorted(unknown))}: this scale has {', '.join(known)}")
+        if settings.beside is not None and not (settings.beside / LINES).exists():
+            raise ValueError(f"--beside {settings.beside}: there is no {LINES}")
         super().__init__(settings)
 
     def runs(self) -> Iterator[list[Piece]]:
@@ -237,7 +241,8 @@ class Xu2019(Reproduction[Settings, Piece]):
 
     def report(self) -> Report:
         """Contests by row, shapes of schedules, levels, costs."""
-        return report(self.lines)
+        beside = self.settings.beside
+        return report(self.lines, None if beside is None else Lines(beside / LINES, list(Piece.__annotations__)))
 
     def run(self) -> None:
         """As every reproduction runs; or again, and compares.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -150,15 +150,25 @@ def spread(values: Array) -> str:
     return f"{mean:.4f} ({std:.4f})"
 
 
-def claims(found: list[Cell], setting: str) -> Iterator[Claim]:
-    """The paper's claims about controllers, for those of a setting."""
+def lacking(found: list[Cell], others: Lines | None) -> list[Cell]:
+    """Whole runs of schedules among other lines, for rows that have none of their own."""
+
+    def key(cell: Cell) -> tuple[str, ...]:
+        return cell.data, cell.network, cell.source, cell.method
+
+    own, theirs = {key(cell) for cell in found}, [] if others is None else cells(others)
+    return [c for c in theirs if c.method in SCHEDULES and c.version == Version() and key(c) not in own]
+
+
+def claims(found: list[Cell], setting: str, beside: Sequence[Cell] = ()) -> Iterator[Claim]:
+    """The paper's claims about controllers, for those of a setting; baselines may be beside what was found."""
     for cell in found:
         if not cell.method.startswith(f"{setting}-"):
             continue
         carried = cell.source != cell.data
         table, place = (TABLE2, "table 2") if carried else (TABLE1, "table 1")
-        for rival in found:
-            same = (rival.data, rival.network, rival.source) == (cell.data, cell.network, cell.source)
+        for rival in (*found, *beside):
+            same = all(getattr(rival, name) == getattr(cell, name) for name in ("data", "network", "source", "version"))
             if rival.method not in SCHEDULES or not same:
                 continue
             for metric, name in METRICS.items():
@@ -237,18 +247,22 @@ def costs(lines: Lines) -> Iterator[tuple[str, ...]]:
             yield f"{data} {network}", f"PPO ({method})", *numbers, told
 
 
-def report(lines: Lines) -> Report:
+def report(lines: Lines, others: Lines | None = None) -> Report:
     """Contests and courses in the paper's setting and in ours, levels, costs, figure1.png and figure2.png."""
     found = cells(lines)
+    beside = lacking(found, others)
     text = "\nMean (standard deviation) over runs, of the checkpoint with the lowest validation loss; baseline →"
     text += " controller. Holds: yes or no where Welch's t-test has p < 0.05, as the paper's asterisks; else level."
     text += " Published numbers stand beside whole rows only; the others are reduced, as the last column of the levels"
-    text += " says. Sizes of the paper's CNN are not given: `cnn` is LeNet-5, so levels differ.\n"
+    text += " says. Sizes of the paper's CNN are not given: `cnn` is LeNet-5, so levels differ."
+    if others is not None and beside:
+        text += f" Schedules that have no runs here have those of `{others.path.parent.name}`, on the same seeds."
+    text += "\n"
     header = ("row", "method", "settings", *METRICS.values(), "validation loss", "runs", "diverged", "version")
     text += f"\n## Levels\n\n{markdown(header, levels(lines, found))}"
     text += "\n## Costs\n\nRuns of tuning, and of training with its evaluations.\n\n"
     text += markdown(("row", "method", "episodes", "runs", "seconds", "on"), costs(lines))
-    rows = [row for setting in SETTINGS for row in (*claims(found, setting), *courses(found, setting))]
+    rows = [row for setting in SETTINGS for row in (*claims(found, setting, beside), *courses(found, setting))]
     return Report(rows, text, figures(found))
 
 

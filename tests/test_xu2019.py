@@ -342,6 +342,33 @@ def test_tables_of_fixed_results(tmp_path: Path) -> None:
     assert all("PPO (ours)" in row.claim for row in told.claims)
 
 
+def test_whole_runs_of_schedules_may_be_those_of_another_folder(tmp_path: Path) -> None:
+    """Where this one has none, and where its own runs are whole."""
+    row = {"data": "fashion-mnist", "network": "cnn", "source": "fashion-mnist"}
+    numbers = {"val_loss": [0.3, 0.31], "test_accuracy": [0.9, 0.9], "diverged": [False] * 2, "seeds": [0, 1]}
+    numbers |= {"curves": {name: [[0.01, 0.001]] * 2 for name in ("val_loss", "lr")}}
+    reduced = list(Version(size=14))
+    for folder, method, losses, version in (
+        ("there", "step", [0.3, 0.31], list(Version())),
+        ("there", "linear", [0.4, 0.41], reduced),
+        ("there", "cosine", [0.4, 0.41], list(Version())),
+        ("there", "ours-mlp", [0.1, 0.11], list(Version())),
+        ("here", "cosine", [0.5, 0.51], list(Version())),
+        ("here", "paper-mlp", [0.2, 0.22], list(Version())),
+        ("reduced", "paper-mlp", [0.2, 0.22], reduced),
+    ):
+        lines = Lines(tmp_path / folder / "runs.jsonl", KEY)
+        lines.add(asdict(Piece("report", method=method, **row)) | numbers | {"test_loss": losses, "version": version})
+    there, here, smaller = (Lines(tmp_path / name / "runs.jsonl", KEY) for name in ("there", "here", "reduced"))
+    told = report(here, there)
+    assert "have those of `there`" in told.text
+    losses = {claim.claim: claim.ours for claim in told.claims if "test loss" in claim.claim}
+    assert [text.partition(" →")[0] for text in losses.values()] == ["0.5050 (0.0071)", "0.3050 (0.0071)"]
+    assert not [claim for claim in report(smaller, there).claims if "better than" in claim.claim]
+    with pytest.raises(ValueError, match="there is no runs.jsonl"):
+        Xu2019(Settings(out=tmp_path / "out", beside=tmp_path / "nowhere"))
+
+
 def test_every_network_trains(tmp_path: Path) -> None:
     for network in ("cnn-tensorflow", "resnet"):
         version = Version(width=2, batch_size=20, budget=4, interval=2, val_examples=20)
