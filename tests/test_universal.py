@@ -178,25 +178,18 @@ def test_the_guard_against_a_second_rendering(architecture: Architecture, interv
     guard, memory, zero = reference.Guard(), fresh_memory(), torch.zeros(1, 1, dtype=F64)
     ceilings = []
     for number in range(60):
-        fall, rate = rng.normal(-0.2, 0.5), rng.uniform(0.1, 1)
+        fall, rate = rng.normal(1.2 * (number % 12 > 5) - 0.6, 0.5), rng.uniform(0.1, 1)
         first, last = np.minimum(rng.normal(-0.1, 0.6, 2) + math.log10(interval) / 2, rng.uniform(-0.05, 0.1, 2))
         progress = number / 60 if architecture.horizon else 0.0
-        seen = seen_by_the_guard(architecture, fall, (first, last), progress, interval, batch, interval * number)
+        seen = seen_by_the_guard(architecture, fall, (first, last), progress, interval, batch, interval * (number + 1))
         memory = policy.GUARD(memory._replace(reached=zero + math.log(rate)), seen)
-        guard.see(
-            10**fall,
-            (10**first, 10**last),
-            rate,
-            interval,
-            batch,
-            interval * number,
-            progress if architecture.horizon else None,
-        )
+        moved, taken = (10**first, 10**last), interval * (number + 1)
+        guard.see(10**fall, moved, rate, interval, batch, taken, progress if architecture.horizon else None)
         found = [float(x) for x in (memory.ceiling.exp(), memory.loss, memory.lowest)]
         np.testing.assert_allclose(found, (guard.ceiling, guard.loss, guard.lowest), rtol=1e-9, atol=1e-12)
         ceilings.append(found[0])
     changes = [number for number, (one, other) in enumerate(itertools.pairwise(ceilings)) if one != other]
-    assert len(changes) > 1
+    assert {"moved", "rose"} == set(guard.causes)
     assert all(number <= 18 for number in changes) is architecture.horizon
 
 
@@ -315,8 +308,14 @@ def test_what_is_not_like_any_training_does_not_move_the_peak_further() -> None:
     assert high == same
     assert high - low == pytest.approx(2 * policy.FARTHEST * PEAK["sgd"]["gradient"])
     for optimizer in ("momentum", "adam"):
-        small, large, larger = peaks_of(optimizer, {"batch_size": [math.log10(b) for b in (32, 256, 4096)]})
+        small, large, larger = peaks_of(optimizer, {"batch_size": [math.log10(b) for b in (255, 256, 4096)]})
         assert small < large == larger
+
+
+def test_weights_may_be_scaled() -> None:
+    """Adam's rates are as large then as the weights."""
+    large, small = peaks_of("adam", {"weight_size": [-1.0, -1.3]})
+    assert large - small == pytest.approx(0.3 * math.log(10))
 
 
 def test_what_says_nothing_counts_as_usual() -> None:

@@ -19,24 +19,27 @@ there,
     log peak = b_0 + b_1 log(min(B, 256) / 32) + b_2 log(T / 400) + b_3 log((1 - m) / 0.1) + b_4 log(L_0 / G) - log L_0,
     G = max_k norm(g_k) / norm(w_k).
 
-A loss that is multiplied by a constant has its rates of SGD divided by it, as they have to be. Weights that are divided
-by a constant, in a network that multiplies them by it again, have their rates of Adam divided by it.
+Layers whose root mean square is below a hundredth of the largest one are left out of W. Where all weights are 0, W
+counts as 0.1, and L_0 / G as 1. A loss that is multiplied by a constant has its rates of SGD divided by it, as they
+have to be. And as a_2 is 1 in an untrained policy, weights that are divided by a constant, in a network that multiplies
+them by it again, have their rates of Adam divided by it, up to the bound.
 
 The ceiling h of the guard is infinite at first. In the first 30 % of the budget it falls where the last interval, of N
 steps and with the rate r (without decay and correction), has shown that r was too high. Either both the first and the
 last layer have moved by more than 0.2 sqrt(N) times the length of their weights before it, the one that moved less by u
-times; or the training loss relative to that of the first batch, plus 0.3 and smoothed (the logarithm of it), has risen
-to 1.6 times its lowest value, so far or since the last fall:
+times; or the training loss l relative to that of the first batch has risen, which is told by
+
+    s <- s + (1 - exp(-N / max(10, min(320 / B, t)))) (log((l + 0.3) / 1.3) - s):
+
+exp(s) is 1.6 times its lowest value, so far or since the last fall. Then
 
     h <- log r - log(u / (0.2 sqrt(N))),    h <- min(h, log r) - log 3.
 
-It is smoothed over 320 examples, or all so far if they are fewer, but over ten steps at least.
-
 The exponents of an untrained policy (`PEAK` in `policy.py`) are near those with the least regret on 600 drawn tasks
-(`benchmarks/drawn_peaks.py`), but that of W, which is 1, and with which W was chosen on tasks whose layers are scaled
-(`benchmarks/drawn_layers.py`); w = 0.15 and q = 1, a warm-up and a linear decay; the correction is 0. **That is the
-agent `universal`.** Its warm-up and its guard were chosen on 200 drawn tasks, with peaks that are right, and 4 and 16
-times as high (`benchmarks/drawn_guards.py`).
+(`benchmarks/drawn_peaks.py`). That of W is 1, so that weights may be scaled, and W itself was chosen with a view to
+tasks whose layers are scaled (`benchmarks/drawn_layers.py`). w = 0.15 and q = 1 are a warm-up and a linear decay; the
+correction is 0. **That is the agent `universal`.** Its warm-up and its guard were chosen on 200 drawn tasks, with peaks
+that are right, and 4 and 16 times as high (`benchmarks/drawn_guards.py`).
 
 A policy that doesn't know T has the peak for T = 400, min(1, t / 10) in the place of the warm-up and (1 + t / 30)^-q
 in that of the decay, with t in the middle of the interval and q = 1/2, and its guard watches throughout. Untrained,
@@ -61,8 +64,9 @@ Limits: what `universal` is worth, and that three trainings have added nothing t
 The guard sees a rate that is too high after it was taken, so what an interval has ruined stays ruined; and nothing
 raises a peak that is too low, nor a ceiling. Networks of one layer are guarded by their losses alone, for linear models
 often begin at zero, and then move far whatever the rate. The guard takes a rate for too high that isn't, where both the
-first and the last layer begin far smaller than usual and move far at any rate. Runs
-that are longer, larger or of another optimizer than drawn tasks are outside of what its exponents were fitted to.
+first and the last layer begin far smaller than usual and move far at any rate. With batches of one or two examples the
+first loss says little, so that the peak of SGD is a matter of chance. Runs that are longer, larger or of another
+optimizer than drawn tasks are outside of what its exponents were fitted to.
 
 To read in this order: `policy.py` (the equations above), `agent.py`, `training.py`, `settings.py`.
 """

@@ -51,8 +51,10 @@ were fitted to a bound is safer; on tasks for design it makes little difference 
 what environments allow."""
 USUAL = {"batch_size": 32.0, "budget": 400.0, "kept": 0.1, "weight_size": 0.1, "layers": 4.0, "gradient": 1.0}
 """Where the logarithms are 0."""
+OF_WEIGHTS = {"weight_size": "weight_size", "gradient": "relative_gradient"}
+"""What counts as usual -> the signal that is at its lowest then: where all weights begin at 0, as linear models' do."""
 LARGEST_BATCH = 256
-"""Larger batches count as this: drawn tasks have none, and the best rate of large batches hardly grows any more."""
+"""Larger batches count as this: drawn tasks have none."""
 FARTHEST = 6.0
 """The logarithms are clipped here, at 400 times or a 400th of what is usual: drawn tasks have nothing beyond."""
 WARMUP, WARMUP_STEPS = 0.15, 10.0
@@ -152,7 +154,8 @@ class Architecture:
 class Guard:
     """When the guard takes a rate to be too high; numbers, or tensors (n, 1) for trials of several.
 
-    The defaults are those of `benchmarks/drawn_guards.py` that save most without a cost where the peak is right.
+    The defaults were chosen by what `benchmarks/drawn_guards.py` tells: they save much, at no cost where the peak is
+    right. `examples` costs nothing there, and is for batches of one or two, which drawn tasks don't have.
 
     Attributes:
         watched: the part of the budget in which the ceiling may fall: while the rate is high. Later rises of the loss
@@ -313,12 +316,11 @@ def logarithms(seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Args:
         seen: the signals.
     """
-    decimal = {name: seen[name] for name in ("batch_size", "kept", "layers")}
-    decimal["batch_size"] = decimal["batch_size"].clamp(max=math.log10(LARGEST_BATCH))
-    decimal["weight_size"] = seen["weight_size"]
+    decimal = {name: seen[name] for name in ("kept", "weight_size", "layers")}
+    decimal["batch_size"] = seen["batch_size"].clamp(max=math.log10(LARGEST_BATCH))
     decimal["gradient"] = first_loss(seen) - seen["relative_gradient"]
-    for name, source in (("weight_size", "weight_size"), ("gradient", "relative_gradient")):
-        nothing = seen[source] <= UNTRAINED[source].low  # as of a linear model whose weights are 0
+    for name, signal in OF_WEIGHTS.items():
+        nothing = seen[signal] <= UNTRAINED[signal].low
         decimal[name] = decimal[name].masked_fill(nothing, math.log10(USUAL[name]))
     if "steps_in_all" in seen:
         decimal["budget"] = seen["steps_in_all"]

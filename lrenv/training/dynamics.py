@@ -33,8 +33,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LEAST_SIZE = 0.01
-"""The least that a layer's weights count as in `Untrained.weight_size`, as a part of the largest layer's."""
+NEAR_ZERO = 0.01
+"""The part of the largest layer's root mean square below which a layer says nothing of `Untrained.weight_size`. All
+layers of drawn tasks, and of the held-out list, are above it."""
 
 
 class Dynamics(NamedTuple):
@@ -80,7 +81,7 @@ class Untrained(NamedTuple):
     """The sizes of n untrained networks' weights w and of the gradients g on their first batches, each (n,)."""
 
     relative_gradient: Tensor  # the largest norm(g_k) / norm(w_k) of a layer k, among those whose weights aren't all 0
-    weight_size: Tensor  # root mean square of a layer's weights, the geometric mean of those same layers; 0 of none
+    weight_size: Tensor  # root mean square of a layer's weights, the geometric mean over layers; 0 if all are 0
 
     @classmethod
     def of(cls, gradient_squares: Tensor, weight_squares: Tensor, sizes: Sequence[int]) -> Untrained:
@@ -88,8 +89,8 @@ class Untrained(NamedTuple):
 
         A layer counts in the mean of sizes with the square root of its number of weights. With the number itself, one
         large layer, such as an embedding, would outweigh all others; without it, the gains of a norm would say as much
-        as a matrix. Layers that begin near 0, as some do at 0, say nothing of the scale of weights, and count with a
-        part `LEAST_SIZE` of the largest layer's.
+        as a matrix. Layers that begin at 0, or below a part `NEAR_ZERO` of the largest one, say nothing of the scale of
+        weights, and are left out.
 
         Args:
             gradient_squares: (n, K), the sum of squares for each layer.
@@ -100,10 +101,9 @@ class Untrained(NamedTuple):
         ratio = gradient_squares / weight_squares.masked_fill(still, 1)
         numbers = weight_squares.new_tensor(sizes)
         squares = weight_squares / numbers.clamp(min=1)
-        largest = squares.amax(1, keepdim=True)
-        bounded = torch.maximum(squares, LEAST_SIZE**2 * largest).masked_fill(largest == 0, 1)
-        counts = numbers.sqrt().masked_fill(still, 0)
-        log_size = (counts * bounded.log()).sum(1) / 2 / counts.sum(1).clamp(min=1)
+        silent = still | (squares < NEAR_ZERO**2 * squares.amax(1, keepdim=True))
+        counts = numbers.sqrt().masked_fill(silent, 0)
+        log_size = (counts * squares.masked_fill(silent, 1).log()).sum(1) / 2 / counts.sum(1).clamp(min=1)
         return cls(ratio.masked_fill(still, 0).amax(1).sqrt(), log_size.exp().masked_fill(still.all(1), 0))
 
 

@@ -49,6 +49,7 @@ class Guard:
 
     def __init__(self) -> None:
         self.ceiling, self.loss, self.lowest = math.inf, 0.0, 0.0
+        self.causes: list[str] = []
 
     def see(
         self, loss: float, moved: tuple[float, float], last_rate: float, interval: int, batch_size: int, taken: int,
@@ -80,9 +81,11 @@ class Guard:
         far = min(u / math.sqrt(max(0.01, 1 - u * u)) for u in moved)
         if far > farthest * math.sqrt(interval):
             self.ceiling = last_rate * farthest * math.sqrt(interval) / far
+            self.causes.append("moved")
         if math.exp(self.loss - self.lowest) > rise:
             self.ceiling = fall * min(self.ceiling, last_rate)
             self.loss = self.lowest = now
+            self.causes.append("rose")
 
 
 def warmed_up(learned: Mapping[str, float], peak: float, step: int, interval: int, budget: int | None) -> float:
