@@ -7,22 +7,24 @@ layer k is multiplied by
 
 with features phi_f of the layer in what is known before the first step: -1/2 log fan-in, whether it is the first and
 whether the last, the logarithm of the root mean square of its weights, and that of its gradient relative to them; each
-less its mean over the layers, so that these rules move no rate of the whole. Each theta stands beside -theta, and each
-has peaks that are the power law's times 1/4 to 4. A line per task is appended to a file, from which the same command
-goes on. Two questions are answered by it:
+less its mean over the layers, and bounded. Each theta stands beside -theta, and each has peaks that are the power law's
+times 1/4 to 4. A line per task is appended to a file, from which the same command goes on. Two questions are answered
+by it:
 
-- Is there a rule that would be worth it? The slope of the log loss, at each rule's best peak, along each theta_f: by
-  how much it changes where rates change by e from one end of the feature to the other; the mean over tasks.
-- How should a peak depend on the weights? Adam's steps don't depend on how large weights are. So to multiply the rates
-  of layers is the same as to divide their weights by these factors, with a network that multiplies them again. Then a
-  power law sees other weights, and its peak should move as the best one does. For several sizes of the weights W,
-  peaks that are proportional to W, and the loss relative to that at the best peak. For SGD, the factors are squares,
-  and peaks are as G^0.6, with G of relative gradients.
+- Is there a rule that would be worth it? The slope of the log loss, at each rule's best peak, along each theta_f, as a
+  mean over tasks: for fan-in, what rates lose that are proportional to fan-in^(-1/2); for "first" and "last", what is
+  lost where that layer's rate is e times as high; for the others, where rates are proportional to weights, or to
+  relative gradients.
+- How should a peak depend on the weights? Adam's steps don't depend on how large weights are. So, but for weight decay,
+  to multiply the rates of layers is the same as to divide their weights by these factors, in a network that multiplies
+  them again. Then a power law sees other weights, and its peak should move as the best one does. For several sizes W of
+  the weights, peaks that are proportional to W, and the loss relative to that at the best peak. For SGD, weights are
+  divided and gradients multiplied by the roots of the factors, and peaks are as G^-0.6, with G of relative gradients.
+  The geometric mean of layers is not moved by these rules, so it stands under "none".
 """
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +35,7 @@ import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
+from torch import Tensor
 
 from drawn_guards import digest_of, rows_of
 from drawn_peaks import CLIP, OUTSIDE
@@ -44,6 +47,7 @@ from lrenv.agents.universal.training import UniversalTraining
 from lrenv.envs.episode import Episode
 from lrenv.randomness.seeds import seeds_for
 from lrenv.training.drawn import VERSION
+from lrenv.training.dynamics import Untrained
 from lrenv.training.tasks import Task
 
 FEATURES = {"fan-in": 0.7, "first": 0.7, "last": 0.7, "weights": 0.7, "gradient": 0.5}
@@ -55,7 +59,8 @@ FACTORS = np.array([0.25, 0.5, 1.0, 2.0, 4.0])
 """Of the peak."""
 FIRST_TASK, FIRST_SEED = 4000, 200
 """Beyond those of `drawn_guards.py` and `drawn_anytime.py`."""
-EXPONENT = PEAK["sgd"]["gradient"]
+OF_GRADIENT = PEAK["sgd"]["gradient"]
+"""The exponent of L_0 / G."""
 RIDGE = 0.3
 """The root of what is added to a sum of squares where slopes are found from eight differences in five directions."""
 
@@ -155,40 +160,61 @@ def slopes_of(row: dict[str, Any]) -> Array:
     return slopes
 
 
-def weighted(x: Array, numbers: Array) -> float:
-    """The mean of x (K,) with the weights `numbers`."""
-    return float((numbers * x).sum() / numbers.sum())
+def of_all(_: Tensor, weights: Tensor, numbers: Tensor) -> Tensor:
+    """The logarithm of the root mean square of all weights."""
+    return (weights.sum(1) / numbers.sum()).log() / 2
 
 
-SIZES: dict[bool, dict[str, Callable[[Array, Array], float]]] = {
+def of_numbers(_: Tensor, weights: Tensor, numbers: Tensor) -> Tensor:
+    """The geometric mean of layers', each with its number of weights."""
+    return ((weights / numbers).log() * numbers).sum(1) / numbers.sum() / 2
+
+
+def of_smallest(_: Tensor, weights: Tensor, numbers: Tensor) -> Tensor:
+    """That of the smallest layer."""
+    return (weights / numbers).amin(1).log() / 2
+
+
+def none(_: Tensor, weights: Tensor, numbers: Tensor) -> Tensor:
+    """Peaks stay where they are."""
+    return weights.new_zeros(len(weights))
+
+
+Size = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""The logarithm (n,) of what peaks are proportional to, by the sums of squares (n, K) of gradients and of weights, and
+the numbers (K,) of weights, of layers that don't begin at 0."""
+SIZES: dict[bool, dict[str, Size]] = {
     True: {
-        "none": lambda x, numbers: 0.0,
-        "root mean square of all weights": lambda x, numbers: math.log(weighted(np.exp(2 * x), numbers)) / 2,
-        "geometric mean of layers'": lambda x, numbers: float(x.mean()),
-        "the same, each with the root of its number, as in `universal`": lambda x, n: weighted(x, np.sqrt(n)),
-        "the same, each with its number": weighted,
-        "the smallest layer's": lambda x, numbers: float(x.min()),
+        "none": none,
+        "root mean square of all weights": of_all,
+        "as in `universal`": lambda g, w, n: Untrained.of(g, w, n.tolist()).weight_size.log(),
+        "the same, but each layer counts with its number": of_numbers,
+        "the smallest layer's root mean square": of_smallest,
     },
     False: {
-        "none": lambda x, numbers: 0.0,
-        "largest relative gradient, as in `universal`": lambda x, numbers: -EXPONENT * float(x.max()),
-        "geometric mean of relative gradients": lambda x, numbers: -EXPONENT * float(x.mean()),
+        "none": none,
+        "as in `universal`": lambda g, w, n: -OF_GRADIENT * Untrained.of(g, w, n.tolist()).relative_gradient.log(),
     },
 }
-"""Whether optimizers scale gradients -> name -> the logarithm of what peaks are proportional to, by the logarithms of
-the layers' root mean squares, or relative gradients, and the layers' numbers of weights."""
+"""Whether optimizers scale gradients -> name -> size."""
 
 
-def lost(row: dict[str, Any], size: Callable[[Array, Array], float]) -> float:
+def moved(row: dict[str, Any], size: Size) -> Array:
+    """By how much the logarithm of the peak moves with each rule (rules,)."""
+    weights, gradients, numbers = (torch.tensor(row[name])[None] for name in ("weights", "gradients", "numbers"))
+    moves = weights[0] > 0
+    # A rate times f is, for Adam, weights divided by f; for SGD, weights divided by its root, and gradients times that.
+    squares = torch.tensor(np.array(row["theta"]) @ np.array(row["features"])).exp() ** (2 if row["adaptive"] else 1)
+    scaled = gradients * squares, weights / squares
+    own = [size(g[:, moves], w[:, moves], numbers[0, moves]) for g, w in (scaled, (gradients, weights))]
+    difference: Array = (own[0] - own[1]).numpy()
+    return difference
+
+
+def lost(row: dict[str, Any], size: Size) -> float:
     """What peaks lose that are proportional to a size of the weights, where layers are scaled; the mean over rules."""
-    weights, numbers, gradients = (np.array(row[name]) for name in ("weights", "numbers", "gradients"))
-    moves = weights > 0
-    top, bottom = (weights, numbers) if row["adaptive"] else (gradients, weights)
-    seen = np.log(np.maximum(top[moves], 1e-30) / bottom[moves]) / 2
-    sign, found, grid = (-1 if row["adaptive"] else 1), [], np.log(FACTORS)
-    parts = (np.array(row["theta"]) @ np.array(row["features"]))[:, moves]
-    for part, losses in zip(parts, np.array(row["log_loss"]), strict=True):
-        place = size(seen + sign * part, numbers[moves]) - size(seen, numbers[moves])
+    found, grid = [], np.log(FACTORS)
+    for place, losses in zip(moved(row, size), np.array(row["log_loss"]), strict=True):
         curve = np.clip(losses - losses.min(), 0, CLIP)
         found.append(float(np.interp(place, grid, curve)) + OUTSIDE * max(0.0, abs(place) - float(grid[-1])))
     return float(np.mean(found))

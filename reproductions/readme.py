@@ -15,7 +15,7 @@ import metz2019
 import metz2019_hypergradients
 import micaelli2021
 import xu2019
-from flow import COLUMNS, HERE, Reproduction, Settings, markdown
+from flow import COLUMNS, HERE, LINES, Reproduction, Settings, markdown
 from lrenv.runtime.files import replace_file
 from lrenv.runtime.process import status_of
 
@@ -25,29 +25,26 @@ TITLE = "## All claims\n"
 """What follows it in README.md is drawn."""
 
 
-CPU = {"scale": "cpu"}
-ALL: tuple[tuple[Any, type[Settings], dict[str, dict[str, Any]]], ...] = (
-    (
-        xu2019.Xu2019,
-        xu2019.Settings,
-        {"xu2019": {"scale": "gpu"}, "xu2019_cpu": CPU | {"beside": RESULTS / "xu2019"}},
+ALL: dict[str, tuple[Any, type[Settings], dict[str, Any]]] = {
+    "xu2019": (xu2019.Xu2019, xu2019.Settings, {"scale": "gpu"}),
+    "xu2019_cpu": (xu2019.Xu2019, xu2019.Settings, {"scale": "cpu", "beside": RESULTS / "xu2019"}),
+    "baydin2018": (baydin2018.Baydin2018, baydin2018.Settings, {"scale": "cpu"}),
+    "fu2017": (fu2017.Fu2017, fu2017.Settings, {"scale": "cpu"}),
+    "metz2019": (metz2019.Metz2019, metz2019.Settings, {"scale": "cpu"}),
+    "metz2019_hypergradients": (
+        metz2019_hypergradients.Hypergradients, metz2019_hypergradients.Settings, {"scale": "cpu"}
     ),
-    (baydin2018.Baydin2018, baydin2018.Settings, {"baydin2018": CPU}),
-    (fu2017.Fu2017, fu2017.Settings, {"fu2017": CPU}),
-    (metz2019.Metz2019, metz2019.Settings, {"metz2019": CPU}),
-    (metz2019_hypergradients.Hypergradients, metz2019_hypergradients.Settings, {"metz2019_hypergradients": CPU}),
-    (micaelli2021.Micaelli2021, micaelli2021.Settings, {"micaelli2021": CPU}),
-)
-"""Reproduction, its settings, and those of the results in each of its folders."""
+    "micaelli2021": (micaelli2021.Micaelli2021, micaelli2021.Settings, {"scale": "cpu"}),
+}  # fmt: skip
+"""Folder of results -> the reproduction, and the settings that it was made with."""
 
 
 def committed() -> list[Reproduction[Any, Any]]:
     """The reproductions whose lines are committed."""
     return [
         kind(settings(out=RESULTS / name, **own))
-        for kind, settings, folders in ALL
-        for name, own in folders.items()
-        if (RESULTS / name / "runs.jsonl").exists()
+        for name, (kind, settings, own) in ALL.items()
+        if (RESULTS / name / LINES).exists()
     ]
 
 

@@ -83,7 +83,7 @@ class Settings(flow.Settings):
     episodes: int | None = None
     """Of each training, instead of the scale's; one that is interrupted can be ended sooner so."""
     beside: Path | None = None
-    """Another folder of results, whose whole runs of schedules stand in the claims where this one has none."""
+    """Another folder of results, whose whole runs of schedules stand in the claims where this one has no whole ones."""
     again: bool = False
     """Make the reported runs once more and compare them with the lines."""
     device: str | None = None

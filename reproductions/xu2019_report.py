@@ -153,11 +153,12 @@ def spread(values: Array) -> str:
 def lacking(found: list[Cell], others: Lines | None) -> list[Cell]:
     """Whole runs of schedules among other lines, for rows that have none of their own."""
 
-    def key(cell: Cell) -> tuple[str, ...]:
-        return cell.data, cell.network, cell.source, cell.method
+    def whole(cells: list[Cell]) -> dict[tuple[str, ...], Cell]:
+        return {(c.data, c.network, c.source, c.method): c for c in cells if c.version == Version()}
 
-    own, theirs = {key(cell) for cell in found}, [] if others is None else cells(others)
-    return [c for c in theirs if c.method in SCHEDULES and c.version == Version() and key(c) not in own]
+    own = whole(found)
+    theirs = {} if others is None else whole(cells(others))
+    return [cell for key, cell in theirs.items() if cell.method in SCHEDULES and key not in own]
 
 
 def claims(found: list[Cell], setting: str, beside: Sequence[Cell] = ()) -> Iterator[Claim]:
@@ -256,7 +257,8 @@ def report(lines: Lines, others: Lines | None = None) -> Report:
     text += " Published numbers stand beside whole rows only; the others are reduced, as the last column of the levels"
     text += " says. Sizes of the paper's CNN are not given: `cnn` is LeNet-5, so levels differ."
     if others is not None and beside:
-        text += f" Schedules that have no runs here have those of `{others.path.parent.name}`, on the same seeds."
+        text += f" Schedules that have no whole runs here have those of `--beside {others.path.parent.name}` in the"
+        text += " claims; the numbers of the claims are over the seeds that both have."
     text += "\n"
     header = ("row", "method", "settings", *METRICS.values(), "validation loss", "runs", "diverged", "version")
     text += f"\n## Levels\n\n{markdown(header, levels(lines, found))}"

@@ -158,24 +158,55 @@ def test_layers_are_told_by_centred_features(script: Callable[[str], Any]) -> No
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-def test_slopes_and_sizes_that_are_there_are_found(script: Callable[[str], Any]) -> None:
-    """Made-up losses: the best peak moves with a mean of layers, and the loss there falls along one feature."""
+def test_what_the_rates_of_layers_are_worth_is_written_down(script: Callable[[str], Any], tmp_path: Path) -> None:
+    """One rule and peak of a task, against runs of it alone."""
+    layers = script("drawn_layers")
+    training = UniversalTraining(UniversalSettings(layers=True, out=tmp_path, device="cpu"))
+    architecture = replace(training.architecture, layers=False)
+    task = make_task("digits-mlp", budget=40, interval=4, optimizer="momentum", measure_interval=40)
+    row = layers.tried(training, architecture, task)
+    theta, features = np.array(row["theta"]), np.array(row["features"])
+    np.testing.assert_array_equal(theta[: layers.PAIRS], -theta[layers.PAIRS :])
+    assert features[1].argmax() == 0
+    assert features[2].argmax() == 2
+    log_factors = (theta[3] @ features + math.log(layers.FACTORS[1]))[None, None]
+    _, episode = training.run(task)
+    seeds = seeds_for("selection", layers.SEEDS, layers.FIRST_SEED)
+    expected = layers.losses_of(episode, architecture, seeds, log_factors)
+    assert row["log_loss"][3][1] == pytest.approx(float(expected[0, 0]), abs=2e-3)
+    assert layers.tried(training, architecture, make_task("digits-logreg", budget=4, interval=2))["log_loss"] == []
+
+
+def test_peaks_move_as_scaled_weights_tell(script: Callable[[str], Any]) -> None:
+    """Against weights of 1/e of the size in one layer, and the power laws of the policy."""
+    layers, numbers = script("drawn_layers"), [400.0, 1.0, 4.0]
+    row = {"numbers": numbers, "weights": [40.0, 1.0, 0.4], "gradients": [1.0, 2.0, 3.0], "theta": [[1.0], [0.0]]}
+    row |= {"features": [[1.0, 0.0, 0.0]]}  # the rate of the first layer times e, or all as they are
+    sizes = layers.SIZES[True]
+    expected = {
+        "none": 0.0, "as in `universal`": -20 / 23, "the same, but each layer counts with its number": -400 / 405,
+        "root mean square of all weights": math.log((40 * math.exp(-2) + 1.4) / 41.4) / 2,
+        "the smallest layer's root mean square": -1.0,
+    }  # fmt: skip
+    for name, size in sizes.items():
+        np.testing.assert_allclose(layers.moved(row | {"adaptive": True}, size), [expected[name], 0], atol=1e-6)
+    # The last layer has the largest relative gradient, until the first one's is e^4 times as large.
+    size = layers.SIZES[False]["as in `universal`"]
+    for factor, moved in ((1.0, 0.0), (4.0, -0.6 * (4 + math.log(1 / 40) / 2 - math.log(3 / 0.4) / 2))):
+        own = row | {"adaptive": False, "theta": [[factor]]}
+        np.testing.assert_allclose(layers.moved(own, size), [moved], atol=1e-6)
+    curve = [[0.4, 0.1, 0.0, 0.1, 0.4]] * 2
+    lost = layers.lost(row | {"adaptive": True, "log_loss": curve}, sizes["the smallest layer's root mean square"])
+    beyond = 0.1 + 0.3 * (1 - math.log(2)) / math.log(2)
+    assert lost == pytest.approx(beyond / 2)
+
+
+def test_slopes_that_are_there_are_found(script: Callable[[str], Any]) -> None:
     layers, rng = script("drawn_layers"), np.random.default_rng(0)
-    numbers, weights = np.array([400.0, 1, 4]), np.array([40.0, 1.0, 0.1])
     half = rng.normal(size=(layers.PAIRS, len(layers.FEATURES)))
-    theta, features = np.concatenate([half, -half]), layers.features_of(numbers, numbers, weights, weights)
-    row = {"numbers": numbers, "weights": weights, "gradients": weights, "theta": theta, "features": features}
-    for adaptive, name in ((True, "with the root"), (False, "largest")):
-        size = next(size for text, size in layers.SIZES[adaptive].items() if name in text)
-        relative = np.log(weights / (numbers if adaptive else weights)) / 2
-        sign = -1 if adaptive else 1
-        best = [size(relative + sign * part, numbers) - size(relative, numbers) for part in theta @ features]
-        losses = 0.1 * (np.log(layers.FACTORS) - np.array(best)[:, None]) ** 2 - 0.05 * theta[:, 3:4]
-        own = row | {"adaptive": adaptive, "log_loss": losses.tolist()}
-        lost = {text: layers.lost(own, size) for text, size in layers.SIZES[adaptive].items()}
-        assert min(lost, key=lost.__getitem__) == next(text for text in lost if name in text)
-    flat = row | {"log_loss": (-0.05 * theta[:, 3:4] + np.zeros(5)).tolist()}
-    np.testing.assert_allclose(layers.slopes_of(flat), [0, 0, 0, -0.05, 0], atol=0.01)
+    theta = np.concatenate([half, -half])
+    row = {"theta": theta, "log_loss": (0.3 - 0.05 * theta[:, 3:4] + np.array([0.2, 0.1, 0.0, 0.1, 0.2])).tolist()}
+    np.testing.assert_allclose(layers.slopes_of(row), [0, 0, 0, -0.05, 0], atol=0.01)
 
 
 def test_what_the_search_cost_is_counted(drawn_peaks: Any, drawn_guards: Any, script: Callable[[str], Any]) -> None:
@@ -184,8 +215,10 @@ def test_what_the_search_cost_is_counted(drawn_peaks: Any, drawn_guards: Any, sc
     universal, universal_anytime, linear = contenders_of(["universal", "universal-anytime", "linear"])
     settings, peaks = drawn_peaks.Settings(), len(drawn_peaks.FACTORS) * drawn_peaks.SEEDS
     guards = drawn_guards.Settings().tasks * len(drawn_guards.FACTORS) * len(drawn_guards.DESIGNS) * drawn_guards.SEEDS
+    rules = script("drawn_layers")
+    runs_of_rules = rules.Settings().tasks * 2 * rules.PAIRS * len(rules.FACTORS) * rules.SEEDS
     ends = anytime.Settings().tasks * (len(anytime.DESIGNS) + 1) * drawn_guards.SEEDS
-    selection = settings.tasks * peaks * len(drawn_peaks.EXPONENTS["selection"]) + guards
+    selection = settings.tasks * peaks * len(drawn_peaks.EXPONENTS["selection"]) + guards + runs_of_rules
     for agent, least in ((universal, selection), (universal_anytime, selection + ends)):
         assert runs_of(agent).training == settings.fitted * peaks
         assert runs_of(agent).selection > least

@@ -354,6 +354,7 @@ def test_whole_runs_of_schedules_may_be_those_of_another_folder(tmp_path: Path) 
         ("there", "cosine", [0.4, 0.41], list(Version())),
         ("there", "ours-mlp", [0.1, 0.11], list(Version())),
         ("here", "cosine", [0.5, 0.51], list(Version())),
+        ("here", "step", [0.01, 0.02], reduced),
         ("here", "paper-mlp", [0.2, 0.22], list(Version())),
         ("reduced", "paper-mlp", [0.2, 0.22], reduced),
     ):
@@ -361,7 +362,7 @@ def test_whole_runs_of_schedules_may_be_those_of_another_folder(tmp_path: Path) 
         lines.add(asdict(Piece("report", method=method, **row)) | numbers | {"test_loss": losses, "version": version})
     there, here, smaller = (Lines(tmp_path / name / "runs.jsonl", KEY) for name in ("there", "here", "reduced"))
     told = report(here, there)
-    assert "have those of `there`" in told.text
+    assert "have those of `--beside there`" in told.text
     losses = {claim.claim: claim.ours for claim in told.claims if "test loss" in claim.claim}
     assert [text.partition(" →")[0] for text in losses.values()] == ["0.5050 (0.0071)", "0.3050 (0.0071)"]
     assert not [claim for claim in report(smaller, there).claims if "better than" in claim.claim]

@@ -136,11 +136,12 @@ def universal_anytime() -> UniversalController:
     return UniversalController(architecture.init(0), architecture)
 
 
-universal.learning_runs = {"training": 25_200, "selection": 37_800 + 16_800 + 71_400}  # type: ignore[attr-defined]
+OF_UNIVERSAL = {"training": 25_200, "selection": 37_800 + 16_800 + 19_200 + 137_900}
 """Of `benchmarks/drawn_peaks.py`, by which its exponents were fitted and its design was chosen: 14 peaks and 3 seeds on
-600 tasks, and the same with 3 exponents of fan-in on 300; of `benchmarks/drawn_guards.py`, 84 runs on 200 tasks; and of
-an earlier form of that, and of sketches."""
-universal_anytime.learning_runs = {  # type: ignore[attr-defined]
-    "training": 25_200, "selection": 37_800 + 16_800 + 71_400 + 8_400 + 23_400,
-}  # fmt: skip
-"""Those of `universal`; of `benchmarks/drawn_anytime.py`, 42 runs on 200 tasks; of an earlier form, and of sketches."""
+600 tasks, and the same with 3 exponents of fan-in on 300; of `benchmarks/drawn_guards.py`, 84 runs on 200 tasks; of
+`benchmarks/drawn_layers.py`, 160 runs on 120 tasks; and of earlier forms of these, and of sketches."""
+universal.learning_runs = OF_UNIVERSAL  # type: ignore[attr-defined]
+universal_anytime.learning_runs = OF_UNIVERSAL | {  # type: ignore[attr-defined]
+    "selection": OF_UNIVERSAL["selection"] + 8_400 + 31_800
+}
+"""Those of `universal`; of `benchmarks/drawn_anytime.py`, 42 runs on 200 tasks; of earlier forms, and of sketches."""
