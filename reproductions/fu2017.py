@@ -112,8 +112,8 @@ class Scale(NamedTuple):
 QUICK: dict[str, Any] = {"hidden": 4, "meta_iterations": 1, "eval_seeds": 1}
 PAIR = QUICK | {"pairs": 2}
 FRUGAL = {"eval_seeds": 2}
-WHOLE_RUNS = {"meta_iterations": 30, "eval_every": 3}
-"""About half an hour of one core."""
+WHOLE_RUNS = {"meta_iterations": 60, "eval_every": 3}
+"""Three quarters of an hour of one core."""
 FIGURE = ("mnist", "fashion-mnist", "cifar10-jpeg", "svhn", "cifar10")
 SCALES = {
     "smoke": Scale(
