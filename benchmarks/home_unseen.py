@@ -33,6 +33,7 @@ from torch.utils.data import DataLoader
 import lrenv
 from harness import RESULTS
 from home_unseen_loops import LOOPS, Loop, Splits
+from lrenv.agents.universal.agent import VERSION as POLICY
 from lrenv.benchmark.statistics import paired_interval
 from lrenv.runtime.files import append_line, json_lines, replace_file
 from lrenv.runtime.json_values import json_value, to_json
@@ -130,7 +131,8 @@ def about(agent: str, name: str, seed: int, steps: int) -> Row:
     file = Path(agent)
     is_file = file.suffix == ".safetensors"
     named = f"{file.parent.name}/{file.name} ({digest(file)})" if is_file else agent
-    return {"loop": name, "agent": named, "seed": seed, "steps": steps, "data": LOOPS[name].data().digest}
+    policy = {"policy": POLICY} if agent.startswith("universal") else {}
+    return {"loop": name, "agent": named, "seed": seed, "steps": steps, "data": LOOPS[name].data().digest} | policy
 
 
 def interval(values: NDArray[Any], baseline: NDArray[Any]) -> str:
@@ -168,7 +170,8 @@ def main(settings: Settings) -> None:
     path = settings.out / "home_unseen.jsonl"
     found: dict[str, Row] = {}
     for row in json_lines(path):
-        found[to_json({key: row[key] for key in ("loop", "agent", "seed", "steps", "data")})] = row
+        keys = ("loop", "agent", "seed", "steps", "data", "policy")
+        found[to_json({key: row[key] for key in keys if key in row})] = row
     shared = {"machine": machine(), "commit": commit() or "unknown"}
     lines = [
         "# Agents in trainings that nothing was trained on",

@@ -71,6 +71,8 @@ def test_an_agent_has_a_page(pages: dict[str, str], agent: str) -> None:
     factory = agent_factory(agent)
     settings = [] if "`--task`" in page else list(inspect.signature(factory).parameters)
     assert [name for name in settings if f"| `{name}` |" not in page] == []
+    if agent in ("universal", "universal-anytime"):
+        assert "It works in your own loop" in page
 
 
 def test_an_equation_stands_on_each_page(pages: dict[str, str]) -> None:

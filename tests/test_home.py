@@ -386,6 +386,13 @@ def test_frozen_models_and_other_optimizers_are_told() -> None:
     agent.view = View("scale", "scale-free", 3, "adam")
     with pytest.warns(UserWarning, match=r"was made for 'adam' \(Adam\), and this optimizer is SGD without momentum"):
         LRController(loop.optimizer, agent, horizon=9)
+    told = r"was fitted to Adam and SGD with momentum, and this optimizer is {}: rates"
+    for kind, name in ((torch.optim.SGD, "SGD without momentum"), (torch.optim.Adagrad, "Adagrad")):
+        other = Loop([0.1], kind)
+        with pytest.warns(UserWarning, match=told.format(name)):
+            LRController(other.optimizer, "universal", horizon=9, module=other.model, batch_size=4)
+    other = Loop([0.1], torch.optim.AdamW)
+    LRController(other.optimizer, "universal-anytime", every=3, module=other.model, batch_size=4)
     agent.view = View("scale", "scale-free", 3, "sgd")
     controller = LRController(loop.optimizer, agent, horizon=T)
     loop.run(controller, 3)

@@ -18,6 +18,7 @@ from lrenv.controllers import controller_file, schema
 from lrenv.controllers.agent import View
 from lrenv.controllers.controller_file import ControllerFileError, TensorSpec
 from lrenv.envs.actions import BOUNDS
+from lrenv.training.drawn import OPTIMIZERS
 
 NAME = "universal-policy"
 VERSION = 3
@@ -55,9 +56,14 @@ class UniversalController(BaseAgent[Memory]):
         theta: (D,).
         architecture: what it sees and sets.
 
+    Attributes:
+        fitted_to: the optimizers of the tasks that its exponents are for; a loop with another is told.
+
     Raises:
         ValueError: theta is of another architecture.
     """
+
+    fitted_to = tuple(OPTIMIZERS)
 
     def __init__(self, theta: Tensor, architecture: Architecture) -> None:
         if theta.shape != (architecture.size,):

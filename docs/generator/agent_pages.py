@@ -407,7 +407,7 @@ def _at_home(agent: Agent) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of another optimizer than it was trained with
             lrenv.LRController(
-                optimizer, agent, horizon=HORIZON, every=10, module=model,
+                optimizer, agent, horizon=HORIZON, every=10, module=model, batch_size=2,
                 evaluate=lambda: (model(torch.ones(2, 2)), torch.zeros(2, dtype=torch.int64)),
             )  # fmt: skip
     except ValueError as error:

@@ -146,8 +146,9 @@ REPORTS: tuple[str, ...] = (
     "that a guard was lacking, and `universal-anytime`, beside the same. The second.",
     "2026-11-27: both with a guard that was mended for networks whose last layer begins small; `universal` is the same "
     "to the last digit, `universal-anytime` isn't. The third.",
-    "2026-11-27: both with another size of the weights, a mean over layers, after it had been looked up why photo-siren "
-    "fails: its first layer alone is large. It was chosen by drawn tasks whose layers are scaled. The fourth.",
+    "2026-11-27: both with another size of the weights, a mean over layers, after it had been looked up why "
+    "photo-siren fails: its first layer alone is large. It was chosen by drawn tasks whose layers are scaled. "
+    "The fourth.",
 )
 """Each report of results on this list, in order: its date, what was reported, and what had changed since the last."""
 

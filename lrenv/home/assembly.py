@@ -109,7 +109,7 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     if needs.clock_alone:
         fall = Fallback(None, 0)
     decider = Decider(driver, observing, fall, rates, every, like.device)
-    if unlike := groups.unlike(driver.view.optimizer):
+    if unlike := groups.unlike(driver.view.optimizer, getattr(driver.agent, "fitted_to", ())):
         decider.tell("family", f"agent {driver.name!r} {unlike}")
     if split:
         decider.tell(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -115,11 +116,12 @@ class Decider:
             if strange := self.driver.unfamiliar(observation, outside):
                 why.append(f"outside what the agent was trained on: {', '.join(strange)}")
             if self._fallback.notice(bool(strange), step, lr[0].tolist()):
+                endless = ", at which one that decays to an end stays, for the run has none" * math.isinf(horizon)
                 self.tell(
                     "fallback",
                     f"for {self._fallback.patience + 1} decisions in a row the agent saw what it was not trained on "
                     f"({', '.join(strange)}): from step {step} the schedule {self._fallback.name!r} goes on from the "
-                    "rate of that moment",
+                    f"rate of that moment{endless}",
                 )
             if self._fallback.since is None:
                 act = self.driver.act(observation, lr, hyper)

@@ -190,19 +190,19 @@ class Groups:
         held = {id(parameter) for group in self.all for parameter in group["params"]}
         return all(id(parameter) in held for parameter in parameters)
 
-    def unlike(self, trained_on: object) -> str | None:
-        """In which way this optimizer is not like one of lrenv's, if it is of another family.
+    def unlike(self, trained_on: object, fitted_to: Collection[str] = ()) -> str | None:
+        """In which way this optimizer is not like those of lrenv that an agent is for, if it is of another family.
 
         Args:
             trained_on: the name of lrenv's optimizer; of anything else nothing is known.
+            fitted_to: the names of several.
         """
-        family = FAMILIES.get(str(trained_on))
-        if family in (None, self.family()):
+        names, own = (str(trained_on), *fitted_to), self.family()
+        families = list(dict.fromkeys(FAMILIES[name] for name in names if name in FAMILIES))
+        if not families or own in families:
             return None
-        return (
-            f"was made for {trained_on!r} ({family}), and this optimizer is {self.family()}: rates that suit one may "
-            "not suit the other"
-        )
+        made = f"fitted to {' and '.join(families)}" if fitted_to else f"made for {trained_on!r} ({families[0]})"
+        return f"was {made}, and this optimizer is {own}: rates that suit one may not suit the other"
 
     def adaptive(self) -> bool:
         """Whether it scales gradients, as all but SGD do."""
