@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lrenv.agents import make_agent
+from lrenv.agents.universal.agent import VERSION as POLICY
 from lrenv.benchmark import evaluate
 from lrenv.data import Split
 from lrenv.runtime.files import append_line
@@ -80,7 +81,9 @@ def test_what_is_printed(shocks: Any, tmp_path: Path, capsys: pytest.CaptureFixt
     for name, level in zip(settings.agents, (1.0, 4.0), strict=True):
         for task in tasks:
             losses = {"none": [level, level], "rate": [level, level], "labels": [2 * level, 2 * level]}
-            append_line(out, json.dumps({"agent": name, "task": task.name, "test_loss": losses} | about))
+            append_line(
+                out, json.dumps({"agent": name, "task": task.name, "test_loss": losses} | about | {"policy": POLICY})
+            )
     shocks.main(settings)
     assert "| constant:peak=0.1 | +1.386 (0.000) | +0.000 (0.000) | +0.693 (0.000) |" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="0 tasks hold 0 with Adam or AdamW; ask for more"):
