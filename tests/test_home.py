@@ -409,6 +409,21 @@ def test_frozen_models_and_other_optimizers_are_told() -> None:
     assert controller.last_epoch == 7
 
 
+def test_groups_that_take_the_place_of_others_have_first_rates_of_their_own() -> None:
+    """Two at half the rate, in the place of one; nothing is told of those that are added, or lose a parameter."""
+    loop = Loop([0.1])
+    controller = LRController(loop.optimizer, "constant:peak=0.2", horizon=T)
+    assert loop.run(controller, 3)[-1] == pytest.approx([0.2])
+    loop.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 0.05})
+    assert loop.run(controller, 3)[-1] == pytest.approx([0.2, 0.1])
+    loop.optimizer.param_groups.clear()
+    for parameter in (nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))):
+        loop.optimizer.add_param_group({"params": [parameter], "lr": 0.05})
+    with pytest.warns(UserWarning, match="were replaced: the new ones' rates keep their ratios .* 0.1;"):
+        assert loop.run(controller, 3)[-1] == pytest.approx([0.1, 0.1])
+    assert sum("replaced" in str(row) for row in controller.history.rows()) == 1
+
+
 def test_a_call_per_epoch_is_told() -> None:
     """Where it isn't said to be meant."""
     for stepped, expected in ((None, 1), (True, 0)):

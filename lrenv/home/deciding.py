@@ -20,6 +20,7 @@ from lrenv.runtime.transfer import to_host
 from lrenv.training.optimizers import Hyper
 
 CHANGED = "something else had set the rate"
+REPLACED = "the optimizer's groups were replaced"
 """Why the rate of the steps before was not the controller's."""
 
 
@@ -66,11 +67,18 @@ class Decider:
             losses: (k,) of the steps since the last decision; None if there are none.
         """
         groups = self.rates.groups
+        replaced = groups.replaced()
         if not groups.hold(self._observing.watched):
             self.tell(
                 "replaced",
                 "the optimizer's groups were replaced, and it no longer trains the layers that are looked at: make a "
                 "new controller for it",
+            )
+        elif replaced:
+            self.tell(
+                "regrouped",
+                "the optimizer's groups were replaced: the new ones' rates keep their ratios to the first rate of the "
+                f"old ones, {groups.base:g}; make a new controller if that isn't meant",
             )
         if changed := groups.changed():
             self.tell(
@@ -92,7 +100,8 @@ class Decider:
         self.history.add(
             Decision(
                 step, groups.rates_of_cells(), groups.rates_at(proposed), hyper, outcome.train_loss, outcome.val_loss,
-                outcome.observation, outcome.act.action, (*outcome.why, *why, *[CHANGED] * changed),
+                outcome.observation, outcome.act.action,
+                (*outcome.why, *why, *[CHANGED] * changed, *[REPLACED] * replaced),
             )
         )  # fmt: skip
 

@@ -54,6 +54,7 @@ class Groups:
         self.layers: Layers | None = None
         self._set: list[tuple[Group, float]] = []  # groups as they were when rates were last set, and these
         self._first: list[float] = []  # rates of the groups that were seen, or that a checkpoint tells of
+        self._trained: set[int] = set()  # the parameters at the last look
         self.base = next((lr for lr in self.initial() if lr), 0.0)
 
     def use(self, layers: Layers | None, write: bool) -> bool:
@@ -185,10 +186,21 @@ class Groups:
 
     def hold(self, parameters: Sequence[Tensor]) -> bool:
         """Whether all of these are among those that are trained."""
-        if not parameters:
-            return True
-        held = {id(parameter) for group in self.all for parameter in group["params"]}
-        return all(id(parameter) in held for parameter in parameters)
+        return not parameters or {id(parameter) for parameter in parameters} <= self._ids()
+
+    def replaced(self) -> bool:
+        """Whether parameters that were trained at the last look no longer are: somebody has made other groups.
+
+        Their first rates are then read anew, those of the old ones in the same places being others'.
+        """
+        before, self._trained = self._trained, self._ids()
+        gone = self._write and not before <= self._trained
+        if gone:
+            self._first = []
+        return gone
+
+    def _ids(self) -> set[int]:
+        return {id(parameter) for group in self.all for parameter in group["params"]}
 
     def unlike(self, trained_on: object, fitted_to: Collection[str] = ()) -> str | None:
         """In which way this optimizer is not like those of lrenv that an agent is for, if it is of another family.
