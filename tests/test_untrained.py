@@ -55,8 +55,8 @@ def test_a_large_layer_does_not_speak_for_all() -> None:
 
 
 def test_layers_that_begin_near_0_are_left_out_of_the_size() -> None:
-    """As are those at 0, and those without weights; one of more than a hundredth counts."""
-    for size, expected in ((0.0, 2.0), (1e-6, 2.0), (0.019, 2.0), (0.021, 2**0.6 * 0.021**0.4)):
+    """As are those at 0, and those without weights; one of more than a 10,000th counts."""
+    for size, expected in ((0.0, 2.0), (1e-6, 2.0), (1.9e-4, 2.0), (2.1e-4, 2**0.6 * 2.1e-4**0.4)):
         found = Untrained.of(torch.ones(1, 3), torch.tensor([[9 * 4.0, 4 * size**2, 0.0]]), [9, 4, 0])
         torch.testing.assert_close(found.weight_size, torch.tensor([expected]))
 

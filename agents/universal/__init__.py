@@ -19,7 +19,7 @@ there,
     log peak = b_0 + b_1 log(min(B, 256) / 32) + b_2 log(T / 400) + b_3 log((1 - m) / 0.1) + b_4 log(L_0 / G) - log L_0,
     G = max_k norm(g_k) / norm(w_k).
 
-Layers whose root mean square is below a hundredth of the largest one are left out of W. Where all weights are 0, W
+Layers whose root mean square is below a 10,000th of the largest one are left out of W. Where all weights are 0, W
 counts as 0.1, and L_0 / G as 1. A loss that is multiplied by a constant has its rates of SGD divided by it, as they
 have to be. And as a_2 is 1 in an untrained policy, weights that are divided by a constant, in a network that multiplies
 them by it again, have their rates of Adam divided by it, up to the bound.
