@@ -34,9 +34,9 @@ import torch
 from torch import Tensor
 
 NEAR_ZERO = 1e-4
-"""The part of the largest layer's root mean square below which a layer says nothing of `Untrained.weight_size`. Those of
-drawn tasks, and of the held-out list, are above 0.01. Where layers are scaled by random factors, a bound of 0.01 makes
-peaks worse (`benchmarks/drawn_layers.py`)."""
+"""The part of the largest layer's root mean square below which a layer says nothing of `Untrained.weight_size`. All
+those of drawn tasks, and of the held-out list, are above 0.01. Where layers are scaled by random factors, a bound of
+0.01 makes peaks worse (`benchmarks/drawn_layers.py`)."""
 
 
 class Dynamics(NamedTuple):
