@@ -100,7 +100,7 @@ class Untrained(NamedTuple):
         """
         still = weight_squares == 0
         ratio = gradient_squares / weight_squares.masked_fill(still, 1)
-        numbers = torch.tensor(sizes, dtype=weight_squares.dtype, device=weight_squares.device)
+        numbers = torch.tensor(sizes).to(weight_squares)
         squares = weight_squares / numbers.clamp(min=1)
         silent = still | (squares < NEAR_ZERO**2 * squares.amax(1, keepdim=True))
         counts = numbers.sqrt().masked_fill(silent, 0)
