@@ -44,6 +44,7 @@ SCHEDULES: dict[str, Torch] = {
     "exponential:peak=0.1:decay=0.1": lambda o: ExponentialLR(o, 0.1 ** (1 / T)),
     "linear:peak=0.1": lambda o: LinearLR(o, 1.0, 0.0, T),
     "cosine:peak=0.1": lambda o: CosineAnnealingLR(o, T),
+    "power:peak=0.1:power=2": lambda o: torch.optim.lr_scheduler.PolynomialLR(o, T, 2.0),
     "one-cycle:peak=0.1": lambda o: OneCycleLR(o, [0.1, 0.02], T, cycle_momentum=False),
     "inverse-sqrt:peak=0.1:timescale=4": lambda o: LambdaLR(o, lambda t: (4 / max(t + 1, 4)) ** 0.5),
     "sgdr:peak=0.1:period=7": lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 7),

@@ -341,7 +341,7 @@ class LRController(LRScheduler):
         return self._rates.within(schedule.rates(int(at - at % self.every), self._end, self.every)[0])
 
     def get_last_lr(self) -> list[Any]:
-        """The rates of the parameter groups."""
+        """The rates of the parameter groups; before the first step, or `start`, the optimizer's own."""
         return self._rates.groups.rates()
 
     def get_lr(self) -> list[Any]:
