@@ -27,6 +27,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lrenv.agents.universal.agent import VERSION as POLICY
 from lrenv.runtime.process import machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,6 +42,11 @@ Turn = Callable[[], float]
 """One turn of a contestant; gives its units per second."""
 Build = Callable[[], Turn]
 """Prepares a contestant in its own process, first calls and compilation included; must be picklable."""
+
+
+def policy_of(agent: str) -> dict[str, int]:
+    """What tells rows of a universal controller from those of another version of it; nothing of other agents."""
+    return {"policy": POLICY} if agent.startswith("universal") else {}
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import lrenv
-from harness import RESULTS
+from harness import RESULTS, policy_of
 from home_unseen_loops import LOOPS, Loop, Splits
-from lrenv.agents.universal.agent import VERSION as POLICY
 from lrenv.benchmark.statistics import paired_interval
 from lrenv.runtime.files import append_line, json_lines, replace_file
 from lrenv.runtime.json_values import json_value, to_json
@@ -131,8 +130,8 @@ def about(agent: str, name: str, seed: int, steps: int) -> Row:
     file = Path(agent)
     is_file = file.suffix == ".safetensors"
     named = f"{file.parent.name}/{file.name} ({digest(file)})" if is_file else agent
-    policy = {"policy": POLICY} if agent.startswith("universal") else {}
-    return {"loop": name, "agent": named, "seed": seed, "steps": steps, "data": LOOPS[name].data().digest} | policy
+    data = LOOPS[name].data().digest
+    return {"loop": name, "agent": named, "seed": seed, "steps": steps, "data": data} | policy_of(agent)
 
 
 def interval(values: NDArray[Any], baseline: NDArray[Any]) -> str:

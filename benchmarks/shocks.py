@@ -24,8 +24,8 @@ import torch
 import tyro
 from torch import Tensor
 
+from harness import policy_of
 from lrenv.agents import make_agent
-from lrenv.agents.universal.agent import VERSION as POLICY
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.scores import capped_log
 from lrenv.data import Split
@@ -160,9 +160,10 @@ def main(settings: Settings) -> None:
     agents = {name: make_agent(name) for name in settings.agents}
     seeds = seeds_for("report", settings.seeds)
     about = {"seeds": seeds, "version": VERSION, "factor": FACTOR, "share": SHARE}
-    policy = {name: {"policy": POLICY} if name.startswith("universal") else {} for name in agents}
-    known = [row for row in json_lines(settings.out) if row["agent"] in agents]
-    known = [row for row in known if all(row.get(key) == x for key, x in (about | policy[row["agent"]]).items())]
+    known = [
+        row for row in json_lines(settings.out)
+        if all(row.get(key) == x for key, x in (about | policy_of(row["agent"])).items())
+    ]  # fmt: skip
     found = {(row["agent"], row["task"]): row["test_loss"] for row in known}
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     with progress(len(tasks) * len(agents), "agents on tasks") as report:
@@ -171,7 +172,7 @@ def main(settings: Settings) -> None:
             if (name, task.name) not in found:
                 losses = {shock: last_test_losses(agents[name], task, shock, seeds) for shock in SHOCKS}
                 found[name, task.name] = losses
-                row = {"agent": name, "task": task.name} | about | policy[name] | {"test_loss": losses}
+                row = {"agent": name, "task": task.name} | about | policy_of(name) | {"test_loss": losses}
                 append_line(settings.out, json.dumps(row))
     print(f"{len(tasks)} tasks, {len(seeds)} seeds; logarithms, with standard errors over tasks:\n")
     print("| agent | without a shock, relative to the first | rate times 10 | labels exchanged |")

@@ -22,8 +22,8 @@ from lrenv.training.drawn import OPTIMIZERS
 
 NAME = "universal-policy"
 VERSION = 3
-"""Of the policy, whose numbers theta are differences from those of an untrained one: other numbers there, or another
-guard, are another version."""
+"""Of the policy, whose numbers theta are differences from those of an untrained one: other numbers there, another
+guard, or another meaning of what is seen, are another version."""
 METADATA = schema.record(
     {
         "architecture": schema.record(

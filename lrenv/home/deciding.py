@@ -20,8 +20,9 @@ from lrenv.runtime.transfer import to_host
 from lrenv.training.optimizers import Hyper
 
 CHANGED = "something else had set the rate"
-REPLACED = "the optimizer's groups were replaced"
 """Why the rate of the steps before was not the controller's."""
+REPLACED = "the optimizer's groups were replaced"
+"""Why the ratios of rates are others than before."""
 
 
 class Outcome(NamedTuple):
