@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import traceback
 from collections.abc import Collection, Mapping
@@ -51,11 +52,15 @@ def count(name: str, value: int, least: int = 1) -> int:
         TypeError: not an integer.
         ValueError: below the least.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value < least:
+    if number < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
-    return value
+    return number
 
 
 def check_new(

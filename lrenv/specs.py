@@ -32,9 +32,9 @@ Own(file='examples/my_tasks.py', name='spirals')
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from lrenv.lookup import NAME
@@ -143,7 +143,7 @@ def _file(text: str) -> int:
     for end in ends:
         item = text[:end].strip()
         suffix = ".py" if text[end : end + 1] == ":" else SUFFIX
-        if item.endswith(suffix) and Path(item).is_file():
+        if item.endswith(suffix) and os.path.isfile(item):
             return end
     return 0
 

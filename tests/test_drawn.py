@@ -191,7 +191,7 @@ def test_no_training_is_on_tasks_of_another_purpose(purpose: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        ("drawn:number=-1", ValueError, "numbered from 0, so number can't be -1"),
+        ("drawn:number=-1", ValueError, "number must be at least 0, not -1"),
         ("drawn:number=1.5", TypeError, "number must be an integer, not 1.5"),
         ("drawn:number=all", TypeError, "number must be an integer, not 'all'"),
         ("drawn:number=True", TypeError, "number must be an integer, not True"),

@@ -221,7 +221,7 @@ CASES: dict[str, Case] = {
     ),
     "batch norm 1d": Case(vector(lambda: nn.BatchNorm1d(8)), VECTOR, single=ONE_VALUE),
     "batch norm 1d, averaging": Case(
-        vector(lambda: nn.BatchNorm1d(8, momentum=None)), VECTOR, "item()", ONE_VALUE
+        vector(lambda: nn.BatchNorm1d(8, momentum=None)), VECTOR, single=ONE_VALUE
     ),
     "batch norm 1d, bare": Case(
         vector(lambda: nn.BatchNorm1d(8, affine=False, track_running_stats=False)), VECTOR, single=ONE_VALUE

@@ -253,7 +253,8 @@ def test_memory_is_counted_by_hand(toy: Callable[..., Task]) -> None:
     # A 6-5-3 perceptron: 53 weights; 24 + 10 + 10 examples of 6 float32 and an int64; outputs of 5, 5 and 3 numbers.
     memory = Trainee(toy(optimizer="adam")).memory
     assert memory.data == 44 * (6 * 4 + 8)
-    assert memory.held == 4 * (53 * (2 + 2) + 3 * 10)  # weights, the best ones, two moments; predictions
+    # Weights, the best ones, two moments and two powers of betas; predictions.
+    assert memory.held == 4 * (53 * (2 + 2) + 2 + 3 * 10)
     assert memory.training == 4 * (2 * 53 + 4 * (6 + 13 + 2 * 5))
     assert memory.measuring == 4 * 10 * (6 + 3 * 5)
     for n, chunk_size, times in ((8, 2, 3), (2, 2, 2)):

@@ -5,8 +5,9 @@ deviation by which a batch x is normalised:
 
     (x - mean) / std
 
-Both are taken from the training split alone. Files are decoded once and checked. Images stay uint8 and are normalised
-batch by batch, so a data set takes a quarter of its float32 size on the device.
+Both are taken from the training split alone. Files are decoded once and checked. Images are kept as uint8. On
+a device small sets are normalised once and for all, large ones batch by batch, so that they take a quarter of their
+float32 size (`lrenv.training.objective`).
 
 Splits are fixed. Every set has one order, drawn with `numpy.random.default_rng(0)`; validation is cut from the end of
 the training part. Any prefix of a validation or test split is thus a fair sample of it. Files are read from

@@ -95,6 +95,29 @@ class Data(NamedTuple):
         return Data(train, val, test, self.mean.to(device), self.std.to(device), self.classes)
 
 
+def check_data(whose: str, data: Data) -> None:
+    """Checks a data set that may have been made by hand for what would otherwise be found out in training.
+
+    Args:
+        whose: for errors, such as "task 'mine': its".
+        data: the data set.
+
+    Raises:
+        TypeError: labels that aren't int64.
+        ValueError: a split without examples, or a label of no class.
+    """
+    for name, (inputs, targets) in zip(("training", "validation", "test"), data[:3], strict=True):
+        if not inputs.numel() or not len(targets):
+            raise ValueError(f"{whose} {name} split has no examples")
+        if targets.is_floating_point() or not data.classes:
+            continue
+        if targets.dtype != torch.int64:
+            raise TypeError(f"{whose} {name} targets are {targets.dtype}: make labels int64, or numbers float32")
+        low, high = (int(bound) for bound in targets.aminmax())
+        if not 0 <= low <= high < data.classes:
+            raise ValueError(f"{whose} {name} targets hold {low} to {high}, and there are {data.classes} classes from 0")
+
+
 Loader: TypeAlias = Callable[..., Data]
 """A function (options as keyword arguments) -> a data set."""
 

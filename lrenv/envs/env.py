@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lrenv.envs.snapshots import Snapshot
 from lrenv.envs.vector_env import LearningRateVectorEnv, row
@@ -59,7 +60,8 @@ class LearningRateEnv(gym.Env[Array, Array]):
             raise gym.error.ResetNeeded("the episode has ended: call reset()")
         if np.shape(action) != self.action_space.shape:
             raise ValueError(f"the action must have shape {self.action_space.shape}, not {np.shape(action)}")
-        observation, reward, terminated, _, info = self._envs.step(np.asarray(action)[None])
+        batch = action[None] if isinstance(action, Tensor) else np.asarray(action)[None]
+        observation, reward, terminated, _, info = self._envs.step(batch)
         self._terminated = bool(terminated[0])
         return row(observation, 0), float(reward[0]), self._terminated, False, _first(info)
 

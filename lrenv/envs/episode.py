@@ -109,7 +109,7 @@ class Episode:
         self.control = Control(control, self.trainee.rates, task.hyper, dtype)
         sizes = {"rates": self.control.rates, "parameters": network.size}
         self.observer = Observer(observe, dtype, sizes)
-        own_reward = reward not in BUILT_IN
+        own_reward = not isinstance(reward, str) or reward not in BUILT_IN
         layers = len(network.pieces["layer"])
         setup = Setup(self.trainee.optimizer.adaptive, task.hyper.get("momentum", 0.0), task.batch_size, layers)
         self._meter = DynamicsMeter(task.budget, task.interval, self.observer.motion or own_reward, setup)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
@@ -132,8 +133,17 @@ class MultiTaskVecEnv(VecEnv):
 
         Returns:
             Observations, rewards (n,) float32, dones (n,), and a list of n infos, as `LearningRateVecEnv` gives them.
+
+        Raises:
+            gymnasium.error.ResetNeeded: `reset` was never called.
+            ValueError: actions of the wrong shape, not finite, or out of bounds; no group has moved.
         """
-        parts = [self._stepped(group, part) for group, part in enumerate(np.split(self._actions, self.groups))]
+        if not self._cohorts:
+            raise gym.error.ResetNeeded("call reset() before step()")
+        control = self._cohorts[0].envs.envs.episode.control
+        control.check(self._actions, self.num_envs)
+        actions = np.split(np.asarray(self._actions), self.groups)
+        parts = [self._stepped(group, part) for group, part in enumerate(actions)]
         observations, rewards, dones, infos = zip(*parts, strict=True)
         listed = [info for each in infos for info in each]
         return np.concatenate(observations), np.concatenate(rewards), np.concatenate(dones), listed
@@ -149,6 +159,8 @@ class MultiTaskVecEnv(VecEnv):
         Raises:
             ValueError: the snapshot is of an environment with other ones; the message says which.
         """
+        if len(snapshot.groups) != self.groups:
+            raise ValueError(f"the snapshot is of {len(snapshot.groups)} groups, and here are {self.groups}")
         cohorts = []
         for group in snapshot.groups:
             envs = self._made(self._tasks(group.place))

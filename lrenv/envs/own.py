@@ -47,7 +47,7 @@ def _name(text: str, kind: str, known: Mapping[str, Any], register: Callable[...
     if theirs is found:
         return name
     before, registered = _FILES.get((kind, name), (path, None))
-    if theirs is not None and name not in rewards.BUILT_IN | observations.BUILT_IN:
+    if theirs is not None and name not in (rewards if known is REWARDS else observations).BUILT_IN:
         if theirs is not registered:
             raise ValueError(f"{kind} {name!r} is registered already; give that of {path} another name")
         if before != path:

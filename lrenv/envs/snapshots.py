@@ -61,20 +61,19 @@ def settings_of(episode: Episode, view: Mapping[str, Any]) -> dict[str, Any]:
         **task.hyper,
         **{name: described(getattr(task, name)) for name in plain},
         "val_examples": len(trainee.val.targets),
-        **{name: _in_view(value) for name, value in view.items()},
+        **{name: _in_view(value, REWARDS if name == "reward" else OBSERVATIONS) for name, value in view.items()},
         "dtype": str(trainee.dtype),
     }
 
 
-def _in_view(value: Any) -> str:
+def _in_view(value: Any, known: Mapping[str, Any]) -> str:
     """Names, and what stands behind those that are not lrenv's own."""
     if isinstance(value, tuple | list):
-        return ", ".join(_in_view(each) for each in value)
+        return ", ".join(_in_view(each, known) for each in value)
     if not isinstance(value, str):
         return described(value)
-    own = {**OBSERVATIONS, **REWARDS}.get(value)
-    built_in = own is None or value in rewards.BUILT_IN | observations.BUILT_IN
-    return value if built_in else f"{value} {described(own)}"
+    built_in = value not in known or value in (rewards if known is REWARDS else observations).BUILT_IN
+    return value if built_in else f"{value} {described(known[value])}"
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

@@ -260,10 +260,16 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             self._history.add(info, np.ones(self.num_envs, dtype=bool))
 
     def render(self) -> Any:
-        """Returns a tuple of images (height, width, 3), one per env, for "rgb_array"; None for "human"."""
+        """Returns a tuple of images (height, width, 3), one per env, for "rgb_array"; None for "human".
+
+        Raises:
+            gymnasium.error.ResetNeeded: `reset` was never called.
+        """
         if self._history is None:
             gym.logger.warn("render() needs render_mode='rgb_array' or 'human' when the environment is made")
             return None
+        if self._now is None:
+            raise gym.error.ResetNeeded("call reset() before render()")
         return self._history.draw() if self.render_mode == "rgb_array" else None
 
     @cached_property

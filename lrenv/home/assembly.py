@@ -108,7 +108,7 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     )  # fmt: skip
     if needs.clock_alone:
         fall = Fallback(None, 0)
-    decider = Decider(driver, observing, fall, rates, every, like.device)
+    decider = Decider(driver, observing, fall, rates, every, last.device)
     if unlike := groups.unlike(driver.view.optimizer, getattr(driver.agent, "fitted_to", ())):
         decider.tell("family", f"agent {driver.name!r} {unlike}")
     if split:
@@ -140,8 +140,6 @@ def _check_kinds(settings: Settings) -> None:
         TypeError: an argument of another kind.
         ValueError: a loss of no such name, or deviations that aren't above 0.
     """
-    if settings.horizon is not None:
-        count("horizon", settings.horizon)
     if not isinstance(settings.shadow, bool):
         raise TypeError(f"shadow must be True or False, not {what_is(settings.shadow)}")
     if settings.module is not None and not isinstance(settings.module, nn.Module):

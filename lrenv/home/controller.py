@@ -27,6 +27,9 @@ IDLE = 20
 """Calls of `step` in a row without a step of the optimizer, after which that is said: a GradScaler halves its scale at
 each step that it skips, and begins at 2^16."""
 
+MOST_UNSETTLED = 10_000
+"""Steps of which it isn't asked whether a fused optimizer took them: each keeps a number on the device."""
+
 
 class LRController(LRScheduler):
     """Drives the learning rate of a PyTorch loop with an agent; `step(loss)` after each step of the optimizer.
@@ -122,6 +125,7 @@ class LRController(LRScheduler):
     ) -> None:
         # The constructor of torch's schedulers, which is not called, would set rates at once.
         self.optimizer = optimizer
+        horizon = None if horizon is None else count("horizon", horizon)
         settings = Settings(
             horizon, every, evaluate, bounds, shadow, module, first, last, layers, loss, batch_size, target_std,
             fallback, patience,
@@ -139,7 +143,7 @@ class LRController(LRScheduler):
         self._plan()
         self.base_lrs: Any = self._rates.groups.initial()
         self._at_gradients = self._gradients is not None or self._untrained is not None
-        self._stepping = Steps(optimizer, self._before_step, early=self._at_gradients)
+        self._stepping = Steps(optimizer, self._before_step, self._looks_at_this_step if self._at_gradients else None)
 
     def __repr__(self) -> str:
         return f"LRController({self._driver.name}, step {self.last_epoch} of {self.horizon or 'any number'})"
@@ -178,7 +182,7 @@ class LRController(LRScheduler):
             if self._can_begin:
                 self.start()
             return
-        found_inf = getattr(self.optimizer, "found_inf", None) if self._looks_at_this_step else None
+        found_inf = getattr(self.optimizer, "found_inf", None) if self._looks_at_this_step() else None
         if found_inf is not None and bool(found_inf):  # a fused optimizer under a GradScaler: it won't move
             return
         if self._untrained is not None:
@@ -188,7 +192,6 @@ class LRController(LRScheduler):
         elif not self._begun and (self._can_begin or self._first is not None):
             self._begin()
 
-    @property
     def _looks_at_this_step(self) -> bool:
         """Whether the gradient that stands there is looked at; it may take waiting for the device."""
         return self._gradients is not None or (self._untrained is not None and self._untrained.pending)
@@ -248,6 +251,8 @@ class LRController(LRScheduler):
                 self._begin()
         self.last_epoch += 1
         self._losses.add(value if self._due < math.inf else None, self._stepping.found_inf)
+        if self._losses.unsettled >= MOST_UNSETTLED:  # after the end, where nothing else asks
+            self.last_epoch -= self._losses.settle()
         if self.last_epoch >= self._due and self._gradients is None:
             self._arrive()
 
@@ -337,7 +342,7 @@ class LRController(LRScheduler):
             ValueError: a step below 0, or the agent reacts to training.
         """
         at = min(count("step", step, 0), self._end - 1)
-        schedule = Schedule(self._driver.agent, self._rates.groups.layers)
+        schedule = Schedule(self._driver.agent, self._rates.groups.layers, self._driver.setup)
         return self._rates.within(schedule.rates(int(at - at % self.every), self._end, self.every)[0])
 
     def get_last_lr(self) -> list[Any]:

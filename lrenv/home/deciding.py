@@ -81,6 +81,12 @@ class Decider:
                 "the optimizer's groups were replaced: the new ones' rates keep their ratios to the first rate of the "
                 f"old ones, {groups.base:g}; make a new controller if that isn't meant",
             )
+        if self._observing.leaves_out(groups):
+            self.tell(
+                "added",
+                f"agent {self.driver.name!r} observes gradients, and not those of parameters that are trained only since "
+                "the controller was made: make a new one",
+            )
         if changed := groups.changed():
             self.tell(
                 "changed",

@@ -107,7 +107,7 @@ class Driver:
         number = 1 if layers is None else layers.number
         self.control = Control(self.view.control, {self.granularity: number}, hyper, dtype)
         self._constant = {} if layers is None else layers.constant(torch.zeros((), dtype=torch.float64))
-        self._setup = setup
+        self.setup = setup
 
     @without_gradients
     def act(self, observation: Shown, lr: Tensor, hyper: Hyper) -> Act:
@@ -134,7 +134,7 @@ class Driver:
             return None
         row = (step - self._ahead.step) // every
         if (horizon, every) != self._ahead.run or not 0 <= row < len(self._ahead.actions) or step % every:
-            dynamics = clock(torch.arange(step, step + AHEAD * every, every).double(), horizon, every, self._setup)
+            dynamics = clock(torch.arange(step, step + AHEAD * every, every).double(), horizon, every, self.setup)
             constant = {name: x.expand(AHEAD, -1) for name, x in self._constant.items()}
             seen, row = to_host(self.observer(torch.float64).observe(dynamics, constant)), 0
             actions, memory = self.agent.predict(seen, None, np.ones(AHEAD, bool), deterministic=True)
@@ -194,12 +194,16 @@ class Driver:
         if not all(isinstance(x, np.ndarray | Tensor) for x in memory):
             raise TypeError(f"agent {self.name!r} has a memory that is no tuple of arrays, which can't be saved")
         kept = [torch.as_tensor(np.array(x) if isinstance(x, np.ndarray) else x.cpu()).clone() for x in memory]
-        return {"asked": self._asked, "memory": None if self._memory is None else kept}
+        arrays = [isinstance(x, np.ndarray) for x in memory]
+        return {"asked": self._asked, "memory": None if self._memory is None else kept, "arrays": arrays}
 
     def restoring(self, state: dict[str, Any]) -> Callable[[], None]:
         """Reads what `state` gave, and returns what goes on from it."""
         asked = bool(state["asked"])
-        memory = None if state["memory"] is None else tuple(x.clone().numpy() for x in state["memory"])
+        memory = None
+        if state["memory"] is not None:
+            pairs = zip(state["memory"], state["arrays"], strict=True)
+            memory = tuple(x.clone().numpy() if array else x.clone() for x, array in pairs)
 
         def restore() -> None:
             self._asked, self._memory = asked, memory

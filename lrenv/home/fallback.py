@@ -17,6 +17,7 @@ from lrenv.home.needs import SIZES, checked_view, clock, granularity_of, needs_o
 from lrenv.lookup import count
 from lrenv.runtime.ambient import without_gradients
 from lrenv.runtime.transfer import to_host
+from lrenv.training.dynamics import Setup
 
 
 class Schedule:
@@ -25,14 +26,15 @@ class Schedule:
     Args:
         agent: of the view of schedules; it sets the rate by the clock.
         layers: what has a rate of its own; None for the network as a whole.
+        setup: of the training, for agents that look at it.
 
     Raises:
         ValueError: another agent.
     """
 
-    def __init__(self, agent: Agent, layers: Layers | None = None) -> None:
+    def __init__(self, agent: Agent, layers: Layers | None = None, setup: Setup | None = None) -> None:
         view = checked_view(agent)
-        self._agent = agent
+        self._agent, self._setup = agent, setup
         self._observer = Observer(view.observe, torch.float64, SIZES)
         granularity = granularity_of(view) or "trainee"
         if granularity != "trainee" and layers is None:
@@ -49,7 +51,7 @@ class Schedule:
     @without_gradients
     def rates(self, step: int, horizon: float, interval: int) -> list[float]:
         """The rates (K) at a step of a run of so many."""
-        dynamics = clock(torch.tensor([step], dtype=torch.float64), horizon, interval)
+        dynamics = clock(torch.tensor([step], dtype=torch.float64), horizon, interval, self._setup)
         observation = to_host(self._observer.observe(dynamics, self._constant))
         action, memory = self._agent.predict(observation, None, np.array([True]), deterministic=True)
         if memory is not None:

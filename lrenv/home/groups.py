@@ -69,6 +69,11 @@ class Groups:
         """
         self.layers, self._write = layers, write
         split = write and layers is not None and layers.split(self._optimizer)
+        if write:
+            # Groups without a rate of their own, also those that are added later, share this tensor.
+            defaults = getattr(self._optimizer, "defaults", {})
+            if isinstance(defaults.get("lr"), Tensor):
+                defaults["lr"] = defaults["lr"].detach().clone()
         if split:
             self._first = []  # each group has its own
         self.initial()
@@ -82,9 +87,10 @@ class Groups:
             ValueError: there are none.
         """
         groups: list[Group] = list(getattr(self._optimizer, "param_groups", ()))
-        if not groups or any("lr" not in group for group in groups):
+        if not groups or any(group.get("lr") is None for group in groups):
             raise ValueError(
-                "the optimizer has no parameter groups with a rate `lr`: pass the one that trains the model"
+                "the optimizer has no parameter groups with a rate `lr` each: pass the one that trains the model, and "
+                "give it a rate"
             )
         return groups
 
@@ -95,7 +101,16 @@ class Groups:
             self._first.append(float(group["initial_lr"] if "initial_lr" in group else group["lr"]))
         if not self._write:
             return self._first[: len(groups)]
+        self._part_tensors(groups)
         return [float(group.setdefault("initial_lr", lr)) for group, lr in zip(groups, self._first, strict=False)]
+
+    def _part_tensors(self, groups: Sequence[Group]) -> None:
+        """Gives each group whose rate is the tensor of another one a tensor of its own: each is set by itself."""
+        taken = [getattr(self._optimizer, "defaults", {}).get("lr")]
+        for group in groups:
+            if isinstance(group["lr"], Tensor) and any(group["lr"] is other for other in taken):
+                group["lr"] = group["lr"].detach().clone()
+            taken.append(group["lr"])
 
     def restore(self, base: float, initial: Sequence[float]) -> None:
         """Goes on with the ratios of a checkpoint, also of groups that are added only later."""
@@ -162,15 +177,21 @@ class Groups:
 
     def hyper(self, names: Collection[str], dtype: torch.dtype) -> Hyper:
         """The first group's values, name -> (1, 1)."""
-        return {name: torch.tensor([[self._values(name)[0]]], dtype=dtype) for name in names}
+        return {name: torch.tensor([[_value(self.all[0], name)]], dtype=dtype) for name in names}
 
     def set_hyper(self, hyper: dict[str, float]) -> None:
-        """Sets momentum (beta_1 where there are betas) in all groups, and weight decay in those that have some."""
+        """Sets momentum (beta_1 where there are betas) in all groups that have it, and weight decay.
+
+        Groups that began without weight decay are left without, if others began with some: biases and norms are often
+        spared. How they began stands in each group as `initial_weight_decay`.
+        """
         for name, value in hyper.items():
-            some = any(self._values(name))
-            for group, held in zip(self.all, self._values(name), strict=True):
-                if name == "weight_decay" and some and not held:
-                    continue  # biases and norms are often spared
+            having = [group for group in self.all if _value(group, name) is not None]
+            if name == "weight_decay":
+                first = [float(group.setdefault("initial_weight_decay", _value(group, name))) for group in having]
+                if any(first):
+                    having = [group for group, decay in zip(having, first, strict=True) if decay]
+            for group in having:
                 if name == "momentum" and "betas" in group:
                     _put_beta(group, value)
                 elif name == "momentum":
@@ -178,11 +199,10 @@ class Groups:
                 else:
                     _put(group, name, value)
 
-    def _values(self, name: str) -> list[float]:
-        groups = self.all
-        if name == "momentum" and "betas" in groups[0]:
-            return [float(group["betas"][0]) for group in groups]
-        return [float(group[name]) for group in groups]
+    def others(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether others than these are trained."""
+        known = {id(parameter) for parameter in parameters}
+        return any(p.requires_grad and id(p) not in known for group in self.all for p in group["params"])
 
     def hold(self, parameters: Sequence[Tensor]) -> bool:
         """Whether all of these are among those that are trained."""
@@ -222,14 +242,21 @@ class Groups:
 
     def momentum(self) -> float:
         """The first group's momentum, beta_1 where there are betas; 0 of an optimizer without."""
-        return self._values("momentum")[0] if {"momentum", "betas"} & self.all[0].keys() else 0.0
+        return _value(self.all[0], "momentum") or 0.0
 
     def family(self) -> str:
         """What kind of optimizer it is."""
         name = type(self._optimizer).__name__
         if name != "SGD":
             return OF_TORCH.get(name, name)
-        return "SGD with momentum" if self._values("momentum")[0] else "SGD without momentum"
+        return "SGD with momentum" if self.momentum() else "SGD without momentum"
+
+
+def _value(group: Group, name: str) -> float | None:
+    """A group's hyperparameter, beta_1 for the momentum where there are betas; None of a group without."""
+    if name == "momentum" and "betas" in group:
+        return float(group["betas"][0])
+    return float(group[name]) if name in group else None
 
 
 def _put(group: Group, name: str, value: float) -> None:

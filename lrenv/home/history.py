@@ -6,7 +6,7 @@ import csv
 from collections import deque
 from collections.abc import Iterator
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 KEPT = 10_000
 """Decisions that are remembered; a schedule that decides at every step of a long run would fill the memory."""
@@ -38,8 +38,14 @@ class History:
     def __iter__(self) -> Iterator[Decision]:
         return iter(self._decisions)
 
-    def __getitem__(self, index: int) -> Decision:
-        return self._decisions[index]
+    @overload
+    def __getitem__(self, index: int) -> Decision: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Decision]: ...
+
+    def __getitem__(self, index: int | slice) -> Decision | list[Decision]:
+        return list(self._decisions)[index] if isinstance(index, slice) else self._decisions[index]
 
     def add(self, decision: Decision) -> None:
         """Appends one; beyond `KEPT` the oldest is forgotten."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lrenv.envs.observations import BUDGET, Observer
 from lrenv.home.gradients import FirstGradient, Gradients
+from lrenv.home.groups import Groups
 from lrenv.home.needs import Needs, clock
 from lrenv.home.processes import agreed, from_first, mean_of_processes
 from lrenv.home.validation import Validated, Validation
@@ -112,6 +113,10 @@ class Observing:
             self._before = now._replace(layers=(first.clone(), last.clone())) if self._needs.motion else now
             self._latest = None
 
+    def leaves_out(self, groups: Groups) -> bool:
+        """Whether gradients are observed, and those of some trained parameters are not among them."""
+        return self._gradients is not None and groups.others(self._gradients.parameters)
+
     def clear(self) -> None:
         """Begins the sums of gradients anew, after a decision."""
         if self._gradients is not None:
@@ -198,5 +203,5 @@ class Observing:
         steps = torch.full((1,), step, dtype=torch.int64, device=self._like.device)
         nothing = self._like.new_zeros(1, 1)
         watched = self._watched or (nothing, nothing)
-        first, last = (weights.detach().reshape(1, -1).to(self._like.dtype) for weights in watched)
+        first, last = (weights.detach().reshape(1, -1).to(self._like) for weights in watched)
         return Trained(steps, (first, last), validated.loss, validated.predictions)

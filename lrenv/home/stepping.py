@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from numbers import Real
 from types import MethodType
 from typing import Any, NamedTuple
 from weakref import WeakMethod
@@ -26,8 +27,8 @@ class Steps:
     Args:
         optimizer: any object; one without a method `step` is taken to step whenever it is asked.
         before: called before each step.
-        early: whether `before` looks at gradients. A closure that computes them is then called ahead of it, and the
-            optimizer is given one that returns its loss.
+        early: tells whether `before` looks at the gradient of the step to come. A closure that computes it is then
+            called ahead of it, and the optimizer's own first call gives that loss; None for those who never look.
 
     Attributes:
         taken: the steps that were taken since the last call of `since`.
@@ -35,7 +36,7 @@ class Steps:
             on the device of the weights.
     """
 
-    def __init__(self, optimizer: Any, before: Callable[[], None], early: bool = False) -> None:
+    def __init__(self, optimizer: Any, before: Callable[[], None], early: Callable[[], bool] | None = None) -> None:
         self.found_inf: Tensor | None = None
         self.taken = 0
         self.noticed = callable(getattr(optimizer, "step", None))
@@ -57,7 +58,12 @@ class Listener(NamedTuple):
 
     before: WeakMethod[Any]  # called before each step
     after: WeakMethod[Any]  # called after it, with the optimizer's `found_inf`
-    early: bool  # whether `before` looks at gradients
+    early: WeakMethod[Any] | None  # tells whether `before` will look at a gradient
+
+    def looks(self) -> bool:
+        """Whether it looks at the gradient of the step to come."""
+        asked = None if self.early is None else self.early()
+        return asked is not None and asked()
 
 
 class Listeners:
@@ -84,10 +90,11 @@ class Listeners:
         @wraps(step)
         def told(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
             closure = args[0] if args else kwargs.get("closure")
-            if closure is not None and any(listener.early for listener in self._held):
+            if closure is not None and any(listener.looks() for listener in self._held):
                 with torch.enable_grad():
-                    loss = closure()
-                args, kwargs = (lambda: loss,), {}
+                    known = [closure()]
+                # Line searches and SAM call it again, at other weights.
+                args, kwargs = (lambda: known.pop() if known else closure(),), {}
             before()
             result = step(*args, **kwargs)
             after(getattr(optimizer, "found_inf", None))
@@ -97,9 +104,12 @@ class Listeners:
         # A bound method: torch's schedulers, which wrap it again, look for its function.
         self._told = optimizer.step = MethodType(told, optimizer)
 
-    def add(self, before: Callable[[], None], after: Callable[[Any], None], early: bool) -> None:
+    def add(
+        self, before: Callable[[], None], after: Callable[[Any], None], early: Callable[[], bool] | None
+    ) -> None:
         """Has these methods called, as long as their objects are there."""
-        self._held.append(Listener(WeakMethod(before, self._forget), WeakMethod(after), early))
+        asked = None if early is None else WeakMethod(early)
+        self._held.append(Listener(WeakMethod(before, self._forget), WeakMethod(after), asked))
 
     def there(self) -> list[Any]:
         """The objects whose methods are called, earlier ones first."""
@@ -141,6 +151,11 @@ class Losses:
         if found_inf is not None or self._found_inf:
             self._found_inf.append(found_inf)
 
+    @property
+    def unsettled(self) -> int:
+        """The steps of which it isn't known yet whether they were taken."""
+        return len(self._found_inf)
+
     def settle(self) -> int:
         """Drops the steps that a fused optimizer skipped, and tells how many. It may wait for the device."""
         taken = [found is None or not bool(found) for found in self._found_inf]
@@ -169,7 +184,7 @@ def loss_of(loss: Any) -> Tensor:
     if isinstance(loss, Tensor) and loss.numel() == 1:
         own = loss.detach().clone()
         return own if own.ndim == 0 else own.reshape(())
-    if isinstance(loss, float | int) and not isinstance(loss, bool):
+    if isinstance(loss, Real) and not isinstance(loss, bool):
         return torch.tensor(float(loss), dtype=torch.float64)
     if loss is None:
         raise ValueError("the agent looks at training losses: call step(loss) with the loss of the batch")

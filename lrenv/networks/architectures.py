@@ -161,7 +161,13 @@ def wide_resnet(depth: int = 16, widen: int = 1) -> NetworkFactory:
     Args:
         depth: 6 k + 4 for k blocks per group.
         widen: the factor of the channels 16, 32 and 64 of the groups.
+
+    Raises:
+        ValueError: another depth.
     """
+    blocks, rest = divmod(depth - 4, 6)
+    if blocks < 1 or rest:
+        raise ValueError(f"the depth of a wide residual network is 6 k + 4, such as 10, 16 or 28, not {depth}")
 
     def block(inputs: int, outputs: int, stride: int) -> nn.Module:
         branch = [
@@ -180,7 +186,7 @@ def wide_resnet(depth: int = 16, widen: int = 1) -> NetworkFactory:
         layers: list[nn.Module] = [nn.Conv2d(channels, 16, 3, 1, 1, bias=False)]
         inputs = 16
         for outputs, stride in ((16 * widen, 1), (32 * widen, 2), (64 * widen, 2)):
-            for number in range((depth - 4) // 6):
+            for number in range(blocks):
                 layers.append(block(inputs, outputs, stride if number == 0 else 1))
                 inputs = outputs
         layers += [nn.BatchNorm2d(inputs), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]

@@ -75,7 +75,8 @@ class Dropout(nn.Module):
         """
         key = draws.fold(key, self.calls) if self.calls else key
         self.calls += 1
-        keep = draws.uniform(key, x.shape[key.ndim :], x.dtype) >= self.p
+        # Of numbers with fewer bits, which are rounded, another part than p would lie below p.
+        keep = draws.uniform(key, x.shape[key.ndim :], torch.promote_types(x.dtype, torch.float32)) >= self.p
         return x * keep / (1 - self.p) if self.p < 1 else x * 0
 
 
@@ -315,13 +316,15 @@ def _by_kernel(kernel: Callable[..., Tensor], layer: nn.Conv2d, prefix: str, par
     return kernel(x, parameters[f"{prefix}weight"], parameters.get(f"{prefix}bias"), layer.padding)
 
 
-def _batch_norm(layer: nn.BatchNorm2d, prefix: str, parameters: Tensors, state: Tensors, x: Tensor) -> Tensor:
+def _batch_norm(
+    layer: nn.BatchNorm1d | nn.BatchNorm2d, prefix: str, parameters: Tensors, state: Tensors, x: Tensor
+) -> Tensor:
     """Normalises the batches of all copies in one call, with n * c channels.
 
     `F.batch_norm` would update the running statistics in place, which functional transforms don't allow; so they are
     computed from the batch statistics that the same kernel returns.
     """
-    if x.ndim != 5:
+    if x.ndim not in ((5,) if isinstance(layer, nn.BatchNorm2d) else (3, 4)):
         return _fallback(layer, prefix, parameters, state, x)
     n = x.shape[0]
     folded = _fold(x)
@@ -405,7 +408,7 @@ def _dropout(module: Dropout, prefix: str, parameters: Tensors, state: Tensors, 
 RULES: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Linear: _linear,
     nn.Conv2d: _conv2d,
-    nn.BatchNorm2d: _batch_norm,
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _batch_norm),
     nn.Flatten: _flatten,
     nn.MaxPool2d: _max_pool,
     Dropout: _dropout,
@@ -415,7 +418,7 @@ RULES: dict[type[nn.Module], Callable[..., Tensor]] = {
     ),
 }
 """Module type -> its batched rule (module, prefix of its names, parameters, state, x) -> output."""
-_WEIGHTED = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)
+_WEIGHTED = (nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
 """Types with a rule that have a weight and a bias."""
 _KINDS: tuple[Any, ...] = (*RULES, nn.Sequential, Residual)
 _FORWARDS = {kind: kind.forward for kind in _KINDS}

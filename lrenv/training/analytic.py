@@ -19,6 +19,7 @@ from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor, nn
 
 from lrenv.data import Data, Split
+from lrenv.lookup import count
 from lrenv.networks.architectures import Shape
 
 CURVATURE = tuple(float(h) for h in np.logspace(-2, 0, 10))
@@ -95,6 +96,8 @@ def optimal_schedule(
     is taken, one of them the schedule refined from coarse intervals to fine ones. For a single curvature it is
     lr_t = 1 / (h (1 + sigma^2 / (b m_0) + t)), which tests hold it against; m_0 is the square of the start.
     """
+    for name, number in (("budget", budget), ("batch_size", batch_size), ("interval", interval)):
+        count(name, number)
     # A tensor of one's own: what is kept must not be changed.
     return torch.tensor(_optimal(budget, batch_size, interval, curvature))
 

@@ -60,6 +60,7 @@ from lrenv.data.generated import (
     Sines,
     Teacher,
 )
+from lrenv.lookup import count
 from lrenv.networks.families import Family, Perceptron, ResidualPerceptron, Transformer
 from lrenv.randomness.named import Chance
 from lrenv.randomness.seeds import TRAINING, seeds_for
@@ -137,6 +138,7 @@ class TaskDistribution:
             raise ValueError("limit=inf must be a finite number of FLOPs")
         if not self.limit >= CHEAPEST:
             raise ValueError(f"limit={self.limit} FLOPs are too few for a drawn task; take {CHEAPEST:g} or more")
+        object.__setattr__(self, "limit", float(self.limit))  # names of tasks tell it
 
     def task(self, number: int) -> Task:
         """Returns task number i.
@@ -145,10 +147,7 @@ class TaskDistribution:
             TypeError: no integer.
             ValueError: a negative number.
         """
-        if isinstance(number, bool) or not hasattr(number, "__index__"):
-            raise TypeError(f"number must be an integer, not {number!r}")
-        if number < 0:
-            raise ValueError(f"drawn tasks are numbered from 0, so number can't be {number}")
+        number = count("number", number, 0)
         kinds, attempt = Chance(VERSION, number), 0
         while (task := self._drawn(number, kinds, Chance(VERSION, number, attempt))) is None:
             attempt += 1

@@ -155,6 +155,7 @@ def reverse(
     return total
 
 
+@with_own_settings
 def truncated(
     trainee: Trainee,
     start: TraineeState,
@@ -185,6 +186,7 @@ def _windows(
         state = result.state
 
 
+@with_own_settings
 def _backward(
     training: ScheduledTraining, start: TraineeState, window: range, objective: Objective, checkpoint: bool
 ) -> Hypergradient:

@@ -11,9 +11,9 @@
 | `given` | none | (b, 1) | the network's output | none |
 
 The variance of predictions, which agents observe, is that of probabilities (`cross_entropy`, `bce`), and else that of
-outputs in units of the standard deviation of the training targets: so it doesn't change with the unit of the targets. A
-loss of one's own is a function (outputs, targets) -> losses (b,) for one network; its predictions are outputs in these
-units.
+outputs (`poisson`: rates) in units of the standard deviation of the training targets: so it doesn't change with the
+unit of the targets. A loss of one's own is a function (outputs, targets) -> losses (b,) for one network; its predictions
+are outputs in these units.
 
 R^2 = 1 - sum (t - f)^2 / sum (t - mean t)^2, and D^2 is the same of the Poisson deviance 2 sum (t log(t / r) - t + r).
 Both are NaN where the targets of a split don't vary, for there is nothing to explain.
@@ -81,8 +81,14 @@ def _probabilities(outputs: Tensor, _std: Tensor) -> Tensor:
 
 
 def _in_deviations(outputs: Tensor, std: Tensor) -> Tensor:
-    """(n, b, d) -> (n, d, b)."""
-    return (outputs.flatten(2) / std.reshape(-1)).transpose(1, 2).contiguous()
+    """(n, b) or (n, b, ...) -> (n, d, b), in units of the deviation of each target.
+
+    Where a loss of one's own takes other numbers than targets, such as means and variances, nobody knows which belongs
+    to which, and all are in units of the root mean square.
+    """
+    outputs = outputs.reshape(*outputs.shape[:2], -1)
+    units = std.reshape(-1) if std.numel() in (1, outputs.shape[2]) else std.square().mean().sqrt()
+    return (outputs / units).transpose(1, 2).contiguous()
 
 
 def _accuracy(outputs: Tensor, targets: Tensor, _losses: Tensor) -> Tensor:
@@ -129,11 +135,13 @@ def _poisson(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _deviance_explained(outputs: Tensor, targets: Tensor, _losses: Tensor) -> Tensor:
-    def deviance(log_rate: Tensor) -> Tensor:
-        return (torch.xlogy(targets, targets) - targets * log_rate - targets + log_rate.exp()).flatten(1).sum(1)
+    def deviance(explained: Tensor, rate: Tensor) -> Tensor:
+        """From t log r and r."""
+        return (torch.xlogy(targets, targets) - explained - targets + rate).flatten(1).sum(1)
 
-    mean = targets.mean(1, keepdim=True).log().expand_as(targets)
-    return _where_targets_vary(1 - deviance(_as_targets(outputs, targets)) / deviance(mean), targets)
+    log_rate, mean = _as_targets(outputs, targets), targets.mean(1, keepdim=True).expand_as(targets)
+    whole = deviance(torch.xlogy(targets, mean), mean)  # the logarithm of a mean of 0 isn't asked for
+    return _where_targets_vary(1 - deviance(targets * log_rate, log_rate.exp()) / whole, targets)
 
 
 _LOSSES = (
@@ -206,7 +214,7 @@ def check_outputs(task: str, loss: Loss, shape: torch.Size, data: Data) -> None:
         raise ValueError(
             f"task {task!r}: for {b} examples its network gives {tuple(shape)}, but loss {loss.name!r} needs {needed}"
         )
-    if loss.name not in LOSSES:
+    if loss.targets == "any" and loss is not LOSSES["given"]:
         _try(task, loss, shape, data)
 
 

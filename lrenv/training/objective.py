@@ -6,8 +6,9 @@ Trainees do not interact, so the sum of their losses has all their gradients at 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,7 +74,7 @@ class Objective:
         outputs: numbers that the network is asked for, per example or place of a sequence.
         metric: the name of what is measured besides the loss; None if nothing is.
         train, val, test: the splits. Of the validation split these are the task's `val_examples`.
-        data_bytes: of the splits as they are stored.
+        data_bytes: of the splits as they are kept.
         layers: the number of outputs of each layer for an example, by which memory is predicted.
         piece: how many examples are measured at once.
         rounds_products: whether inputs of float32 products are rounded to TF32 (`lrenv.runtime.ambient`).
@@ -112,15 +113,19 @@ class Objective:
             )
             for split in (data.train, _first(data.val, task.val_examples), data.test)
         )
-        self.data_bytes = sum(x.nbytes for split in data[:3] for x in split)
+        self.data_bytes = sum(x.nbytes for split in (self.train, self.val, self.test) for x in split)
         self.piece = max(task.batch_size, 512)
         examples = self.train.inputs[: min(4, task.batch_size)]
         examples = examples if self._in_advance else self._normalised(examples)
-        check_outputs(task.name, self._loss, self.network.dry_run(examples, dtype), data)
-        if data.tokens:  # an id beyond the vocabulary is found now, whichever split holds it
-            splits = (self.train.inputs, self.val.inputs, self.test.inputs)
-            self.network.dry_run(torch.cat([ids[ids.amax(1).argmax()[None]] for ids in splits]), dtype)
+        with self._rounding("cpu"):  # where dry runs are
+            check_outputs(task.name, self._loss, self.network.dry_run(examples, dtype), data)
+            if data.tokens:  # an id beyond the vocabulary is found now, whichever split holds it
+                splits = (self.train.inputs, self.val.inputs, self.test.inputs)
+                self.network.dry_run(torch.cat([ids[ids.amax(1).argmax()[None]] for ids in splits]), dtype)
         self.layers = self.network.activations(examples, dtype) or [1]
+        if task.augment and self.train.inputs.ndim != 4:
+            shape = tuple(self.train.inputs.shape[1:])
+            raise ValueError(f"task {task.name!r}: augment={task.augment!r} is for images, and examples are {shape}")
         self._augment = AUGMENTATIONS[task.augment] if task.augment else None
 
     @with_own_settings
@@ -194,10 +199,16 @@ class Objective:
     ) -> tuple[Tensor, Tensors]:
         if self._autocast is None:
             return self.network(params, buffers, inputs, training, key, first_order)
-        # Weights change with every step: casts of them are not worth keeping.
-        with torch.autocast(self.device.type, self._autocast, cache_enabled=False):
+        with self._rounding(self.device.type):
             outputs, buffers = self.network(params, buffers, inputs, training, key)
         return outputs.to(self.dtype), buffers
+
+    def _rounding(self, device: str) -> AbstractContextManager[Any]:
+        """Where networks run on a type of device."""
+        if self._autocast is None:
+            return nullcontext()
+        # Weights change with every step: casts of them are not worth keeping.
+        return torch.autocast(device, self._autocast, cache_enabled=False)
 
     def _normalised(self, inputs: Tensor) -> Tensor:
         return inputs if self._tokens else (inputs.to(self.dtype) - self._mean) / self._std

@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lrenv.lookup import lookup
+from lrenv.lookup import lookup, what_is
 
 OptState = dict[str, Tensor]
 """Slot -> (n, P) for moments, (n, k, P) for k of them, (n, 1) for counters."""
@@ -217,7 +217,7 @@ def ema(optimizer: Optimizer, decay: float = 0.99) -> Optimizer:
 
 
 def _root(square: Tensor, eps_root: Tensor | float) -> Tensor:
-    if not isinstance(eps_root, float) or eps_root != 0:
+    if isinstance(eps_root, Tensor) or eps_root != 0:
         return (square + eps_root).sqrt()
     if torch.is_grad_enabled():
         # The derivative of a root is infinite at 0, where gradients have been 0 so far: that of this one is 0.
@@ -259,12 +259,12 @@ def make_optimizer(optimizer: str | Optimizer | OptimizerFactory, sizes: Sequenc
             f"{', '.join(OPTIMIZERS)}, or a lrenv.training.optimizers.Optimizer"
         )
     if callable(optimizer):
-        return optimizer(sizes)
+        made = optimizer(sizes)
+        if not isinstance(made, Optimizer):
+            raise TypeError(f"optimizer must make a lrenv.training.optimizers.Optimizer, not {what_is(made)}")
+        return made
     base, *wrappers = optimizer.split("+") if isinstance(optimizer, str) else [optimizer]
-    made = lookup(OPTIMIZERS, base, "optimizer")()
-    for name in wrappers:
-        made = lookup(WRAPPERS, name, "wrapper of an optimizer")(made)
-    return made
+    return _wrapped(lookup(OPTIMIZERS, base, "optimizer")(), wrappers, sizes)
 
 
 def wrapped(optimizer: str | Optimizer | OptimizerFactory, wrappers: str) -> str | Optimizer | OptimizerFactory:
@@ -274,7 +274,7 @@ def wrapped(optimizer: str | Optimizer | OptimizerFactory, wrappers: str) -> str
     return partial(_wrapped, optimizer, tuple(wrappers.split("+")[1:]))
 
 
-def _wrapped(optimizer: Optimizer | OptimizerFactory, wrappers: tuple[str, ...], sizes: Sequence[int]) -> Optimizer:
+def _wrapped(optimizer: Optimizer | OptimizerFactory, wrappers: Sequence[str], sizes: Sequence[int]) -> Optimizer:
     made = make_optimizer(optimizer, sizes)
     for name in wrappers:
         made = lookup(WRAPPERS, name, "wrapper of an optimizer")(made)

@@ -21,6 +21,7 @@ from torch import nn
 from lrenv import networks, sources, specs
 from lrenv.data import Data, load
 from lrenv.data.augment import AUGMENTATIONS
+from lrenv.data.types import check_data
 from lrenv.lookup import NAME, check_new, count, lookup, what_is
 from lrenv.networks.architectures import NetworkFactory
 from lrenv.training import analytic, power_law
@@ -113,6 +114,8 @@ class Task:
             )
         for name in ("batch_size", "budget", "interval"):
             count(name, getattr(self, name))
+        if not isinstance(self.replacement, bool):
+            raise TypeError(f"replacement must be True or False, not {self.replacement!r}")
         if self.val_examples is not None:
             count("val_examples", self.val_examples)
         if self.measure_interval is not None and count("measure_interval", self.measure_interval) % self.interval:
@@ -131,6 +134,8 @@ class Task:
             value = getattr(self, name)
             if value is not None and name not in known:
                 raise ValueError(f"{name}={value}, but optimizer {self.optimizer!r} has no {name}; leave it out")
+            if value is not None and not _is_number(value):
+                raise TypeError(f"{name} must be a number, not {value!r}")
             if value is not None and not 0 <= value < (1 if name == "momentum" else math.inf):
                 raise ValueError(f"{name} must be at least 0{' and below 1' * (name == 'momentum')}, not {value}")
         initial_rates(self.initial_lr)
@@ -139,8 +144,8 @@ class Task:
         """Returns the data; a named set is loaded once and kept, a function is called each time.
 
         Raises:
-            TypeError: the function gives something else than a `Data`.
-            ValueError: the batch is larger than the training split.
+            TypeError: the function gives something else than a `Data`, or labels that aren't int64.
+            ValueError: a split without examples, a label of no class, or a batch larger than the training split.
         """
         data = load(self.data, **self.data_options) if isinstance(self.data, str) else self.data()
         if not isinstance(data, Data):
@@ -148,6 +153,7 @@ class Task:
                 f"task {self.name!r}: its data function must give a lrenv.data.Data, not {what_is(data)}; "
                 "lrenv.data.from_arrays makes one of six arrays"
             )
+        check_data(f"task {self.name!r}: its", data)
         if self.batch_size > len(data.train.targets) and not self.replacement:
             raise ValueError(
                 f"task {self.name!r}: batch_size={self.batch_size} is larger than the {len(data.train.targets)} "
@@ -175,6 +181,10 @@ LARGEST_RATE = 1e38
 """What float32 holds."""
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def initial_rates(initial_lr: InitialLR) -> tuple[float, ...]:
     """Returns the rates that bound or list `initial_lr`.
 
@@ -183,11 +193,13 @@ def initial_rates(initial_lr: InitialLR) -> tuple[float, ...]:
         ValueError: an empty choice, a rate that is negative or not finite, or a range that is not one.
     """
     if isinstance(initial_lr, LogUniform):
+        if strange := [bound for bound in (initial_lr.low, initial_lr.high) if not _is_number(bound)]:
+            raise TypeError(f"LogUniform takes two rates, not {strange[0]!r}")
         if not 0 < initial_lr.low <= initial_lr.high <= LARGEST_RATE:
             raise ValueError(f"LogUniform needs 0 < low <= high <= {LARGEST_RATE:g}, not {initial_lr}")
         return initial_lr.low, initial_lr.high
     given = initial_lr if isinstance(initial_lr, tuple | list) else (initial_lr,)
-    if strange := [rate for rate in given if isinstance(rate, bool) or not isinstance(rate, Real)]:
+    if strange := [rate for rate in given if not _is_number(rate)]:
         raise TypeError(f"initial_lr must be a rate, several rates, or a LogUniform, not {what_is(strange[0])}")
     rates = tuple(map(float, given))
     if not rates:
@@ -225,6 +237,9 @@ def register_task(task: Task, replace_existing: bool = False) -> Task:
     source = f"{caller.f_code.co_filename}:{caller.f_lineno}"
     told = f": {_SOURCES.get(task.name)} registers it, and {source} would again" if task.name in _TASKS else ""
     check_new("task", task.name, _TASKS, _BUILT_IN, replace_existing, told)
+    if task.name in sources.advertised(GROUP):
+        point = sources.source(sources.advertised(GROUP)[task.name][0])
+        raise ValueError(f"task {task.name!r} is that of {point}; choose another name")
     _register_id(task.name)
     _TASKS[task.name], _SOURCES[task.name] = task, source
     return task
@@ -295,8 +310,8 @@ def make_task(task: str | Task, **settings: Any) -> Task:
             settings, such as `digits-mlp:budget=500` (`lrenv.specs`). Where the file holds a function that gives a
             task, it is called with the settings that it takes. Where the task in the file has the name of another one,
             as a changed one of lrenv's has, its name becomes `my_tasks.py:mine`.
-        **settings: fields of `Task`; the optimizer "+ema" is the task's own with an average. `path=`, and whatever else
-            is no field, goes to `data_options`.
+        **settings: fields of `Task`; the optimizer "+ema" is the task's own with an average. Where the data
+            are a `folder`, `path=`, and whatever else is no field, goes to `data_options`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -313,7 +328,7 @@ def make_task(task: str | Task, **settings: Any) -> Task:
         raise TypeError(f"a task is a name or a lrenv.Task, not {what_is(task)}")
     known = {f.name for f in fields(Task)}
     options = {name: settings.pop(name) for name in list(settings) if name not in known}
-    if options and base.data != "folder":
+    if options and settings.get("data", base.data) != "folder":
         name = next(iter(options))
         lookup(dict.fromkeys(known), name, "setting of a task")
     own = settings.get("optimizer")

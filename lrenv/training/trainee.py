@@ -146,14 +146,12 @@ class Trainee(Objective):
         shape = self.train.inputs.shape[1:]
         weights, inputs = self.network.size, shape.numel()
         # On their device, so that an optimizer creates its constants there before anything is compiled or captured.
-        fresh = [self.optimizer.init(torch.zeros(1, p, dtype=self.dtype, device=self.device)) for p in (1, 2)]
-        one, two = (sum(x.numel() for x in slots.values()) for slots in fresh)
-        slots = two - one  # numbers per weight: counters don't grow with the weights
+        slots = self.optimizer.init(torch.zeros(1, weights, dtype=self.dtype, device=self.device))
         predictions = max(self.outputs, 1) * min(PROBE, self.val.targets.numel())
         # A layer's output waits for the backward pass, which holds two gradients at a time.
         training = 2 * weights + self.task.batch_size * (inputs + sum(layers) + 2 * max(layers))
         measuring = min(self.piece, len(self.val.targets)) * (inputs + 3 * max(layers))
-        held = (2 + slots) * weights + predictions
+        held = 2 * weights + sum(x.numel() for x in slots.values()) + predictions
         return Memory(self.data_bytes, *(self.dtype.itemsize * numbers for numbers in (held, training, measuring)))
 
     @with_own_settings

@@ -82,9 +82,11 @@ class ControllerCallback:
             saved: the controller's state where it goes on from; None if there is none.
         """
         total = steps if self._horizon is None else self._horizon
-        horizon = total
+        horizon, settings = total, dict(self._settings)
         if saved is not None:
             horizon = saved.get("horizon")
+            if settings["every"] is None:  # a hundredth of what the horizon was at first
+                settings["every"] = saved.get("every")
         elif done and total is not None:
             horizon = total - done
         if horizon is not None and horizon < 1:
@@ -95,7 +97,7 @@ class ControllerCallback:
             horizon,
             evaluate=None if self._evaluate is None else lambda: self._measured(model),
             module=model,
-            **self._settings,
+            **settings,
         )
         if saved is not None:
             controller.load_state_dict(saved)
