@@ -11,9 +11,9 @@
 | `tuning_free` | are optimizers that find their rates, from their authors' packages | six papers of 2023 and 2024 |
 | `learned_optimizer` | are the trainee's optimizer, a trained perceptron | Metz et al. 2019 |
 
-Each folder's `__init__` gives the paper, its equation and the order to read in. The files have the same names in all of
-them: `agent.py` acts; where there is something to train, `settings.py` is what a training can be told and `training.py`
-trains, in the loop of `outer`. `base.py` is how an agent is written, and the place to start.
+Each folder's `__init__` gives the paper, its equation and the order to read in. The files have the same names in all
+but `hypergradient`: `agent.py` acts; where there is something to train, `settings.py` is what it can be told and
+`training.py` trains, in the loop of `outer`. `base.py` is how an agent is written, and the place to start.
 """
 
 from __future__ import annotations

@@ -117,8 +117,7 @@ class BaseAgent(ABC, Generic[C]):
         if not isinstance(initial, tuple):
             raise TypeError(f"start must give a tuple of arrays, such as (rate,); it gave {what_is(initial)}")
         shapes = _shapes(initial)
-        first = next(iter(observation.values())) if isinstance(observation, Mapping) else observation
-        n = len(first)
+        n = len(first_part(observation))
         if any(shape[:1] != (n,) for shape in shapes):
             raise TypeError(
                 f"start must give arrays whose first axis is that of the {n} environments of the observation, not "
@@ -175,8 +174,13 @@ def _like(initial: C, parts: list[Any]) -> C:
     return carry
 
 
+def first_part(observation: Any) -> Any:
+    """The observation (n, ...), or the first one in a dict of such."""
+    return next(iter(observation.values())) if isinstance(observation, Mapping) else observation
+
+
 def _on_host(action: Any, observation: Any) -> NDArray[Any]:
     """The action as an array; a floating-point one in the observation's dtype."""
     array: NDArray[Any] = action.cpu().numpy() if isinstance(action, Tensor) else np.asarray(action)
-    dtype = np.asarray(next(iter(observation.values())) if isinstance(observation, Mapping) else observation).dtype
+    dtype = np.asarray(first_part(observation)).dtype
     return array.astype(dtype, copy=False) if array.dtype.kind == dtype.kind == "f" else array

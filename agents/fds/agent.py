@@ -60,10 +60,12 @@ class FDS(BaseAgent[tuple[()]]):
 
     def __post_init__(self) -> None:
         """Raises ValueError for a schedule that cannot be followed."""
-        if not self.lr:
-            raise ValueError("a schedule needs a learning rate: lr=(0.1,)")
         for name, high in HIGHEST.items():
             values = np.array(getattr(self, name), np.float64)
+            if values.ndim != 1 or (name == "lr" and not values.size):
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be a value for each segment, such as {name}=(0.1,)"
+                )
             if not (np.isfinite(values) & (values >= 0) & (values <= high)).all():
                 raise ValueError(f"{name}={getattr(self, name)}: values must be finite, and between 0 and {high}")
 

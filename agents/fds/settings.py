@@ -54,6 +54,12 @@ class FDSSettings(OuterSettings):
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError for a setting that cannot be meant."""
         super().__post_init__()
+        self.refuse(window=self.method == "truncated", compile=self.method in ("truncated", "random"))
+        signs = self.method != "random"
+        self.refuse(
+            lr_step=signs, momentum_step=signs and self.momentum_segments > 0,
+            weight_decay_step=signs and self.weight_decay_segments > 0,
+        )  # fmt: skip
         for name in ("momentum_segments", "weight_decay_segments"):
             if getattr(self, name):
                 count(name, getattr(self, name))
@@ -81,8 +87,8 @@ class FDSSettings(OuterSettings):
         task = super().make_task(**others)
         if task.optimizer not in DIFFERENTIABLE:
             raise ValueError(
-                f"no hypergradients through optimizer {task.optimizer!r}, whose root has no derivative at 0; "
-                f"choose one of {', '.join(DIFFERENTIABLE)}"
+                f"hypergradients are computed through the optimizers {', '.join(DIFFERENTIABLE)}, not through "
+                f"{task.optimizer!r}; choose one of these"
             )
         for name, number in self.numbers_of_segments.items():
             flag = "segments" if name == "lr" else f"{name}_segments"

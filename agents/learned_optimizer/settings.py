@@ -97,9 +97,12 @@ class LearnedOptimizerSettings(OuterSettings):
             raise ValueError("network and widths go together: --network mlp --widths 16,32")
         if self.workers * self.pairs < 2:
             raise ValueError("variances need at least two pairs: raise workers or pairs")
-        for name in ("sigma", "clip", "rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name, value in (("sigma", self.sigma), ("clip", self.clip), ("outer_lr", self.rate)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive, not {value}")
+        self.refuse(task=not self.tasks, problems=self.classes is not None)
+        if self.compile == "graph":
+            raise ValueError("compile='graph' captures decisions of environments, and there are none: leave it out")
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter must be at least 0 and below 1, not {self.jitter}")
         if self.last_unroll is not None and count("last_unroll", self.last_unroll) < self.first_unroll:

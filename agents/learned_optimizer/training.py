@@ -41,7 +41,8 @@ from lrenv.training.trainee import Trainee, TraineeState
 VALIDATED = 256
 """The number of validation examples that the objective `valid` measures at a time; each time the next ones."""
 BETAS = (0.5, 0.999)
-"""beta_1 and beta_2 of Adam, for outer gradients that are not stationary (appendix C.3)."""
+"""beta_1 and beta_2 of Adam, for outer gradients that are not stationary: the former is that of appendix C.3, the
+latter Adam's default."""
 
 
 class Worker(NamedTuple):

@@ -26,7 +26,7 @@ from lrenv.agents.noh.lstm import ARCHITECTURE, Architecture, CoordinateLSTM, pr
 from lrenv.controllers import controller_file, schema
 from lrenv.controllers.agent import View
 from lrenv.training.gradient_observer import MEAN
-from lrenv.training.optimizers import OPTIMIZERS
+from lrenv.training.optimizers import OPTIMIZERS, WRAPPERS
 
 METADATA = schema.record({"view": schema.check_view, "architecture": ARCHITECTURE}, {})
 """The check of the metadata of a policy's file, without those of its training."""
@@ -67,6 +67,9 @@ class LSTMPolicy(BaseAgent[tuple[Tensor, ...]]):
         network: CoordinateLSTM | None = None,
         per: str = "parameter",
     ) -> None:
+        base, *wrappers = optimizer.split("+")
+        if base not in self.OPTIMIZERS or not WRAPPERS.keys() >= set(wrappers):
+            raise ValueError(f"{self.NAME} is for the optimizers {', '.join(self.OPTIMIZERS)}, not {optimizer!r}")
         self.architecture = architecture
         self.network = CoordinateLSTM(architecture) if network is None else network
         self.interval, self.optimizer, self.per = interval, optimizer, per
@@ -154,7 +157,7 @@ class LSTMPolicy(BaseAgent[tuple[Tensor, ...]]):
             METADATA("metadata", file.metadata)
             view = file.metadata["view"]
             schema.integer(1)("view.interval", view["interval"])
-            schema.one_of(cls.OPTIMIZERS)("view.optimizer", view["optimizer"])
+            schema.NAME("view.optimizer", view["optimizer"])
             views = {per: _view(view["interval"], view["optimizer"], per) for per in cls.PER}
             held = View(**schema.view_settings(view))
             per = next((per for per, own in views.items() if own == held), None)
@@ -208,7 +211,7 @@ class DMopt(LSTMPolicy):
     The trainee's optimizer is `unit`, whose direction is 1, so that an update is a rate. It is trained on the sum of
     all losses of a window (equation 3 there, with w_t = 1), and the gradients of the trainee count as constants: an
     update moves the weights of every later step in the window alike. Its derivative is thus the sum of the
-    hypergradients, -<g, 1>, from its own step on.
+    hypergradients, -<g, 1>, from its own step on. This is so where it acts at every step, as it has to.
     """
 
     NAME = "dmopt"

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from lrenv import sources, specs
 from lrenv.lookup import count
@@ -62,6 +63,10 @@ class OuterSettings:
         """Raises ValueError or TypeError for a setting that cannot be meant."""
         for name in (*self.COUNTS, self.LENGTH):
             count(name, getattr(self, name))
+        for name, kind in get_type_hints(type(self)).items():
+            known = _choices(kind)
+            if known and getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, not {getattr(self, name)!r}")
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} must be a finite number, not {value}")
@@ -69,6 +74,19 @@ class OuterSettings:
         seeds_for("training", 1, training=self.seed)
         if self.resume and self.overwrite:
             raise ValueError("--resume goes on with a training and --overwrite discards it: choose one")
+
+    def refuse(self, **used: bool) -> None:
+        """Refuses settings that would do nothing.
+
+        Args:
+            **used: name of a setting -> whether anything reads it, as the others are.
+
+        Raises:
+            ValueError: one that nothing reads isn't the default.
+        """
+        for name, is_used in used.items():
+            if not is_used and getattr(self, name) != getattr(type(self), name):
+                raise ValueError(f"{name}={getattr(self, name)!r} would do nothing beside these settings; leave it out")
 
     def make_task(self, **others: Any) -> Task:
         """Makes the task with these settings, and others.
@@ -98,6 +116,14 @@ class OuterSettings:
         """Returns the settings that a resumed training must share with its beginning, as JSON values."""
         free = ("out", "device", self.LENGTH)
         return {name: value for name, value in self.as_json().items() if name not in free}
+
+
+def _choices(kind: Any) -> list[Any]:
+    """What a setting of this type can be; empty where that can't be listed."""
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if not all(part is NoneType or get_origin(part) is Literal for part in parts):
+        return []
+    return [choice for part in parts for choice in ((None,) if part is NoneType else get_args(part))]
 
 
 def own_specs(settings: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -29,7 +29,7 @@ from lrenv.agents.ppo.tasks import Listed, Tasks, tasks_of
 from lrenv.agents.ppo.training import PolicyTraining, PPOTraining
 from lrenv.controllers.agent import View
 from lrenv.envs.multi_task_vec_env import MultiTaskSnapshot, MultiTaskVecEnv
-from lrenv.envs.own import observation_name, reward_name
+from lrenv.envs.own import reward_name
 
 Array = NDArray[Any]
 
@@ -78,16 +78,16 @@ class MultiTaskTraining(PolicyTraining):
 
     def __init__(self, settings: PPOSettings) -> None:
         own = {name: getattr(settings, name) for name in ("budget", "interval", "optimizer", "val_examples")}
-        reward, observe = reward_name(settings.reward), observation_name(settings.observe)
+        reward, observe, control = reward_name(settings.reward), settings.observed(), settings.controls
         given = {name: value for name, value in own.items() if value is not None}
-        self.tasks = tasks_of(settings.tasks, settings.seed, reward, settings.control, given)
+        self.tasks = tasks_of(settings.tasks, settings.seed, reward, control, given)
         trainees = settings.envs // settings.groups
 
         def seeds(place: int) -> list[int]:
             return self.training_seeds(trainees, place * trainees)
 
         self.envs = MultiTaskVecEnv(
-            settings.groups, trainees, self.tasks.task, seeds, control=settings.control, observe=observe,
+            settings.groups, trainees, self.tasks.task, seeds, control=control, observe=observe,
             reward=reward, device=settings.device,
         )  # fmt: skip
         if isinstance(self.tasks, Listed):
@@ -95,7 +95,7 @@ class MultiTaskTraining(PolicyTraining):
                 self.envs.check(task)
         self.scaled = TaskNormalize(self.envs, self.tasks, settings.gamma)
         self.validation = Validation(self.tasks.validation(settings.eval_tasks), settings.eval_seeds, settings.device)
-        view = View(settings.control, observe, None, settings.optimizer)
+        view = View(control, observe, None, settings.optimizer)
         super().__init__(settings, self.tasks.task(0), view, self.envs, self.scaled, settings.rollout)
 
     @property

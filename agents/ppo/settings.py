@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from lrenv import specs
 from lrenv.agents.outer.settings import OuterSettings
 from lrenv.controllers import schema
 from lrenv.envs.observations import WHITE_BOX
+from lrenv.envs.own import observation_name
 from lrenv.randomness.seeds import seeds_for
 
 OF_SEVERAL = ("groups", "rollout", "eval_tasks")
@@ -31,8 +33,8 @@ class PPOSettings(OuterSettings):
             own. Listed tasks are themselves what they are compared on.
         episodes: the number of trainees in all, rounded up to whole iterations of `envs`; with `tasks`, to whole
             iterations.
-        control: what the actions set or scale (`lrenv.envs.actions`).
-        observe: what the controller observes (`lrenv.envs.observations`).
+        control: what the actions set or scale (`lrenv.envs.actions`), several names separated by commas.
+        observe: what the controller observes (`lrenv.envs.observations`), likewise.
         reward: what the controller maximises the discounted sum of (`lrenv.envs.rewards`).
         hidden: the number of units in the hidden layer of actor and critic (section 3.3), or in the LSTM.
         lstm: whether the actor is an LSTM.
@@ -76,10 +78,12 @@ class PPOSettings(OuterSettings):
         """Raises ValueError or TypeError for a setting that cannot be meant."""
         super().__post_init__()
         schema.integer(1, schema.LARGEST_SIZE)("hidden", self.hidden)
-        control, observe = ((x,) if isinstance(x, str) else tuple(x) for x in (self.control, self.observe))
-        if any(name.startswith("set-raw") for name in control):
+        controls, observed = specs.split(self.control), specs.split(self.observe)
+        if not controls or not observed:
+            raise ValueError("control and observe name what is controlled and what is observed: give one or more")
+        if any(name.startswith("set-raw") for name in controls):
             raise ValueError("a policy of bounded actions can't control by 'set-raw'; use 'scale' or 'set'")
-        if WHITE_BOX.keys() & set(observe):
+        if WHITE_BOX.keys() & set(observed):
             raise ValueError(f"a policy of a few numbers can't observe {self.observe!r}; use 'dynamics' or another set")
         if self.tasks and self.envs % self.groups:
             raise ValueError(f"envs={self.envs} trainees can't be shared equally by groups={self.groups} tasks")
@@ -88,7 +92,9 @@ class PPOSettings(OuterSettings):
         if self.tasks and self.task != type(self).task:
             raise ValueError(f"tasks={self.tasks!r} stands instead of task: leave task={self.task!r} out")
         if self.tasks:
-            seeds_for("validation", self.eval_seeds * self.eval_tasks)
+            drawn = self.tasks.partition(":")[0] == "drawn"
+            self.refuse(eval_tasks=drawn)
+            seeds_for("validation", self.eval_seeds * (self.eval_tasks if drawn else len(specs.split(self.tasks))))
         for name in OF_SEVERAL if not self.tasks else ():
             if getattr(self, name) != getattr(type(self), name):
                 raise ValueError(
@@ -102,3 +108,16 @@ class PPOSettings(OuterSettings):
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+
+    @property
+    def controls(self) -> str | tuple[str, ...]:
+        """What the actions set or scale, as environments take it."""
+        return _one_or_several(specs.split(self.control))
+
+    def observed(self) -> str | tuple[str, ...]:
+        """Returns what the controller observes, as environments take it; what is one's own is registered."""
+        return _one_or_several([observation_name(spec) for spec in specs.split(self.observe)])
+
+
+def _one_or_several(names: list[str]) -> str | tuple[str, ...]:
+    return names[0] if len(names) == 1 else tuple(names)

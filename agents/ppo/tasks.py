@@ -98,7 +98,7 @@ class Drawn(Tasks):
         return self.distribution.tasks("validation", number)
 
 
-def tasks_of(listed: str, training: int, reward: str, control: str, given: dict[str, Any]) -> Tasks:
+def tasks_of(listed: str, training: int, reward: str, control: str | tuple[str, ...], given: dict[str, Any]) -> Tasks:
     """Returns the tasks that a setting names.
 
     Args:
@@ -126,10 +126,11 @@ def tasks_of(listed: str, training: int, reward: str, control: str, given: dict[
             f"reward {reward!r} has the unit of the loss, which differs from drawn task to drawn task: use "
             f"{' or '.join(IN_LOGARITHMS)}"
         )
-    if control.partition("/")[2] not in ("", "trainee"):
+    rate = control if isinstance(control, str) else control[0]
+    if rate.partition("/")[2] not in ("", "trainee"):
         raise ValueError(
-            f"control {control!r} sets several rates per trainee, of which networks of drawn tasks need different "
-            f"numbers: use {control.partition('/')[0]!r}"
+            f"control {rate!r} sets several rates per trainee, of which networks of drawn tasks need different "
+            f"numbers: use {rate.partition('/')[0]!r}"
         )
     settings = specs.parse(each[0]).settings
     if unknown := settings.keys() - {"limit"}:

@@ -25,7 +25,7 @@ from lrenv.agents.ppo.algorithm import LSTMPPO, MLPPPO, Watch, two_rates
 from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.controllers.agent import View
 from lrenv.envs.multi_task_vec_env import MultiTaskVecEnv
-from lrenv.envs.own import observation_name, reward_name
+from lrenv.envs.own import reward_name
 from lrenv.envs.sb3_vec_env import LearningRateVecEnv
 from lrenv.training.tasks import Task
 
@@ -175,9 +175,9 @@ class PPOTraining(PolicyTraining):
     """
 
     def __init__(self, settings: PPOSettings) -> None:
-        task, observe = settings.make_task(), observation_name(settings.observe)
+        task, control, observe = settings.make_task(), settings.controls, settings.observed()
         self.envs = LearningRateVecEnv(
-            settings.envs, task, control=settings.control, observe=observe,
+            settings.envs, task, control=control, observe=observe,
             reward=reward_name(settings.reward),
             device=settings.device, compile=settings.compile,
         )  # fmt: skip
@@ -185,7 +185,7 @@ class PPOTraining(PolicyTraining):
         normalised = VecNormalize(
             self.envs, gamma=settings.gamma, clip_obs=PPOController.CLIP, clip_reward=float("inf")
         )
-        view = View(settings.control, observe, task.interval, settings.optimizer)
+        view = View(control, observe, task.interval, settings.optimizer)
         super().__init__(settings, task, view, self.envs, normalised, self.envs.envs.episode.decisions)
         # After the model, whose constructor seeds the environments with its own small seed.
         self.envs.seed(self.training_seeds(1)[0])
@@ -243,5 +243,11 @@ class PPOTraining(PolicyTraining):
 
 
 def _divisor(total: int, about: int) -> int:
-    """The divisor of `total` nearest to `about`: no minibatch is then cut short."""
-    return min((d for d in range(1, total + 1) if total % d == 0), key=lambda d: (abs(d - about), d))
+    """The divisor of `total` nearest to `about`: no minibatch is then cut short.
+
+    Raises:
+        ValueError: there are fewer than two decisions, which advantages can't be normalised over.
+    """
+    if total < 2:
+        raise ValueError("an iteration needs at least two decisions: raise envs or budget, or lower interval")
+    return min((d for d in range(2, total + 1) if total % d == 0), key=lambda d: (abs(d - about), d))

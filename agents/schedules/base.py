@@ -22,7 +22,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 
-from lrenv.agents.base import BaseAgent
+from lrenv.agents.base import BaseAgent, first_part
 from lrenv.agents.hyperparameters import (
     Array,
     Choice,
@@ -168,4 +168,4 @@ def warmed_up(
 
 def number_of(observation: Any) -> int:
     """How many environments an observation, or a dict of observations, is of."""
-    return len(next(iter(observation.values())) if isinstance(observation, Mapping) else observation)
+    return len(first_part(observation))

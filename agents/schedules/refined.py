@@ -33,6 +33,7 @@ from lrenv.controllers.controller_file import TensorSpec
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.lookup import lookup
 from lrenv.randomness.seeds import seeds_for
+from lrenv.training.optimizers import make_optimizer
 from lrenv.training.tasks import Task, make_task
 
 NORMS = {"l2": ("gradient_square", 2.0), "l1": ("gradient_absolute", 1.0)}
@@ -206,7 +207,7 @@ def norms_of_run(agent: Agent, task: Task, device: str | None = None) -> dict[st
     Raises:
         ValueError: as in `record_norms`.
     """
-    norm = "l2" if task.optimizer in ("sgd", "momentum", "nesterov") else "l1"
+    norm = "l1" if make_optimizer(task.optimizer).adaptive else "l2"
     return {"norms": record_norms(agent, task, norm, device=device), "exponent": NORMS[norm][1]}
 
 

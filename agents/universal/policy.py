@@ -381,5 +381,5 @@ def middle_step(seen: Mapping[str, Tensor]) -> Tensor:
 def middle_part(seen: Mapping[str, Tensor]) -> Tensor:
     """The middle p (n, 1) of the interval to come, as a part of the budget."""
     budget: Tensor = 10 ** seen["steps_in_all"]
-    half: Tensor = 10 ** seen["steps_per_decision"] / 2
-    return (seen["progress"] + half / budget).clamp(max=1 - 0.5 / budget)
+    part = (10 ** seen["steps_per_decision"] / budget).minimum(1 - seen["progress"])  # the last one may be shorter
+    return (seen["progress"] + part / 2).clamp(max=1 - 0.5 / budget)

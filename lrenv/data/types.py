@@ -115,7 +115,9 @@ def check_data(whose: str, data: Data) -> None:
             raise TypeError(f"{whose} {name} targets are {targets.dtype}: make labels int64, or numbers float32")
         low, high = (int(bound) for bound in targets.aminmax())
         if not 0 <= low <= high < data.classes:
-            raise ValueError(f"{whose} {name} targets hold {low} to {high}, and there are {data.classes} classes from 0")
+            raise ValueError(
+                f"{whose} {name} targets hold {low} to {high}, and there are {data.classes} classes from 0"
+            )
 
 
 Loader: TypeAlias = Callable[..., Data]

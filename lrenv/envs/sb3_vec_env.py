@@ -52,8 +52,8 @@ class LearningRateVecEnv(VecEnv):
         """Starts new episodes; `seed` and `set_options` say which."""
         seeded = any(seed is not None for seed in self._seeds)
         # SB3 keeps options per env; ours (the initial rate) hold for all of a reset.
-        options, *others = [o for o in self._options if o] or [None]
-        if any(other != options for other in others) or (options and len(others) + 1 < self.num_envs):
+        options, *others = self._options
+        if any(other != options for other in others):
             raise ValueError(
                 "options hold for all environments of a reset, and these differ from one to another: give set_options "
                 "one dictionary"

@@ -84,8 +84,8 @@ class Decider:
         if self._observing.leaves_out(groups):
             self.tell(
                 "added",
-                f"agent {self.driver.name!r} observes gradients, and not those of parameters that are trained only since "
-                "the controller was made: make a new one",
+                f"agent {self.driver.name!r} observes gradients, and not those of parameters that are trained only "
+                "since the controller was made: make a new one",
             )
         if changed := groups.changed():
             self.tell(

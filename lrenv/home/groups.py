@@ -188,9 +188,9 @@ class Groups:
         for name, value in hyper.items():
             having = [group for group in self.all if _value(group, name) is not None]
             if name == "weight_decay":
-                first = [float(group.setdefault("initial_weight_decay", _value(group, name))) for group in having]
-                if any(first):
-                    having = [group for group, decay in zip(having, first, strict=True) if decay]
+                for group in having:
+                    group.setdefault("initial_weight_decay", _value(group, name))
+                having = [group for group in having if group["initial_weight_decay"]] or having
             for group in having:
                 if name == "momentum" and "betas" in group:
                     _put_beta(group, value)

@@ -104,9 +104,7 @@ class Listeners:
         # A bound method: torch's schedulers, which wrap it again, look for its function.
         self._told = optimizer.step = MethodType(told, optimizer)
 
-    def add(
-        self, before: Callable[[], None], after: Callable[[Any], None], early: Callable[[], bool] | None
-    ) -> None:
+    def add(self, before: Callable[[], None], after: Callable[[Any], None], early: Callable[[], bool] | None) -> None:
         """Has these methods called, as long as their objects are there."""
         asked = None if early is None else WeakMethod(early)
         self._held.append(Listener(WeakMethod(before, self._forget), WeakMethod(after), asked))

@@ -12,8 +12,9 @@ Seven are those of Xu et al. 2019, section 2.2. With w before and w' after an in
 | `weight_mean`, `weight_variance` | mean and variance of the entries of the last layer's weight matrix in w' |
 | `lr` | learning rate of the interval |
 
-where f(w) are the predictions of the task's loss (`lrenv.training.losses`), such as class probabilities. The others say how the losses
-of an interval scatter, and how far and in which direction the first and the last layer have moved: with u = w' - w,
+where f(w) are the predictions of the task's loss (`lrenv.training.losses`), such as class probabilities. The others say
+how the losses of an interval scatter, and how far and in which direction the first and the last layer have moved: with
+u = w' - w,
 
 | quantity | formula |
 |---|---|

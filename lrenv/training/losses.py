@@ -12,8 +12,8 @@
 
 The variance of predictions, which agents observe, is that of probabilities (`cross_entropy`, `bce`), and else that of
 outputs (`poisson`: rates) in units of the standard deviation of the training targets: so it doesn't change with the
-unit of the targets. A loss of one's own is a function (outputs, targets) -> losses (b,) for one network; its predictions
-are outputs in these units.
+unit of the targets. A loss of one's own is a function (outputs, targets) -> losses (b,) for one network; its
+predictions are outputs in these units.
 
 R^2 = 1 - sum (t - f)^2 / sum (t - mean t)^2, and D^2 is the same of the Poisson deviance 2 sum (t log(t / r) - t + r).
 Both are NaN where the targets of a split don't vary, for there is nothing to explain.

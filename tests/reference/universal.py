@@ -98,10 +98,15 @@ def warmed_up(learned: Mapping[str, float], peak: float, step: int, interval: in
         interval: N.
         budget: T; None if the policy doesn't know it.
     """
-    middle, longer = step + interval / 2, math.exp(learned["log_warmup"])
+    middle, longer = step + _left(step, budget, interval) / 2, math.exp(learned["log_warmup"])
     if budget is None:
         return peak * min(1, middle / (10 * longer))
     return peak * min(1, min(middle, budget - 0.5) / budget / (WARMUP * longer))
+
+
+def _left(step: int, budget: int | None, interval: int) -> int:
+    """The inner steps of the interval to come: the last one may be shorter."""
+    return interval if budget is None else max(0, min(interval, budget - step))
 
 
 def rate(
@@ -121,7 +126,7 @@ def rate(
         layer: its number; None of a policy with one rate.
     """
     mean = math.prod(fan_ins) ** (1 / len(fan_ins))
-    middle, power = step + interval / 2, math.exp(learned["log_power"])
+    middle, power = step + _left(step, budget, interval) / 2, math.exp(learned["log_power"])
     decay = (1 + middle / 30) ** (-0.5 * power) if budget is None else (1 - min(middle, budget - 0.5) / budget) ** power
     width = 1.0 if layer is None else (fan_ins[layer] / mean) ** -(0.5 + learned["exponent"])
     return reached * decay * width * math.exp(c)
