@@ -20,7 +20,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from drawn_guards import by_optimizer, digest_of, losses_of, rows_of
+from drawn_guards import losses_of
+from drawn_rows import by_optimizer, digest_of, rows_of
 from lrenv.agents.universal.policy import DECAY_POWER, GUARD, SCHEDULE, Architecture
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining

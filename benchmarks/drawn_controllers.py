@@ -1,13 +1,13 @@
 """Universal controllers against one another on drawn tasks for validation that none of them was trained or chosen on.
 
-On each task all of them run on the same seeds as one batch; a line per task is appended to a file, from which the same
-command goes on. What is told is the logarithm of the last validation loss relative to that of the untrained network,
-less that of the policy with power laws alone, with the standard error over tasks.
+On each task all of them run on the same seeds; a line per task is appended to a file, from which the same command goes
+on. What is told is the logarithm of the last validation loss relative to that of the untrained network, less that of
+`universal`, which is power laws alone, with the standard error over tasks.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,20 @@ import numpy as np
 import torch
 import tyro
 
+from drawn_rows import Row, by_optimizer, digest_of, rows_of
 from lrenv.agents.universal.agent import UniversalController, universal
 from lrenv.agents.universal.policy import Architecture
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
 from lrenv.randomness.seeds import seeds_for
-from lrenv.runtime.progress import progress
+from lrenv.training.drawn import VERSION
 from lrenv.training.tasks import Task
 
 FIRST_TASK, FIRST_SEED = 1000, 100
 """The places of the first task and of the first seed, beyond those that trainings choose their controllers on."""
 SEEDS = 2
+BASE, FAN_IN_RULE = "universal", "rates by fan-in alone"
+"""The power laws with one rate, and with rates per layer as an untrained policy has them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Settings:
     """The settings: what to compare, and where what was found is kept."""
 
     controllers: tuple[Path, ...]
-    """Files of universal controllers that know the budget and set one rate."""
+    """Files of universal controllers that know the budget. They are called by their folders, as trainings name them."""
     tasks: int = 165
     """Tasks to try them on."""
     limit: float = 1e9
@@ -43,45 +46,68 @@ class Settings:
     """The file of what was found."""
 
 
-def tried(training: UniversalTraining, task: Task, controllers: dict[str, UniversalController]) -> dict[str, Any]:
+def loaded(files: tuple[Path, ...]) -> dict[str, UniversalController]:
+    """The controllers by name, after `universal`.
+
+    Raises:
+        SystemExit: two have one name, or one doesn't know the budget.
+    """
+    found = {BASE: universal()}
+    for file in files:
+        name, controller = file.resolve().parent.name, UniversalController.load(file)
+        if name in found:
+            raise SystemExit(f"there are two controllers {name}: name their folders differently")
+        if not controller.architecture.horizon:
+            raise SystemExit(f"{file} doesn't know the budget, and can't stand beside universal")
+        found[name] = controller
+    if any(controller.architecture.layers for controller in found.values()):
+        rule = Architecture(layers=True)
+        found[FAN_IN_RULE] = UniversalController(rule.init(0), rule)
+    return found
+
+
+def tried(
+    trainings: dict[Architecture, UniversalTraining], task: Task, controllers: dict[str, UniversalController]
+) -> dict[str, float]:
     """The mean log loss of each controller's runs on a task."""
-    run, episode = training.run(task)
-    theta = torch.stack([controller.theta for controller in controllers.values()]).repeat_interleave(SEEDS, 0)
-    seeds = seeds_for("validation", SEEDS, FIRST_SEED) * len(controllers)
-    with torch.no_grad():
-        losses = run(theta, episode.reset(seeds)[0])[0].view(len(controllers), SEEDS).mean(1)
-    log_loss = {name: round(loss, 4) for name, loss in zip(controllers, losses.tolist(), strict=True)}
-    return {"task": task.name, "optimizer": task.optimizer, "log_loss": log_loss}
+    seeds, losses = seeds_for("validation", SEEDS, FIRST_SEED), {}
+    for name, controller in controllers.items():
+        run, episode = trainings[controller.architecture].run(task)
+        with torch.no_grad():
+            fall, _ = run(controller.theta.expand(SEEDS, -1), episode.reset(seeds)[0])
+        losses[name] = round(float(fall.mean()), 4)
+    return losses
+
+
+def told(rows: list[Row]) -> str:
+    """The table."""
+    lines = ["| controller | more than universal |", "|---|---:|"]
+    for name in rows[0]["log_loss"]:
+        if name != BASE:
+            less = np.array([row["log_loss"][name] - row["log_loss"][BASE] for row in rows])
+            lines.append(f"| {name} | {less.mean():+.4f} ({less.std(ddof=1) / len(rows) ** 0.5:.4f}) |")
+    return "\n".join(lines)
 
 
 def main(settings: Settings) -> None:
     """Runs, and prints differences."""
-    base = universal()
-    controllers = {"power laws": base} | {path.stem: UniversalController.load(path) for path in settings.controllers}
-    if any(controller.architecture != base.architecture for controller in controllers.values()):
-        raise SystemExit(f"all must be of {Architecture()}")
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    lines = settings.out.read_text().splitlines() if settings.out.exists() else []
-    known = {row["task"]: row for row in map(json.loads, lines) if set(row["log_loss"]) == set(controllers)}
-    training = UniversalTraining(UniversalSettings(limit=settings.limit))
-    tasks, rows = training.distribution.tasks("validation", settings.tasks, FIRST_TASK), []
-    with settings.out.open("a") as file, progress(len(tasks), "tasks") as report:
-        for place, task in enumerate(tasks):
-            report(place)
-            if task.name not in known:
-                known[task.name] = tried(training, task, controllers)
-                file.write(json.dumps(known[task.name]) + "\n")
-                file.flush()
-            rows.append(known[task.name])
-    print("| controller | all tasks | adaptive | sgd |")
-    print("|---|---:|---:|---:|")
-    for name in [*controllers][1:]:
-        cells = []
-        for momentum in (None, False, True):
-            own = [row for row in rows if momentum is None or (row["optimizer"] == "momentum") is momentum]
-            less = np.array([row["log_loss"][name] - row["log_loss"]["power laws"] for row in own])
-            cells.append(f"{less.mean():+.4f} ({less.std(ddof=1) / len(own) ** 0.5:.4f}, {len(own)} tasks)")
-        print(f"| {name} | {' | '.join(cells)} |")
+    controllers = loaded(settings.controllers)
+    files = [
+        hashlib.sha256(controller.theta.double().numpy().tobytes()).hexdigest() for controller in controllers.values()
+    ]
+    designs = digest_of([*zip(controllers, files, strict=True)])
+    trainings = {}
+    for architecture in {controller.architecture for controller in controllers.values()}:
+        own: dict[str, Any] = vars(architecture)
+        trainings[architecture] = UniversalTraining(UniversalSettings(limit=settings.limit, **own))
+    tasks = next(iter(trainings.values())).distribution.tasks("validation", settings.tasks, FIRST_TASK)
+
+    def row(task: Task) -> Row:
+        losses = tried(trainings, task, controllers)
+        about = {"task": task.name, "version": VERSION, "designs": designs, "optimizer": task.optimizer}
+        return about | {"log_loss": losses}
+
+    print(by_optimizer(rows_of(settings.out, tasks, lambda row: row["designs"] == designs, row), told))
 
 
 if __name__ == "__main__":

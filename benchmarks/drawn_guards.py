@@ -9,10 +9,7 @@ law's peak, as a mean over tasks with its standard error; and the part of the ta
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,15 +19,14 @@ import torch
 import tyro
 from torch import Tensor
 
-from lrenv.agents.outer.validation import fall_of
-from lrenv.agents.universal.agent import VERSION as POLICY
-from lrenv.agents.universal.agent import action_of_rates
+from drawn_rows import by_optimizer, digest_of, falls, rows_of
 from lrenv.agents.universal.policy import (
     GUARD,
     SCHEDULE,
     WARMUP,
     Architecture,
     Guard,
+    Memory,
     first_memory,
     log_decay,
     log_warmup,
@@ -40,9 +36,8 @@ from lrenv.agents.universal.policy import (
 )
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
+from lrenv.envs.episode import TimeStep
 from lrenv.randomness.seeds import seeds_for
-from lrenv.runtime.files import append_line, json_lines
-from lrenv.runtime.progress import progress
 from lrenv.training.drawn import VERSION
 from lrenv.training.tasks import Task
 
@@ -119,19 +114,18 @@ def losses_of(
     parts = {name: part.repeat_interleave(SEEDS, 0) for name, part in vars(guard).items() if isinstance(part, Tensor)}
     guard, log_factor, shape = replace(guard, **parts), *(x.repeat_interleave(SEEDS, 0) for x in (log_factor, shape))
     exponents = torch.zeros(len(shape), len(architecture.exponents))
-    with torch.no_grad():
-        state, step = episode.reset(seeds_for("selection", SEEDS, FIRST_SEED) * (len(shape) // SEEDS))
-        first, memory = state.dynamics.val_loss, first_memory(shown(step))
-        for number in range(episode.decisions):
-            seen = signals(architecture, shown(step))
-            memory = guard(memory, seen)
-            wanted = power_law(architecture, exponents, seen) + log_factor + log_warmup(architecture, shape, seen)
-            memory = memory._replace(reached=torch.minimum(wanted, memory.ceiling))
-            rates = (memory.reached + log_decay(architecture, shape, seen)).exp()
-            last = np.full(len(shape), number == episode.decisions - 1)
-            state, step = episode.step(state, action_of_rates(rates), last)
-        losses = fall_of(first, state.dynamics.val_loss, state.diverged)
-    return losses.view(-1, SEEDS).mean(1)
+    memory: Memory | None = None
+
+    def log_rates(step: TimeStep) -> Tensor:
+        nonlocal memory
+        seen = signals(architecture, shown(step))
+        memory = guard(first_memory(shown(step)) if memory is None else memory, seen)
+        wanted = power_law(architecture, exponents, seen) + log_factor + log_warmup(architecture, shape, seen)
+        memory = memory._replace(reached=torch.minimum(wanted, memory.ceiling))
+        return memory.reached + log_decay(architecture, shape, seen)
+
+    seeds = seeds_for("selection", SEEDS, FIRST_SEED) * (len(shape) // SEEDS)
+    return falls(episode, seeds, log_rates).view(-1, SEEDS).mean(1)
 
 
 def tried(training: UniversalTraining, task: Task) -> dict[str, Any]:
@@ -165,43 +159,9 @@ def told(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def digest_of(designs: Any) -> str:
-    """Tells what is compared from other designs, and from the same with another version of the policy."""
-    return hashlib.sha256(json.dumps([POLICY, designs]).encode()).hexdigest()[:16]
-
-
 def own_digest() -> str:
     """That of the designs of this file."""
     return digest_of([FACTORS, {name: asdict(own.guard) | {"warmup": own.warmup} for name, own in DESIGNS.items()}])
-
-
-def by_optimizer(rows: list[dict[str, Any]], table: Callable[[list[dict[str, Any]]], str]) -> str:
-    """A table of all tasks, and of those of each kind of optimizer."""
-    kinds = {"all": (False, True), "optimizers that scale gradients": (False,), "SGD with momentum": (True,)}
-    of_kind = {kind: [row for row in rows if (row["optimizer"] == "momentum") in sgd] for kind, sgd in kinds.items()}
-    return "\n\n".join(f"{kind}, {len(own)} tasks\n\n{table(own)}" for kind, own in of_kind.items() if len(own) > 1)
-
-
-def rows_of(
-    out: Path, tasks: Sequence[Task], current: Callable[[dict[str, Any]], bool], tried: Callable[[Task], dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """What was found of tasks, before and now; this is appended to the file.
-
-    Args:
-        out: the file.
-        tasks: to look at.
-        current: whether a row is of what is compared now.
-        tried: gives the row of a task.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    known = {row["task"]: row for row in json_lines(out) if row["version"] == VERSION and current(row)}
-    with progress(len(tasks), "tasks") as report:
-        for place, task in enumerate(tasks):
-            report(place)
-            if task.name not in known:
-                known[task.name] = tried(task)
-                append_line(out, json.dumps(known[task.name]))
-    return [known[task.name] for task in tasks]
 
 
 def main(settings: Settings) -> None:

@@ -37,14 +37,12 @@ import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 
-from drawn_guards import digest_of, rows_of
 from drawn_peaks import CLIP, OUTSIDE
-from lrenv.agents.outer.validation import fall_of
-from lrenv.agents.universal.agent import action_of_rates
+from drawn_rows import digest_of, falls, rows_of
 from lrenv.agents.universal.policy import PEAK, SCHEDULE, Architecture, log_decay, log_warmup, power_law, shown, signals
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
-from lrenv.envs.episode import Episode
+from lrenv.envs.episode import Episode, TimeStep
 from lrenv.randomness.seeds import seeds_for
 from lrenv.training.drawn import VERSION
 from lrenv.training.dynamics import Untrained
@@ -138,16 +136,13 @@ def losses_of(episode: Episode, architecture: Architecture, seeds: Sequence[int]
     """
     factors = torch.from_numpy(log_factors).float().flatten(0, 1).repeat_interleave(len(seeds), 0)
     exponents, shape = (factors.new_zeros(len(factors), size) for size in (len(architecture.exponents), len(SCHEDULE)))
-    with torch.no_grad():
-        state, step = episode.reset(list(seeds) * (len(factors) // len(seeds)))
-        first = state.dynamics.val_loss
-        for number in range(episode.decisions):
-            seen = signals(architecture, shown(step))
-            schedule = log_warmup(architecture, shape, seen) + log_decay(architecture, shape, seen)
-            rates = (power_law(architecture, exponents, seen) + schedule + factors).exp()
-            last = np.full(len(factors), number == episode.decisions - 1)
-            state, step = episode.step(state, action_of_rates(rates), last)
-        losses = fall_of(first, state.dynamics.val_loss, state.diverged)
+
+    def log_rates(step: TimeStep) -> Tensor:
+        seen = signals(architecture, shown(step))
+        schedule = log_warmup(architecture, shape, seen) + log_decay(architecture, shape, seen)
+        return power_law(architecture, exponents, seen) + schedule + factors
+
+    losses = falls(episode, list(seeds) * (len(factors) // len(seeds)), log_rates)
     return losses.double().view(*log_factors.shape[:2], -1).mean(2).numpy()
 
 

@@ -26,9 +26,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from lrenv.agents.outer.validation import fall_of
+from drawn_rows import falls
 from lrenv.agents.universal.agent import VERSION as POLICY
-from lrenv.agents.universal.agent import action_of_rates
 from lrenv.agents.universal.policy import (
     HIGHEST,
     SCHEDULE,
@@ -43,6 +42,7 @@ from lrenv.agents.universal.policy import (
 )
 from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.agents.universal.training import UniversalTraining
+from lrenv.envs.episode import TimeStep
 from lrenv.envs.observations import FAN_IN, SETUP, UNTRAINED
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.files import append_line, json_lines
@@ -110,22 +110,25 @@ def searched(training: UniversalTraining, task: Task, exponents: Sequence[float]
         torch.tensor(exponents), torch.from_numpy(peaks).float().log(), torch.arange(float(SEEDS))
     )
     exponent, log_peak = (column[:, None] for column in grid.unbind(1)[:2])
-    with torch.no_grad():
-        state, step = episode.reset(seeds_for("selection", SEEDS) * (len(grid) // SEEDS))
+
+    def log_rates(step: TimeStep) -> Tensor:
         fan_in = shown(step)[FAN_IN].log()
         by_layer = log_peak - exponent * (fan_in - fan_in.mean(1, keepdim=True))
-        first = state.dynamics.val_loss
-        for number in range(episode.decisions):
-            rates = (by_layer + log_shape(architecture, signals(architecture, shown(step)))).exp()
-            last = np.full(len(grid), number == episode.decisions - 1)
-            state, step = episode.step(state, action_of_rates(rates), last)
-        losses = fall_of(first, state.dynamics.val_loss, state.diverged)
-        losses = losses.view(len(exponents), len(peaks), SEEDS).mean(2)
+        return by_layer + log_shape(architecture, signals(architecture, shown(step)))
+
+    losses = falls(episode, seeds_for("selection", SEEDS) * (len(grid) // SEEDS), log_rates)
+    losses = losses.view(len(exponents), len(peaks), SEEDS).mean(2)
     return {
         "task": task.name, "version": VERSION, "family": family, **seen_of(training, task),
-        "peaks": peaks.tolist(), "exponents": exponents,
+        **grid_of(training, family, exponents),
         "log_loss": [[round(x, 4) for x in row] for row in losses.tolist()],
     }  # fmt: skip
+
+
+def grid_of(training: UniversalTraining, family: str, exponents: Sequence[float]) -> dict[str, Any]:
+    """What is tried on a task of a family, as JSON values."""
+    peaks = (CENTRE[family] * FACTORS).tolist()
+    return {"horizon": training.architecture.horizon, "peaks": peaks, "exponents": list(exponents), "seeds": SEEDS}
 
 
 def seen_of(training: UniversalTraining, task: Task) -> dict[str, Any]:
@@ -148,16 +151,21 @@ def tasks_of(training: UniversalTraining, purpose: str, number: int) -> Iterator
             yield task
 
 
-def known(file: Path) -> dict[str, dict[str, Any]]:
-    """What a file has of the tasks that are drawn now, by the task's name."""
-    return {row["task"]: row for row in json_lines(file) if row["version"] == VERSION}
+def known(file: Path, training: UniversalTraining) -> dict[str, dict[str, Any]]:
+    """What a file has of these runs of the tasks that are drawn now, by the task's name."""
+    rows = [row for row in json_lines(file) if row["version"] == VERSION]
+    grids = {(family, e): grid_of(training, family, e) for family in CENTRE for e in EXPONENTS.values()}
+    return {
+        row["task"]: row for row in rows
+        if (grid := grids.get((row["family"], tuple(row["exponents"])))) is not None and grid.items() <= row.items()
+    }  # fmt: skip
 
 
 def found(settings: Settings) -> dict[str, list[dict[str, Any]]]:
     """What was found of the tasks of each purpose, before and now; this is appended to the file."""
     settings.out.parent.mkdir(parents=True, exist_ok=True)
-    of_task = known(settings.out)
     training = UniversalTraining(UniversalSettings(limit=settings.limit, layers=True, horizon=settings.horizon))
+    of_task = known(settings.out, training)
     rows: dict[str, list[dict[str, Any]]] = {"training": [], "selection": []}
     with progress(settings.fitted + settings.tasks, "tasks") as report:
         for purpose, number in (("training", settings.fitted), ("selection", settings.tasks)):

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 import drawn_peaks
 from drawn_peaks import CENTRE, FACTORS, SEEDS, Curves, log_shape
+from lrenv.agents.universal.agent import VERSION as POLICY
 from lrenv.agents.universal.agent import action_of_rates
 from lrenv.agents.universal.policy import GRADIENTS, HIGHEST, PEAK, power_law, shown, signals
 from lrenv.agents.universal.settings import UniversalSettings
@@ -72,7 +73,15 @@ REACH = math.log(30)
 """The most that a readout's peak is above or below the power law's."""
 FITS = 5
 """Readouts that are fitted from other first weights; none of them is chosen, the table has their mean."""
-KEPT = {"version": VERSION, "moments": MOMENTS, "near": NEAR, "seen": SEEN, "peak": PEAK, "highest": HIGHEST}
+KEPT = {
+    "version": VERSION,
+    "policy": POLICY,
+    "moments": MOMENTS,
+    "near": NEAR,
+    "seen": SEEN,
+    "peak": PEAK,
+    "highest": HIGHEST,
+}
 """What runs that were looked at depend on; others are made again."""
 
 
@@ -252,7 +261,7 @@ def main(settings: Settings) -> None:
         SystemExit: the peaks of some of the tasks were not searched, or the tasks are too few to tell anything.
     """
     training = UniversalTraining(UniversalSettings(limit=settings.limit))
-    rows = drawn_peaks.known(settings.peaks)
+    rows = drawn_peaks.known(settings.peaks, training)
     tasks = {
         purpose: list(drawn_peaks.tasks_of(training, purpose, number))
         for purpose, number in (("training", settings.fitted), ("selection", settings.tasks))

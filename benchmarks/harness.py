@@ -29,6 +29,7 @@ from rich.table import Table
 
 from lrenv.agents.universal.agent import VERSION as POLICY
 from lrenv.runtime.process import machine
+from lrenv.sources import digest
 
 RESULTS = Path(__file__).parent / "results"
 PREAMBLE = """# Results
@@ -44,9 +45,12 @@ Build = Callable[[], Turn]
 """Prepares a contestant in its own process, first calls and compilation included; must be picklable."""
 
 
-def policy_of(agent: str) -> dict[str, int]:
-    """What tells rows of a universal controller from those of another version of it; nothing of other agents."""
-    return {"policy": POLICY} if agent.startswith("universal") else {}
+def known_as(agent: str) -> dict[str, Any]:
+    """What tells rows of an agent from those of others: its name, of a file its digest, of `universal` its version."""
+    file = Path(agent)
+    if file.suffix == ".safetensors":
+        return {"agent": f"{file.parent.name}/{file.name} ({digest(file)})"}
+    return {"agent": agent} | ({"policy": POLICY} if agent.startswith("universal") else {})
 
 
 @dataclass(frozen=True)

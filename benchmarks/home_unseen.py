@@ -31,13 +31,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import lrenv
-from harness import RESULTS, policy_of
+from harness import RESULTS, known_as
 from home_unseen_loops import LOOPS, Loop, Splits
 from lrenv.benchmark.statistics import paired_interval
 from lrenv.runtime.files import append_line, json_lines, replace_file
 from lrenv.runtime.json_values import json_value, to_json
 from lrenv.runtime.process import command_line, commit, machine
-from lrenv.sources import digest
 
 MEASURED = 10
 """Measurements of the whole validation split per run, the last one at the end."""
@@ -127,11 +126,8 @@ def train(loop: Loop, agent: str, seed: int, steps: int) -> Row:
 
 def about(agent: str, name: str, seed: int, steps: int) -> Row:
     """What tells a run from others."""
-    file = Path(agent)
-    is_file = file.suffix == ".safetensors"
-    named = f"{file.parent.name}/{file.name} ({digest(file)})" if is_file else agent
     data = LOOPS[name].data().digest
-    return {"loop": name, "agent": named, "seed": seed, "steps": steps, "data": data} | policy_of(agent)
+    return {"loop": name, "seed": seed, "steps": steps, "data": data} | known_as(agent)
 
 
 def interval(values: NDArray[Any], baseline: NDArray[Any]) -> str:
@@ -169,14 +165,14 @@ def main(settings: Settings) -> None:
     path = settings.out / "home_unseen.jsonl"
     found: dict[str, Row] = {}
     for row in json_lines(path):
-        keys = ("loop", "agent", "seed", "steps", "data", "policy")
+        keys = ("loop", "seed", "steps", "data", "agent", "policy")
         found[to_json({key: row[key] for key in keys if key in row})] = row
     shared = {"machine": machine(), "commit": commit() or "unknown"}
     lines = [
         "# Agents in trainings that nothing was trained on",
         "",
-        f"`python benchmarks/{command_line()}`, {settings.seeds} seeds, commit {shared['commit']}, "
-        f"{shared['machine']}.",
+        f"`python benchmarks/{command_line()}`, {settings.seeds} seeds; each line of `home_unseen.jsonl` tells "
+        "the commit and the machine that made it.",
         "",
         "Mean test loss at the last weights, and at those with the lowest validation loss of 10 measurements; "
         "differences from linear decay seed by seed, ± half the 95 % interval of Student's t; seconds of one core per "

@@ -24,7 +24,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from harness import policy_of
+from harness import known_as
 from lrenv.agents import make_agent
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.scores import capped_log
@@ -160,11 +160,11 @@ def main(settings: Settings) -> None:
     agents = {name: make_agent(name) for name in settings.agents}
     seeds = seeds_for("report", settings.seeds)
     about = {"seeds": seeds, "version": VERSION, "factor": FACTOR, "share": SHARE}
-    known = [
-        row for row in json_lines(settings.out)
-        if all(row.get(key) == x for key, x in (about | policy_of(row["agent"])).items())
-    ]  # fmt: skip
-    found = {(row["agent"], row["task"]): row["test_loss"] for row in known}
+    own = {name: about | known_as(name) for name in settings.agents}
+    found = {
+        (name, row["task"]): row["test_loss"] for row in json_lines(settings.out) for name, key in own.items()
+        if key.items() <= row.items()
+    }  # fmt: skip
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     with progress(len(tasks) * len(agents), "agents on tasks") as report:
         for place, (task, name) in enumerate((task, name) for task in tasks for name in agents):
@@ -172,16 +172,16 @@ def main(settings: Settings) -> None:
             if (name, task.name) not in found:
                 losses = {shock: last_test_losses(agents[name], task, shock, seeds) for shock in SHOCKS}
                 found[name, task.name] = losses
-                row = {"agent": name, "task": task.name} | about | policy_of(name) | {"test_loss": losses}
+                row = {"task": task.name} | own[name] | {"test_loss": losses}
                 append_line(settings.out, json.dumps(row))
     print(f"{len(tasks)} tasks, {len(seeds)} seeds; logarithms, with standard errors over tasks:\n")
     print("| agent | without a shock, relative to the first | rate times 10 | labels exchanged |")
     print("|---|---:|---:|---:|")
     for name in agents:
-        own = [found[name, task.name] for task in tasks]
+        runs = [found[name, task.name] for task in tasks]
         first = [found[settings.agents[0], task.name] for task in tasks]
-        level = [relative(mine["none"], other["none"]) for mine, other in zip(own, first, strict=True)]
-        told = [level, *([relative(mine[shock], mine["none"]) for mine in own] for shock in SHOCKS[1:])]
+        level = [relative(mine["none"], other["none"]) for mine, other in zip(runs, first, strict=True)]
+        told = [level, *([relative(mine[shock], mine["none"]) for mine in runs] for shock in SHOCKS[1:])]
         print(f"| {name} | {' | '.join(map(cell, told))} |")
 
 

@@ -22,6 +22,7 @@ from lrenv.agents.outer.training import train
 from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.agents.ppo.training import PPOTraining
 from lrenv.benchmark import evaluate
+from lrenv.runtime.files import json_lines
 from lrenv.runtime.process import keep_memory, machine
 
 LINES = Path(__file__).with_suffix(".jsonl")
@@ -62,7 +63,7 @@ def outcome(settings: Settings, size: int, seed: int) -> dict[str, Any]:
 def main(settings: Settings) -> None:
     """Computes what is missing, and prints all lines of the task."""
     keep_memory()
-    lines = [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
+    lines = json_lines(LINES)
     done = {(line["task"], line["episodes"], line["size"], line["seed"]) for line in lines}
     for seed in settings.seeds:
         for size in settings.sizes:

@@ -111,7 +111,7 @@ class Lines:
 
     Raises:
         OSError: the file can't be written.
-        ValueError: a line that is not the last one is damaged.
+        ValueError: a line that is not the last one is damaged, or of another program.
     """
 
     def __init__(self, path: Path, key: Sequence[str]) -> None:
@@ -121,7 +121,10 @@ class Lines:
         entries = json_lines(path)
         self.origins: list[dict[str, str]] = [entry["origin"] for entry in entries if "origin" in entry]
         self.complete = not entries or "origin" in entries[0]
-        self._results = {self.key(entry): entry for entry in entries if "origin" not in entry}
+        results = [entry for entry in entries if "origin" not in entry]
+        if any(not set(self._key) <= entry.keys() for entry in results):
+            raise ValueError(f"{path} holds results of another program: choose another --out")
+        self._results = {self.key(entry): entry for entry in results}
 
     def key(self, result: Result) -> tuple[Any, ...]:
         """What tells this result apart: the values as JSON holds them, before and after they are written alike."""

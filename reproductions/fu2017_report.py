@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flow import COLOURS, Claim, Lines, Report, markdown, panels
 from lrenv.agents.noh.settings import HYPERGRADIENT
-from lrenv.benchmark.statistics import paired_t
+from lrenv.benchmark.statistics import mean_std, paired_t
 from lrenv.controllers import controller_file
 
 Array = NDArray[np.float64]
@@ -105,7 +105,7 @@ def table(lines: Lines, data: Sequence[str], budgets: Sequence[int]) -> list[lis
             for method in TITLES:
                 key, losses = best(lines, name, method, budget), reported(lines, name, method, budget)
                 chosen = f" ({key[0]:g}{f', {key[1]:g}' if key[1] else ''})" if key and key[0] else ""
-                cells.append("" if losses is None else f"{losses.mean():.4f} ± {losses.std():.4f}{chosen}")
+                cells.append("" if losses is None else "{:.4f} ± {:.4f}".format(*mean_std(losses)) + chosen)
             rows.append([name, str(budget), *cells])
     return rows
 

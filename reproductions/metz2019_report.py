@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from flow import COLOURS, Claim, Lines, Report, markdown, panels
 from lrenv.agents.learned_optimizer.baselines import BASELINES
 from lrenv.agents.learned_optimizer.settings import OUTER_LR
+from lrenv.benchmark.statistics import mean_std
 from lrenv.controllers import controller_file
 
 Array = NDArray[np.float64]
@@ -255,7 +256,7 @@ def summary(losses: Array) -> str:
     diverged = int(np.isinf(losses).sum())
     if len(losses) == 1 and not diverged:
         return f"{losses[0]:.4f}"
-    return f"{diverged} of {len(losses)} diverged" if diverged else f"{losses.mean():.4f} ± {losses.std():.4f}"
+    return f"{diverged} of {len(losses)} diverged" if diverged else "{:.4f} ± {:.4f}".format(*mean_std(losses))
 
 
 def tables(found: dict[str, Contest]) -> str:

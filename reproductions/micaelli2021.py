@@ -33,6 +33,7 @@ import flow
 from flow import COLOURS, Claim, Report, Reproduction, Result, command, markdown, panels, short
 from lrenv.agents.fds.random_search import schedule_training
 from lrenv.agents.fds.settings import FDSSettings
+from lrenv.benchmark.statistics import mean_std
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.memory import choose_device
 from lrenv.training.hypergradients import train_by_schedule
@@ -204,8 +205,7 @@ def effort(results: dict[str, list[Result]]) -> str:
 
 def spread(values: list[float]) -> str:
     """Percentages."""
-    percent = 100 * np.array(values, np.float64)
-    return f"{percent.mean():.1f} ± {percent.std():.1f}"
+    return "{:.1f} ± {:.1f}".format(*mean_std(100 * np.array(values, np.float64)))
 
 
 def claims(results: dict[str, list[Result]]) -> list[Claim]:

@@ -18,14 +18,13 @@ import torch
 
 from lrenv import specs
 from lrenv.benchmark.cells import Cells
-from lrenv.benchmark.contenders import Contender, baseline_of, contenders_of, digests
+from lrenv.benchmark.contenders import Contender, baseline_of, contenders_of, digests, version_of
 from lrenv.benchmark.evaluation import evaluate, joined
 from lrenv.benchmark.rows import FILES, Comparison, Row, Runs
 from lrenv.benchmark.statistics import paired, welch
 from lrenv.benchmark.tuning import AT_ONCE, TUNING_SEEDS, Once, afresh, tune
 from lrenv.controllers.agent import Agent, AgentError, agent_factory, view_of
 from lrenv.controllers.controller_file import read_metadata
-from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.envs.actions import is_relative
 from lrenv.envs.own import observation_name
 from lrenv.envs.snapshots import described
@@ -177,9 +176,7 @@ def _rows(
             for group in (seeds[first : first + GROUP] for first in range(0, len(seeds), GROUP)):
                 run = partial(evaluate, agent, task, group, initial_lr=initial_lr, name=name, device=device)
                 key = {"agent": contender.spec, "start": start, "first_seed": group[0]}
-                if isinstance(agent, OptimizerAgent):  # another version of its package is another agent
-                    key["source"] = agent.source()
-                parts.append(once(key, run))
+                parts.append(once(key | version_of(agent), run))
         except OSError:
             raise
         except Exception as error:

@@ -11,6 +11,7 @@ from typing import Any
 from lrenv import sources, specs
 from lrenv.benchmark.tuning import grid_of
 from lrenv.controllers.agent import Agent, agent_factory, called, make_agent, view_of
+from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.controllers.sb3_agent import as_agent
 
 
@@ -39,6 +40,17 @@ class Contender:
     def make(self, settings: dict[str, Any]) -> Agent:
         """Returns the agent with these settings."""
         return as_agent(make_agent(self.name, **settings)) if self.given is None else self.given
+
+
+def version_of(agent: Agent) -> dict[str, Any]:
+    """What tells an agent from another version of it under the same name: that of an optimizer's package, or its own.
+
+    Nothing of agents that have no version but lrenv's.
+    """
+    if isinstance(agent, OptimizerAgent):
+        return {"source": agent.source()}
+    version = getattr(agent, "version", None)
+    return {} if version is None else {"version": version}
 
 
 def contenders_of(agents: Sequence[str | Path | Agent], labels: Sequence[str] = ()) -> list[Contender]:

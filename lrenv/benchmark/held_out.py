@@ -33,6 +33,8 @@ from lrenv.training.tasks import Task, make_task
 
 INITIAL_LRS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """The rates that reports start from."""
+SPEC = "held-out"
+"""The name of its tasks in specs, before their own."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class HeldOut:
     def task(self) -> Task:
         """Returns the task, with initial rates to draw from, named as `named` takes it: it isn't the catalogue's."""
         task = make_task(self.name, initial_lr=INITIAL_LRS, **self.settings)
-        return replace(task, name=f"held-out:name={self.name}")
+        return replace(task, name=f"{SPEC}:name={self.name}")
 
 
 HELD_OUT = (

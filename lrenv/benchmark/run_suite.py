@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from lrenv import sources, specs
+from lrenv.benchmark import held_out
 from lrenv.benchmark.cells import Cells
 from lrenv.benchmark.comparison import described_setting, failure_line, runs_of
-from lrenv.benchmark.contenders import Contender, contenders_of, digests
+from lrenv.benchmark.contenders import Contender, contenders_of, digests, version_of
 from lrenv.benchmark.evaluation import Result, evaluate
 from lrenv.benchmark.privileges import Privileges, privileges_of
 from lrenv.benchmark.rows import Runs
@@ -167,6 +168,8 @@ def _tasks(suite: Suite, device: str | None) -> tuple[dict[str, str], list[str]]
         task = make_task(spec)
         try:
             LearningRateVectorEnv(1, task, device=device)
+            if specs.parse(spec).name == held_out.SPEC:
+                held_out.check_data(task)
         except FileNotFoundError as error:
             skipped.append(f"Task {spec} is left out: {error}")
         except ValueError as error:
@@ -249,7 +252,7 @@ def _lines(contender: Contender, search: Search, records: Records) -> list[Line]
     lines = []
     for start in suite.initial_rates if relative else (None,):
         made = partial(line, start, settings, spent, seconds, inside)
-        key = {"task": search.name, "agent": entry.label, "start": start}
+        key = {"task": search.name, "agent": entry.label, "start": start} | version_of(agent)
         try:
             result = search.once(key, partial(_reported, agent, task, entry.label, suite.seeds, start, search.device))
         except OSError:

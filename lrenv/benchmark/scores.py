@@ -141,7 +141,8 @@ def _score(label: str, outcome: Outcome, tasks: list[str], references: dict[str,
     final, best = (_logs(lines, tasks, references, name, suite.cap) for name in ("final_test_loss", "test_loss"))
     means = final.mean((1, 2))
     mean, low, high = _geometric(final)
-    starts = [line.start for line in lines if line.task == tasks[0]]
+    # A task on which it failed before it had a start has one line.
+    starts = max(([line.start for line in lines if line.task == task] for task in tasks), key=len)
     by_start = final.mean((0, 2))
     worst = int(by_start.argmax())
     relative = len(starts) > 1 or starts[0] is not None

@@ -165,8 +165,7 @@ def wide_resnet(depth: int = 16, widen: int = 1) -> NetworkFactory:
     Raises:
         ValueError: another depth.
     """
-    blocks, rest = divmod(depth - 4, 6)
-    if blocks < 1 or rest:
+    if depth < 10 or (depth - 4) % 6:
         raise ValueError(f"the depth of a wide residual network is 6 k + 4, such as 10, 16 or 28, not {depth}")
 
     def block(inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -186,7 +185,7 @@ def wide_resnet(depth: int = 16, widen: int = 1) -> NetworkFactory:
         layers: list[nn.Module] = [nn.Conv2d(channels, 16, 3, 1, 1, bias=False)]
         inputs = 16
         for outputs, stride in ((16 * widen, 1), (32 * widen, 2), (64 * widen, 2)):
-            for number in range(blocks):
+            for number in range((depth - 4) // 6):
                 layers.append(block(inputs, outputs, stride if number == 0 else 1))
                 inputs = outputs
         layers += [nn.BatchNorm2d(inputs), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
