@@ -163,3 +163,10 @@ def test_batches_of_the_quadratic_are_independent_draws() -> None:
     assert task.loss == "given"
     with pytest.raises(ValueError, match="larger than"):
         make_task(task, replacement=False, batch_size=5000, network=mlp(3)).load()
+
+
+@pytest.mark.parametrize("wrong", [{"budget": 0}, {"batch_size": 0}, {"interval": 0}])
+def test_counts_of_a_best_schedule_are_checked(wrong: dict[str, int]) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
+        optimal_schedule(**{"budget": 4, "batch_size": 8, "interval": 1} | wrong)

@@ -258,3 +258,201 @@ def _numbers() -> Data:
 
 def _normed(shape: Any, outputs: int) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, outputs), nn.Identity())
+
+
+def two_layers() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+def trained(model: nn.Module, optimizer: Any, controller: lrenv.LRController, steps: int) -> list[list[float]]:
+    """Trains, and gives the rates of the groups at each step."""
+    x, y, rates = torch.randn(8, 3), torch.randint(2, (8,)), []
+    for _ in range(steps):
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rates.append([float(group["lr"]) for group in optimizer.param_groups])
+        controller.step(loss)
+    return rates
+
+
+class DecayThrough0(BaseAgent[tuple[()]]):
+    """Sets the weight decay to 0 at the second step, and to more afterwards."""
+
+    view = View(control=("set", "weight_decay"), observe="clock", horizon=False)
+    reads = ("inner_step",)
+
+    def act(self, observation: Any, carry: tuple[()]) -> Any:
+        decay = np.where(observation[:, 0] == 1, -1.0, 0.5)
+        return np.stack([np.full(len(decay), 0.2), decay], 1), ()
+
+
+def test_groups_without_weight_decay_stay_so_when_that_of_others_was_0() -> None:
+    model = two_layers()
+    weights, biases = [[p for p in model.parameters() if (p.ndim == 1) is bias] for bias in (False, True)]
+    optimizer = torch.optim.AdamW([{"params": weights}, {"params": biases, "weight_decay": 0.0}], lr=1e-3)
+    controller = lrenv.LRController(optimizer, DecayThrough0())
+    found = []
+    for _ in range(3):
+        trained(model, optimizer, controller, 1)
+        found.append([group["weight_decay"] for group in optimizer.param_groups])
+    assert found[0] == [0, 0]
+    assert found[1][0] > 0 == found[1][1]
+    assert found[2] == found[1]
+
+
+class Diverse(torch.optim.Optimizer):
+    """Groups with other options each, as of Muon with Adam for some parameters."""
+
+    def __init__(self, groups: Any) -> None:
+        super().__init__(groups, {})
+
+    def step(self) -> None:  # type: ignore[override]
+        """Does nothing."""
+
+
+def test_groups_with_other_options_are_driven_each_by_its_own() -> None:
+    class Both(BaseAgent[tuple[()]]):
+        view = View(control=("set", "momentum"), observe="clock", horizon=False)
+        reads = ("inner_step",)
+
+        def act(self, observation: Any, carry: tuple[()]) -> Any:
+            return np.full((len(observation), 2), 0.5), ()
+
+    first, second, third = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+    optimizer = Diverse([
+        {"params": [first], "lr": 0.02, "momentum": 0.95}, {"params": [second], "lr": 3e-4, "betas": (0.9, 0.95)},
+        {"params": [third], "lr": 1e-3},
+    ])  # fmt: skip
+    lrenv.LRController(optimizer, Both()).start()
+    own, adam, plain = optimizer.param_groups
+    assert own["momentum"] == adam["betas"][0] != 0.95
+    assert adam["betas"][1] == 0.95
+    assert "momentum" not in plain
+    assert own["lr"] / adam["lr"] == pytest.approx(0.02 / 3e-4)
+
+
+def test_an_optimizer_without_a_rate_is_refused() -> None:
+    with pytest.raises(ValueError, match="no parameter groups with a rate `lr` each"):
+        lrenv.LRController(Diverse([{"params": [nn.Parameter(torch.zeros(2))], "lr": None}]), "linear:peak=0.1", horizon=5)
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+def test_groups_that_share_the_tensor_of_their_rate_are_set_each(tensor: bool) -> None:
+    model = two_layers()
+    shared = torch.tensor(0.1) if tensor else 0.1
+    optimizer = torch.optim.SGD([{"params": layer.parameters()} for layer in (model[0], model[2])], lr=shared)
+    controller = lrenv.LRController(optimizer, "linear:peak=0.1:fan_in=1", horizon=10, module=model)
+    (rates,) = trained(model, optimizer, controller, 1)
+    assert rates[0] / rates[1] == pytest.approx(4 / 3)
+    assert rates == pytest.approx(list(controller.history[0].rates))
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+def test_a_group_that_is_added_later_keeps_the_first_rate_for_its_own(tensor: bool) -> None:
+    model = two_layers()
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=torch.tensor(0.1) if tensor else 0.1)
+    controller = lrenv.LRController(optimizer, "linear:peak=0.1", horizon=10)
+    trained(model, optimizer, controller, 4)
+    optimizer.add_param_group({"params": list(model[2].parameters())})
+    trained(model, optimizer, controller, 1)
+    assert controller.base_lrs == pytest.approx([0.1, 0.1])
+    (rates,) = trained(model, optimizer, controller, 1)
+    assert rates == pytest.approx([controller.rate_at(5)] * 2)
+
+
+def test_gradients_of_parameters_that_come_later_are_missed_aloud() -> None:
+    model = two_layers()
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    controller = lrenv.LRController(optimizer, "sgd-hd:initial_lr=0.1")
+    trained(model, optimizer, controller, 2)
+    optimizer.add_param_group({"params": list(model[2].parameters())})
+    with pytest.warns(UserWarning, match="observes gradients, and not those of parameters that are trained only since"):
+        trained(model, optimizer, controller, 1)
+
+
+def losses_of_closures(agent: str | None) -> list[float]:
+    """All losses that L-BFGS asks for in three steps at a rate of 0.5, beside a controller if there is one."""
+    model = two_layers()
+    x, y = torch.randn(16, 3, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 2
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5)
+    settings: Any = {"horizon": 100, "module": model, "batch_size": 16, "bounds": (0.5, 0.5)}
+    controller = None if agent is None else lrenv.LRController(optimizer, agent, **settings)
+    losses = []
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        losses.append(float(loss.detach()))
+        return loss
+
+    for _ in range(3):
+        loss = optimizer.step(closure)
+        if controller is not None:
+            controller.step(loss)
+    return losses
+
+
+@pytest.mark.parametrize("agent", ["universal", "linear:peak=0.5"])
+def test_closures_are_called_as_often_as_the_optimizer_wants(agent: str) -> None:
+    plain = losses_of_closures(None)
+    assert len(plain) > 10
+    assert losses_of_closures(agent) == plain
+
+
+def test_what_is_observed_of_a_training_is_what_the_schedule_was_asked_for() -> None:
+    class ByBatch(BaseAgent[tuple[()]]):
+        view = View(control="set", observe=("clock", "setup"))
+        reads = ("inner_step", "batch_size")
+
+        def act(self, observation: Any, carry: tuple[()]) -> Any:
+            return observation[:, 5:6] / 9, ()
+
+    model = two_layers()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    controller = lrenv.LRController(optimizer, ByBatch(), horizon=10, batch_size=16)
+    (rates,) = trained(model, optimizer, controller, 1)
+    assert controller.rate_at(0) == pytest.approx(rates[0])
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    model = two_layers()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    controller = lrenv.LRController(
+        optimizer, "plateau:peak=0.1", horizon=np.int64(10), every=np.int64(2),  # type: ignore[arg-type]
+        evaluate=lambda: np.float32(0.5),
+    )  # fmt: skip
+    controller.start()
+    controller.step(np.float32(1))
+    assert controller.history[-1].val_loss == 0.5
+    assert controller.history[-1:] == [controller.history[-1]]
+    assert type(controller.state_dict()["horizon"]) is int
+
+
+def test_a_memory_of_tensors_comes_back_as_tensors() -> None:
+    class Remembering:
+        view = View(control="scale", observe="clock", horizon=False)
+        reads = ("inner_step", "train_loss")
+        seen: list[type] = []
+
+        def predict(
+            self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+        ) -> Any:
+            held = (torch.zeros(len(observation), 1), np.zeros(len(observation))) if state is None else state
+            self.seen += [type(x) for x in held]
+            return np.zeros((len(observation), 1)), held
+
+    agent, saved = Remembering(), None
+    for _ in range(2):
+        model = two_layers()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        controller = lrenv.LRController(optimizer, agent, every=1)
+        if saved is not None:
+            controller.load_state_dict(saved)
+        trained(model, optimizer, controller, 2)
+        saved = controller.state_dict()
+    assert set(agent.seen[::2]) == {torch.Tensor}
+    assert set(agent.seen[1::2]) == {np.ndarray}

@@ -460,3 +460,13 @@ def test_a_window_has_a_step(toy: Callable[..., Task], window: int) -> None:
         truncated(trainee, start, schedule, 4, window)
     with pytest.raises(ValueError, match="truncation must be at least 1"):
         reverse(trainee, start, schedule, 4, truncation=window)
+
+
+@pytest.mark.parametrize("ambient", [torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_windows_hold_their_own_settings(toy: Callable[..., Task], ambient: Callable[[], Any]) -> None:
+    trainee = Trainee(toy(), dtype=F64)
+    schedule = {"lr": torch.full((1, 3), 0.1, dtype=F64)}
+    (expected, *_), found = truncated(trainee, trainee.init([0]), schedule, 6, 3), []
+    with ambient():
+        found = list(truncated(trainee, trainee.init([0]), schedule, 6, 3))
+    torch.testing.assert_close(found[0].gradient["lr"].clone(), expected.gradient["lr"], rtol=1e-12, atol=0)

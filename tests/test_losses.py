@@ -230,3 +230,64 @@ def test_a_loss_that_is_no_number_ends_its_episodes_with_finite_rewards() -> Non
         _, rewards, terminated, *_ = envs.step(envs.action_space.sample())
         assert np.isfinite(rewards).all()
         assert terminated.all()
+
+
+class Squeezed(torch.nn.Module):
+    """A linear network whose outputs are (b,)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).squeeze(-1)
+
+
+@pytest.mark.parametrize(("loss", "kind"), [("mse", "numbers"), ("huber", "numbers"), ("poisson", "counts")])
+def test_outputs_without_an_axis_of_their_own_are_those_with_one(loss: str, kind: str) -> None:
+    found = []
+    for network in (lambda shape, outputs: Squeezed(), lambda shape, outputs: torch.nn.Linear(5, 1)):
+        envs = LearningRateVectorEnv(2, task_of(loss, kind, network=network), dtype="float64", device="cpu")
+        envs.reset(seed=0)
+        found.append(envs.step(np.zeros((2, 1)))[0])
+    np.testing.assert_array_equal(*found)
+
+
+def test_predictions_that_are_no_targets_have_one_unit() -> None:
+    def likelihood(outputs: Tensor, targets: Tensor) -> Tensor:
+        mean, log_std = outputs.chunk(2, -1)
+        return (log_std + (targets - mean) ** 2 * torch.exp(-2 * log_std) / 2).mean(-1)
+
+    task = task_of(likelihood, "vectors", network=lambda shape, outputs: torch.nn.Linear(5, 2 * outputs))
+    trainee = Trainee(task, dtype=torch.float64)
+    state = trainee.init([0])
+    with torch.no_grad():
+        found = trainee.evaluate(state.params, state.buffers, trainee.val).predictions
+        outputs = trainee.network(state.params, state.buffers, trainee.val.inputs[None], False)[0]
+    unit = data_of("vectors").target_std.double().square().mean().sqrt()
+    torch.testing.assert_close(found, outputs.transpose(1, 2) / unit)
+
+
+def test_deviance_is_explained_where_one_of_several_counts_is_always_0() -> None:
+    rng = np.random.default_rng(1)
+    targets = torch.tensor(np.stack([rng.poisson(2.0, 30), np.zeros(30)], 1))
+    log_rates = torch.tensor(rng.normal(size=(30, 2)))
+    measure = LOSSES["poisson"].measure
+    assert measure is not None
+    (found,) = measure(log_rates[None], targets[None], torch.zeros(1, 30))
+    rates, mean = log_rates.exp(), targets[:, 0].mean()
+
+    def deviance(t: Tensor, r: Tensor) -> float:
+        return float((torch.xlogy(t, t / r) - t + r).sum())
+
+    # Where a count is always 0, its mean explains it.
+    expected = 1 - (deviance(targets[:, 0], rates[:, 0]) + float(rates[:, 1].sum())) / deviance(targets[:, 0], mean)
+    assert float(found) == pytest.approx(expected)
+
+
+def test_a_loss_of_ones_own_is_tried_whatever_it_is_called() -> None:
+    def huber(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.squeeze(-1) - targets).abs().mean()
+
+    with pytest.raises(ValueError, match="huber must give a loss per example"):
+        Trainee(task_of(huber, "numbers"))

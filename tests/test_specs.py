@@ -168,3 +168,10 @@ def test_the_longest_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @given(st.text(max_size=8))
 def test_names_hold_no_separator(text: str) -> None:
     assert not NAME.fullmatch(text) or not set(text) & set(":,=/\\ \t\n'\"()[]{}")
+
+
+def test_a_long_list_may_hold_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "controller.safetensors"
+    file.touch()
+    listed = [*(f"cosine:peak=0.01:warmup={i}" for i in range(30)), str(file)]
+    assert split(",".join(listed)) == listed

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from lrenv import data, networks, specs
-from lrenv.data import Data
+from lrenv.data import Data, Split
 from lrenv.training.losses import check_outputs, make_loss
 from lrenv.training.optimizers import OPTIMIZERS, adam
 from lrenv.training.tasks import LogUniform, Task, initial_rates, make_task, register_task, tasks
+from lrenv.training.trainee import Trainee
 
 # As an attribute of the package, `tasks` is the function.
 tasks_module = importlib.import_module("lrenv.training.tasks")
@@ -244,3 +245,56 @@ def test_embedded_tasks_need_no_files(name: str) -> None:
 
 def test_modules_fit_the_data(toy: Callable[..., Task]) -> None:
     assert toy(network=networks.logistic_regression).module()(torch.zeros(2, 6)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"replacement": "false"}, "replacement must be True or False, not 'false'"),
+        ({"momentum": "high", "optimizer": "momentum"}, "momentum must be a number, not 'high'"),
+        ({"weight_decay": "low"}, "weight_decay must be a number, not 'low'"),
+        ({"initial_lr": LogUniform("a", 1)}, "LogUniform takes two rates, not 'a'"),  # type: ignore[arg-type]
+        ({"optimizer": lambda sizes: 3}, "optimizer must make a .*Optimizer, not an int"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make_task("digits-mlp", **settings)
+
+
+def test_a_name_that_a_package_advertises_is_taken() -> None:
+    with pytest.raises(ValueError, match="task 'drawn' is that of .*; choose another name"):
+        register_task(replace(make_task("digits-mlp"), name="drawn"))
+    assert make_task("drawn:number=1000000").name.startswith("drawn")
+
+
+def test_the_options_of_a_folder_go_with_a_folder() -> None:
+    assert make_task("digits-mlp", data="folder", path="images").data_options == {"path": "images"}
+    with pytest.raises(ValueError, match="unknown setting of a task 'path'"):
+        make_task("digits-mlp", path="images")
+
+
+def broken(data: Data, **parts: Any) -> Data:
+    return data._replace(**{name: Split(*part) for name, part in parts.items()})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x, y: (x[:0], y[:0]), ValueError, "its validation split has no examples"),
+        (lambda x, y: (x, y + 3), ValueError, "its validation targets hold 3 to 5, and classes are 0 to 2"),
+        (lambda x, y: (x, y - 1), ValueError, "its validation targets hold -1 to 1, and classes are 0 to 2"),
+        (lambda x, y: (x, y.int()), TypeError, "its validation targets are torch.int32: make labels int64"),
+    ],
+)
+def test_data_made_by_hand_are_checked(
+    toy: Callable[..., Task], make_blobs: Callable[..., Data], change: Any, error: type[Exception], message: str
+) -> None:
+    data = make_blobs()
+    with pytest.raises(error, match=message):
+        toy(broken(data, val=change(*data.val))).load()
+
+
+def test_only_images_are_augmented() -> None:
+    with pytest.raises(ValueError, match="augment='crop' is for images, and examples are \\(40,\\)"):
+        Trainee(make_task("mnist1d-mlp", augment="crop"))

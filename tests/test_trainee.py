@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 from lrenv import networks
 from lrenv.data import Data
 from lrenv.data.augment import PADDING, crop, crop_flip
+from lrenv.networks.layers import Dropout
 from lrenv.randomness import draws
 from lrenv.runtime.trees import select
 from lrenv.training import objective
-from lrenv.training.tasks import Task
+from lrenv.training.optimizers import Optimizer, adam
+from lrenv.training.tasks import Task, make_task
 from lrenv.training.trainee import Trainee, TraineeState
 
 F64 = torch.float64
@@ -301,3 +304,47 @@ def test_tf32_is_for_float32_on_cuda(toy: Callable[..., Task]) -> None:
         Trainee(toy(), precision="tf32")
     with pytest.raises(ValueError, match="leave dtype at float32"):
         Trainee(toy(), "meta", precision="tf32", dtype=torch.float64)
+
+
+def test_an_optimizer_is_made_for_all_weights_at_once(toy: Callable[..., Task]) -> None:
+    seen = []
+
+    def made(sizes: Sequence[int]) -> Optimizer:
+        plain = adam()
+
+        def init(params: Tensor) -> dict[str, Tensor]:
+            params.split(list(sizes), 1)  # of the whole network, and of nothing else
+            seen.append(params.shape[1])
+            return plain.init(params)
+
+        return replace(plain, init=init)
+
+    assert Trainee(toy(optimizer=made)).memory == Trainee(toy(optimizer="adam")).memory
+    assert set(seen) == {53}
+
+
+def test_the_bytes_of_data_are_those_that_are_kept() -> None:
+    trainee = Trainee(make_task("digits-mlp"))
+    assert trainee.train.inputs.dtype == torch.float32  # normalised in advance
+    kept = sum(x.nbytes for split in (trainee.train, trainee.val, trainee.test) for x in split)
+    assert trainee.memory.data == kept
+
+
+@pytest.mark.parametrize("p", [0.5, 0.9])
+def test_dropout_in_bfloat16_drops_its_part(p: float) -> None:
+    dropped = Dropout(p).drop(torch.arange(40), torch.ones(40, 5000, dtype=torch.bfloat16))
+    assert dropped.dtype == torch.bfloat16
+    kept = float((dropped != 0).double().mean())
+    assert kept == pytest.approx(1 - p, abs=4 * (p * (1 - p) / 200_000) ** 0.5)
+
+
+def test_batch_norm_of_vectors_runs_in_bfloat16() -> None:
+    task = make_task("shuttle-mlp", budget=4, interval=2)
+    losses = []
+    for precision in ("full", "bf16"):
+        trainee = Trainee(task, precision=precision)
+        assert not trainee.network.why_sequential
+        state = trainee.init([0, 1])
+        with torch.no_grad():
+            losses.append(trainee.gradient(state, trainee.batch_indices(state, 1)[:, 0]).loss)
+    torch.testing.assert_close(*losses, rtol=0.02, atol=0.02)

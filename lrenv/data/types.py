@@ -115,9 +115,8 @@ def check_data(whose: str, data: Data) -> None:
             raise TypeError(f"{whose} {name} targets are {targets.dtype}: make labels int64, or numbers float32")
         low, high = (int(bound) for bound in targets.aminmax())
         if not 0 <= low <= high < data.classes:
-            raise ValueError(
-                f"{whose} {name} targets hold {low} to {high}, and there are {data.classes} classes from 0"
-            )
+            held = f"{low} to {high}, and classes are 0 to {data.classes - 1}"
+            raise ValueError(f"{whose} {name} targets hold {held}")
 
 
 Loader: TypeAlias = Callable[..., Data]
