@@ -18,8 +18,10 @@ from scipy import stats
 
 from lrenv.agents import View, make_agent
 from lrenv.agents.schedules.refined import record_norms, refine
+from lrenv.agents.universal.agent import VERSION
 from lrenv.benchmark import run_suite as runs
 from lrenv.benchmark import search as searches
+from lrenv.benchmark.contenders import version_of
 from lrenv.benchmark.evaluation import ARRAYS, Result, evaluate
 from lrenv.benchmark.privileges import Privileges, privileges_of
 from lrenv.benchmark.rows import Runs
@@ -481,6 +483,14 @@ def test_the_worst_start() -> None:
     assert a.spent.tuning == 6, "what it was tuned by counts once for all starts"
 
 
+def test_the_worst_start_of_one_that_failed_on_the_first_task() -> None:
+    lines = [line("r", "t", [1.0, 1.0]), line("r", "u", [1.0, 1.0]), line("a", "t", None)]
+    lines += [line("a", "u", [x, x], start) for start, x in ((0.1, 2.0), (0.01, 3.0))]
+    a = row_of(scored(outcome(lines, cap=4.0)), "a")
+    assert a.worst_start == 0.01
+    assert a.worst == pytest.approx((4 * 3) ** 0.5)
+
+
 def test_means_over_the_tasks_of_each_optimizer() -> None:
     losses = {"t": 2.0, "u": 8.0, "v": 0.5}
     lines = [line("r", task, [1.0, 1.0]) for task in losses]
@@ -602,6 +612,23 @@ def test_versions_are_not_mixed(suite: Suite, tmp_path: Path) -> None:
         made(suite, tmp_path / "out")
     with pytest.raises(FileExistsError, match="seeds 2, now 3"):
         made(replace(suite, seeds=3), tmp_path / "out")
+
+
+def test_versions_of_agents_are_not_mixed(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry("own", "universal", {}, {})
+    suite = replace(suite, agents=(*suite.agents, entry))
+    made(suite, tmp_path / "out")
+    begun = counted(monkeypatch)
+    made(suite, tmp_path / "out")
+    assert begun == []
+    monkeypatch.setattr("lrenv.agents.universal.agent.UniversalController.version", -1)
+    made(suite, tmp_path / "out")
+    assert set(begun) == {"own"}
+
+
+def test_a_versions_is_that_of_the_package_or_of_the_agent() -> None:
+    assert version_of(make_agent("cosine:peak=0.1")) == {}
+    assert version_of(make_agent("universal")) == {"version": VERSION}
 
 
 def test_what_searches_found_is_used_again(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from lrenv.benchmark.contenders import contenders_of
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.envs.observations import DYNAMICS, SCALE_FREE, TRAINING
 from lrenv.randomness.seeds import seeds_for
+from lrenv.runtime.files import json_lines
 from lrenv.training.tasks import make_task
 
 
@@ -301,3 +302,40 @@ def test_looks_are_at_runs_next_to_the_power_law(drawn_peaks: Any, drawn_readout
     assert (peaks[..., None] - grid).abs().amin(-1).max() < 1e-5
     assert torch.equal(peaks[0], peaks[-1])
     assert looks.distance.view(moments, -1, drawn_peaks.SEEDS)[0, drawn_readouts.NEAR].abs().max() < math.log(2)
+
+
+def test_runs_without_a_horizon_are_none_with_one(drawn_peaks: Any, tmp_path: Path) -> None:
+    file = tmp_path / "peaks.jsonl"
+    for horizon in (True, False):
+        settings = drawn_peaks.Settings(fitted=1, tasks=0, horizon=horizon, out=file)
+        (row,) = drawn_peaks.found(settings)["training"]
+        assert row["horizon"] is horizon
+    assert len(json_lines(file)) == 2
+    assert drawn_peaks.found(settings)["training"] == [row]
+    assert len(json_lines(file)) == 2
+
+
+def test_controllers_are_told_apart_by_their_numbers(
+    script: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    controllers, out = script("drawn_controllers"), tmp_path / "found.jsonl"
+    made = {False: Architecture(), True: Architecture(layers=True)}
+    for layers, architecture in made.items():
+        theta = architecture.init(0)
+        folder = tmp_path / f"layers-{layers}"
+        folder.mkdir()
+        UniversalController(theta, architecture).save(folder / "controller.safetensors", {})
+    files = tuple(tmp_path / f"layers-{layers}" / "controller.safetensors" for layers in made)
+    controllers.main(controllers.Settings(files, tasks=2, out=out))
+    printed = capsys.readouterr().out
+    assert "| layers-False | +0.0000 (0.0000) |" in printed, "the power laws themselves"
+    rule, trained = (next(x for x in printed.splitlines() if name in x) for name in ("fan-in alone", "layers-True"))
+    assert rule.split("|")[2] == trained.split("|")[2], "an untrained policy with a rate per layer is the rule"
+    other = made[False].init(0)
+    other[0] += 1
+    UniversalController(other, made[False]).save(files[0], {})
+    controllers.main(controllers.Settings(files, tasks=2, out=out))
+    assert "| layers-False | +0.0000 (0.0000) |" not in capsys.readouterr().out
+    assert len(json_lines(out)) == 4
+    with pytest.raises(SystemExit, match="two controllers layers-False: name their folders differently"):
+        controllers.main(controllers.Settings((files[0], files[0]), tasks=2, out=out))

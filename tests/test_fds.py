@@ -38,8 +38,10 @@ train = partial(outer_training.train, schedule_training)
 def settings(out: Path = Path("unused"), **others: Any) -> FDSSettings:
     small: dict[str, Any] = {
         "task": "digits-mlp", "out": out, "budget": 12, "interval": 3, "val_examples": 20, "segments": 3, "trainees": 2,
-        "outer_steps": 4, "window": 5, "eval_seeds": 2, "eval_every": 2, "device": "cpu",
+        "outer_steps": 4, "eval_seeds": 2, "eval_every": 2, "device": "cpu",
     }  # fmt: skip
+    if others.get("method") == "truncated":
+        small["window"] = 5
     return FDSSettings(**small | others)
 
 
@@ -264,7 +266,9 @@ def test_a_schedule_outlives_its_file(tmp_path: Path, kind: type[FDS]) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"lr": ()}, "needs a learning rate"),
+        ({"lr": ()}, r"lr=\(\) must be a value for each segment, such as lr=\(0.1,\)"),
+        ({"lr": 0.1}, r"lr=0.1 must be a value for each segment"),
+        ({"lr": (0.1,), "momentum": 0.9}, r"momentum=0.9 must be a value for each segment"),
         ({"lr": (0.1, -0.1)}, r"lr=\(0.1, -0.1\): values must be finite, and between 0 and inf"),
         ({"lr": (float("nan"),)}, "finite"),
         ({"lr": (0.1,), "momentum": (1.0,)}, "between 0 and 0.999"),
@@ -290,7 +294,13 @@ def test_a_momentum_for_an_optimizer_without() -> None:
         ({"momentum_segments": -1}, "momentum_segments must be at least 1"),
         ({"window": 0, "method": "truncated"}, "window must be at least 1"),
         ({"optimizer": "sgd"}, "optimizer 'sgd' has no momentum; set momentum_segments=0"),
-        ({"optimizer": "adam"}, "no hypergradients through optimizer 'adam'.*choose one of sgd, momentum, nesterov"),
+        ({"optimizer": "adam"}, "through the optimizers sgd, momentum, nesterov, not through 'adam'"),
+        ({"optimizer": "momentum+ema"}, "through the optimizers sgd, momentum, nesterov, not through 'momentum.ema'"),
+        ({"method": "guess"}, "method must be one of fds, greedy, truncated, random, not 'guess'"),
+        ({"method": "greedy", "window": 7}, "window=7 would do nothing beside these settings"),
+        ({"method": "random", "lr_step": 0.5}, "lr_step=0.5 would do nothing"),
+        ({"momentum_segments": 0, "momentum_step": 0.5}, "momentum_step=0.5 would do nothing"),
+        ({"compile": True}, "compile=True would do nothing"),
         ({"lr_step": 0.0}, "lr_step must lie between 0 and 1"),
         ({"task": "digits-mpl"}, "unknown task 'digits-mpl'"),
     ],

@@ -194,3 +194,9 @@ def test_what_can_not_be_meant(tmp_path: Path) -> None:
     (tmp_path / "runs.jsonl").write_text("".join([lines[0], "damage\n", lines[1]]))
     with pytest.raises(ValueError, match=r"runs.jsonl is damaged at line 2"):
         squares(tmp_path)
+
+
+def test_a_folder_of_another_program_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs.jsonl").write_text('{"scale": "cpu", "other": 1}\n')
+    with pytest.raises(ValueError, match=r"runs.jsonl holds results of another program: choose another --out"):
+        squares(tmp_path)

@@ -336,7 +336,9 @@ def test_groups_with_other_options_are_driven_each_by_its_own() -> None:
 
 def test_an_optimizer_without_a_rate_is_refused() -> None:
     with pytest.raises(ValueError, match="no parameter groups with a rate `lr` each"):
-        lrenv.LRController(Diverse([{"params": [nn.Parameter(torch.zeros(2))], "lr": None}]), "linear:peak=0.1", horizon=5)
+        lrenv.LRController(
+            Diverse([{"params": [nn.Parameter(torch.zeros(2))], "lr": None}]), "linear:peak=0.1", horizon=5
+        )
 
 
 @pytest.mark.parametrize("tensor", [False, True])
@@ -396,6 +398,7 @@ def losses_of_closures(agent: str | None) -> list[float]:
     return losses
 
 
+@pytest.mark.filterwarnings("ignore:agent 'universal' was fitted to")
 @pytest.mark.parametrize("agent", ["universal", "linear:peak=0.5"])
 def test_closures_are_called_as_often_as_the_optimizer_wants(agent: str) -> None:
     plain = losses_of_closures(None)

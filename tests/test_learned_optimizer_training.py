@@ -146,6 +146,12 @@ def test_training_makes_an_optimizer_that_descends(tmp_path: Path) -> None:
         ({"optimizer": "adam"}, "leave optimizer='adam' out"),
         ({"workers": 1, "pairs": 1}, "at least two pairs"),
         ({"sigma": 0.0}, "sigma must be positive"),
+        ({"outer_lr": -1.0}, "outer_lr must be positive, not -1.0"),
+        ({"estimator": "guess"}, "estimator must be one of merged, reparameterisation, es, pes, not 'guess'"),
+        ({"objective": "test"}, "objective must be one of train, valid, not 'test'"),
+        ({"tasks": "digits-mlp", "task": "mnist1d-mlp"}, "task='mnist1d-mlp' would do nothing"),
+        ({"classes": None, "problems": 100}, "problems=100 would do nothing"),
+        ({"compile": "graph"}, "compile='graph' captures decisions of environments"),
         ({"outer_lr": math.nan}, "outer_lr must be a finite number, not nan"),
         ({"jitter": 1.0}, "jitter must be at least 0 and below 1"),
         ({"widths": "4"}, "network and widths go together"),
@@ -160,7 +166,10 @@ def test_settings_that_cannot_be_meant(tmp_path: Path, wrong: dict[str, Any], me
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"tasks": "digits-logreg, noisy-quadratic"}, "digits-logreg has 10, noisy-quadratic has 0; choose other"),
+        (
+            {"tasks": "digits-logreg, noisy-quadratic", "task": "digits-mlp"},
+            "digits-logreg has 10, noisy-quadratic has 0; choose other",
+        ),
         ({"classes": 9, "problems": 20}, "fewer than 22 selections of 9"),
         ({"classes": 11}, "has 10 classes"),
         ({"network": "mlp", "widths": "4,x"}, "widths are whole numbers"),

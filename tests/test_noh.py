@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lrenv.agents.noh.agent import NOH, DMopt, LSTMPolicy
 from lrenv.agents.noh.lstm import Architecture, CoordinateLSTM, preprocessed
 from lrenv.agents.noh.settings import DMoptSettings, NOHSettings
 from lrenv.agents.noh.training import NOHTraining
+from lrenv.agents.outer.training import train as train_agent
 from lrenv.agents.schedules.agent import constant
 from lrenv.benchmark import evaluate
 from lrenv.controllers import controller_file
@@ -248,6 +250,9 @@ def test_trainees_that_diverge_teach_nothing(tmp_path: Path) -> None:
     ("noh", {"meta_iterations": 0}, "meta_iterations must be at least 1"),
     ("noh", {"optimizer": "unit"}, "choose another than 'unit'"),
     ("dmopt", {"optimizer": "adam"}, "leave optimizer out"),
+    ("dmopt", {"interval": 5}, "gives an update at each step; leave interval=5 out"),
+    ("noh", {"estimator": "guess"}, "estimator must be one of hypergradient, es, .*, not 'guess'"),
+    ("noh", {"per": "network"}, "per must be one of parameter, tensor, layer, trainee, not 'network'"),
 ])  # fmt: skip
 def test_unfit_settings_are_refused(tmp_path: Path, kind: str, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -280,3 +285,22 @@ def test_unfit_files_are_refused(tmp_path: Path) -> None:
         NOH.load(path)
     with pytest.raises(ValueError, match="give its controller file instead"):
         make_agent("noh")
+
+
+@pytest.mark.parametrize("optimizer", ["adam+ema", "momentum"])
+def test_what_is_trained_can_be_loaded(tmp_path: Path, optimizer: str) -> None:
+    path = tmp_path / "x.safetensors"
+    NOH(Architecture(hidden=4), 5, optimizer).save(path, {})
+    assert make_agent(path).view.optimizer == optimizer
+
+
+@pytest.mark.parametrize("optimizer", ["unit", "adam+average", "adan"])
+def test_optimizers_that_it_is_not_for_are_refused_before_it_is_trained(tmp_path: Path, optimizer: str) -> None:
+    with pytest.raises(ValueError, match="noh is for the optimizers sgd, .*, not"):
+        NOH(Architecture(hidden=4), 5, optimizer)
+    with pytest.raises(ValueError, match=r"optimizer|wrapper"):
+        train_agent(
+            partial(NOHTraining, NOH),
+            settings("noh", tmp_path / "out", task=f"noisy-quadratic:optimizer={optimizer}", optimizer=None),
+        )
+    assert not (tmp_path / "out").exists()

@@ -186,6 +186,8 @@ def test_resuming_takes_the_settings_of_the_beginning(tmp_path: Path) -> None:
         ({"episodes": -3}, "episodes must be at least 1"),
         ({"actor_lr": 0.0}, "actor_lr must lie between 0 and 1"),
         ({"gamma": 1.5}, "gamma must lie between 0 and 1"),
+        ({"control": " , "}, "name what is controlled and what is observed: give one or more"),
+        ({"control": "scale,set-raw"}, "can't control by 'set-raw'"),
     ],
 )
 def test_bad_settings_are_refused(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
@@ -246,3 +248,20 @@ def test_contradictory_settings_are_refused(tmp_path: Path) -> None:
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}, "nothing is lost"
     with pytest.raises(ValueError, match="'set-raw'"):
         settings(tmp_path, control="set-raw/layer")
+
+
+def test_several_controls_and_observations_are_separated_by_commas(tmp_path: Path) -> None:
+    several = {"control": "scale,momentum", "observe": "dynamics,clock", "optimizer": "momentum"}
+    path = train(settings(tmp_path, task="digits-mlp", episodes=8, reward="improvement", **several))
+    agent = make_agent(path)
+    assert (agent.view.control, agent.view.observe) == (("scale", "momentum"), ("dynamics", "clock"))
+    result = evaluate(agent, make_task("digits-mlp", budget=6, interval=3), [0, 1], device="cpu")
+    assert np.isfinite(result.test_loss).all()
+    resumed = settings(tmp_path, task="digits-mlp", episodes=12, reward="improvement", resume=True, **several)
+    assert make_agent(train(resumed)).view.control == ("scale", "momentum")
+
+
+def test_minibatches_have_two_decisions_or_more(tmp_path: Path) -> None:
+    assert make_agent(train(settings(tmp_path, episodes=4, minibatch=1))) is not None
+    with pytest.raises(ValueError, match="needs at least two decisions: raise envs or budget"):
+        train(settings(tmp_path / "one", envs=1, budget=3, interval=3))

@@ -199,7 +199,8 @@ def test_held_out_tasks_are_refused(task: Any) -> None:
         ({"tasks": ""}, "groups=2 is for trainings on several tasks: add tasks, or leave it out"),
         ({"task": "mnist1d-mlp"}, "stands instead of task: leave task='mnist1d-mlp' out"),
         ({"compile": True}, "leave compile out"),
-        ({"eval_tasks": 6000}, "10000 seeds for validation, not 12000"),
+        ({"tasks": "drawn", "eval_tasks": 6000}, "10000 seeds for validation, not 12000"),
+        ({"tasks": "digits-mlp,mnist1d-mlp", "eval_tasks": 3}, "eval_tasks=3 would do nothing"),
         ({"control": "scale1"}, "'scale1': the factor behind scale must be a decimal number above 1"),
     ],
 )

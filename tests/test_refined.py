@@ -15,7 +15,7 @@ from scipy.ndimage import median_filter
 from lrenv.agents import make_agent
 from lrenv.agents.schedules import formulas
 from lrenv.agents.schedules.agent import linear
-from lrenv.agents.schedules.refined import record_norms, refine, refined
+from lrenv.agents.schedules.refined import norms_of_run, record_norms, refine, refined
 from lrenv.benchmark import compare, evaluate
 from lrenv.controllers import controller_file
 from lrenv.envs.observations import CLOCK
@@ -136,3 +136,12 @@ def test_a_file_holds_one_agent(tmp_path: Path) -> None:
 def test_it_is_not_tuned_without_norms() -> None:
     with pytest.raises(ValueError, match="norms"):
         compare(make_task("noisy-quadratic"), "refined", 1, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "exponent"),
+    [("sgd", 2.0), ("momentum+ema", 2.0), ("nesterov", 2.0), ("adam", 1.0), ("adam+ema", 1.0)],
+)
+def test_the_norm_is_that_of_the_optimizers_kind(toy: Callable[..., Task], optimizer: str, exponent: float) -> None:
+    found = norms_of_run(make_agent("constant:peak=0.01"), toy(optimizer=optimizer), device="cpu")
+    assert found["exponent"] == exponent

@@ -104,3 +104,15 @@ def test_runs_that_diverged(shocks: Any) -> None:
     assert shocks.relative([2.0, 5.0], [1.0, None]) == pytest.approx(np.log(2))
     assert np.isnan(shocks.relative([2.0], [None]))
     assert shocks.cell([0.5, float("nan"), 0.7]) == "+0.600 (0.100, 1 left out)"
+
+
+def test_a_file_is_known_by_what_it_holds(script: Callable[[str], Any], tmp_path: Path) -> None:
+    harness, file = script("harness"), tmp_path / "mine" / "controller.safetensors"
+    file.parent.mkdir()
+    found = []
+    for content in (b"1", b"2"):
+        file.write_bytes(content)
+        found.append(harness.known_as(str(file)))
+    assert found[0] != found[1]
+    assert harness.known_as("cosine") == {"agent": "cosine"}
+    assert harness.known_as("universal") == {"agent": "universal", "policy": POLICY}
