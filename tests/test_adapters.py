@@ -6,6 +6,7 @@ import gc
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from lrenv.envs.episode import Episode
 from lrenv.envs.sb3_vec_env import LearningRateVecEnv
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.randomness import draws
-from lrenv.training.tasks import Task
+from lrenv.training.dynamics import Dynamics
+from lrenv.training.tasks import Task, make_task
 
 Array = NDArray[Any]
 SEEDS, EPISODES = (11, 12, 13), 3
@@ -288,3 +290,44 @@ def test_the_checkers_accept_every_embedded_task(name: str) -> None:
 def test_the_checkers_accept_every_space(control: Any, observe: Any) -> None:
     settings = {"control": control, "observe": observe, "optimizer": "momentum", "budget": 20}
     assert complaints(gym.make("lrenv/digits-mlp-v0", device="cpu", **settings).unwrapped, render=False) == []
+
+
+def test_options_that_differ_are_refused() -> None:
+    envs = LearningRateVecEnv(2, make_task("noisy-quadratic", budget=4, interval=2), device="cpu")
+    envs.set_options([{"initial_lr": 0.1}, {"initial_lr": 0.01}])
+    with pytest.raises(ValueError, match="options hold for all environments of a reset"):
+        envs.reset()
+    envs.set_options({"initial_lr": 0.1})
+    envs.reset()
+    assert envs.info["lr"].tolist() == pytest.approx([0.1, 0.1])
+
+
+def test_what_is_no_action_is_told() -> None:
+    env = LearningRateEnv("noisy-quadratic", budget=4, interval=2, device="cpu")
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="a gradient doesn't pass through here, so detach the tensor"):
+        env.step(torch.zeros(1, requires_grad=True))  # type: ignore[arg-type]
+    env.step(torch.zeros(1))  # type: ignore[arg-type]
+
+
+def test_nothing_is_drawn_before_a_reset() -> None:
+    envs = LearningRateVectorEnv(2, "noisy-quadratic", render_mode="rgb_array", device="cpu")
+    with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\) before render\(\)"):
+        envs.render()
+
+
+@dataclass
+class Fall:
+    """A reward that can't be hashed."""
+
+    times: float
+
+    def __call__(self, dynamics: Dynamics, diverged: torch.Tensor) -> torch.Tensor:
+        return torch.where(diverged, -10.0, -self.times * dynamics.val_loss)
+
+
+def test_a_reward_may_be_any_object_that_is_called() -> None:
+    envs = LearningRateVectorEnv(2, "noisy-quadratic", budget=4, interval=2, reward=Fall(2.0), device="cpu")
+    envs.reset(seed=0)
+    _, reward, _, _, info = envs.step(np.zeros((2, 1)))
+    np.testing.assert_allclose(reward, -2 * info["val_loss"], rtol=1e-6)

@@ -111,3 +111,19 @@ def test_a_wrapped_optimizer_is_refused() -> None:
     wrapped = Wrapper(torch.optim.SGD(nn.Linear(2, 1).parameters(), 0.1))
     with pytest.raises(ValueError, match="Wrapper wraps an optimizer"):
         lrenv.LRController(wrapped, "linear:peak=0.1", 9)  # type: ignore[arg-type]
+
+
+def test_a_run_is_extended_more_than_once() -> None:
+    """Agents without an interval decide a hundred times in the first run, and go on at that pace."""
+    saved, total = None, 0
+    for _ in range(3):
+        done, total = total, total + 200
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        callback = ControllerCallback("plateau:peak=0.1", evaluate=lambda model: torch.tensor(0.5))
+        controller = callback._begin(optimizer, model, total, done, saved)
+        assert (controller.horizon, controller.every) == (total, 2)
+        while controller.last_epoch < total:
+            optimizer.step()
+            controller.step(0.5)
+        saved = controller.state_dict()

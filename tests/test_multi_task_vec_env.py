@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from torch.utils._pytree import tree_leaves
@@ -203,3 +204,33 @@ def test_ended_cohorts_leave_nothing_in_memory(
     gc.collect()
     assert len(alive) > 4 * 7
     assert sum(ref() is not None for ref in alive) == 4 * 2
+
+
+def test_a_snapshot_of_other_groups_is_refused(make: Callable[..., MultiTaskVecEnv]) -> None:
+    three, two = make(3), make(2)
+    three.reset()
+    two.reset()
+    before = two.at_work
+    with pytest.raises(ValueError, match="the snapshot is of 3 groups, and here are 2"):
+        two.restore(three.snapshot())
+    assert two.at_work == before
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (np.full((2 * TRAINEES, 1), [[0.1]] * (2 * TRAINEES - 1) + [[np.nan]]), r"environments \[5\] are NaN"),
+        (np.full((3, 1), 0.1), r"actions must have shape \(6, 1\)"),
+    ],
+)
+def test_a_refused_action_moves_nobody(make: Callable[..., MultiTaskVecEnv], actions: Any, message: str) -> None:
+    envs = make()
+    envs.reset()
+    with pytest.raises(ValueError, match=message):
+        envs.step(actions)
+    assert [group.decisions for group in envs.snapshot().groups] == [0, 0]
+
+
+def test_a_reset_comes_first(make: Callable[..., MultiTaskVecEnv]) -> None:
+    with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\) before step\(\)"):
+        make().step(np.full((2 * TRAINEES, 1), 0.1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from lrenv import cli
 from lrenv.controllers import controller_file
 from lrenv.envs.observations import OBSERVATIONS, register_observation
 from lrenv.envs.own import observation_name, reward_name
-from lrenv.envs.rewards import REWARDS
+from lrenv.envs.rewards import REWARDS, register_reward
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.training.dynamics import Dynamics
 
@@ -87,6 +88,34 @@ def test_two_of_one_name_are_told(folder: Path) -> None:
     register_observation("losses", lambda d: d.val_loss[:, None])
     with pytest.raises(ValueError, match=r"^observation 'losses' is registered already; give that of .*mine.py"):
         observation_name("mine.py:losses")
+
+
+def test_names_of_rewards_and_of_observations_are_apart(folder: Path) -> None:
+    """A reward of one's own may have the name of an observation, and is kept like any other."""
+    register_reward("clock", lambda d, diverged: -d.val_loss)
+    Path("other.py").write_text(MINE.replace("def fall", "def clock"))
+    try:
+        with pytest.raises(ValueError, match="reward 'clock' is registered already; give that of .*other.py"):
+            reward_name("other.py:clock")
+    finally:
+        REWARDS.pop("clock")  # type: ignore[attr-defined]
+    register_reward("mine", lambda d, diverged: -d.val_loss)
+    snapshots = []
+    try:
+        for scale in (1.0, 2.0):
+            register_observation("mine", partial(scaled, scale), replace_existing=scale == 2)
+            envs = LearningRateVectorEnv(2, "noisy-quadratic", observe="mine", reward="mine", device="cpu")
+            envs.reset(seed=0)
+            snapshots.append(envs.snapshot())
+        with pytest.raises(ValueError, match="observe mine"):
+            envs.restore(snapshots[0])
+    finally:
+        REWARDS.pop("mine")  # type: ignore[attr-defined]
+        OBSERVATIONS.pop("mine")
+
+
+def scaled(times: float, d: Dynamics) -> torch.Tensor:
+    return times * d.val_loss[:, None]
 
 
 def test_a_file_that_was_edited_replaces_what_it_registered(folder: Path) -> None:

@@ -496,3 +496,12 @@ def test_drawn_tasks_differ_in_what_a_training_meets() -> None:
 def test_more_tasks_for_validation_than_there_are_are_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="10000 seeds for validation, not 20000"):
         UniversalSettings(out=tmp_path, eval_tasks=20_000)
+
+
+def test_the_middle_of_a_last_interval_that_is_shorter() -> None:
+    """Of 100 steps in intervals of 40, the last one has 20."""
+    progress = torch.tensor([[0.0], [0.4], [0.8]], dtype=torch.float64)
+    seen = {"progress": progress}
+    seen |= {name: torch.full_like(progress, math.log10(x)) for name, x in
+             (("steps_in_all", 100), ("steps_per_decision", 40))}  # fmt: skip
+    torch.testing.assert_close(policy.middle_part(seen), torch.tensor([[0.2], [0.6], [0.9]], dtype=torch.float64))
