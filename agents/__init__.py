@@ -12,7 +12,7 @@
 | `learned_optimizer` | are the trainee's optimizer, a trained perceptron | Metz et al. 2019 |
 
 Each folder's `__init__` gives the paper, its equation and the order to read in. The files have the same names in all
-but `hypergradient`: `agent.py` acts; where there is something to train, `settings.py` is what it can be told and
+but `hypergradient`: `agent.py` acts; where there is something to train, `settings.py` has the settings of that, and
 `training.py` trains, in the loop of `outer`. `base.py` is how an agent is written, and the place to start.
 """
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from scipy import stats
 from lrenv.agents import View, make_agent
 from lrenv.agents.schedules.refined import record_norms, refine
 from lrenv.agents.universal.agent import VERSION
+from lrenv.benchmark import held_out
 from lrenv.benchmark import run_suite as runs
 from lrenv.benchmark import search as searches
 from lrenv.benchmark.contenders import version_of
@@ -34,6 +36,7 @@ from lrenv.benchmark.suite import Axis, Entry, Range, Suite, chosen, entry_of, r
 from lrenv.benchmark.tuning import afresh
 from lrenv.cli import COMMANDS, run
 from lrenv.controllers.agent import AgentError
+from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.randomness.seeds import seeds_for
 from lrenv.training.tasks import make_task
 
@@ -626,9 +629,20 @@ def test_versions_of_agents_are_not_mixed(suite: Suite, tmp_path: Path, monkeypa
     assert set(begun) == {"own"}
 
 
-def test_a_versions_is_that_of_the_package_or_of_the_agent() -> None:
+def test_what_tells_versions_of_an_agent_apart() -> None:
     assert version_of(make_agent("cosine:peak=0.1")) == {}
     assert version_of(make_agent("universal")) == {"version": VERSION}
+    package = mock.create_autospec(OptimizerAgent, instance=True)
+    package.source.return_value = "momo-opt 9.9.9"
+    assert version_of(package) == {"source": "momo-opt 9.9.9"}
+    assert version_of(mock.Mock(version=lambda: 3)) == {}, "a method tells nothing"
+
+
+def test_other_data_than_the_held_out_lists_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(held_out.DATA, "co2", "another")
+    suite = Suite("own", ("held-out:name=co2-gru",), (Entry("r", "constant:peak=0.1", {}, {}),), 1, reference="r")
+    with pytest.raises(ValueError, match="the data co2 .* are others than those of the held-out list"):
+        run_suite(suite, tmp_path)
 
 
 def test_what_searches_found_is_used_again(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

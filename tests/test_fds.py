@@ -300,7 +300,6 @@ def test_a_momentum_for_an_optimizer_without() -> None:
         ({"method": "greedy", "window": 7}, "window=7 would do nothing beside these settings"),
         ({"method": "random", "lr_step": 0.5}, "lr_step=0.5 would do nothing"),
         ({"momentum_segments": 0, "momentum_step": 0.5}, "momentum_step=0.5 would do nothing"),
-        ({"compile": True}, "compile=True would do nothing"),
         ({"lr_step": 0.0}, "lr_step must lie between 0 and 1"),
         ({"task": "digits-mpl"}, "unknown task 'digits-mpl'"),
     ],

@@ -141,7 +141,7 @@ def test_claims_follow_the_means(tmp_path: Path) -> None:
     assert (transfer.paper, transfer.ours) == ("section 3.2", "2.0100 against inf; lower on 2 of 2 seeds")
     cells = dict(zip(TITLES, table(lines, ["a"], [100])[0][2:], strict=True))
     told = {method: cell for method, cell in cells.items() if cell}
-    assert told == {"adam": "1.2100 ± 0.0100 (0.03)", "noh": "1.1100 ± 0.0100"}
+    assert told == {"adam": "1.2100 ± 0.0141 (0.03)", "noh": "1.1100 ± 0.0141"}
 
 
 def test_what_whole_runs_teach_is_compared_with_all_others(tmp_path: Path) -> None:

@@ -404,7 +404,7 @@ def made(kind):
         others = dict(estimator=kind[5:], pairs=2, per="layer", meta_iterations=1, hidden=4, layers=2)
         return lstm_training(NOH, NOHSettings(**small, **others))
     if kind == "dmopt":
-        return NOHTraining(DMopt, DMoptSettings(**small, **lstm))
+        return NOHTraining(DMopt, DMoptSettings(**small | {"interval": 1}, **lstm))
     if kind in ("fds", "greedy", "random"):
         return schedule_training(FDSSettings(**small, segments=2, trainees=2, outer_steps=2, method=kind))
     objective = "valid" if kind == "pes" else "train"

@@ -371,7 +371,7 @@ def test_gradients_of_parameters_that_come_later_are_missed_aloud() -> None:
     controller = lrenv.LRController(optimizer, "sgd-hd:initial_lr=0.1")
     trained(model, optimizer, controller, 2)
     optimizer.add_param_group({"params": list(model[2].parameters())})
-    with pytest.warns(UserWarning, match="observes gradients, and not those of parameters that are trained only since"):
+    with pytest.warns(UserWarning, match="observes gradients, and not those of all parameters that are trained now"):
         trained(model, optimizer, controller, 1)
 
 
@@ -404,6 +404,67 @@ def test_closures_are_called_as_often_as_the_optimizer_wants(agent: str) -> None
     plain = losses_of_closures(None)
     assert len(plain) > 10
     assert losses_of_closures(agent) == plain
+
+
+class SAM(torch.optim.Optimizer):
+    """Sharpness-aware minimisation (Foret et al. 2021), whose closure gives the gradient where it has climbed to."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Any) -> None:  # type: ignore[override]
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        length = torch.stack([p.grad.norm() for p in parameters]).norm()
+        climbs = [p.grad * (0.05 / length) for p in parameters]
+        torch._foreach_add_(parameters, climbs)
+        self.zero_grad()
+        with torch.enable_grad():
+            closure()
+        torch._foreach_sub_(parameters, climbs)
+        torch._foreach_sub_(parameters, [p.grad * self.param_groups[0]["lr"] for p in parameters])
+
+
+@pytest.mark.filterwarnings("ignore:agent 'universal' was fitted to")
+def test_closures_give_gradients_where_the_optimizer_has_gone() -> None:
+    found = []
+    x, y = torch.randn(16, 3, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 2
+    for driven in (False, True):
+        model = two_layers()
+        optimizer = SAM(model.parameters(), 0.1)
+        settings: Any = {"horizon": 100, "module": model, "batch_size": 16, "bounds": (0.1, 0.1)}
+        controller = lrenv.LRController(optimizer, "universal", **settings) if driven else None
+        if controller is not None:
+            controller.start(nn.functional.cross_entropy(model(x), y))
+
+        def backward(model: nn.Module = model) -> Any:
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = backward()
+            optimizer.step(backward)
+            if controller is not None:
+                controller.step(loss)
+        found.append([p.detach().clone() for p in model.parameters()])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.filterwarnings("ignore:training goes on after horizon=3 steps")
+def test_steps_that_nobody_asks_about_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrenv.home.controller.MOST_UNSETTLED", 4)
+    model = two_layers()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+    controller = lrenv.LRController(optimizer, "plateau:peak=0.1", horizon=3, every=1, evaluate=lambda: 0.5)
+    for i in range(20):
+        optimizer.found_inf = torch.tensor(float(i % 5 == 4))  # type: ignore[attr-defined]
+        optimizer.step()
+        controller.step(1.0)
+        assert controller._losses.unsettled < 4
+    assert controller.state_dict() is not None
+    assert controller.last_epoch == 16
 
 
 def test_what_is_observed_of_a_training_is_what_the_schedule_was_asked_for() -> None:

@@ -250,7 +250,7 @@ def test_trainees_that_diverge_teach_nothing(tmp_path: Path) -> None:
     ("noh", {"meta_iterations": 0}, "meta_iterations must be at least 1"),
     ("noh", {"optimizer": "unit"}, "choose another than 'unit'"),
     ("dmopt", {"optimizer": "adam"}, "leave optimizer out"),
-    ("dmopt", {"interval": 5}, "gives an update at each step; leave interval=5 out"),
+    ("dmopt", {"interval": 5}, "those of an update at each step; leave interval=5 out, or choose another estimator"),
     ("noh", {"estimator": "guess"}, "estimator must be one of hypergradient, es, .*, not 'guess'"),
     ("noh", {"per": "network"}, "per must be one of parameter, tensor, layer, trainee, not 'network'"),
 ])  # fmt: skip

@@ -265,3 +265,8 @@ def test_minibatches_have_two_decisions_or_more(tmp_path: Path) -> None:
     assert make_agent(train(settings(tmp_path, episodes=4, minibatch=1))) is not None
     with pytest.raises(ValueError, match="needs at least two decisions: raise envs or budget"):
         train(settings(tmp_path / "one", envs=1, budget=3, interval=3))
+
+
+def test_names_are_text(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="control must be text, with commas between several names"):
+        settings(tmp_path, control=("scale", "momentum"))

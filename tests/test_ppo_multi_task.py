@@ -201,6 +201,9 @@ def test_held_out_tasks_are_refused(task: Any) -> None:
         ({"compile": True}, "leave compile out"),
         ({"tasks": "drawn", "eval_tasks": 6000}, "10000 seeds for validation, not 12000"),
         ({"tasks": "digits-mlp,mnist1d-mlp", "eval_tasks": 3}, "eval_tasks=3 would do nothing"),
+        ({"tasks": "drawn:number=1000017", "eval_tasks": 3}, "eval_tasks=3 would do nothing"),
+        ({"tasks": " 'drawn',", "eval_tasks": 6000}, "10000 seeds for validation, not 12000"),
+        ({"tasks": "drawn", "control": "momentum,scale/layer"}, "'scale/layer' sets several rates.*use 'scale'"),
         ({"control": "scale1"}, "'scale1': the factor behind scale must be a decimal number above 1"),
     ],
 )

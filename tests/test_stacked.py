@@ -318,3 +318,9 @@ def test_swapped_and_plain_pools_equal_modules_alone(n: int) -> None:
 
 def test_activations_are_counted_for_one_example() -> None:
     assert Network(lambda: networks.mlp(8)((3,), 2)).activations(torch.zeros(1, 3), torch.float32) == [8, 8, 2]
+
+
+@pytest.mark.parametrize("depth", [3, 4, 12])
+def test_wide_residual_networks_have_no_other_depths(depth: int) -> None:
+    with pytest.raises(ValueError, match=f"the depth of a wide residual network is 6 k . 4, .*, not {depth}"):
+        networks.wide_resnet(depth)

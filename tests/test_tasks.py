@@ -268,6 +268,13 @@ def test_a_name_that_a_package_advertises_is_taken() -> None:
     assert make_task("drawn:number=1000000").name.startswith("drawn")
 
 
+def test_what_a_package_advertises_does_not_keep_lrenv_from_its_own(
+    registry: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks_module, "_BUILT_IN", set())  # as while lrenv is imported
+    assert register_task(replace(make_task("digits-mlp"), name="drawn")).name == "drawn"
+
+
 def test_the_options_of_a_folder_go_with_a_folder() -> None:
     assert make_task("digits-mlp", data="folder", path="images").data_options == {"path": "images"}
     with pytest.raises(ValueError, match="unknown setting of a task 'path'"):

@@ -338,8 +338,23 @@ def test_dropout_in_bfloat16_drops_its_part(p: float) -> None:
     assert kept == pytest.approx(1 - p, abs=4 * (p * (1 - p) / 200_000) ** 0.5)
 
 
-def test_batch_norm_of_vectors_runs_in_bfloat16() -> None:
-    task = make_task("shuttle-mlp", budget=4, interval=2)
+class Own(nn.Module):
+    """A module of which no rule runs the whole."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(inputs, 6), nn.BatchNorm1d(6), nn.Linear(6, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)).tanh())
+
+
+OWN = Task("own", "shuttle", lambda shape, classes: Own(shape[0], classes))
+
+
+@pytest.mark.parametrize("task", [make_task("shuttle-mlp"), OWN, make_task("text-transformer:batch_size=4")])
+def test_networks_run_side_by_side_in_bfloat16(task: Task) -> None:
+    task = replace(task, budget=4, interval=2)
     losses = []
     for precision in ("full", "bf16"):
         trainee = Trainee(task, precision=precision)

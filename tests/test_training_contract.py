@@ -73,7 +73,7 @@ LEARNED: dict[str, Any] = SMALL | {
     "held_out": 1,
 }  # fmt: skip
 SCHEDULES: dict[str, Any] = SMALL | {
-    "task": "digits-mlp", "budget": 12, "interval": 3, "val_examples": 20, "segments": 3, "trainees": 2, "window": 5,
+    "task": "digits-mlp", "budget": 12, "interval": 3, "val_examples": 20, "segments": 3, "trainees": 2,
     "outer_steps": 4,
 }  # fmt: skip
 
@@ -121,8 +121,8 @@ CASES = {
     ),
     "universal": Case(UniversalTraining, partial(UniversalSettings, **DRAWN)),
 } | {
-    method: Case(schedule_training, partial(FDSSettings, **SCHEDULES, method=method))
-    for method in ("fds", "greedy", "truncated", "random")
+    method: Case(schedule_training, partial(FDSSettings, **SCHEDULES | own, method=method))
+    for method, own in {"fds": {}, "greedy": {}, "truncated": {"window": 5}, "random": {}}.items()
 }
 ONE_OF_EACH = ("ppo", "noh", "merged", "fds", "random")
 

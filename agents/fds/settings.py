@@ -54,10 +54,9 @@ class FDSSettings(OuterSettings):
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError for a setting that cannot be meant."""
         super().__post_init__()
-        self.refuse(window=self.method == "truncated", compile=self.method in ("truncated", "random"))
         signs = self.method != "random"
         self.refuse(
-            lr_step=signs, momentum_step=signs and self.momentum_segments > 0,
+            window=self.method == "truncated", lr_step=signs, momentum_step=signs and self.momentum_segments > 0,
             weight_decay_step=signs and self.weight_decay_segments > 0,
         )  # fmt: skip
         for name in ("momentum_segments", "weight_decay_segments"):

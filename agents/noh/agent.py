@@ -211,7 +211,7 @@ class DMopt(LSTMPolicy):
     The trainee's optimizer is `unit`, whose direction is 1, so that an update is a rate. It is trained on the sum of
     all losses of a window (equation 3 there, with w_t = 1), and the gradients of the trainee count as constants: an
     update moves the weights of every later step in the window alike. Its derivative is thus the sum of the
-    hypergradients, -<g, 1>, from its own step on. This is so where it acts at every step, as it has to.
+    hypergradients, -<g, 1>, from its own step on. This is so where it acts at every step.
     """
 
     NAME = "dmopt"

@@ -89,8 +89,11 @@ class NOHSettings(OuterSettings):
                 if self.UNIT
                 else "noh sets the rates of an optimizer with a direction of its own; choose another than 'unit'"
             )
-        if self.UNIT and self.interval != 1:
-            raise ValueError(f"dmopt gives an update at each step; leave interval={self.interval} out")
+        if self.UNIT and self.interval != 1 and self.estimator == HYPERGRADIENT:
+            raise ValueError(
+                f"hypergradients are those of an update at each step; leave interval={self.interval} out, or choose "
+                "another estimator, such as es"
+            )
         if self.UNIT and self.per != "parameter":
             raise ValueError(f"an update per {self.per} would move all its weights alike; leave per={self.per!r} out")
         self._check_estimator()

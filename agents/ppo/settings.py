@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from lrenv import specs
 from lrenv.agents.outer.settings import OuterSettings
+from lrenv.agents.ppo.tasks import is_distribution
 from lrenv.controllers import schema
 from lrenv.envs.observations import WHITE_BOX
 from lrenv.envs.own import observation_name
@@ -78,6 +79,9 @@ class PPOSettings(OuterSettings):
         """Raises ValueError or TypeError for a setting that cannot be meant."""
         super().__post_init__()
         schema.integer(1, schema.LARGEST_SIZE)("hidden", self.hidden)
+        for name in ("control", "observe"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} must be text, with commas between several names, not {getattr(self, name)!r}")
         controls, observed = specs.split(self.control), specs.split(self.observe)
         if not controls or not observed:
             raise ValueError("control and observe name what is controlled and what is observed: give one or more")
@@ -92,9 +96,10 @@ class PPOSettings(OuterSettings):
         if self.tasks and self.task != type(self).task:
             raise ValueError(f"tasks={self.tasks!r} stands instead of task: leave task={self.task!r} out")
         if self.tasks:
-            drawn = self.tasks.partition(":")[0] == "drawn"
+            each = specs.split(self.tasks)
+            drawn = any(map(is_distribution, each))
             self.refuse(eval_tasks=drawn)
-            seeds_for("validation", self.eval_seeds * (self.eval_tasks if drawn else len(specs.split(self.tasks))))
+            seeds_for("validation", self.eval_seeds * (self.eval_tasks if drawn else len(each)))
         for name in OF_SEVERAL if not self.tasks else ():
             if getattr(self, name) != getattr(type(self), name):
                 raise ValueError(

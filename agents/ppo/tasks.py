@@ -115,7 +115,7 @@ def tasks_of(listed: str, training: int, reward: str, control: str | tuple[str, 
     each = specs.split(listed)
     if not each:
         raise ValueError("tasks names no task: give specs of tasks separated by commas, or drawn")
-    if not any(_is_distribution(spec) for spec in each):
+    if not any(map(is_distribution, each)):
         return Listed([check_not_held_out(check_for_training(make_task(spec, **given))) for spec in each])
     if len(each) > 1:
         raise ValueError(f"tasks={listed!r}: drawn stands alone; one drawn task among others is drawn:number=1000017")
@@ -126,20 +126,20 @@ def tasks_of(listed: str, training: int, reward: str, control: str | tuple[str, 
             f"reward {reward!r} has the unit of the loss, which differs from drawn task to drawn task: use "
             f"{' or '.join(IN_LOGARITHMS)}"
         )
-    rate = control if isinstance(control, str) else control[0]
-    if rate.partition("/")[2] not in ("", "trainee"):
-        raise ValueError(
-            f"control {rate!r} sets several rates per trainee, of which networks of drawn tasks need different "
-            f"numbers: use {rate.partition('/')[0]!r}"
-        )
+    for name in (control,) if isinstance(control, str) else control:
+        if name.partition("/")[2] not in ("", "trainee"):
+            raise ValueError(
+                f"control {name!r} sets several rates per trainee, of which networks of drawn tasks need different "
+                f"numbers: use {name.partition('/')[0]!r}"
+            )
     settings = specs.parse(each[0]).settings
     if unknown := settings.keys() - {"limit"}:
         raise ValueError(f"{each[0]!r}: drawn tasks come with their own {', '.join(sorted(unknown))}; give limit alone")
     return Drawn(TaskDistribution(**settings), training)
 
 
-def _is_distribution(spec: str) -> bool:
-    """Whether a spec stands for all drawn tasks."""
+def is_distribution(spec: str) -> bool:
+    """Returns whether a spec stands for all drawn tasks."""
     parsed = specs.parse(spec)
     return parsed.name == "drawn" and "number" not in parsed.settings
 

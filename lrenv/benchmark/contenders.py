@@ -43,14 +43,14 @@ class Contender:
 
 
 def version_of(agent: Agent) -> dict[str, Any]:
-    """What tells an agent from another version of it under the same name: that of an optimizer's package, or its own.
+    """What tells an agent from another version of it under the same name, in the cells of comparisons.
 
-    Nothing of agents that have no version but lrenv's.
+    That of an optimizer's package, or the agent's own, `version`, a number or a text; nothing of agents without.
     """
     if isinstance(agent, OptimizerAgent):
         return {"source": agent.source()}
     version = getattr(agent, "version", None)
-    return {} if version is None else {"version": version}
+    return {"version": version} if isinstance(version, int | str) else {}
 
 
 def contenders_of(agents: Sequence[str | Path | Agent], labels: Sequence[str] = ()) -> list[Contender]:

@@ -28,7 +28,7 @@ IDLE = 20
 each step that it skips, and begins at 2^16."""
 
 MOST_UNSETTLED = 10_000
-"""Steps of which it isn't asked whether a fused optimizer took them: each keeps a number on the device."""
+"""The steps at most that wait to be asked whether a fused optimizer took them: each keeps a number on the device."""
 
 
 class LRController(LRScheduler):

@@ -84,8 +84,8 @@ class Decider:
         if self._observing.leaves_out(groups):
             self.tell(
                 "added",
-                f"agent {self.driver.name!r} observes gradients, and not those of parameters that are trained only "
-                "since the controller was made: make a new one",
+                f"agent {self.driver.name!r} observes gradients, and not those of all parameters that are trained "
+                "now: pass the module that holds them, or make a new controller where they came later",
             )
         if changed := groups.changed():
             self.tell(

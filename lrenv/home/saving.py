@@ -12,7 +12,7 @@ from lrenv.home.deciding import Decider
 from lrenv.home.stepping import Losses
 from lrenv.lookup import count
 
-VERSION = 1
+VERSION = 2
 """Of what `state_of` gives."""
 
 

@@ -28,7 +28,7 @@ class Steps:
         optimizer: any object; one without a method `step` is taken to step whenever it is asked.
         before: called before each step.
         early: tells whether `before` looks at the gradient of the step to come. A closure that computes it is then
-            called ahead of it, and the optimizer's own first call gives that loss; None for those who never look.
+            called ahead of it, and gives that loss until weights have changed; None for those who never look.
 
     Attributes:
         taken: the steps that were taken since the last call of `since`.
@@ -92,9 +92,10 @@ class Listeners:
             closure = args[0] if args else kwargs.get("closure")
             if closure is not None and any(listener.looks() for listener in self._held):
                 with torch.enable_grad():
-                    known = [closure()]
-                # Line searches and SAM call it again, at other weights.
-                args, kwargs = (lambda: known.pop() if known else closure(),), {}
+                    loss = closure()
+                weights = _versions(optimizer)
+                # The optimizer may ask for other weights first, as SAM does, and again, as line searches do.
+                args, kwargs = (lambda: loss if _versions(optimizer) == weights else closure(),), {}
             before()
             result = step(*args, **kwargs)
             after(getattr(optimizer, "found_inf", None))
@@ -122,6 +123,11 @@ class Listeners:
             del self._optimizer.step
         else:
             self._optimizer.step = self._own
+
+
+def _versions(optimizer: Any) -> list[int]:
+    """How often each of the weights was changed."""
+    return [p._version for group in optimizer.param_groups for p in group["params"]]
 
 
 def listeners_of(optimizer: Any) -> Listeners | None:

@@ -65,7 +65,7 @@ class Validation:
             given = self._evaluate()
         if isinstance(given, tuple | list) and len(given) == 2 and all(isinstance(x, Tensor) for x in given):
             return self._of_outputs(given[0], given[1], like)
-        loss = torch.as_tensor(given) if isinstance(given, Tensor | Real) else None
+        loss = given if isinstance(given, Tensor) else torch.tensor(float(given)) if isinstance(given, Real) else None
         if loss is None or loss.numel() != 1:
             held = f"a tensor of shape {tuple(loss.shape)}" if loss is not None else what_is(given)
             raise TypeError(f"evaluate must give a loss, which is one number, or a pair (logits, targets), not {held}")

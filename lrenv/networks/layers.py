@@ -75,7 +75,7 @@ class Dropout(nn.Module):
         """
         key = draws.fold(key, self.calls) if self.calls else key
         self.calls += 1
-        # Of numbers with fewer bits, which are rounded, another part than p would lie below p.
+        # In float32 at least: of numbers rounded to fewer bits, another share than p would lie below p.
         keep = draws.uniform(key, x.shape[key.ndim :], torch.promote_types(x.dtype, torch.float32)) >= self.p
         return x * keep / (1 - self.p) if self.p < 1 else x * 0
 
@@ -326,13 +326,14 @@ def _batch_norm(
     """
     if x.ndim not in ((5,) if isinstance(layer, nn.BatchNorm2d) else (3, 4)):
         return _fallback(layer, prefix, parameters, state, x)
-    n = x.shape[0]
-    folded = _fold(x)
+    # Of vectors, channels go before examples, in the order in which `_linear` leaves them in memory.
+    folded = _fold(x) if x.ndim > 3 else x.transpose(1, 2).flatten(0, 1)[None]
     weight = parameters[f"{prefix}weight"].flatten() if layer.affine else None
     bias = parameters[f"{prefix}bias"].flatten() if layer.affine else None
     mean, var = (state.get(f"{prefix}running_{name}") for name in ("mean", "var"))
     if not layer.training and mean is not None and var is not None:
-        return _unfold(F.batch_norm(folded, mean.flatten(), var.flatten(), weight, bias, eps=layer.eps), n)
+        out = F.batch_norm(folded, mean.flatten(), var.flatten(), weight, bias, eps=layer.eps)
+        return _unfolded(out, x)
     out, batch_mean, inverse_std = torch.native_batch_norm(folded, weight, bias, None, None, True, 0.0, layer.eps)
     if layer.training and mean is not None and var is not None:
         count = folded.numel() // folded.shape[1]
@@ -343,7 +344,13 @@ def _batch_norm(
         state[f"{prefix}running_mean"] = mean + share * (batch_mean.detach().view_as(mean) - mean)
         state[f"{prefix}running_var"] = var + share * (unbiased.view_as(var) - var)
         state[f"{prefix}num_batches_tracked"] = seen
-    return _unfold(out, n)
+    return _unfolded(out, x)
+
+
+def _unfolded(out: Tensor, x: Tensor) -> Tensor:
+    """What batch norm gave of a folded x, in its shape."""
+    n = x.shape[0]
+    return _unfold(out, n) if x.ndim > 3 else out[0].unflatten(0, (n, -1)).transpose(1, 2)
 
 
 def _fills_vectors(layer: nn.Conv2d) -> bool:

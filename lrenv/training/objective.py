@@ -6,9 +6,8 @@ Trainees do not interact, so the sum of their losses has all their gradients at 
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -117,11 +116,10 @@ class Objective:
         self.piece = max(task.batch_size, 512)
         examples = self.train.inputs[: min(4, task.batch_size)]
         examples = examples if self._in_advance else self._normalised(examples)
-        with self._rounding("cpu"):  # where dry runs are
-            check_outputs(task.name, self._loss, self.network.dry_run(examples, dtype), data)
-            if data.tokens:  # an id beyond the vocabulary is found now, whichever split holds it
-                splits = (self.train.inputs, self.val.inputs, self.test.inputs)
-                self.network.dry_run(torch.cat([ids[ids.amax(1).argmax()[None]] for ids in splits]), dtype)
+        check_outputs(task.name, self._loss, self.network.dry_run(examples, dtype), data)
+        if data.tokens:  # an id beyond the vocabulary is found now, whichever split holds it
+            splits = (self.train.inputs, self.val.inputs, self.test.inputs)
+            self.network.dry_run(torch.cat([ids[ids.amax(1).argmax()[None]] for ids in splits]), dtype)
         self.layers = self.network.activations(examples, dtype) or [1]
         if task.augment and self.train.inputs.ndim != 4:
             shape = tuple(self.train.inputs.shape[1:])
@@ -199,16 +197,10 @@ class Objective:
     ) -> tuple[Tensor, Tensors]:
         if self._autocast is None:
             return self.network(params, buffers, inputs, training, key, first_order)
-        with self._rounding(self.device.type):
+        # Weights change with every step: casts of them are not worth keeping.
+        with torch.autocast(self.device.type, self._autocast, cache_enabled=False):
             outputs, buffers = self.network(params, buffers, inputs, training, key)
         return outputs.to(self.dtype), buffers
-
-    def _rounding(self, device: str) -> AbstractContextManager[Any]:
-        """Where networks run on a type of device."""
-        if self._autocast is None:
-            return nullcontext()
-        # Weights change with every step: casts of them are not worth keeping.
-        return torch.autocast(device, self._autocast, cache_enabled=False)
 
     def _normalised(self, inputs: Tensor) -> Tensor:
         return inputs if self._tokens else (inputs.to(self.dtype) - self._mean) / self._std
