@@ -144,7 +144,7 @@ def universal_anytime() -> UniversalController:
     return UniversalController(architecture.init(0), architecture)
 
 
-OF_UNIVERSAL = {"training": 25_200, "selection": 37_800 + 16_800 + 16_480 + 137_900}
+OF_UNIVERSAL = {"training": 25_200, "selection": 37_800 + 16_800 + 16_480 + 176_300}
 """Of `benchmarks/drawn_peaks.py`, by which its exponents were fitted and its design was chosen: 14 peaks and 3 seeds on
 600 tasks, and the same with 3 exponents of fan-in on 300; of `benchmarks/drawn_guards.py`, 84 runs on 200 tasks; of
 `benchmarks/drawn_layers.py`, 160 runs on 103 tasks; and of earlier forms of these, and of sketches."""
