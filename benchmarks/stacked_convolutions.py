@@ -48,7 +48,7 @@ class Settings:
     """Tiny sizes on the CPU."""
 
 
-def clocked(work: Callable[[], Any], turns: int, device: torch.device) -> float:
+def milliseconds_of(work: Callable[[], Any], turns: int, device: torch.device) -> float:
     """Measures the milliseconds of a call: the median of some replays on CUDA, one call on a CPU."""
     if device.type == "cpu":
         start = time.perf_counter()
@@ -126,7 +126,7 @@ def layer(name: str, settings: Settings, device: torch.device) -> None:
     for work, ways in works.items():
         for way, run in ways.items():
             if not (settings.dry_run and way == "grouped"):
-                report(layer=name, work=work, way=way, ms=clocked(run, settings.turns, device))
+                report(layer=name, work=work, way=way, ms=milliseconds_of(run, settings.turns, device))
 
 
 def accuracy(name: str, settings: Settings, device: torch.device) -> None:
@@ -203,8 +203,8 @@ def lenet(settings: Settings, device: torch.device) -> None:
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats()
                 if not settings.dry_run:
-                    row |= {"step_ms": clocked(train, settings.turns, device)}
-                    row |= {"forward_ms": clocked(forward, settings.turns, device)}
+                    row |= {"step_ms": milliseconds_of(train, settings.turns, device)}
+                    row |= {"forward_ms": milliseconds_of(forward, settings.turns, device)}
                 report(
                     **row,
                     gib=torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0,

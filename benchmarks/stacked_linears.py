@@ -18,7 +18,7 @@ import tyro
 from torch import Tensor
 
 from lrenv.networks import linears
-from stacked_convolutions import clocked, error, report
+from stacked_convolutions import milliseconds_of, error, report
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ def layer(n: int, inputs: int, outputs: int, settings: Settings, device: torch.d
         torch.set_float32_matmul_precision(precision)
         about = {"n": n, "inputs": inputs, "outputs": outputs, "precision": precision, "work": name}
         off = error(of_weight(library()), expected[name])
-        report(**about, way="library", error=off, ms=clocked(library, settings.turns, device))
+        report(**about, way="library", error=off, ms=milliseconds_of(library, settings.turns, device))
         for lanes, warps in itertools.product(settings.lanes, settings.warps):
             with mock.patch.multiple(linears, _lanes=lambda _, lanes=lanes: lanes, WARPS=warps):
                 report(
                     **about, way="kernel", lanes=lanes, warps=warps, error=error(of_weight(kernel()), expected[name]),
-                    ms=clocked(kernel, settings.turns, device),
+                    ms=milliseconds_of(kernel, settings.turns, device),
                 )  # fmt: skip
     torch.set_float32_matmul_precision("highest")
 
