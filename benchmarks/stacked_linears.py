@@ -18,7 +18,7 @@ import tyro
 from torch import Tensor
 
 from lrenv.networks import linears
-from stacked_convolutions import milliseconds_of, error, report
+from stacked_convolutions import error, milliseconds_of, report
 
 
 @dataclass(frozen=True)
