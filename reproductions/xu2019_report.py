@@ -289,6 +289,9 @@ def draw(found: list[Cell], curve: str, label: str) -> Figure:
     for line, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
         for ax, row in zip(line, rows, strict=True):
             shown = [c for c in own if c.row == row and c.title in titles[setting]]
+            if not shown:
+                ax.set_visible(False)
+                continue
             for cell in shown:
                 colour = COLOURS[titles[setting].index(cell.title) % len(COLOURS)]
                 # A schedule has no rate before its first interval.
@@ -299,6 +302,5 @@ def draw(found: list[Cell], curve: str, label: str) -> Figure:
                 ax.plot(steps, middle, color=colour, label=cell.title, linewidth=1)
                 ax.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
             ax.set(title=f"{row}\n{title}", yscale="log", xlabel="inner steps", ylabel=label)
-            if shown:
-                ax.legend(fontsize=5)
+            ax.legend(fontsize=5)
     return figure
