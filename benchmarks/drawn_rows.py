@@ -58,7 +58,7 @@ def rows_of(
         tried: gives the row of a task.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    known = {row["task"]: row for row in json_lines(out) if row["version"] == VERSION and current(row)}
+    known = {row["task"]: row for row in json_lines(out) if row.get("version") == VERSION and current(row)}
     with progress(len(tasks), "tasks") as report:
         for place, task in enumerate(tasks):
             report(place)

@@ -331,6 +331,13 @@ def test_controllers_are_told_apart_by_their_numbers(
     assert "| layers-False | +0.0000 (0.0000) |" in printed, "the power laws themselves"
     rule, trained = (next(x for x in printed.splitlines() if name in x) for name in ("fan-in alone", "layers-True"))
     assert rule.split("|")[2] == trained.split("|")[2], "an untrained policy with a rate per layer is the rule"
+    (row, _), training = json_lines(out), UniversalTraining(UniversalSettings())
+    (task,) = training.distribution.tasks("validation", 1, controllers.FIRST_TASK)
+    run, episode = training.run(task)
+    seeds = seeds_for("validation", controllers.SEEDS, controllers.FIRST_SEED)
+    with torch.no_grad():
+        fall, _ = run(made[False].init(0).expand(len(seeds), -1), episode.reset(seeds)[0])
+    assert (row["task"], row["log_loss"]["universal"]) == (task.name, pytest.approx(float(fall.mean()), abs=1e-3))
     other = made[False].init(0)
     other[0] += 1
     UniversalController(other, made[False]).save(files[0], {})
