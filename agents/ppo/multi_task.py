@@ -71,16 +71,17 @@ class MultiTaskTraining(PolicyTraining):
 
     Args:
         settings: how to train.
+        tasks: what on, in the place of what the settings name.
 
     Raises:
         ValueError: tasks that can't be trained on, or not together.
     """
 
-    def __init__(self, settings: PPOSettings) -> None:
+    def __init__(self, settings: PPOSettings, tasks: Tasks | None = None) -> None:
         own = {name: getattr(settings, name) for name in ("budget", "interval", "optimizer", "val_examples")}
         reward, observe, control = reward_name(settings.reward), settings.observed(), settings.controls
         given = {name: value for name, value in own.items() if value is not None}
-        self.tasks = tasks_of(settings.tasks, settings.seed, reward, control, given)
+        self.tasks = tasks or tasks_of(settings.tasks, settings.seed, reward, control, given)
         trainees = settings.envs // settings.groups
 
         def seeds(place: int) -> list[int]:
