@@ -28,7 +28,8 @@ if (Path(__file__).parent / "agents").is_file():  # what git makes of a link whe
 
 from lrenv.envs.observations import register_observation
 from lrenv.envs.rewards import register_reward
-from lrenv.training.tasks import LogUniform, Task, make_task, register_task, tasks
+from lrenv.training.built_in_tasks import BUILT_IN
+from lrenv.training.tasks import LogUniform, Task, make_task, register_built_in, register_task, tasks
 
 if TYPE_CHECKING:
     from lrenv.benchmark.comparison import compare
@@ -49,6 +50,8 @@ __all__ = [
     "register_task",
     "tasks",
 ]
+
+register_built_in(BUILT_IN)
 
 _LATER = {
     "LRController": "lrenv.home.controller",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lrenv import networks
 from lrenv.data import Data
 from lrenv.data.augment import PADDING, crop, crop_flip
-from lrenv.networks.layers import Dropout
+from lrenv.networks.copies import Dropout
 from lrenv.randomness import draws
 from lrenv.runtime.trees import select
 from lrenv.training import objective

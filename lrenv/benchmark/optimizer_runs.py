@@ -26,7 +26,7 @@ from lrenv.controllers.agent import AgentError
 from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.envs.episode import Episode
 from lrenv.lookup import error_line, what_is
-from lrenv.networks.layers import Tensors
+from lrenv.networks.copies import Tensors
 from lrenv.runtime.ambient import without_gradients
 from lrenv.runtime.transfer import to_host
 from lrenv.training.tasks import Task

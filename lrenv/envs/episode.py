@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 from lrenv.envs.actions import Control
 from lrenv.envs.observations import FAN_IN, Observe, Observer
 from lrenv.envs.rewards import BUILT_IN, Reward, make_reward
-from lrenv.networks.layers import Tensors
+from lrenv.networks.copies import Tensors
 from lrenv.randomness import draws
 from lrenv.runtime.ambient import with_own_settings, without_gradients
 from lrenv.runtime.compiling import Captured, Compile, compiled, cuda_graph

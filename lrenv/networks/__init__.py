@@ -10,11 +10,12 @@ and a convolution is one grouped convolution, whose groups are the copies. Modul
 gives by itself, up to rounding.
 
 Read `stacked.py` first (`Network`: initial weights and forward pass of n copies), then `layers.py` (the rule of each
-layer). The networks themselves are in `architectures.py` (perceptrons, LeNet-5, ResNets, VGG), `sequences.py` (token
-ids), `perceptrons.py` and `gated.py` (further shapes of both); `families.py` has those of drawn tasks, as values.
-`pieces.py` tells the layers and tensors that may have rates of their own, `initialisation.py` draws the weights of n
-seeds fast, and `pooling.py` is a faster pool for the CPU. For CUDA `convolutions.py` and `linears.py` have faster
-layers, by the Triton kernels of `convolution_kernels.py` and `linear_kernels.py`; `kernels.py` is what they share.
+layer) and `copies.py` (modules without one). The networks themselves are in `architectures.py` (perceptrons, LeNet-5,
+ResNets, VGG), `sequences.py` (token ids), `perceptrons.py` and `gated.py` (further shapes of both); `families.py` has
+those of drawn tasks, as values. `pieces.py` tells the layers and tensors that may have rates of their own,
+`initialisation.py` draws the weights of n seeds fast, and `pooling.py` is a faster pool for the CPU. For CUDA
+`convolutions.py` and `linears.py` have faster layers, by the Triton kernels of `convolution_kernels.py` and
+`linear_kernels.py`; `kernels.py` is what they share.
 """
 
 from __future__ import annotations

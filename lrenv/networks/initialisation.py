@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrenv.lookup import what_is
-from lrenv.networks.layers import Tensors
+from lrenv.networks.copies import Tensors
 from lrenv.randomness import mersenne
 
 TRIALS = (1, 2)

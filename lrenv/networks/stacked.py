@@ -18,21 +18,9 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._pytree import tree_leaves
 
 from lrenv.lookup import what_is
+from lrenv.networks.copies import Dropout, Tensors, reset_calls, run_copy, run_sequentially, run_vmapped
 from lrenv.networks.initialisation import Drawing, Initialiser
-from lrenv.networks.layers import (
-    HOOKS,
-    Dropout,
-    FirstOrder,
-    Pass,
-    Tensors,
-    batched_pass,
-    children,
-    is_all_plain,
-    reset_calls,
-    run_copy,
-    run_sequentially,
-    run_vmapped,
-)
+from lrenv.networks.layers import HOOKS, FirstOrder, Pass, batched_pass, children, is_all_plain
 from lrenv.networks.pieces import Pieces, outer_weights
 from lrenv.randomness import draws
 from lrenv.runtime.ambient import with_own_settings, without_gradients

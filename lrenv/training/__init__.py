@@ -3,8 +3,9 @@
 Read in this order:
 
 1. `optimizers`: directions, and `descend`, params - lr * direction, the only place where a learning rate acts.
-2. `tasks`: data, network, loss and settings under a name; `losses`. `analytic` and `power_law` have tasks whose
-   expected losses are known in closed form, `power_law_optimum` their best schedules; `drawn` draws tasks by number.
+2. `tasks`: data, network, loss and settings under a name; `losses`. `built_in_tasks` lists those of lrenv; `analytic`
+   and `power_law` have tasks whose expected losses are known in closed form, `power_law_optimum` their best schedules;
+   `drawn` draws tasks by number.
 3. `objective`: the loss of n networks, and its gradient. `trainee`: the inner loop of gradient steps.
 4. `dynamics`: what is measured about training (Xu et al. 2019, section 2.2).
 5. `gradient_observer`: the one-step hypergradient h = -<g_(t+1), d_t> (Baydin et al. 2018, equation 5).

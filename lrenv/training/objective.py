@@ -16,7 +16,7 @@ from torch.func import grad
 from lrenv.data import Split
 from lrenv.data.augment import AUGMENTATIONS
 from lrenv.lookup import lookup
-from lrenv.networks.layers import Tensors
+from lrenv.networks.copies import Tensors
 from lrenv.networks.stacked import Network
 from lrenv.randomness import draws
 from lrenv.runtime.ambient import with_own_settings

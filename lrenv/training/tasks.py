@@ -1,7 +1,8 @@
 """Tasks: what a trainee learns, with which network, loss, optimizer, batch size and budget.
 
 `make_task(name)` gives a `Task`, a frozen dataclass of settings; nothing is loaded until an environment is made.
-`register_task` adds one; it can then be used everywhere a task is named, and as `lrenv/<name>-v0`.
+`register_task` adds one; it can then be used everywhere a task is named, and as `lrenv/<name>-v0`. lrenv's own are
+listed in `built_in_tasks.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from pathlib import Path
@@ -18,13 +19,12 @@ from typing import Any
 import gymnasium as gym
 from torch import nn
 
-from lrenv import networks, sources, specs
+from lrenv import sources, specs
 from lrenv.data import Data, load
 from lrenv.data.augment import AUGMENTATIONS
 from lrenv.data.types import check_data
 from lrenv.lookup import NAME, check_new, count, lookup, what_is
 from lrenv.networks.architectures import NetworkFactory
-from lrenv.training import analytic, power_law
 from lrenv.training.losses import LOSSES, PerExample
 from lrenv.training.optimizers import Optimizer, OptimizerFactory, make_optimizer, wrapped
 
@@ -215,7 +215,7 @@ _TASKS: dict[str, Task] = {}
 _SOURCES: dict[str, str] = {}
 """Name -> where the task was registered, for errors."""
 _BUILT_IN: set[str] = set()
-"""The names of lrenv's own tasks, which are registered below."""
+"""The names of lrenv's own tasks."""
 GROUP = "lrenv.tasks"
 """The entry points under which packages advertise tasks, or functions that give one."""
 
@@ -244,6 +244,16 @@ def register_task(task: Task, replace_existing: bool = False) -> Task:
     _register_id(task.name)
     _TASKS[task.name], _SOURCES[task.name] = task, source
     return task
+
+
+def register_built_in(own: Iterable[Task]) -> None:
+    """Registers lrenv's own tasks, and makes those that packages advertise known to Gymnasium."""
+    for task in own:
+        register_task(task)
+    _BUILT_IN.update(_TASKS)
+    for name in sources.advertised(GROUP):
+        if name not in _TASKS and NAME.fullmatch(name):
+            _register_id(name)
 
 
 def _register_id(name: str) -> None:
@@ -337,90 +347,3 @@ def make_task(task: str | Task, **settings: Any) -> Task:
         settings["optimizer"] = wrapped(base.optimizer, own)
     options = {**base.data_options, **settings.pop("data_options", {}), **options}
     return replace(base, **settings, data_options=options)
-
-
-PAPER: dict[str, Any] = {"batch_size": 1000, "budget": 1000}
-"""Xu et al. 2019, section 3.3."""
-POWER_LAW: dict[str, Any] = {
-    "optimizer": "sgd", "batch_size": 8, "budget": 1000, "initial_lr": (1.0, 1e-1, 1e-2), "replacement": True,
-}  # fmt: skip
-"""Batches so small that their noise decides what schedule is best; budgets that tell the two phases apart."""
-SIGMOID_20_20 = networks.mlp(20, 20, activation=nn.Sigmoid)
-"""The base network of Andrychowicz et al. 2016 and Fu et al. 2017, here with two hidden layers."""
-
-for _task in (
-    Task("noisy-quadratic", analytic.quadratic_noise, analytic.noisy_quadratic, "a quadratic in noise, solved exactly",
-         loss="given", optimizer="sgd", batch_size=8, budget=100, initial_lr=(1.0, 1e-1, 1e-2), replacement=True),
-    Task("power-law-easy", power_law.easy_data, power_law.linear_regression, "regression that wants a long decay",
-         loss="given", **POWER_LAW),
-    Task("power-law-hard", power_law.hard_data, power_law.linear_regression, "regression that wants high rates",
-         loss="given", **POWER_LAW),
-    Task("two-minima", analytic.nothing, analytic.two_minima, "(w - 4)(w - 3) w^2 from w = -1.2 (Metz et al. 2019)",
-         loss="given", optimizer="momentum", batch_size=1, budget=100, initial_lr=(1e-2, 1e-3)),
-    Task("digits-logreg", "digits", networks.logistic_regression, "logistic regression on 8x8 digits"),
-    Task("digits-mlp", "digits", networks.mlp(32, 32), "64-32-32-10 perceptron on 8x8 digits"),
-    Task("mnist1d-mlp", "mnist1d", networks.mlp(256), "40-256-10 perceptron on MNIST-1D", interval=5),
-    Task("digits-conv", "digits", networks.conv3(16), "three conv layers of 16 on 8x8 digits", batch_size=32),
-    Task("digits-noisy-mlp", "digits", networks.mlp(128), "perceptron on digits, 30 % of the labels drawn anew",
-         data_options={"label_noise": 0.3}, budget=600),
-    Task("mnist1d-residual", "mnist1d", networks.residual_mlp(64, 2), "residual perceptron, layer norm, MNIST-1D"),
-    Task("text-mlp", "text", networks.context_mlp(), "next character of Python's reference, from the last 16",
-         data_options={"context": 16, "every": False}, budget=600, val_examples=2000),
-    Task("text-transformer", "text", networks.transformer(), "one layer of attention, characters of Python's reference",
-         batch_size=16, val_examples=100),
-    Task("text-gated-conv", "text", networks.gated_convolutions(), "gated convolutions, characters of the same",
-         batch_size=16, val_examples=100),
-    Task("text-gated-transformer", "text", networks.gated_transformer(), "LLaMA's layer, characters of the same",
-         batch_size=16, val_examples=100),
-    Task("shuttle-mlp", "shuttle", networks.batch_norm_mlp(32, 32), "7 % anomalies, by a perceptron with batch norm",
-         val_examples=3000),
-    Task("doctor-visits-mlp", "doctor-visits", networks.mlp(32), "counts of visits to a doctor, Poisson regression",
-         loss="poisson"),
-    Task("doctor-visits-dropout", "doctor-visits", networks.dropout_mlp(64, 64), "counts of visits, with dropout",
-         loss="poisson"),
-    Task("co2-mlp", "co2", networks.mlp(32, activation=nn.Tanh), "forecast of atmospheric CO2 eight weeks ahead",
-         loss="mse", batch_size=32),
-    Task("co2-gru", "co2", networks.gru(16, step=4), "forecast of atmospheric CO2 by gated recurrent units", loss="mse",
-         batch_size=32),
-    Task("photo-mlp", "photo", networks.mlp(64, 64), "a photograph's colours by their place", loss="mse",
-         batch_size=128, budget=600),
-    Task("photo-siren", "photo", networks.siren(64, 64), "a photograph's colours by their place, by sines", loss="mse",
-         batch_size=128, budget=600, data_options={"octaves": 1}),
-    Task("mnist-logreg", "mnist", networks.logistic_regression, "logistic regression on MNIST", batch_size=128),
-    Task("mnist-mlp", "mnist", networks.mlp(1000, 1000), "784-1000-1000-10 perceptron on MNIST", batch_size=128,
-         budget=1000),
-    Task("mnist-lenet", "mnist", networks.lenet5, "LeNet-5 on MNIST", budget=600),
-    Task("mnist-maxout", "mnist", networks.maxout(240, 240), "maxout with dropout on MNIST (Goodfellow et al. 2013)",
-         optimizer="momentum", budget=400),
-    Task("mnist-mlp20", "mnist", SIGMOID_20_20, "sigmoid perceptron 20-20 on MNIST", batch_size=128, budget=2000),
-    Task("svhn-mlp20", "svhn", SIGMOID_20_20, "sigmoid perceptron 20-20 on SVHN", batch_size=128, budget=2000),
-    Task("cifar10-mlp20", "cifar10", SIGMOID_20_20, "sigmoid perceptron 20-20 on CIFAR-10", batch_size=128,
-         budget=2000),
-    Task("fashion-mnist-mlp", "fashion-mnist", networks.mlp(32), "784-32-10 perceptron on Fashion-MNIST",
-         batch_size=128, budget=500),
-    Task("fashion-mnist-lenet", "fashion-mnist", networks.lenet5, "LeNet-5 on Fashion-MNIST (Xu et al. 2019)", **PAPER),
-    Task("fashion-mnist-resnet18", "fashion-mnist", networks.resnet18, "ResNet-18 on Fashion-MNIST (Xu et al. 2019)",
-         **PAPER),
-    Task("fashion-mnist-conv3", "fashion-mnist", networks.conv3(), "three conv layers of 32 (Metz et al. 2019)",
-         batch_size=128, budget=1000),
-    Task("cifar10-lenet", "cifar10", networks.lenet5, "LeNet-5 on CIFAR-10 (Xu et al. 2019)", **PAPER),
-    Task("cifar10-resnet18", "cifar10", networks.resnet18, "ResNet-18 on CIFAR-10 (Xu et al. 2019)", **PAPER),
-    Task("cifar10-vgg16", "cifar10", networks.vgg16, "VGG-16 with batch norm on CIFAR-10", optimizer="momentum",
-         weight_decay=5e-4, batch_size=128, budget=3900, augment="crop-flip"),
-    Task("cifar10-wrn16-1", "cifar10", networks.wide_resnet(16, 1), "WRN-16-1 on CIFAR-10 (Micaelli & Storkey 2021)",
-         optimizer="momentum", batch_size=256, budget=1560, augment="crop-flip"),
-    Task("cifar10-jpeg-mlp20", "cifar10-jpeg", SIGMOID_20_20, "sigmoid perceptron 20-20 on cifar10-jpeg",
-         batch_size=128, budget=2000),
-    Task("cifar10-jpeg-lenet", "cifar10-jpeg", networks.lenet5, "LeNet-5 on cifar10-jpeg", **PAPER),
-    Task("cifar10-jpeg-wrn10-1", "cifar10-jpeg", networks.wide_resnet(10, 1), "WRN-10-1 on cifar10-jpeg",
-         optimizer="momentum", weight_decay=5e-4, batch_size=32, budget=100, interval=5),
-    Task("cifar10-jpeg-resnet18", "cifar10-jpeg", networks.resnet18, "ResNet-18 on cifar10-jpeg", **PAPER),
-    Task("folder-lenet", "folder", networks.lenet5, "LeNet-5 on a folder of images: path=...", batch_size=128),
-    Task("folder-resnet18", "folder", networks.resnet18, "ResNet-18 on a folder of images: path=...", batch_size=128),
-):  # fmt: skip
-    register_task(_task)
-_BUILT_IN.update(_TASKS)
-
-for _name in sources.advertised(GROUP):
-    if _name not in _TASKS and NAME.fullmatch(_name):
-        _register_id(_name)
