@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,41 +16,89 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lrenv.agents.outer.folder import Folder
-from lrenv.agents.outer.gradient_estimators import evaluated, paired, perturbations
-from lrenv.agents.outer.training import Training, begin_adam, on_host, train
+from lrenv.agents.outer.gradient_estimators import Rollout
+from lrenv.agents.outer.training import Training, begin_adam, train
 from lrenv.agents.outer.validation import Validation, fall_of
-from lrenv.agents.ppo.agent import Architecture, PPOController
+from lrenv.agents.ppo.agent import PPOController
 from lrenv.agents.ppo.multi_task import MultiTaskTraining
 from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.agents.ppo.tasks import Drawn, Tasks, tasks_of
 from lrenv.agents.universal.agent import universal
+from lrenv.agents.universal.settings import UniversalSettings
+from lrenv.agents.universal.training import BETAS, UniversalTraining
 from lrenv.benchmark.evaluation import evaluate
-from lrenv.controllers.agent import View
-from lrenv.envs.episode import Episode, EpisodeState
+from lrenv.envs.episode import Episode, EpisodeState, TimeStep
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.networks.architectures import NetworkFactory, Shape
-from lrenv.randomness import draws
 from lrenv.randomness.named import Chance
 from lrenv.randomness.seeds import seeds_for
-from lrenv.runtime.memory import choose_device
 from lrenv.training.rollout import rollout
 from lrenv.training.tasks import Task
 
 Array = NDArray[Any]
+S = TypeVar("S", PPOSettings, UniversalSettings)
+Between = tuple[EpisodeState, Tensor]
+"""Trainees, and what is observed of them, between two decisions."""
+Change = Callable[[Task, Chance], Task | None]
+
+ITERATIONS = 32
+"""Of trainings with PPO, of so many decisions each as the settings say: about 3,000 runs, some minutes of one core."""
 
 SHOWN, SHOWN_RUNS = 48, 32
 """The tasks that a clone learns from, and the runs on each: a minute of one core."""
-OF_CLONES = 10_000
-"""Their places among the tasks of the training, beyond those that the training itself comes to."""
+OF_CLONES, OF_DEMONSTRATIONS = 10_000, 500_000
+"""The places of the first task and of the first seed among those of the training, beyond those that it comes to."""
 PASSES, CLONE_LR, LEAST_LOG_STD = 30, 1e-3, -1.5
 """Over what is to be cloned; and the least that a clone explores, since a policy without noise learns nothing."""
-SIGMA, EVOLUTION_LR, SPREAD = 0.1, 0.03, 0.05
-"""Of evolution strategies, as `lrenv train universal` has them."""
+UPDATES = 24
+"""Of evolution strategies, of 64 runs on each of eight tasks: as many minutes as PPO takes, or a few more."""
 WEIGHT_FACTORS = (0.3, 3.0)
 """Between which augmentation divides the weights of layers."""
 
 
-def from_folder(kind: Callable[[PPOSettings], Training[Any]], settings: PPOSettings) -> PPOController:
+class OfIterations(MultiTaskTraining):
+    """A training of a fixed number of iterations.
+
+    Trainees that diverge are followed by others, so that with a number of trainees, trainings of which many diverge
+    would make fewer decisions, and see fewer tasks.
+
+    Args:
+        settings: how to train.
+        tasks: what on, in the place of drawn ones.
+        spread: of the returns, by which rewards are divided; None to find it on the way.
+    """
+
+    unit = "iterations"
+
+    def __init__(self, settings: PPOSettings, tasks: Tasks | None = None, spread: float | None = None) -> None:
+        super().__init__(settings, tasks)
+        if spread is not None:
+            know(self, "returns 0", np.array([-spread, spread]), weight=1e12)
+
+    @property
+    def iterations(self) -> int:
+        """The number of iterations in the whole training."""
+        return ITERATIONS
+
+    @property
+    def length(self) -> int:
+        """The same."""
+        return ITERATIONS
+
+    @property
+    def done(self) -> int:
+        """The number that is done."""
+        return self.iteration
+
+
+def know(training: MultiTaskTraining, name: str, values: Array, weight: float | None = None) -> None:
+    """Gives a training's statistics of that name the mean and variance of values (m, ...), as if of `weight` values."""
+    statistics = training.statistics()[name]
+    statistics.mean, statistics.var = values.mean(0, dtype=np.float64), values.var(0, dtype=np.float64)
+    statistics.count = float(len(values)) if weight is None else weight
+
+
+def from_folder(kind: Callable[[S], Training[S]], settings: S) -> PPOController:
     """Trains, or goes on where a training stopped, and loads what came of it.
 
     Args:
@@ -62,51 +111,44 @@ def from_folder(kind: Callable[[PPOSettings], Training[Any]], settings: PPOSetti
 
 def by_ppo(settings: PPOSettings) -> PPOController:
     """Trains on drawn tasks as they are."""
-    return from_folder(MultiTaskTraining, settings)
+    return from_folder(OfIterations, settings)
 
 
-@dataclass(frozen=True)
-class Changed(Tasks):
+def by_ppo_with(spread: float, settings: PPOSettings) -> PPOController:
+    """The same, with rewards that are divided by a given number."""
+    return from_folder(partial(OfIterations, spread=spread), settings)
+
+
+class Changed(Drawn):
     """Drawn tasks, each of them changed.
 
-    Attributes:
-        drawn: the tasks.
+    Args:
+        settings: of the training.
         change: (task, its chance) -> what takes its place; None to take another.
         choice: from how many drawn tasks each is taken, the first that isn't passed over.
     """
 
-    drawn: Drawn
-    change: Callable[[Task, Chance], Task | None]
-    choice: int
-    scales = 1
+    def __init__(self, settings: PPOSettings, change: Change, choice: int) -> None:
+        drawn = drawn_for(settings)
+        super().__init__(drawn.distribution, drawn.training)
+        self.change, self.choice = change, choice
 
     def task(self, place: int) -> Task:
         """Returns the first of some drawn tasks that isn't passed over, changed."""
         for drawn in range(self.choice):
-            task = self.drawn.task(place * self.choice + drawn)
+            task = super().task(place * self.choice + drawn)
             if (changed := self.change(task, Chance("ablation", task.name))) is not None:
                 return changed
         raise AssertionError(f"none of {self.choice} drawn tasks in a row is as wanted")
 
-    def scale(self, place: int) -> int:
-        """Returns 0, as all tasks share one statistic."""
-        return 0
 
-    def validation(self, number: int) -> list[Task]:
-        """Returns drawn tasks as they are."""
-        return self.drawn.validation(number)
-
-
-def on_changed(change: Callable[[Task, Chance], Task | None], settings: PPOSettings, choice: int = 1) -> PPOController:
+def on_changed(change: Change, settings: PPOSettings, choice: int = 1) -> PPOController:
     """Trains with PPO on drawn tasks that are changed, or chosen."""
-
-    def training(settings: PPOSettings) -> MultiTaskTraining:
-        return MultiTaskTraining(settings, Changed(_drawn(settings), change, choice))
-
-    return from_folder(training, settings)
+    return from_folder(lambda settings: OfIterations(settings, Changed(settings, change, choice)), settings)
 
 
-def _drawn(settings: PPOSettings) -> Drawn:
+def drawn_for(settings: PPOSettings) -> Drawn:
+    """The drawn tasks of a training."""
     tasks = tasks_of(settings.tasks, settings.seed, settings.reward, settings.controls, {})
     assert isinstance(tasks, Drawn)
     return tasks
@@ -192,10 +234,10 @@ class Demonstrations:
 
 def demonstrations(settings: PPOSettings) -> Demonstrations:
     """Runs `universal` on drawn tasks, and actions with the same rates where the policy's first rate is another one."""
-    tasks, parts = _drawn(settings), []
+    tasks, parts = drawn_for(settings), []
     for place in range(OF_CLONES, OF_CLONES + SHOWN):
         task = tasks.task(place)
-        seeds = seeds_for("training", SHOWN_RUNS, OF_CLONES * settings.envs + place * SHOWN_RUNS, settings.seed)
+        seeds = seeds_for("training", SHOWN_RUNS, OF_DEMONSTRATIONS + (place - OF_CLONES) * SHOWN_RUNS, settings.seed)
         rates = evaluate(universal(), task, seeds).curves["lr"][1:]
         parts.append(_shown(settings, task, seeds, rates))
     return Demonstrations(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -209,29 +251,23 @@ def _shown(settings: PPOSettings, task: Task, seeds: list[int], rates: Array) ->
     observation, info = envs.reset(seed=seeds)
     seen, done, rewards, alive = [], [], [], [np.ones(len(seeds), bool)]
     for wanted in rates:
+        alive[-1] = alive[-1] & np.isfinite(wanted)
         with np.errstate(invalid="ignore"):
             action = np.log10(wanted / info["lr"]).clip(-1, 1).astype(np.float32)[:, None]
         seen.append(observation)
         done.append(np.nan_to_num(action))
         observation, reward, terminated, _, info = envs.step(done[-1])
         rewards.append(reward)
-        alive.append(alive[-1] & ~terminated & np.isfinite(wanted))
+        alive.append(alive[-1] & ~terminated)
     going, gained = np.stack(alive[:-1]), np.stack(rewards) * np.stack(alive[:-1])
     collected = gained.cumsum(0)
     returns = collected[-1] - collected + gained
     return tuple(each[going] for each in (np.stack(seen), np.stack(done), returns, collected))
 
 
-def know(training: MultiTaskTraining, name: str, values: Array) -> None:
-    """Gives a training's statistics of that name the mean and variance of values (m, ...)."""
-    statistics = training.statistics()[name]
-    statistics.mean, statistics.var = values.mean(0, dtype=np.float64), values.var(0, dtype=np.float64)
-    statistics.count = float(len(values))
-
-
 def cloned(settings: PPOSettings) -> MultiTaskTraining:
     """A training whose actor begins as a clone of `universal`, and whose critic knows what that gets."""
-    training, shown = MultiTaskTraining(settings), demonstrations(settings)
+    training, shown = OfIterations(settings), demonstrations(settings)
     know(training, "obs_rms", shown.observations)
     know(training, "returns 0", shown.collected)
     observations = torch.from_numpy(training.scaled.normalize_obs(shown.observations))
@@ -261,126 +297,67 @@ def ppo_from_clone(settings: PPOSettings) -> PPOController:
     return from_folder(cloned, settings)
 
 
-class Evolution(Training[PPOSettings]):
-    """Evolution strategies over whole runs, of the actor that PPO has.
+class Evolution(UniversalTraining):
+    """The training of `lrenv train universal`, but of the actor that PPO has: evolution strategies over whole runs.
 
-    With whole runs, they are persistent evolution strategies, too, whose truncation is the run. What is descended is
-    what compares controllers, log(last validation loss / first one), and the gradients of tasks are divided by the
-    differences of their pairs, as in `lrenv.agents.universal.training`.
+    These are persistent evolution strategies, too, whose truncation is the run.
 
     Args:
-        settings: how to train; `envs` trainees per iteration, in antithetic pairs, shared by `groups` tasks.
-        begin: gives the training whose actor and statistics this begins with.
+        settings: of the training.
+        begun: the controller whose actor and statistics this begins with.
     """
 
-    unit = "episodes"
-
-    def __init__(self, settings: PPOSettings, begin: Callable[[PPOSettings], MultiTaskTraining]) -> None:
-        first = begin(settings).controller()
-        self.tasks = _drawn(settings)
-        super().__init__(settings, self.tasks.task(0))
-        self.first, self.device = first, choose_device(settings.device)
-        self.names = [name for name in _ACTOR if name in first.policy.state_dict()]
-        weights = [first.policy.state_dict()[name] for name in self.names]
-        self.shapes = [weight.shape for weight in weights]
-        self.theta = nn.Parameter(torch.cat([weight.flatten() for weight in weights]))
-        self.optimizer = torch.optim.Adam([self.theta], EVOLUTION_LR)
+    def __init__(self, settings: UniversalSettings, begun: PPOController) -> None:
+        super().__init__(settings)
+        self.validation = Validation(self.validation.tasks, settings.eval_seeds, settings.device)
+        self.begun, weights = begun, begun.policy.state_dict()
+        self.shapes = [weights[name].shape for name in _ACTOR]
+        theta = torch.cat([weights[name].flatten() for name in _ACTOR]).to(self.device)
+        self.theta = nn.Parameter(theta)
+        self.optimizer = torch.optim.Adam([self.theta], settings.outer_lr, BETAS)
         begin_adam(self.optimizer)
-        self.validation = Validation(self.tasks.validation(settings.eval_tasks), settings.eval_seeds, settings.device)
+        self.average = theta.clone()
 
-    @property
-    def iterations(self) -> int:
-        """The number of updates of the whole training."""
-        return -(-self.settings.episodes // self.settings.envs)
+    def run(self, task: Task) -> tuple[Rollout[EpisodeState], Episode]:
+        """A whole run on a task, from its start, as a rollout, and the environment's episode."""
+        view = self.begun.view
+        episode = Episode(task, view.control, view.observe, device=self.device)
+        mean, std = (torch.from_numpy(x).float().to(self.device) for x in (self.begun.mean, self.begun.std))
 
-    @property
-    def units(self) -> int:
-        """Trainees per update."""
-        return self.settings.envs
-
-    @property
-    def episodes(self) -> int:
-        """The number of trainees so far."""
-        return self.iteration * self.settings.envs
-
-    @property
-    def runs_per_validation(self) -> int:
-        """The number of trainees that a comparison trains."""
-        return self.validation.runs
-
-    def held_out_loss(self, controller: Any) -> float:
-        """Returns the controller's score."""
-        return self.validation.score(controller)
-
-    def iterate(self) -> dict[str, float]:
-        """Runs a population on a few new tasks, and moves theta; gives what to log."""
-        groups = self.settings.groups
-        found = [self._estimate(place) for place in range(self.iteration * groups, (self.iteration + 1) * groups)]
-        gradient, loss = (torch.stack(parts).mean(0) for parts in zip(*found, strict=True))
-        self.theta.grad = gradient
-        for group in self.optimizer.param_groups:
-            group["lr"] = EVOLUTION_LR * (1 - self.iteration / self.iterations)
-        self.optimizer.step()
-        return on_host({"outer/loss": loss, "outer/gradient_norm": gradient.norm()})
-
-    def _estimate(self, place: int) -> tuple[Tensor, Tensor]:
-        settings = self.settings
-        pairs = settings.envs // settings.groups // 2
-        generator = draws.generator(settings.seed, draws.POLICY, place)
-        theta = self.theta.detach()
-        noise = perturbations(pairs, theta, SIGMA, generator)
-        episode = Episode(self.tasks.task(place), settings.controls, settings.observed(), device=self.device)
-        state = paired(episode.reset(self.training_seeds(pairs, place * pairs))[0])
-        samples = evaluated(self._run(episode), theta, noise, SIGMA, state, differentiate=False)
-        difference = 2 * SIGMA**2 * (samples.es.square().sum(1) / noise.square().sum(1)).mean().sqrt()
-        return samples.es.mean(0) / difference.clamp(min=SPREAD), samples.loss.mean()
-
-    def _run(self, episode: Episode) -> Callable[[Tensor, EpisodeState], tuple[Tensor, EpisodeState]]:
-        mean, std = (torch.from_numpy(x).float() for x in (self.first.mean, self.first.std))
-
-        def decision(theta: Tensor, state: EpisodeState, _: int) -> tuple[tuple[()], EpisodeState]:
-            observation = episode.time_step(state).observation
-            assert isinstance(observation, Tensor)
-            seen = ((observation - mean) / std).clamp(-self.first.CLIP, self.first.CLIP)
+        def decision(theta: Tensor, between: Between, _: int) -> tuple[tuple[()], Between]:
+            state, seen = between
+            normalised = ((seen - mean) / std).clamp(-self.begun.CLIP, self.begun.CLIP)
             w1, b1, w2, b2 = self._parts(theta)
-            hidden = (torch.einsum("nhi,ni->nh", w1, seen) + b1).tanh()
+            hidden = (torch.einsum("nhi,ni->nh", w1, normalised) + b1).tanh()
             action = (torch.einsum("nah,nh->na", w2, hidden) + b2).clamp(-1, 1)
-            return (), episode.step(state, action)[0]
+            state, step = episode.step(state, action)
+            return (), (state, observed(step))
 
         def whole(theta: Tensor, state: EpisodeState) -> tuple[Tensor, EpisodeState]:
-            first = state.dynamics.val_loss
-            _, end = rollout(decision, theta, state, range(episode.decisions))
-            return fall_of(first, end.dynamics.val_loss, end.diverged), end
+            start = state, observed(episode.time_step(state))
+            _, (end, _) = rollout(decision, theta, start, range(episode.decisions))
+            return fall_of(state.dynamics.val_loss, end.dynamics.val_loss, end.diverged), end
 
-        return whole
+        return whole, episode
 
     def _parts(self, theta: Tensor) -> list[Tensor]:
         """The weights (n, *shape) in thetas (n, D)."""
         sizes = [shape.numel() for shape in self.shapes]
         return [part.unflatten(1, shape) for part, shape in zip(theta.split(sizes, 1), self.shapes, strict=True)]
 
-    def status(self, row: dict[str, float]) -> str:
-        """Returns the mean loss."""
-        return f"log loss {row['outer/loss']:.3f}"
-
-    def controller(self) -> PPOController:
-        """Returns the controller with theta as it is now."""
-        architecture: Architecture = self.first.architecture
-        policy = architecture.build()
-        parts = {name: part[0] for name, part in zip(self.names, self._parts(self.theta.detach()[None]), strict=True)}
-        policy.load_state_dict(self.first.policy.state_dict() | parts)
+    def controller(self) -> PPOController:  # type: ignore[override]
+        """Returns the controller with the average of theta so far."""
+        policy = self.begun.architecture.build()
+        parts = {name: part[0] for name, part in zip(_ACTOR, self._parts(self.average.cpu()[None]), strict=True)}
+        policy.load_state_dict(self.begun.policy.state_dict() | parts)
         policy.set_training_mode(False)
-        view = View(self.settings.controls, self.settings.observed())
-        return PPOController(policy, self.first.mean, self.first.std, view, architecture)
+        return PPOController(policy, self.begun.mean, self.begun.std, self.begun.view, self.begun.architecture)
 
-    def state(self) -> dict[str, Any]:
-        """Returns everything on which the next update depends."""
-        return {"theta": self.theta.detach(), "adam": self.optimizer.state[self.theta]}
 
-    def restore_state(self, state: dict[str, Any]) -> None:
-        """Restores a state, after which the training goes on exactly as it would have."""
-        self.theta.data.copy_(state["theta"])
-        self.optimizer.state[self.theta] = state["adam"]
+def observed(step: TimeStep) -> Tensor:
+    """What a policy of a few numbers observes (n, observation)."""
+    assert isinstance(step.observation, Tensor)
+    return step.observation
 
 
 _ACTOR = (
@@ -391,11 +368,16 @@ _ACTOR = (
 
 def untrained(settings: PPOSettings) -> MultiTaskTraining:
     """A training with the statistics of the clone, and with an actor that has learned nothing."""
-    training = MultiTaskTraining(settings)
+    training = OfIterations(settings)
     know(training, "obs_rms", demonstrations(settings).observations)
     return training
 
 
 def by_evolution(begin: Callable[[PPOSettings], MultiTaskTraining], settings: PPOSettings) -> PPOController:
     """Trains by evolution strategies what a training begins with."""
-    return from_folder(lambda settings: Evolution(settings, begin), settings)
+    begun = begin(settings).controller()
+    own = UniversalSettings(
+        limit=drawn_for(settings).distribution.limit, seed=settings.seed, out=settings.out, updates=UPDATES,
+        tasks=settings.groups, eval_every=settings.eval_every, eval_tasks=1, eval_seeds=1,
+    )  # fmt: skip
+    return from_folder(lambda settings: Evolution(settings, begun), own)

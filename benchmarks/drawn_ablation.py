@@ -3,19 +3,20 @@
 A policy is trained on drawn tasks of its own for some minutes and run, deterministically, on drawn tasks for choosing
 designs, from first rates of 1e-5, 1e-3 and 1e-1. The score is the logarithm of the last validation loss relative to
 that of the untrained network, at most 1 (`lrenv.agents.outer.validation`). What is told is the difference to the base,
-the mean over its seeds, with the standard error over tasks; runs of arms with one seed also differ by their seed, whose
-standard deviation is that of the base's own differences. Beside them stand agents that were not trained by PPO.
+a mean over its seeds, with the standard error over tasks. A difference of two trainings with other seeds, too, has the
+standard deviation over seeds that is told below the table, times sqrt(1 + 1/n) with n seeds of the base. Beside them
+stand agents that PPO has not trained.
 
-Trainings of one seed see the same tasks in the same order. A line per training is appended to a file, from which the
-same command goes on; a training that was interrupted goes on from its folder.
+Trainings with PPO make equally many decisions, and those of one seed see the same tasks in the same order, but for arms
+that choose theirs. A line per training is appended to a file, from which the same command goes on; a training that was
+interrupted goes on from its folder.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ablation_trainings import (
+    ITERATIONS,
+    UPDATES,
     augmented,
     begun_at,
     by_evolution,
     by_ppo,
+    by_ppo_with,
     clone,
     cloned,
     on_changed,
@@ -38,13 +42,13 @@ from ablation_trainings import (
     untrained,
     with_optimizers,
 )
-from lrenv.agents import make_agent
+from drawn_rows import digest_of
 from lrenv.agents.outer.validation import fall_of
 from lrenv.agents.ppo.settings import PPOSettings
-from lrenv.benchmark.evaluation import evaluate
+from lrenv.benchmark.evaluation import Result, evaluate
 from lrenv.controllers.agent import Agent
 from lrenv.envs.observations import DYNAMICS, MOTION, SCALE_FREE, TRAINING, Signal, register_observation
-from lrenv.envs.rewards import improvement, register_reward
+from lrenv.envs.rewards import improvement, log_val_loss, register_reward
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.files import append_line, json_lines
@@ -61,7 +65,7 @@ OWN_RATE = 3e-3
 """Of the arm that begins with a rate of its own."""
 SEEDS, FIRST_SEED, FIRST_TASK = 2, 300, 6000
 """Runs per task and first rate; places beyond those of the other benchmarks on drawn tasks."""
-PEAKS = tuple(float(f"{10 ** (k / 2):.3g}") for k in range(-8, 1))
+PEAKS = tuple(float(f"{10 ** (k / 2):.3g}") for k in range(-8, 3))
 """What linear decay is tuned over."""
 LIMIT = 5e8
 """The most FLOPs of a run."""
@@ -79,15 +83,29 @@ def fall_at_end(d: Dynamics, diverged: Tensor) -> Tensor:
     return torch.where(diverged | (d.inner_step >= d.budget), whole, 0.0)
 
 
-BOTH = {f"relative {name}": signal for name, signal in SCALE_FREE.items()} | without({"progress"}, DYNAMICS)
+def all_losses(d: Dynamics, diverged: Tensor) -> Tensor:
+    """The negative logarithm of the validation loss at each decision, relative to that of the untrained network."""
+    start = d.initial_val_loss.log()
+    left = ((d.budget - d.inner_step) / d.interval).ceil() + 1
+    return log_val_loss(d, diverged) + torch.where(diverged, start * left, start)
+
+
+RELATIVE = {f"relative {name}": signal for name, signal in SCALE_FREE.items()}
+BOTH = RELATIVE | DYNAMICS
+"""What the base observes, under names that differ."""
 OBSERVATIONS = {
     "ablation-no-motion": without({f"relative {name}" for name in MOTION}, BOTH),
-    "ablation-endless": without({"relative progress"}, BOTH),
+    "ablation-no-validation": without(
+        {"val_loss", "prediction_variance", "prediction_change"}
+        | {f"relative {name}" for name in ("val_fall", "val_change", "gap")},
+        BOTH,
+    ),
+    "ablation-endless": without({"progress", "relative progress"}, BOTH),
     "ablation-relative-with-rate": SCALE_FREE | {"lr": DYNAMICS["lr"]},
     "ablation-kind": {name: TRAINING[name] for name in ("adaptive", "steps", "steps_per_decision")},
-    "ablation-no-validation": without({"adaptive"}, TRAINING) | {name: DYNAMICS[name] for name in ("lr", "progress")},
 }
 """What arms observe that has no name elsewhere."""
+OWN_REWARDS = {"ablation-fall-at-end": fall_at_end, "ablation-all-losses": all_losses}
 
 
 @dataclass(frozen=True)
@@ -110,7 +128,7 @@ class Arm:
         """Those of the training with a seed, in a folder of `runs`."""
         base: dict[str, Any] = {
             "tasks": f"drawn:limit={LIMIT}", "control": "scale10", "observe": "scale-free,dynamics",
-            "reward": "improvement", "gamma": 1.0, "envs": 128, "groups": 8, "episodes": 3072,
+            "reward": "improvement", "gamma": 1.0, "envs": 128, "groups": 8,
             "eval_every": 100_000, "eval_tasks": 1, "eval_seeds": 1,
         }  # fmt: skip
         return PPOSettings(
@@ -121,8 +139,8 @@ class Arm:
 CHOICE = 30
 """From so many drawn tasks one is taken that has the optimizer that is wanted, which three of ten have or more."""
 ADAMS, SGD = ("adam", "adamw"), ("momentum",)
-MANY = {"envs": 512, "episodes": 12_288}
-"""Of evolution strategies, which take larger batches, of which a trainee takes less time."""
+SPREAD = 1.7
+"""About the standard deviation of returns so far, by which the base's rewards end up being divided."""
 ARMS: dict[str, Arm] = {
     BASE: Arm(),
     "relative signals alone": Arm({"observe": "scale-free"}),
@@ -132,33 +150,35 @@ ARMS: dict[str, Arm] = {
     "no validation split": Arm({"observe": "ablation-no-validation"}),
     "no progress": Arm({"observe": "ablation-endless"}),
     "kind of optimizer and steps, too": Arm({"observe": "scale-free,dynamics,ablation-kind"}),
-    "network, batch size and horizon, too": Arm({"observe": "scale-free,dynamics,ablation-kind,setup,untrained"}),
+    "all that universal sees, too": Arm({"observe": "scale-free,dynamics,training,horizon,setup,untrained"}),
     "factor 2": Arm({"control": "scale"}),
     "factor 1000": Arm({"control": "scale1000"}),
     "sets rates": Arm({"control": "set"}),
+    "sets the momentum, too": Arm({"control": "scale10,momentum"}),
+    "sets the weight decay, too": Arm({"control": "scale10,weight_decay"}),
     "begins at 0.003": Arm(trained=partial(on_changed, partial(begun_at, OWN_RATE)), first_rate=OWN_RATE),
-    "reward at the end alone": Arm({"reward": "ablation-fall-at-end"}),
-    "reward of all losses": Arm({"reward": "log_val_loss"}),
+    "reward at the end alone": Arm({"reward": "ablation-fall-at-end"}, partial(by_ppo_with, SPREAD)),
+    "reward of all losses": Arm({"reward": "ablation-all-losses"}),
     "gamma 0.99": Arm({"gamma": 0.99}),
     "LSTM": Arm({"lstm": True}),
     "weights of layers scaled": Arm(trained=partial(on_changed, augmented)),
     "clone of universal": Arm(trained=clone),
     "clone, then PPO": Arm(trained=ppo_from_clone),
-    "evolution": Arm(MANY, partial(by_evolution, untrained)),
-    "clone, then evolution": Arm(MANY, partial(by_evolution, cloned)),
+    "evolution": Arm(trained=partial(by_evolution, untrained)),
+    "clone, then evolution": Arm(trained=partial(by_evolution, cloned)),
     "Adam alone": Arm(trained=partial(on_changed, partial(with_optimizers, ADAMS), choice=CHOICE), optimizers=ADAMS),
     "SGD alone": Arm(trained=partial(on_changed, partial(with_optimizers, SGD), choice=CHOICE), optimizers=SGD),
 }
 REFERENCES = ("universal", f"linear:peak={OWN_RATE}:warmup=0.05")
-TUNED = "linear decay, best of nine peaks per task"
+TUNED = "linear decay, best of eleven peaks per task"
 
 
 @dataclass(frozen=True)
 class Settings:
     """The settings: what to train, and where what was found is kept."""
 
-    arms: tuple[str, ...] = tuple(ARMS)
-    """What to train; the table has all that was found."""
+    agents: tuple[str, ...] = (*REFERENCES, TUNED, *ARMS)
+    """Whom to run, after training where they are arms; the table has all that was found."""
     seeds: tuple[int, ...] = (0,)
     """Of the trainings."""
     tasks: int = 60
@@ -195,19 +215,23 @@ def falls(agent: Agent | str, task: Task, first_rate: float | None = None) -> tu
         result = evaluate(agent, task, seeds * len(FIRST_RATES), environments=FromEachRate)
     else:
         result = evaluate(agent, task, seeds, initial_lr=first_rate)
-    first, last = (torch.from_numpy(x).double() for x in (result.curves["val_loss"][0], result.final_val_loss))
-    scores = fall_of(first, last, torch.from_numpy(result.diverged)).view(-1, SEEDS).mean(1)
+    scores = scores_of(result).view(-1, SEEDS).mean(1)
     again = 1 if first_rate is None else len(FIRST_RATES)
     return [round(score, 4) for score in scores.tolist()] * again, int(result.diverged.sum()) * again
 
 
+def scores_of(result: Result) -> Tensor:
+    """The score (n,) of each run."""
+    first, last = (torch.from_numpy(x).double() for x in (result.curves["val_loss"][0], result.final_val_loss))
+    return fall_of(first, last, torch.from_numpy(result.diverged))
+
+
 def tuned(task: Task) -> tuple[list[float], int]:
     """The same of linear decay, whose peak is the best one on other seeds."""
-    seeds = seeds_for("tuning", SEEDS, FIRST_SEED)
+    seeds, at_ends = seeds_for("tuning", SEEDS, FIRST_SEED), replace(task, measure_interval=task.budget)
 
     def loss(peak: float) -> float:
-        found = evaluate(f"linear:peak={peak}:warmup=0.05", task, seeds).final_val_loss
-        return float(np.log(np.minimum(found, 1e30)).mean())
+        return scores_of(evaluate(f"linear:peak={peak}:warmup=0.05", at_ends, seeds)).mean().item()
 
     return falls(f"linear:peak={min(PEAKS, key=loss)}:warmup=0.05", task, OWN_RATE)
 
@@ -220,19 +244,26 @@ def row_of(name: str, seed: int, tasks: Sequence[Task], score: Callable[[Task], 
             report(place)
             found.append(score(task))
     return {
-        "arm": name, "seed": seed, "version": VERSION, "tasks": len(tasks), "diverged": sum(n for _, n in found),
+        "arm": name, "seed": seed, "version": VERSION, "design": design_of(name), "tasks": len(tasks),
         "optimizers": [task.optimizer for task in tasks], "log_loss": [scores for scores, _ in found],
+        "diverged": [number for _, number in found],
     }  # fmt: skip
+
+
+def design_of(name: str) -> str:
+    """Tells what an agent is from what has the same name in other versions of this file; "" if nothing has it."""
+    if name in ARMS:
+        settings = ARMS[name].settings(0, Path(), name)
+        return digest_of([settings.essence(), ARMS[name].first_rate, ITERATIONS, UPDATES])
+    return digest_of([name, PEAKS]) if name in (*REFERENCES, TUNED) else ""
 
 
 def trained_row(name: str, seed: int, tasks: Sequence[Task], runs: Path) -> Row:
     """Trains an arm with a seed, and tells what came of it."""
-    arm, begun = ARMS[name], time.monotonic()
-    settings = arm.settings(seed, runs, name)
-    agent = arm.trained(settings)
-    seconds = round(time.monotonic() - begun)
+    arm = ARMS[name]
+    agent = arm.trained(arm.settings(seed, runs, name))
     row = row_of(name, seed, tasks, lambda task: falls(agent, task, arm.first_rate))
-    return row | {"changes": {key: str(x) for key, x in arm.changes.items()}, "seconds": seconds}
+    return row | {"changes": {key: str(value) for key, value in arm.changes.items()}}
 
 
 def told(rows: list[Row]) -> str:
@@ -241,24 +272,24 @@ def told(rows: list[Row]) -> str:
     for row in rows:
         by_name.setdefault(row["arm"], []).append(row)
     if BASE not in by_name:
-        raise SystemExit(f"there is no {BASE} yet to compare with: train it first")
+        return f"there is no {BASE} yet to compare with: train it, too"
     scores = {name: np.array([row["log_loss"] for row in own]) for name, own in by_name.items()}  # (seeds, tasks, 3)
     adam = np.array([name in ADAMS for name in rows[0]["optimizers"]])
     base = scores[BASE].mean(0)
     heads = ["from 1e-5", "from 1e-3", "from 1e-1", "all", "Adam", "SGD", "diverged"]
     lines = [f"| agent | seeds | {' | '.join(heads)} |", f"|---|---:|{'---:|' * len(heads)}"]
     for name, own in scores.items():
-        more = own.mean(0) - base
+        more, kinds = own.mean(0) - base, ARMS[name].optimizers if name in ARMS else ()
+        here = adam if kinds == ADAMS else ~adam if kinds == SGD else np.ones_like(adam)
         if name == BASE:
             parts = [*base.T, base, base[adam], base[~adam]]
             cells = [f"{part.mean():.3f}" if part.size else "" for part in parts]
         else:
-            kinds = ARMS[name].optimizers if name in ARMS else ()
             parts = [*more.T, more.mean(1), more[adam].mean(1), more[~adam].mean(1)]
             shown = [not kinds] * 4 + [kinds in ((), ADAMS), kinds in ((), SGD)]
             cells = [difference(x) if show else "" for x, show in zip(parts, shown, strict=True)]
-        share = np.mean([row["diverged"] for row in by_name[name]]) / (base.size * SEEDS)
-        lines.append(f"| {name} | {len(own)} | {' | '.join(cells)} | {share:.1%} |")
+        died = np.array([row["diverged"] for row in by_name[name]]).mean(0)[here]
+        lines.append(f"| {name} | {len(own)} | {' | '.join(cells)} | {died.mean() / (base.shape[1] * SEEDS):.1%} |")
     if len(scores[BASE]) > 1:
         spread = scores[BASE].mean((1, 2)).std(ddof=1)
         lines.append(f"\nThe standard deviation of the base over its {len(scores[BASE])} seeds is {spread:.3f}.")
@@ -270,35 +301,37 @@ def difference(values: Array) -> str:
     return "" if len(values) < 2 else f"{values.mean():+.3f} ({values.std(ddof=1) / len(values) ** 0.5:.3f})"
 
 
+def _key(row: Row) -> tuple[Any, ...]:
+    return row["version"], row["tasks"], row.get("design")
+
+
 def main(settings: Settings) -> None:
     """Trains what is missing, and prints the table."""
-    for observed, table in OBSERVATIONS.items():
-        register_observation(observed, table, replace_existing=True)
-    register_reward("ablation-fall-at-end", fall_at_end, replace_existing=True)
-    if unknown := set(settings.arms) - ARMS.keys():
-        raise SystemExit(f"there is no arm {', '.join(sorted(unknown))}; there are {', '.join(ARMS)}")
+    for own, table in OBSERVATIONS.items():
+        register_observation(own, table, replace_existing=True)
+    for own, reward in OWN_REWARDS.items():
+        register_reward(own, reward, replace_existing=True)
+    if unknown := set(settings.agents) - {*REFERENCES, TUNED, *ARMS}:
+        raise SystemExit(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(Settings.agents)}")
     tasks = TaskDistribution(LIMIT).tasks("selection", settings.tasks, FIRST_TASK)
 
     def rows() -> dict[tuple[str, int], Row]:
-        """Those of these tasks, in the order in which they are told."""
+        """Those of these agents and tasks, in the order in which they are told."""
         order = [*REFERENCES, TUNED, *ARMS]
-        current = (row["version"] == VERSION and row["tasks"] == settings.tasks for row in json_lines(settings.out))
-        kept = [row for row, good in zip(json_lines(settings.out), current, strict=True) if good]
-        kept.sort(key=lambda row: (order.index(row["arm"]), row["seed"]))
-        return {(row["arm"], row["seed"]): row for row in kept}
+        listed = [row for row in json_lines(settings.out) if row["arm"] in order]
+        kept = [row for row in listed if _key(row) == (VERSION, settings.tasks, design_of(row["arm"]))]
+        return {(row["arm"], row["seed"]): row for row in sorted(kept, key=lambda row: order.index(row["arm"]))}
 
-    wanted: list[tuple[str, int, Callable[[], Row]]] = []
-    for name in REFERENCES:
-        agent = make_agent(name)
-        wanted.append((name, 0, partial(row_of, name, 0, tasks, partial(falls, agent, first_rate=OWN_RATE))))
-    wanted.append((TUNED, 0, partial(row_of, TUNED, 0, tasks, tuned)))
-    for seed in settings.seeds:
-        for name in settings.arms:
-            wanted.append((name, seed, partial(trained_row, name, seed, tasks, settings.runs)))
     settings.out.parent.mkdir(parents=True, exist_ok=True)
-    for name, seed, found in wanted:
-        if (name, seed) not in rows():
-            append_line(settings.out, json.dumps(found()))
+    for seed in settings.seeds:
+        for name in settings.agents:
+            if (name, seed if name in ARMS else 0) in rows():
+                continue
+            if name in ARMS:
+                row = trained_row(name, seed, tasks, settings.runs)
+            else:
+                row = row_of(name, 0, tasks, tuned if name == TUNED else partial(falls, name, first_rate=OWN_RATE))
+            append_line(settings.out, json.dumps(row))
     print(told(list(rows().values())))
 
 

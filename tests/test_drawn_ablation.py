@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,8 @@ import pytest
 import torch
 
 from lrenv.agents.ppo.settings import PPOSettings
+from lrenv.agents.universal.settings import UniversalSettings
 from lrenv.benchmark.evaluation import evaluate
-from lrenv.envs.episode import Episode
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.networks.families import Perceptron, ResidualPerceptron, Transformer
 from lrenv.randomness.named import Chance
@@ -27,7 +26,7 @@ SEEDS = [40_300, 40_301]
 @pytest.fixture
 def trainings(script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     found = script("ablation_trainings")
-    for name, small in {"SHOWN": 2, "SHOWN_RUNS": 4, "PASSES": 400}.items():
+    for name, small in {"SHOWN": 2, "SHOWN_RUNS": 4, "PASSES": 400, "ITERATIONS": 1}.items():
         monkeypatch.setattr(found, name, small)
     return found
 
@@ -99,32 +98,33 @@ def test_a_clone_does_what_it_was_shown(trainings: Any, settings: PPOSettings) -
     assert errors[1] < errors[0] / 2
 
 
+def evolution(trainings: Any, settings: PPOSettings) -> Any:
+    own = UniversalSettings(updates=2, tasks=1, pairs=4, eval_tasks=1, eval_seeds=1, out=settings.out)
+    return trainings.Evolution(own, trainings.untrained(settings).controller())
+
+
 def test_the_actors_of_evolution_act_as_the_controller_that_is_saved(
     trainings: Any, settings: PPOSettings, small: Task
 ) -> None:
-    training = trainings.Evolution(settings, trainings.cloned)
-    with torch.no_grad():
-        training.theta += 0.3 * torch.randn(training.theta.shape, generator=torch.Generator().manual_seed(0))
+    training = evolution(trainings, settings)
+    training.average += 0.3 * torch.randn(training.average.shape, generator=torch.Generator().manual_seed(0))
     result = evaluate(training.controller(), small, SEEDS)
-    episode = Episode(small, settings.controls, settings.observed())
+    run, episode = training.run(small)
     with torch.no_grad():
-        run = training._run(episode)
-        falls, end = run(training.theta.detach().expand(2, -1), episode.reset(SEEDS)[0])
+        falls, end = run(training.average.expand(2, -1), episode.reset(SEEDS)[0])
     np.testing.assert_allclose(end.lr[:, 0], result.curves["lr"][-1], rtol=1e-4)
     first, last = result.curves["val_loss"][0], result.final_val_loss
-    np.testing.assert_allclose(falls, np.log(last / first), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(falls, np.minimum(np.log(last / first), 1), rtol=1e-3, atol=1e-4)
 
 
-def test_evolution_goes_on_from_its_state(trainings: Any, settings: PPOSettings) -> None:
-    whole, other = (trainings.Evolution(replace(settings, episodes=16), trainings.untrained) for _ in range(2))
-    before = whole.theta.detach().clone()
-    whole.iterate()
-    whole.iteration = other.iteration = 1
-    other.restore_state(copy.deepcopy(whole.state()))
-    assert (whole.theta != before).all()
-    for training in (whole, other):
-        training.iterate()
-    torch.testing.assert_close(other.theta, whole.theta, rtol=0, atol=0)
+def test_evolution_moves_the_actor_and_saves_it(
+    trainings: Any, settings: PPOSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainings, "UPDATES", 1)
+    made = trainings.by_evolution(trainings.untrained, settings).policy.state_dict()
+    begun = trainings.untrained(settings).controller().policy.state_dict()
+    moved = {name for name, weight in begun.items() if (made[name] != weight).any()}
+    assert moved == set(trainings._ACTOR)
 
 
 @pytest.mark.parametrize("wanted", [("adam", "adamw"), ("momentum",)])
@@ -135,20 +135,36 @@ def test_tasks_are_chosen_by_their_optimizer_and_come_once(wanted: tuple[str, ..
         found: Task | None = trainings.with_optimizers(wanted, task, chance)
         return found
 
-    tasks = [trainings.Changed(trainings._drawn(settings), chosen, 30).task(place) for place in range(4)]
+    tasks = [trainings.Changed(settings, chosen, 30).task(place) for place in range(4)]
     assert {task.optimizer for task in tasks} <= set(wanted)
     assert len({task.name for task in tasks}) == 4
 
 
-def test_a_reward_at_the_end_alone_is_the_sum_of_improvements(script: Callable[[str], Any], small: Task) -> None:
-    sums = []
-    for reward in ("improvement", script("drawn_ablation").fall_at_end):
-        envs = LearningRateVectorEnv(2, small, control="scale10", observe="dynamics", reward=reward, initial_lr=1e-3)
+@pytest.mark.parametrize("lr", [1e-3, 1e38])
+def test_rewards_for_ends_and_for_all_losses_are_sums_of_improvements(
+    lr: float, script: Callable[[str], Any], small: Task
+) -> None:
+    ablation, sums, listed = script("drawn_ablation"), [], []
+    for reward in ("improvement", ablation.fall_at_end, ablation.all_losses):
+        task = replace(small, optimizer="sgd", momentum=None, weight_decay=None)
+        envs = LearningRateVectorEnv(2, task, control="set-raw", observe="dynamics", reward=reward)
         envs.reset(seed=SEEDS)
-        rewards = [envs.step(np.zeros((2, 1), np.float32))[1] for _ in range(20)]
+        rewards, going = [], np.ones(2, bool)
+        for _ in range(20):
+            _, reward_now, ended, _, info = envs.step(np.full((2, 1), lr, np.float32))
+            rewards.append(np.where(going, reward_now, 0))
+            going &= ~ended
+            if not going.any():
+                break
         sums.append(np.sum(rewards, 0))
-    assert not np.any(rewards[:-1])
+        listed.append(rewards)
+    assert info["diverged"].all() == (lr > 1)
+    assert not np.any(listed[1][:-1])
     np.testing.assert_allclose(sums[1], sums[0], rtol=1e-4)
+    if lr < 1:
+        np.testing.assert_allclose(listed[2], np.cumsum(listed[0], 0), rtol=1e-3, atol=1e-5)
+    else:  # as if all the rest of the run were at the cap
+        np.testing.assert_allclose(listed[2][-1], -1 - np.log(4) * (21 - len(listed[2])), rtol=1e-4)
 
 
 def test_parts_of_the_runs_begin_at_each_first_rate(script: Callable[[str], Any], small: Task) -> None:
@@ -172,12 +188,14 @@ def test_a_command_that_is_repeated_trains_nothing_again(
         name: replace(ablation.ARMS[name], changes=ablation.ARMS[name].changes | own) for name in ("base", "factor 2")
     }
     monkeypatch.setattr(ablation, "ARMS", arms)
-    given = ablation.Settings(tuple(arms), tasks=2, runs=tmp_path / "runs", out=tmp_path / "rows.jsonl")
+    monkeypatch.setattr(ablation, "ITERATIONS", 1)
+    names = ("universal", ablation.TUNED, *arms)
+    given = ablation.Settings(names, tasks=2, runs=tmp_path / "runs", out=tmp_path / "rows.jsonl")
     ablation.main(given)
     first, table = given.out.read_text(), capsys.readouterr().out
-    assert len(first.splitlines()) == len(ablation.REFERENCES) + 1 + len(arms)
+    assert len(first.splitlines()) == len(names)
     ablation.main(given)
     assert given.out.read_text() == first
     assert capsys.readouterr().out in table
-    with pytest.raises(SystemExit, match="no arm factor 3"):
-        ablation.main(replace(given, arms=("factor 3",)))
+    with pytest.raises(SystemExit, match="no factor 3"):
+        ablation.main(replace(given, agents=("factor 3",)))
