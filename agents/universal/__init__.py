@@ -60,13 +60,13 @@ by differences of antithetic pairs that share initial weights and batches (`lren
 which are divided by their root mean square on each task, so that no task outweighs others. The controller has the
 average of theta over updates. So no reward has to be assigned to decisions, nor to layers.
 
-Limits: what `universal` is worth, and that three trainings have added nothing to it, is told in docs/carries-over.md.
-The guard sees a rate that is too high after it was taken, so what an interval has ruined stays ruined; and nothing
-raises a peak that is too low, nor a ceiling. Networks of one layer are guarded by their losses alone, for linear models
-often begin at zero, and then move far whatever the rate. The guard takes a rate for too high that isn't, where both the
-first and the last layer begin far smaller than usual and move far at any rate. With batches of one or two examples the
-first loss says little, so that the peak of SGD is a matter of chance. Runs that are longer, larger or of another
-optimizer than drawn tasks are outside of what its exponents were fitted to.
+Limits: what `universal` is worth is told in docs/carries-over.md, and that three trainings have added nothing to it in
+docs/universal.md. The guard sees a rate that is too high after it was taken, so what an interval has ruined stays
+ruined; and nothing raises a peak that is too low, nor a ceiling. Networks of one layer are guarded by their losses
+alone, for linear models often begin at zero, and then move far whatever the rate. The guard takes a rate for too high
+that isn't, where both the first and the last layer begin far smaller than usual and move far at any rate. With batches
+of one or two examples the first loss says little, so that the peak of SGD is a matter of chance. Runs that are longer,
+larger or of another optimizer than drawn tasks are outside of what its exponents were fitted to.
 
 To read in this order: `policy.py` (the equations above), `agent.py`, `training.py`, `settings.py`.
 """

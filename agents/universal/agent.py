@@ -129,7 +129,7 @@ def universal() -> UniversalController:
     """Returns a controller for any task with one rate for the network, which knows the budget.
 
     It is an untrained policy: three trainings have added nothing to its power laws that could be measured on tasks that
-    they had not seen (docs/carries-over.md).
+    they had not seen (docs/universal.md).
     """
     architecture = Architecture()
     return UniversalController(architecture.init(0), architecture)
