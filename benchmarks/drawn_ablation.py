@@ -261,7 +261,7 @@ def design_of(name: str) -> str:
 def trained_row(name: str, seed: int, tasks: Sequence[Task], runs: Path) -> Row:
     """Trains an arm with a seed, and tells what came of it."""
     arm = ARMS[name]
-    agent = arm.trained(arm.settings(seed, runs, name))
+    agent = arm.trained(arm.settings(seed, runs / design_of(name), name))
     row = row_of(name, seed, tasks, lambda task: falls(agent, task, arm.first_rate))
     return row | {"changes": {key: str(value) for key, value in arm.changes.items()}}
 

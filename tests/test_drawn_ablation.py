@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -197,5 +198,11 @@ def test_a_command_that_is_repeated_trains_nothing_again(
     ablation.main(given)
     assert given.out.read_text() == first
     assert capsys.readouterr().out in table
+    arms["factor 2"] = replace(arms["factor 2"], changes=arms["factor 2"].changes | {"control": "scale3"})
+    ablation.main(replace(given, agents=("factor 2",)))
+    changed = given.out.read_text().splitlines()
+    assert [json.loads(line)["changes"]["control"] for line in changed[-2:]] == ["scale", "scale3"]
+    table = capsys.readouterr().out
+    assert table.count("| factor 2 |") == 1
     with pytest.raises(SystemExit, match="no factor 3"):
         ablation.main(replace(given, agents=("factor 3",)))
