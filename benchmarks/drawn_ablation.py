@@ -47,7 +47,7 @@ from lrenv.agents.outer.validation import fall_of
 from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.benchmark.evaluation import Result, evaluate
 from lrenv.controllers.agent import Agent
-from lrenv.envs.observations import DYNAMICS, MOTION, SCALE_FREE, TRAINING, Signal, register_observation
+from lrenv.envs.observations import DYNAMICS, MOTION, SCALE_FREE, Signal, register_observation
 from lrenv.envs.rewards import improvement, log_val_loss, register_reward
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.randomness.seeds import seeds_for
@@ -101,8 +101,6 @@ OBSERVATIONS = {
         BOTH,
     ),
     "ablation-endless": without({"progress", "relative progress"}, BOTH),
-    "ablation-relative-with-rate": SCALE_FREE | {"lr": DYNAMICS["lr"]},
-    "ablation-kind": {name: TRAINING[name] for name in ("adaptive", "steps", "steps_per_decision")},
 }
 """What arms observe that has no name elsewhere."""
 OWN_REWARDS = {"ablation-fall-at-end": fall_at_end, "ablation-all-losses": all_losses}
@@ -144,22 +142,17 @@ SPREAD = 1.7
 ARMS: dict[str, Arm] = {
     BASE: Arm(),
     "relative signals alone": Arm({"observe": "scale-free"}),
-    "relative signals and the rate": Arm({"observe": "ablation-relative-with-rate"}),
     "absolute signals alone": Arm({"observe": "dynamics"}),
     "no movements and angles": Arm({"observe": "ablation-no-motion"}),
     "no validation split": Arm({"observe": "ablation-no-validation"}),
     "no progress": Arm({"observe": "ablation-endless"}),
-    "kind of optimizer and steps, too": Arm({"observe": "scale-free,dynamics,ablation-kind"}),
     "all that universal sees, too": Arm({"observe": "scale-free,dynamics,training,horizon,setup,untrained"}),
     "factor 2": Arm({"control": "scale"}),
     "factor 1000": Arm({"control": "scale1000"}),
     "sets rates": Arm({"control": "set"}),
-    "sets the momentum, too": Arm({"control": "scale10,momentum"}),
-    "sets the weight decay, too": Arm({"control": "scale10,weight_decay"}),
     "begins at 0.003": Arm(trained=partial(on_changed, partial(begun_at, OWN_RATE)), first_rate=OWN_RATE),
     "reward at the end alone": Arm({"reward": "ablation-fall-at-end"}, partial(by_ppo_with, SPREAD)),
     "reward of all losses": Arm({"reward": "ablation-all-losses"}),
-    "gamma 0.99": Arm({"gamma": 0.99}),
     "LSTM": Arm({"lstm": True}),
     "weights of layers scaled": Arm(trained=partial(on_changed, augmented)),
     "clone of universal": Arm(trained=clone),
