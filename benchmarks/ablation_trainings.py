@@ -40,6 +40,7 @@ S = TypeVar("S", PPOSettings, UniversalSettings)
 Between = tuple[EpisodeState, Tensor]
 """Trainees, and what is observed of them, between two decisions."""
 Change = Callable[[Task, Chance], Task | None]
+"""(a drawn task, its chance) -> what takes its place; None to pass it over."""
 
 ITERATIONS = 32
 """Of trainings with PPO, of so many decisions each as the settings say: about 3,000 runs, some minutes of one core."""
@@ -223,7 +224,7 @@ class Demonstrations:
         observations: (m, observation), of all decisions of all runs.
         actions: (m, action).
         returns: (m,), the sums of rewards from each decision on.
-        collected: (m,), and until then.
+        collected: (m,), the sums of rewards up to each decision, its own included.
     """
 
     observations: Array

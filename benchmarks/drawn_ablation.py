@@ -1,4 +1,7 @@
-"""What of a PPO controller's design matters on drawn tasks: each arm differs from a base in one thing.
+"""What of a PPO controller's design matters on drawn tasks: each arm differs from a base in one thing, if it can.
+
+The arm that is paid at the end alone has rewards divided by a fixed number, too, since that of returns so far would be
+another; those for one kind of optimizer have other tasks; evolution strategies have four times the runs.
 
 A policy is trained on drawn tasks of its own for some minutes and run, deterministically, on drawn tasks for choosing
 designs, from first rates of 1e-5, 1e-3 and 1e-1. The score is the logarithm of the last validation loss relative to
@@ -28,8 +31,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ablation_trainings import (
+    CLONE_LR,
     ITERATIONS,
+    LEAST_LOG_STD,
+    PASSES,
+    SHOWN,
+    SHOWN_RUNS,
     UPDATES,
+    WEIGHT_FACTORS,
     augmented,
     begun_at,
     by_evolution,
@@ -46,6 +55,7 @@ from drawn_rows import digest_of
 from lrenv.agents.outer.validation import fall_of
 from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.benchmark.evaluation import Result, evaluate
+from lrenv.controllers import controller_file
 from lrenv.controllers.agent import Agent
 from lrenv.envs.observations import DYNAMICS, MOTION, SCALE_FREE, Signal, register_observation
 from lrenv.envs.rewards import improvement, log_val_loss, register_reward
@@ -84,7 +94,10 @@ def fall_at_end(d: Dynamics, diverged: Tensor) -> Tensor:
 
 
 def all_losses(d: Dynamics, diverged: Tensor) -> Tensor:
-    """The negative logarithm of the validation loss at each decision, relative to that of the untrained network."""
+    """The negative logarithm of the validation loss at each decision, relative to that of the untrained network.
+
+    That must be positive and finite, as it is on drawn tasks.
+    """
     start = d.initial_val_loss.log()
     left = ((d.budget - d.inner_step) / d.interval).ceil() + 1
     return log_val_loss(d, diverged) + torch.where(diverged, start * left, start)
@@ -137,6 +150,8 @@ class Arm:
 CHOICE = 30
 """From so many drawn tasks one is taken that has the optimizer that is wanted, which three of ten have or more."""
 ADAMS, SGD = ("adam", "adamw"), ("momentum",)
+NUMBERS = (ITERATIONS, UPDATES, WEIGHT_FACTORS, SHOWN, SHOWN_RUNS, PASSES, CLONE_LR, LEAST_LOG_STD)
+"""Those that the trainings have for themselves."""
 SPREAD = 1.7
 """About the standard deviation of returns so far, by which the base's rewards end up being divided."""
 ARMS: dict[str, Arm] = {
@@ -244,19 +259,31 @@ def row_of(name: str, seed: int, tasks: Sequence[Task], score: Callable[[Task], 
 
 
 def design_of(name: str) -> str:
-    """Tells what an agent is from what has the same name in other versions of this file; "" if nothing has it."""
-    if name in ARMS:
-        settings = ARMS[name].settings(0, Path(), name)
-        return digest_of([settings.essence(), ARMS[name].first_rate, ITERATIONS, UPDATES])
-    return digest_of([name, PEAKS]) if name in (*REFERENCES, TUNED) else ""
+    """Tells an agent from others that had its name, by its settings, its training and the numbers of both files."""
+    if name not in ARMS:
+        return digest_of([name, PEAKS])
+    arm = ARMS[name]
+    settings = arm.settings(0, Path(), name)
+    signals = [list(OBSERVATIONS.get(observed, ())) for observed in settings.observe.split(",")]
+    return digest_of([settings.essence(), signals, described(arm.trained), arm.first_rate, arm.optimizers, NUMBERS])
+
+
+def described(function: Any) -> Any:
+    """A function by its name, with what is given to it, as JSON values."""
+    if isinstance(function, partial):
+        return [described(part) for part in (function.func, *function.args, *function.keywords.values())]
+    return function.__name__ if callable(function) else function
 
 
 def trained_row(name: str, seed: int, tasks: Sequence[Task], runs: Path) -> Row:
     """Trains an arm with a seed, and tells what came of it."""
     arm = ARMS[name]
-    agent = arm.trained(arm.settings(seed, runs / design_of(name), name))
+    settings = arm.settings(seed, runs / design_of(name), name)
+    agent = arm.trained(settings)
     row = row_of(name, seed, tasks, lambda task: falls(agent, task, arm.first_rate))
-    return row | {"changes": {key: str(value) for key, value in arm.changes.items()}}
+    trained = settings.out / "controller.safetensors"
+    runs_of = controller_file.read_metadata(trained)["runs"]["training"] if trained.exists() else 0
+    return row | {"changes": {key: str(value) for key, value in arm.changes.items()}, "runs": runs_of}
 
 
 def told(rows: list[Row]) -> str:
@@ -269,7 +296,7 @@ def told(rows: list[Row]) -> str:
     scores = {name: np.array([row["log_loss"] for row in own]) for name, own in by_name.items()}  # (seeds, tasks, 3)
     adam = np.array([name in ADAMS for name in rows[0]["optimizers"]])
     base = scores[BASE].mean(0)
-    heads = ["from 1e-5", "from 1e-3", "from 1e-1", "all", "Adam", "SGD", "diverged"]
+    heads = ["from 1e-5", "from 1e-3", "from 1e-1", "all", "median", "Adam", "SGD", "diverged"]
     lines = [f"| agent | seeds | {' | '.join(heads)} |", f"|---|---:|{'---:|' * len(heads)}"]
     for name, own in scores.items():
         more, kinds = own.mean(0) - base, ARMS[name].optimizers if name in ARMS else ()
@@ -277,10 +304,12 @@ def told(rows: list[Row]) -> str:
         if name == BASE:
             parts = [*base.T, base, base[adam], base[~adam]]
             cells = [f"{part.mean():.3f}" if part.size else "" for part in parts]
+            cells.insert(4, "")
         else:
             parts = [*more.T, more.mean(1), more[adam].mean(1), more[~adam].mean(1)]
             shown = [not kinds] * 4 + [kinds in ((), ADAMS), kinds in ((), SGD)]
             cells = [difference(x) if show else "" for x, show in zip(parts, shown, strict=True)]
+            cells.insert(4, f"{np.median(more.mean(1)):+.3f}" if not kinds else "")
         died = np.array([row["diverged"] for row in by_name[name]]).mean(0)[here]
         lines.append(f"| {name} | {len(own)} | {' | '.join(cells)} | {died.mean() / (base.shape[1] * SEEDS):.1%} |")
     if len(scores[BASE]) > 1:

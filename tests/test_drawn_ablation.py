@@ -189,7 +189,7 @@ def test_a_command_that_is_repeated_trains_nothing_again(
         name: replace(ablation.ARMS[name], changes=ablation.ARMS[name].changes | own) for name in ("base", "factor 2")
     }
     monkeypatch.setattr(ablation, "ARMS", arms)
-    monkeypatch.setattr(ablation, "ITERATIONS", 1)
+    monkeypatch.setattr(script("ablation_trainings"), "ITERATIONS", 1)
     names = ("universal", ablation.TUNED, *arms)
     given = ablation.Settings(names, tasks=2, runs=tmp_path / "runs", out=tmp_path / "rows.jsonl")
     ablation.main(given)
@@ -198,6 +198,7 @@ def test_a_command_that_is_repeated_trains_nothing_again(
     ablation.main(given)
     assert given.out.read_text() == first
     assert capsys.readouterr().out in table
+    assert [json.loads(line).get("runs") for line in first.splitlines()] == [None, None, 8, 8]
     arms["factor 2"] = replace(arms["factor 2"], changes=arms["factor 2"].changes | {"control": "scale3"})
     ablation.main(replace(given, agents=("factor 2",)))
     changed = given.out.read_text().splitlines()
