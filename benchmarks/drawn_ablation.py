@@ -195,6 +195,10 @@ class Settings:
     """The folder of the trainings."""
     out: Path = Path("benchmarks/results/drawn_ablation.jsonl")
     """The file of what was found."""
+    against: str = BASE
+    """Relative to whom it is told."""
+    without: tuple[int, ...] = ()
+    """The places of tasks that the table leaves out, to see what they make of it."""
 
 
 class FromEachRate(LearningRateVectorEnv):
@@ -286,22 +290,23 @@ def trained_row(name: str, seed: int, tasks: Sequence[Task], runs: Path) -> Row:
     return row | {"changes": {key: str(value) for key, value in arm.changes.items()}, "runs": runs_of}
 
 
-def told(rows: list[Row]) -> str:
-    """The table: what each agent has more than the base, and the base itself."""
+def told(rows: list[Row], against: str = BASE, without: Sequence[int] = ()) -> str:
+    """The table: what each agent has more than another one, and that one itself; for the arguments see `Settings`."""
     by_name: dict[str, list[Row]] = {}
     for row in rows:
         by_name.setdefault(row["arm"], []).append(row)
-    if BASE not in by_name:
-        return f"there is no {BASE} yet to compare with: train it, too"
-    scores = {name: np.array([row["log_loss"] for row in own]) for name, own in by_name.items()}  # (seeds, tasks, 3)
-    adam = np.array([name in ADAMS for name in rows[0]["optimizers"]])
-    base = scores[BASE].mean(0)
+    if against not in by_name:
+        return f"there is nothing of {against} yet to compare with: run it, too"
+    kept = np.array([place not in without for place in range(rows[0]["tasks"])])
+    scores = {name: np.array([row["log_loss"] for row in own])[:, kept] for name, own in by_name.items()}
+    adam = np.array([name in ADAMS for name in rows[0]["optimizers"]])[kept]
+    base = scores[against].mean(0)
     heads = ["from 1e-5", "from 1e-3", "from 1e-1", "all", "median", "Adam", "SGD", "diverged"]
     lines = [f"| agent | seeds | {' | '.join(heads)} |", f"|---|---:|{'---:|' * len(heads)}"]
     for name, own in scores.items():
         more, kinds = own.mean(0) - base, ARMS[name].optimizers if name in ARMS else ()
         here = adam if kinds == ADAMS else ~adam if kinds == SGD else np.ones_like(adam)
-        if name == BASE:
+        if name == against:
             parts = [*base.T, base, base[adam], base[~adam]]
             cells = [f"{part.mean():.3f}" if part.size else "" for part in parts]
             cells.insert(4, "")
@@ -310,11 +315,11 @@ def told(rows: list[Row]) -> str:
             shown = [not kinds] * 4 + [kinds in ((), ADAMS), kinds in ((), SGD)]
             cells = [difference(x) if show else "" for x, show in zip(parts, shown, strict=True)]
             cells.insert(4, f"{np.median(more.mean(1)):+.3f}" if not kinds else "")
-        died = np.array([row["diverged"] for row in by_name[name]]).mean(0)[here]
+        died = np.array([row["diverged"] for row in by_name[name]]).mean(0)[kept][here]
         lines.append(f"| {name} | {len(own)} | {' | '.join(cells)} | {died.mean() / (base.shape[1] * SEEDS):.1%} |")
-    if len(scores[BASE]) > 1:
-        spread = scores[BASE].mean((1, 2)).std(ddof=1)
-        lines.append(f"\nThe standard deviation of the base over its {len(scores[BASE])} seeds is {spread:.3f}.")
+    if len(scores[against]) > 1:
+        spread = scores[against].mean((1, 2)).std(ddof=1)
+        lines.append(f"\nThe standard deviation of {against} over its {len(scores[against])} seeds is {spread:.3f}.")
     return "\n".join(lines)
 
 
@@ -354,7 +359,7 @@ def main(settings: Settings) -> None:
             else:
                 row = row_of(name, 0, tasks, tuned if name == TUNED else partial(falls, name, first_rate=OWN_RATE))
             append_line(settings.out, json.dumps(row))
-    print(told(list(rows().values())))
+    print(told(list(rows().values()), settings.against, settings.without))
 
 
 if __name__ == "__main__":

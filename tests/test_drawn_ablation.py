@@ -207,3 +207,20 @@ def test_a_command_that_is_repeated_trains_nothing_again(
     assert table.count("| factor 2 |") == 1
     with pytest.raises(SystemExit, match="no factor 3"):
         ablation.main(replace(given, agents=("factor 3",)))
+
+
+def test_a_table_tells_differences_to_whom_it_is_asked_for_and_leaves_tasks_out(script: Callable[[str], Any]) -> None:
+    ablation = script("drawn_ablation")
+    shared = {"seed": 0, "tasks": 4, "optimizers": ["adam", "adam", "momentum", "momentum"]}
+
+    def row(arm: str, losses: list[float], diverged: list[int]) -> dict[str, Any]:
+        return shared | {"arm": arm, "log_loss": [[x] * 3 for x in losses], "diverged": diverged}
+
+    rows = [row("base", [-1, -2, -1, 0], [0] * 4), row("factor 2", [-2, -2, -1, 1], [0, 0, 0, 3])]
+    cells = {line.split(" | ")[0][2:]: line.split(" | ")[5:] for line in ablation.told(rows).splitlines()[2:]}
+    assert cells["base"] == ["-1.000", "", "-1.500", "-0.500", "0.0% |"]
+    assert cells["factor 2"] == ["+0.000 (0.408)", "+0.000", "-0.500 (0.500)", "+0.500 (0.500)", "12.5% |"]
+    without = ablation.told(rows, "factor 2", (3,)).splitlines()[2:]
+    assert "| base | 1 | +0.333 (0.333) | +0.333 (0.333) | +0.333 (0.333) | +0.333 (0.333) | +0.000 |" in without[0]
+    assert without[1].startswith("| factor 2 | 1 | -1.667 |")
+    assert without[1].endswith("| 0.0% |")
