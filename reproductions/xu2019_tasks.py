@@ -146,7 +146,7 @@ SCALES = {
             "resnet": Version(size=10, width=4, batch_size=100, budget=200, interval=2, val_examples=500),
         },
         episodes={"cnn": 1000, "resnet": 256}, at_once={"cnn": 2, "resnet": 4},
-        methods=("ours-mlp", "step", "linear", "cosine", "paper-mlp"), starts=(1e-3,),
+        methods=("ours-mlp", "step", "linear", "cosine", "paper-mlp", "ours-lstm"), starts=(1e-3,),
     ),
     "gpu": Scale(
         IMAGES, ("cnn", "resnet"),
