@@ -75,7 +75,7 @@ class Settings(flow.Settings):
     out: Path = Path("runs/xu2019")
     """Where results go."""
     networks: tuple[str, ...] = field(default_factory=tuple)
-    """Only these; cnn-caffe and cnn-tensorflow are other LeNets."""
+    """Only these; other LeNets, cnn-caffe and cnn-tensorflow, are run only where they are named."""
     data: tuple[str, ...] = field(default_factory=tuple)
     """Only rows of these data sets."""
     methods: tuple[str, ...] = field(default_factory=tuple)
@@ -95,25 +95,6 @@ def folder(out: Path, piece: Piece) -> Path:
     return out / "trainings" / f"{piece.source}-{piece.network}-{piece.method}"
 
 
-PEAKS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
-GRIDS: dict[str, dict[str, Sequence[float]]] = {
-    "step": {
-        "peak": (0.1, 0.01, 0.001, 0.0001),
-        "discount_step": (10, 20, 50, 100),
-        "discount_factor": (0.99, 0.9, 0.88),
-    },
-    "linear": {"peak": PEAKS, "warmup": (0, 30)},
-    "cosine": {"peak": PEAKS, "warmup": (0, 30)},
-}
-"""Of step decay, the paper's 48 (section 3.2); of the others, those that the committed results were tuned over."""
-
-
-def grid(method: str) -> list[dict[str, float]]:
-    """The combinations that a schedule is tuned over."""
-    values = GRIDS[method]
-    return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
-
-
 def part_of(things: Sequence[Any], piece: Piece, scale: Scale) -> Sequence[Any]:
     """The piece's part of the things that it runs; what runs together doesn't depend on what is there already."""
     return list(cut(things, scale.like(piece.network, scale.at_once)))[piece.part]
@@ -121,7 +102,7 @@ def part_of(things: Sequence[Any], piece: Piece, scale: Scale) -> Sequence[Any]:
 
 def tuned(piece: Piece, scale: Scale, device: str | None) -> Result:
     """Runs of some of a schedule's combinations, all on one tuning seed."""
-    combinations = part_of(grid(piece.method), piece, scale)
+    combinations = part_of(scale.grid(piece.network, piece.method), piece, scale)
     arrays = {name: [combination[name] for combination in combinations] for name in combinations[0]}
     task = task_of(piece.data, piece.network, scale.like(piece.network, scale.reported))
     agent = agent_factory(piece.method)(**arrays)
@@ -135,7 +116,7 @@ def tuned(piece: Piece, scale: Scale, device: str | None) -> Result:
     }  # fmt: skip
 
 
-def agent_of(piece: Piece, lines: Lines, out: Path) -> Agent | None:
+def agent_of(piece: Piece, scale: Scale, lines: Lines, out: Path) -> Agent | None:
     """Who controls the runs of a reported piece; None if it isn't tuned or trained yet.
 
     Raises:
@@ -143,7 +124,7 @@ def agent_of(piece: Piece, lines: Lines, out: Path) -> Agent | None:
     """
     if piece.method in SCHEDULES:
         chosen = best(lines, piece.source, piece.network, piece.method)
-        complete = chosen is not None and chosen.tried == len(grid(piece.method))
+        complete = chosen is not None and chosen.tried == len(scale.grid(piece.network, piece.method))
         return agent_factory(piece.method)(**chosen.settings) if chosen is not None and complete else None
     found = lines.where(stage="train", data=piece.source, network=piece.network, method=piece.method)
     if not found:
@@ -188,7 +169,8 @@ def pieces(scale: Scale, data: Sequence[str | None], networks: Sequence[str]) ->
 
         for row, method in itertools.product((name for name in data if name), scale.methods):
             if method in SCHEDULES:
-                yield from (Piece("tune", row, network, method, row, part=part) for part in parts(len(grid(method))))
+                combinations = scale.grid(network, method)
+                yield from (Piece("tune", row, network, method, row, part=p) for p in parts(len(combinations)))
             else:
                 yield Piece("train", row, network, method, row)
             yield from report_pieces(row, method, row)
@@ -236,7 +218,7 @@ class Xu2019(Reproduction[Settings, Piece]):
             return [tuned(piece, self.scale, self.settings.device)]
         if piece.stage == "train":
             return [self.trained(piece)]
-        agent = agent_of(piece, self.lines, self.out)
+        agent = agent_of(piece, self.scale, self.lines, self.out)
         return None if agent is None else [reported(piece, agent, self.scale, self.settings.device)]
 
     def report(self) -> Report:
@@ -282,7 +264,7 @@ class Xu2019(Reproduction[Settings, Piece]):
         if piece.stage != "report" or not self.made(piece):
             return True
         (before,) = self.lines.where(**asdict(piece))
-        agent = agent_of(piece, self.lines, self.out)
+        agent = agent_of(piece, self.scale, self.lines, self.out)
         if agent is None:
             raise ValueError(f"{told(piece)} is there, but the lines of what it was tuned or trained by are not")
         now = json.loads(to_json(reported(piece, agent, self.scale, self.settings.device)))

@@ -16,7 +16,7 @@ from xu2019_tasks import Version
 
 Array = NDArray[np.float64]
 
-SCHEDULES = {"step": "step decay, best of 48", "linear": "linear decay, best of 14", "cosine": "cosine, best of 14"}
+SCHEDULES = {"step": "step decay", "linear": "linear decay", "cosine": "cosine"}
 ACTORS = {"mlp": "perceptron", "lstm": "LSTM"}
 SETTINGS = {"paper": "The paper's setting", "ours": "Our setting"}
 NAMES = {"fashion-mnist": "Fa. MNIST", "cifar10": "CIFAR10", "cifar10-jpeg": "CIFAR10"}
@@ -82,6 +82,8 @@ class Cell(NamedTuple):
     curves: dict[str, Array]
     """Name -> (seeds, decisions + 1); NaN behind a divergence."""
     version: Version
+    tried: int = 0
+    """Combinations that a schedule is the best of."""
 
     @property
     def row(self) -> str:
@@ -92,9 +94,14 @@ class Cell(NamedTuple):
     def title(self) -> str:
         """The method."""
         if self.method in SCHEDULES:
-            return SCHEDULES[self.method]
+            return titled(self.method, self.tried)
         setting, actor = self.method.split("-")
         return f"PPO ({setting}), {ACTORS[actor]}, from {self.start:g}"
+
+
+def titled(schedule: str, tried: int) -> str:
+    """A schedule in tables."""
+    return SCHEDULES[schedule] + (f", best of {tried}" if tried else "")
 
 
 def best(lines: Lines, data: str, network: str, schedule: str) -> Chosen | None:
@@ -124,7 +131,9 @@ def cells(lines: Lines) -> list[Cell]:
             for name in ("val_loss", "lr")
         }
         seeds = [seed for line in own for seed in line["seeds"]]
-        found.append(Cell(data, network, method, source, start, seeds, numbers, curves, Version(*own[0]["version"])))
+        version, chosen = Version(*own[0]["version"]), best(lines, source, network, method)
+        tried = chosen.tried if chosen else 0
+        found.append(Cell(data, network, method, source, start, seeds, numbers, curves, version, tried))
     return found
 
 
@@ -220,6 +229,17 @@ def courses(found: list[Cell], setting: str) -> Iterator[Claim]:
         )
 
 
+def baselines(found: Sequence[Cell]) -> Iterator[Claim]:
+    """How near step decay comes to the paper's, whose CNN is not given: on every plausible one."""
+    for cell in found:
+        for metric, name in METRICS.items():
+            table = TABLE1 if cell.source == cell.data else TABLE2
+            told = table.get((NAMES.get(cell.data, ""), cell.network.partition("-")[0], metric))
+            if cell.method == "step" and cell.version == Version() and told:
+                runs = f"{spread(cell.numbers[metric])}, {len(cell.seeds)} runs"
+                yield Claim(f"baseline, {cell.row}", f"{cell.row}: {name} of {cell.title}", told.baseline, runs, "")
+
+
 def levels(lines: Lines, found: list[Cell]) -> Iterator[tuple[str, ...]]:
     """Every method on every row: what it reached, what it was set to."""
     for cell in found:
@@ -240,7 +260,8 @@ def costs(lines: Lines) -> Iterator[tuple[str, ...]]:
         if method in SCHEDULES:
             chosen = best(lines, data, network, method)
             assert chosen is not None
-            yield f"{data} {network}", SCHEDULES[method], "", f"{chosen.tried}", f"{chosen.seconds:.0f}", "as reported"
+            numbers = ("", f"{chosen.tried}", f"{chosen.seconds:.0f}")
+            yield f"{data} {network}", titled(method, chosen.tried), *numbers, "as reported"
         else:
             (line,) = lines.where(stage="train", data=data, network=network, method=method)
             told = Version(*line["version"]).told(network)
@@ -265,6 +286,7 @@ def report(lines: Lines, others: Lines | None = None) -> Report:
     text += "\n## Costs\n\nRuns of tuning, and of training with its evaluations.\n\n"
     text += markdown(("row", "method", "episodes", "runs", "seconds", "on"), costs(lines))
     rows = [row for setting in SETTINGS for row in (*claims(found, setting, beside), *courses(found, setting))]
+    rows += baselines(found)
     return Report(rows, text, figures(found))
 
 
@@ -282,18 +304,18 @@ def draw(found: list[Cell], curve: str, label: str) -> Figure:
     """A curve of all methods: a column per row of the tables, panels per setting."""
     own = [cell for cell in found if cell.source == cell.data]
     rows = list(dict.fromkeys(cell.row for cell in own))
-    # A method has the same colour in all panels of a setting, and a schedule in all panels.
+    # A controller has the same colour in all panels of its setting, and a schedule in all panels.
     controllers = {s: sorted({cell.title for cell in own if cell.method.startswith(f"{s}-")}) for s in SETTINGS}
-    titles = {setting: [*SCHEDULES.values(), *controllers[setting]] for setting in SETTINGS}
     figure, axes = panels(len(SETTINGS), len(rows), dpi=80)
     for line, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
+        names = [*SCHEDULES, *controllers[setting]]
         for ax, row in zip(line, rows, strict=True):
-            shown = [c for c in own if c.row == row and c.title in titles[setting]]
+            shown = [c for c in own if c.row == row and (c.method in SCHEDULES or c.title in controllers[setting])]
             if not shown:
                 ax.set_visible(False)
                 continue
             for cell in shown:
-                colour = COLOURS[titles[setting].index(cell.title) % len(COLOURS)]
+                colour = COLOURS[names.index(cell.method if cell.method in SCHEDULES else cell.title) % len(COLOURS)]
                 # A schedule has no rate before its first interval.
                 first = int(curve == "lr" and cell.method in SCHEDULES)
                 values = np.log(cell.curves[curve])[:, first:]

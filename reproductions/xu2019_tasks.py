@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -97,6 +98,24 @@ be asked for. Its ResNet follows He et al. and has 18 layers; which ones is not 
 the stem for small images. `tiny` is for 8x8 digits."""
 
 
+PEAKS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+Grid = dict[str, tuple[float, ...]]
+"""Argument of a schedule -> values."""
+GRIDS: dict[str, Grid] = {
+    "step": {
+        "peak": (0.1, 0.01, 0.001, 0.0001),
+        "discount_step": (10, 20, 50, 100),
+        "discount_factor": (0.99, 0.9, 0.88),
+    },
+    "linear": {"peak": PEAKS, "warmup": (0, 30)},
+    "cosine": {"peak": PEAKS, "warmup": (0, 30)},
+}
+"""Of step decay, the paper's 48 (section 3.2); of the others, those that the committed results were tuned over."""
+OTHER_LENET: dict[str, Grid] = {"step": {"peak": (0.01, 0.001), "discount_step": (50,), "discount_factor": (0.9,)}}
+"""What a CPU has time for where other LeNets are asked for: the decay that is best for LeNet-5 on Fashion-MNIST, from
+two of the paper's rates."""
+
+
 class Scale(NamedTuple):
     """What is run; data and networks in the order in which it is."""
 
@@ -119,10 +138,17 @@ class Scale(NamedTuple):
     evaluations: int = 8
     """Times that a controller is evaluated on held-out seeds while it is trained, about; the best is kept."""
     eval_seeds: int = 8
+    fewer: dict[str, dict[str, Grid]] = {}
+    """Network -> schedule -> what it is tuned over, where that is less than in `GRIDS`."""
 
     def like(self, network: str, table: dict[str, Any]) -> Any:
         """The entry of a network, or of the one that it is a variant of."""
         return table.get(network, table.get(network.partition("-")[0]))
+
+    def grid(self, network: str, schedule: str) -> list[dict[str, float]]:
+        """The combinations that a schedule is tuned over."""
+        values = self.fewer.get(network, {}).get(schedule) or GRIDS[schedule]
+        return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
 
 
 IMAGES = (("fashion-mnist",), ("cifar10", "cifar10-jpeg"))
@@ -145,8 +171,10 @@ SCALES = {
             "cnn": Version(size=20, batch_size=250, budget=300, interval=3, val_examples=1000),
             "resnet": Version(size=10, width=4, batch_size=100, budget=200, interval=2, val_examples=500),
         },
-        episodes={"cnn": 1000, "resnet": 256}, at_once={"cnn": 2, "resnet": 4},
+        episodes={"cnn": 1000, "resnet": 256},
+        at_once={"cnn": 2, "cnn-caffe": 1, "cnn-tensorflow": 1, "resnet": 4},
         methods=("ours-mlp", "step", "linear", "cosine", "paper-mlp", "ours-lstm"), starts=(1e-3,),
+        fewer={"cnn-caffe": OTHER_LENET, "cnn-tensorflow": OTHER_LENET},
     ),
     "gpu": Scale(
         IMAGES, ("cnn", "resnet"),

@@ -23,8 +23,8 @@ from lrenv.agents.schedules.agent import linear
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.controllers.controller_file import read_metadata
 from lrenv.data import load
-from xu2019 import Piece, Settings, Xu2019, grid, pieces, tuned
-from xu2019_report import TABLE1, Cell, best, cells, claims, contest, courses, report, shape
+from xu2019 import Piece, Settings, Xu2019, pieces, tuned
+from xu2019_report import TABLE1, Cell, baselines, best, cells, claims, contest, courses, report, shape
 from xu2019_tasks import NETWORKS, SCALES, Version, available, base, resized, task_of
 from xu2019_training import SETTINGS, Carried
 
@@ -187,7 +187,10 @@ def test_a_missing_data_set_leaves_the_other_rows(tmp_path: Path, monkeypatch: p
 
 
 def test_the_grids_and_settings_are_the_papers() -> None:
-    assert [len(grid(method)) for method in ("step", "linear", "cosine")] == [48, 14, 14]
+    assert [len(SCALES["gpu"].grid("cnn", schedule)) for schedule in ("step", "linear", "cosine")] == [48, 14, 14]
+    fewer = SCALES["cpu"].grid("cnn-caffe", "step")
+    assert len(fewer) == 2
+    assert all(combination in SCALES["cpu"].grid("cnn", "step") for combination in fewer)
     task = task_of("digits", "cnn", Version())
     assert (task.batch_size, task.budget, task.interval, task.optimizer) == (1000, 1000, 10, "adam")
     assert task.initial_lr == (1e-2, 1e-3, 1e-4)
@@ -243,7 +246,7 @@ def test_a_run_that_died_is_not_chosen(tmp_path: Path, monkeypatch: pytest.Monke
     lines.add(asdict(piece) | tuned(piece, SCALES["smoke"], "cpu"))
     found = best(lines, "digits", "tiny", "linear")
     assert found is not None
-    assert (found.settings, found.val_loss, found.tried) == (grid("linear")[3], 3.0, 14)
+    assert (found.settings, found.val_loss, found.tried) == (SCALES["smoke"].grid("tiny", "linear")[3], 3.0, 14)
     assert seen == [[10_000] * 14], "the paper's one tuning seed, none of the report"
 
 
@@ -295,6 +298,24 @@ def test_settings_are_never_mixed_and_published_numbers_stand_beside_whole_rows(
     assert not list(claims([step._replace(source="cifar10-jpeg"), ours], "ours")), "own and carried are not rivals"
 
 
+def test_baselines_stand_beside_the_papers_where_they_are_whole() -> None:
+    losses = [0.28, 0.3]
+    other = cell("step", losses, network="cnn-caffe", data="cifar10-jpeg", source="cifar10-jpeg")._replace(tried=2)
+    carried = cell("step", losses, source="cifar10-jpeg")
+    reduced, linear_decay = cell("step", losses)._replace(version=Version(size=14)), cell("linear", losses)
+    rows = list(baselines([other, carried, reduced, linear_decay]))
+    assert [row.claim for row in rows] == [
+        "cifar10-jpeg cnn-caffe: test loss of step decay, best of 2",
+        "cifar10-jpeg cnn-caffe: test accuracy of step decay, best of 2",
+        "fashion-mnist cnn, from cifar10-jpeg: test loss of step decay",
+        "fashion-mnist cnn, from cifar10-jpeg: test accuracy of step decay",
+    ]
+    assert [row.published for row in rows] == [
+        "0.9539 (0.0140)", "0.6759 (0.0048)", "0.2730 (0.0031)", "0.9021 (0.0013)",
+    ]  # fmt: skip
+    assert rows[0].ours == "0.2900 (0.0141), 2 runs"
+
+
 def test_shapes_of_schedules() -> None:
     assert shape(np.array([1.0, 2.0, 0.5])) == "warms up, then decays"
     assert shape(np.array([1.0, 4.0, 1.5])) == "warms up, then decays"
@@ -333,11 +354,11 @@ def test_tables_of_fixed_results(tmp_path: Path) -> None:
     told = report(lines)
     text = told.text
     level = " | ".join(["0.3500 (0.1291)"] * 3)
-    assert f"| fashion-mnist cnn | linear decay, best of 14 | peak 0.01, warmup 0 | {level} | 4 | 0 | whole |" in text
-    assert "| fashion-mnist cnn | linear decay, best of 14 |  | 3 | 2 | as reported |" in text
+    assert f"| fashion-mnist cnn | linear decay, best of 3 | peak 0.01, warmup 0 | {level} | 4 | 0 | whole |" in text
+    assert "| fashion-mnist cnn | linear decay, best of 3 |  | 3 | 2 | as reported |" in text
     on = "images of 20x20 pixels, batches of 100, 100 steps, an action every 1 steps, 50 validation images"
     assert f"| fashion-mnist cnn | PPO (ours-mlp) | 8 | 12 | 2 | {on} |" in text
-    (loss,) = (row for row in told.claims if row.claim.endswith("test loss better than linear decay, best of 14"))
+    (loss,) = (row for row in told.claims if row.claim.endswith("test loss better than linear decay, best of 3"))
     assert loss.ours.startswith("0.3500 (0.1291) → 0.1050 (0.0058); p = 0.0")
     assert all("PPO (ours)" in row.claim for row in told.claims)
 
