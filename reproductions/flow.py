@@ -271,11 +271,15 @@ class Reproduction(ABC, Generic[Chosen, Name]):
         origin = markdown(("commit", "date", "machine"), dict.fromkeys(rows))
         if not self.lines.complete:
             origin += "\nWhere no machine is recorded, commit and date are those of `runs.jsonl`, by git.\n"
-        command = f"`python reproductions/{Path(inspect.getfile(type(self))).name} --scale {self.settings.scale}`"
+        command = f"`python reproductions/{Path(inspect.getfile(type(self))).name} {self.arguments()}`"
         return (
             f"# {self.title} ({self.paper})\n\nMade by {command}, `runs.jsonl` holds the runs.\n\n{origin}\n"
             f"## Claims\n\n{markdown(COLUMNS, found.claims)}{found.text}"
         )
+
+    def arguments(self) -> str:
+        """What the page is drawn with."""
+        return f"--scale {self.settings.scale}"
 
     def controller_of(self, kind: Callable[[Outer], Training[Outer]], settings: Outer) -> Path:
         """The file of the best agent of a training, which goes on if it was interrupted.

@@ -5,7 +5,8 @@
 Rows are a data set (Fashion-MNIST, CIFAR-10) and a network (a CNN like LeNet, a ResNet of 18 layers), trained by Adam
 in batches of 1,000 for 1,000 steps. On each, the best of 48 step decays (section 3.2; by validation loss, on one tuning
 seed) and linear and cosine decay, each the best of 14, stand against controllers trained with PPO, with a perceptron or
-an LSTM as actor (tables 1 and 2, figures 1 and 2). Controllers are trained in two settings, which are never mixed:
+an LSTM as actor (tables 1 and 2, figures 1 and 2). Two other LeNets can be asked for, to see how much is due to the
+network, which the paper doesn't give. Controllers are trained in two settings, which are never mixed:
 
 - `paper`: the paper's observation and reward (the validation loss of every decision), with few episodes an update.
 - `ours`: observations on a log scale, the fall of the log loss as reward, no discount, 16 episodes an update. It was
@@ -13,7 +14,8 @@ an LSTM as actor (tables 1 and 2, figures 1 and 2). Controllers are trained in t
 
 The paper leaves open PPO's discount (0.99 here), clipping (0.2), epochs (10) and minibatches (400 decisions), the range
 of the scaling factor (1/2 to 2), which of its episodes' controllers is reported (here, the best on held-out seeds), and
-from which of the three first rates (here, from each, in rows of their own). For its networks see `xu2019_tasks`.
+from which of the three first rates (here, from each, in rows of their own; at `cpu` from 1e-3). For its networks see
+`xu2019_tasks`.
 
 Work is cut into pieces: a few runs, or a training, whose checkpoint is in `trainings` until it ends. Each is a line of
 `runs.jsonl`. Data that are missing are told, and their rows skipped.
@@ -41,10 +43,12 @@ from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.benchmark.selection import selection_losses
 from lrenv.controllers.agent import agent_factory
+from lrenv.controllers.controller_file import read_metadata
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.json_values import to_json
 from lrenv.runtime.memory import choose_device
-from xu2019_report import SCHEDULES, best, report
+from xu2019_cells import SCHEDULES, best
+from xu2019_report import report
 from xu2019_tasks import NETWORKS, SCALES, Scale, available, task_of
 from xu2019_training import SETTINGS, Carried, Timed, digest, runs_spent
 
@@ -71,7 +75,7 @@ class Settings(flow.Settings):
     """What to run."""
 
     scale: Literal["smoke", "cpu", "gpu", "paper"] = "cpu"
-    """How much: smoke for seconds, cpu for half a day on two cores, gpu for hours on an H100, paper for days on one."""
+    """How much: smoke for seconds, cpu for 36 hours of a core, gpu for hours on an H100, paper for days on one."""
     out: Path = Path("runs/xu2019")
     """Where results go."""
     networks: tuple[str, ...] = field(default_factory=tuple)
@@ -88,6 +92,9 @@ class Settings(flow.Settings):
     """Make the reported runs once more and compare them with the lines."""
     device: str | None = None
     """Where trainees live; CUDA where there is any by default."""
+
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def folder(out: Path, piece: Piece) -> Path:
@@ -124,8 +131,9 @@ def agent_of(piece: Piece, scale: Scale, lines: Lines, out: Path) -> Agent | Non
     """
     if piece.method in SCHEDULES:
         chosen = best(lines, piece.source, piece.network, piece.method)
-        complete = chosen is not None and chosen.tried == len(scale.grid(piece.network, piece.method))
-        return agent_factory(piece.method)(**chosen.settings) if chosen is not None and complete else None
+        if chosen is None or any(wanted not in chosen.tried for wanted in scale.grid(piece.network, piece.method)):
+            return None
+        return agent_factory(piece.method)(**chosen.settings)
     found = lines.where(stage="train", data=piece.source, network=piece.network, method=piece.method)
     if not found:
         return None
@@ -167,7 +175,8 @@ def pieces(scale: Scale, data: Sequence[str | None], networks: Sequence[str]) ->
             for start, part in itertools.product(starts, parts(scale.seeds)):
                 yield Piece("report", row, network, method, source, start, part)
 
-        for row, method in itertools.product((name for name in data if name), scale.methods):
+        methods = scale.methods_of(network)
+        for row, method in itertools.product((name for name in data if name), methods):
             if method in SCHEDULES:
                 combinations = scale.grid(network, method)
                 yield from (Piece("tune", row, network, method, row, part=p) for p in parts(len(combinations)))
@@ -175,7 +184,7 @@ def pieces(scale: Scale, data: Sequence[str | None], networks: Sequence[str]) ->
                 yield Piece("train", row, network, method, row)
             yield from report_pieces(row, method, row)
         if target and source:
-            for method in scale.methods:
+            for method in methods:
                 if method not in ("linear", "cosine"):
                     yield from report_pieces(target, method, source)
 
@@ -192,9 +201,10 @@ class Xu2019(Reproduction[Settings, Piece]):
 
     def __init__(self, settings: Settings) -> None:
         scale = SCALES[settings.scale]
+        networks = settings.networks or scale.networks
         for name, given, known in (
             ("networks", settings.networks, tuple(name for name in NETWORKS if scale.like(name, scale.episodes))),
-            ("methods", settings.methods, scale.methods),
+            ("methods", settings.methods, tuple(dict.fromkeys(sum(map(scale.methods_of, networks), ())))),
             ("data", settings.data, sum(scale.data, ())),
         ):
             if unknown := set(given) - set(known):
@@ -230,15 +240,31 @@ class Xu2019(Reproduction[Settings, Piece]):
         """As every reproduction runs; or again, and compares.
 
         Raises:
-            SystemExit: `again` found another number.
+            SystemExit: `again` found another number, or nothing to make again.
         """
         if not self.settings.again:
             super().run()
-        elif differ := [piece for (piece,) in self.runs() if not self.same_again(piece)]:
-            raise SystemExit(f"{len(differ)} pieces came out otherwise; on one machine and device they should not")
+            return
+        made = [piece for (piece,) in self.runs() if piece.stage == "report" and self.made(piece)]
+        differ = [piece for piece in made if not self.is_same_again(piece)]
+        print(f"{len(made)} of {len(self.lines.where(stage='report'))} lines of reported runs were made again")
+        if differ or not made:
+            raise SystemExit(f"{len(differ)} pieces came out otherwise; on one machine and device none should")
+
+    def arguments(self) -> str:
+        """The scale, and what stands beside."""
+        beside = self.settings.beside
+        if beside is None:
+            return super().arguments()
+        shown = beside.resolve()
+        return f"{super().arguments()} --beside {shown.relative_to(ROOT) if shown.is_relative_to(ROOT) else shown}"
 
     def trained(self, piece: Piece) -> Result:
-        """Trains a controller, or goes on; gives its file and what it took."""
+        """Trains a controller, or goes on; gives its file and what it took.
+
+        Raises:
+            ValueError: there is one that was trained on something else.
+        """
         setting, actor = piece.method.split("-")
         scale, asked = self.scale, self.settings
         version = scale.like(piece.network, scale.trained)
@@ -250,19 +276,19 @@ class Xu2019(Reproduction[Settings, Piece]):
             eval_every=-(-episodes // envs // scale.evaluations), eval_seeds=scale.eval_seeds, **SETTINGS[setting],
         )  # fmt: skip
         file = self.controller_of(Timed, own)
+        if (there := read_metadata(file)["settings"]["task"]) != own.task:
+            raise ValueError(f"{file} was trained on {there}, not on {own.task}; begin another --out")
         # It is for going on alone, and by far the largest file.
         Folder(own.out).checkpoint.unlink(missing_ok=True)
         name = file.relative_to(self.out).as_posix()
         return {"file": name, "sha256": digest(file), "version": list(version), **runs_spent(own.out)}
 
-    def same_again(self, piece: Piece) -> bool:
-        """Whether the reported runs of a piece, made once more, give the same numbers; others are as they are.
+    def is_same_again(self, piece: Piece) -> bool:
+        """Whether the reported runs of a piece, made once more, give the same numbers.
 
         Raises:
             ValueError: what they were tuned or trained by is missing.
         """
-        if piece.stage != "report" or not self.made(piece):
-            return True
         (before,) = self.lines.where(**asdict(piece))
         agent = agent_of(piece, self.scale, self.lines, self.out)
         if agent is None:

@@ -111,9 +111,16 @@ GRIDS: dict[str, Grid] = {
     "cosine": {"peak": PEAKS, "warmup": (0, 30)},
 }
 """Of step decay, the paper's 48 (section 3.2); of the others, those that the committed results were tuned over."""
+
+
+def combinations(grid: Grid) -> list[dict[str, float]]:
+    """All that a schedule is tuned over, in order."""
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
 OTHER_LENET: dict[str, Grid] = {"step": {"peak": (0.01, 0.001), "discount_step": (50,), "discount_factor": (0.9,)}}
-"""What a CPU has time for where other LeNets are asked for: the decay that is best for LeNet-5 on Fashion-MNIST, from
-two of the paper's rates."""
+"""What a CPU has time for where other LeNets are asked for, to see how near step decay comes to the paper's: the course
+that is best for LeNet-5 on Fashion-MNIST, from two of the paper's rates."""
 
 
 class Scale(NamedTuple):
@@ -138,17 +145,20 @@ class Scale(NamedTuple):
     evaluations: int = 8
     """Times that a controller is evaluated on held-out seeds while it is trained, about; the best is kept."""
     eval_seeds: int = 8
-    fewer: dict[str, dict[str, Grid]] = {}
-    """Network -> schedule -> what it is tuned over, where that is less than in `GRIDS`."""
+    alone: dict[str, dict[str, Grid]] = {}
+    """Network, by its full name -> the only schedules that are run on it, and what they are tuned over."""
 
     def like(self, network: str, table: dict[str, Any]) -> Any:
         """The entry of a network, or of the one that it is a variant of."""
         return table.get(network, table.get(network.partition("-")[0]))
 
+    def methods_of(self, network: str) -> tuple[str, ...]:
+        """What is run on a network."""
+        return tuple(self.alone.get(network, self.methods))
+
     def grid(self, network: str, schedule: str) -> list[dict[str, float]]:
         """The combinations that a schedule is tuned over."""
-        values = self.fewer.get(network, {}).get(schedule) or GRIDS[schedule]
-        return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
+        return combinations(self.alone.get(network, GRIDS)[schedule])
 
 
 IMAGES = (("fashion-mnist",), ("cifar10", "cifar10-jpeg"))
@@ -174,7 +184,7 @@ SCALES = {
         episodes={"cnn": 1000, "resnet": 256},
         at_once={"cnn": 2, "cnn-caffe": 1, "cnn-tensorflow": 1, "resnet": 4},
         methods=("ours-mlp", "step", "linear", "cosine", "paper-mlp", "ours-lstm"), starts=(1e-3,),
-        fewer={"cnn-caffe": OTHER_LENET, "cnn-tensorflow": OTHER_LENET},
+        alone={"cnn-caffe": OTHER_LENET, "cnn-tensorflow": OTHER_LENET},
     ),
     "gpu": Scale(
         IMAGES, ("cnn", "resnet"),
@@ -195,7 +205,7 @@ SCALES = {
 }  # fmt: skip
 """`smoke` is for seeing whether everything works, on 8x8 digits and the same images turned. `cpu` has whole CNN rows
 and reduced ResNets, with controllers from cheaper versions carried over. `gpu` has controllers trained on the whole CNN
-rows. `paper` is whole, with an update an episode."""
+rows. `paper` is whole, with an update an episode in the paper's setting."""
 
 
 def base(name: str) -> Data:

@@ -23,9 +23,10 @@ from lrenv.agents.schedules.agent import linear
 from lrenv.benchmark.evaluation import evaluate
 from lrenv.controllers.controller_file import read_metadata
 from lrenv.data import load
-from xu2019 import Piece, Settings, Xu2019, pieces, tuned
-from xu2019_report import TABLE1, Cell, baselines, best, cells, claims, contest, courses, report, shape
-from xu2019_tasks import NETWORKS, SCALES, Version, available, base, resized, task_of
+from xu2019 import Piece, Settings, Xu2019, agent_of, pieces, tuned
+from xu2019_cells import Cell, Chosen, best, cells
+from xu2019_report import TABLE1, baselines, claims, contest, courses, report, shape, speeds
+from xu2019_tasks import GRIDS, NETWORKS, SCALES, Version, available, base, combinations, resized, task_of
 from xu2019_training import SETTINGS, Carried
 
 KEY = list(Piece.__annotations__)
@@ -122,11 +123,16 @@ def test_no_piece_begins_when_time_is_up(tmp_path: Path, monkeypatch: pytest.Mon
     assert "0 of 18 runs are there" in capsys.readouterr().out
 
 
-def test_rows_repeat_to_the_last_digit(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_repeat_to_the_last_digit(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     monkeypatch.setitem(SCALES, "smoke", SMOKE)
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     Xu2019(asked(out, again=True)).run()
+    assert "10 of 10 lines of reported runs were made again" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0 pieces"):
+        Xu2019(asked(tmp_path / "empty", again=True)).run()
     lines = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
     changed = next(line for line in lines if line.get("stage") == "report")
     changed["test_loss"][1] = np.nextafter(changed["test_loss"][1], 2)
@@ -188,6 +194,7 @@ def test_a_missing_data_set_leaves_the_other_rows(tmp_path: Path, monkeypatch: p
 
 def test_the_grids_and_settings_are_the_papers() -> None:
     assert [len(SCALES["gpu"].grid("cnn", schedule)) for schedule in ("step", "linear", "cosine")] == [48, 14, 14]
+    assert SCALES["cpu"].methods_of("cnn-caffe") == ("step",)
     fewer = SCALES["cpu"].grid("cnn-caffe", "step")
     assert len(fewer) == 2
     assert all(combination in SCALES["cpu"].grid("cnn", "step") for combination in fewer)
@@ -246,17 +253,23 @@ def test_a_run_that_died_is_not_chosen(tmp_path: Path, monkeypatch: pytest.Monke
     lines.add(asdict(piece) | tuned(piece, SCALES["smoke"], "cpu"))
     found = best(lines, "digits", "tiny", "linear")
     assert found is not None
-    assert (found.settings, found.val_loss, found.tried) == (SCALES["smoke"].grid("tiny", "linear")[3], 3.0, 14)
+    assert (found.settings, found.val_loss, len(found.tried)) == (SCALES["smoke"].grid("tiny", "linear")[3], 3.0, 14)
     assert seen == [[10_000] * 14], "the paper's one tuning seed, none of the report"
 
 
 def cell(method: str, losses: Any, *, rates: Any = ((1e-3, 1e-3),), **others: Any) -> Cell:
     values = np.array(losses, np.float64)
-    numbers = {"test_loss": values, "test_accuracy": 1 - values, "val_loss": values, "diverged": 0 * values}
     curves = {"lr": np.array(rates, np.float64), "val_loss": np.ones((len(values), 2))}
-    where = {"data": "fashion-mnist", "network": "cnn", "source": "fashion-mnist", "start": 1e-3} | others
-    seeds = list(range(len(values)))
-    return Cell(method=method, seeds=seeds, numbers=numbers, curves=curves, version=Version(), **where)
+    where = {
+        "data": "fashion-mnist", "network": "cnn", "source": "fashion-mnist", "start": 1e-3, "version": Version(),
+        "method": method, "seeds": list(range(len(values))), "curves": curves,
+        "numbers": {"test_loss": values, "test_accuracy": 1 - values, "val_loss": values, "diverged": 0 * values},
+    }  # fmt: skip
+    return Cell(**(where | others))
+
+
+def outcome_of(grid: list[dict[str, float]]) -> Chosen:
+    return Chosen(grid[0], 0.3, grid, 2.5)
 
 
 def test_contests_are_welchs_and_paired() -> None:
@@ -279,40 +292,76 @@ def test_contests_are_welchs_and_paired() -> None:
     assert contest(cell("paper-mlp", a), cell("step", [*b, 9.0]), "test_loss")[1] == numbers, "pairs alone"
 
 
-def test_settings_are_never_mixed_and_published_numbers_stand_beside_whole_rows() -> None:
+def test_settings_are_never_mixed() -> None:
     step, ours = cell("step", [0.28, 0.29, 0.3]), cell("ours-mlp", [0.27, 0.28, 0.3])
     paper, elsewhere = cell("paper-lstm", [0.6, 0.7, 0.83]), cell("step", [1.0, 1.1, 1.2], data="cifar10-jpeg")
     there = [step, ours, paper, cell("linear", [0.1, 0.12, 0.13]), elsewhere]
-    rows = list(claims(there, "ours"))
+    rows = list(claims(there, there, "ours"))
     assert len(rows) == 3
-    assert all("PPO (ours), perceptron, from 0.001" in row[1] for row in rows)
+    assert all("PPO (ours), perceptron, from 0.001" in row.claim for row in rows)
     published = TABLE1["Fa. MNIST", "cnn", "test_loss"]
-    assert rows[0][2] == f"{published.baseline} → {published.controller}" == "0.2497 (0.0042) → 0.2351* (0.0038)"
-    assert [row[0] for row in rows] == ["table 1, fashion-mnist cnn"] * 2 + ["not in it"]
-    assert {row[4] for row in claims(there, "paper")} == {"no"}
-    reduced = [c._replace(version=Version(size=14)) for c in there]
-    assert [row[2] for row in claims(reduced, "ours")] == ["", "", ""]
-    carried = [c._replace(source="cifar10-jpeg") for c in (step, ours)]
-    loss, _ = claims(carried, "ours")
-    assert loss[2] == "0.2730 (0.0031) → 0.2598* (0.0071)"
-    assert not list(claims([step._replace(source="cifar10-jpeg"), ours], "ours")), "own and carried are not rivals"
+    assert rows[0].published == f"{published.baseline} → {published.controller}" == "0.2497 (0.0042) → 0.2351* (0.0038)"
+    assert [row.paper for row in rows] == ["table 1, fashion-mnist cnn"] * 2 + ["not in it, fashion-mnist cnn"]
+    assert {row.holds for row in claims(there, there, "paper")} == {"no"}
+    carried = [replace(c, source="cifar10-jpeg") for c in (step, ours)]
+    loss, _ = claims(carried, carried, "ours")
+    assert loss.published == "0.2730 (0.0031) → 0.2598* (0.0071)"
+    unlike = [replace(step, source="cifar10-jpeg"), ours]
+    assert not list(claims(unlike, unlike, "ours")), "own and carried are not rivals"
+
+
+def test_published_numbers_stand_beside_nothing_that_is_reduced() -> None:
+    """Neither runs, nor what the controller was trained on, nor the grid."""
+    small = Version(size=14)
+    step, ours = cell("step", [0.28, 0.29, 0.3]), cell("ours-mlp", [0.27, 0.28, 0.3])
+    for baseline, controller, title in (
+        (replace(step, version=small), replace(ours, version=small, trained=small), "PPO (ours), perceptron"),
+        (step, replace(ours, trained=small), "from 0.001, trained on a cheaper version: "),
+        (replace(step, chosen=outcome_of([{"peak": 0.01}])), ours, "step decay, best of 1"),
+    ):
+        both = [baseline, controller]
+        found = [*claims(both, both, "ours"), *speeds(both, both, "ours")]
+        assert len(found) == 3
+        assert {row.published for row in found} == {""}
+        assert all(row.paper.startswith("not in it, fashion-mnist cnn") for row in found)
+        assert all(title in row.claim for row in found)
+        (course,) = courses([controller], "ours")
+        assert bool(course.published) == (baseline.chosen is not None), "a course has no baseline"
+    whole = [replace(step, chosen=outcome_of(combinations(GRIDS["step"]))), replace(ours, trained=Version())]
+    assert all(row.published for row in (*claims(whole, whole, "ours"), *speeds(whole, whole, "ours")))
+
+
+def test_who_is_sooner_at_the_lowest_loss_of_step_decay() -> None:
+    """By the geometric means of curves, which step decay's own lowest decision is compared with."""
+
+    def course(method: str, *runs: list[float]) -> Cell:
+        return cell(method, [0.1] * len(runs), curves={"val_loss": np.array(runs), "lr": np.ones((len(runs), 4))})
+
+    step = course("step", [8.0, 2.0, 1.0, 2.0], [8.0, 8.0, 4.0, 8.0])
+    sooner, later = course("ours-mlp", [8.0, 2.0, 3.0, 3.0]), course("ours-mlp", [8.0, 4.0, 4.0, 1.0])
+    never = course("ours-mlp", [8.0, 3.0, 3.0, 3.0])
+    (found,) = speeds([sooner], [step, sooner], "ours")
+    assert (found.paper, found.published, found.holds) == ("figure 1, fashion-mnist cnn", "yes", "yes")
+    assert found.ours == "2.0000 after 2 of 3 decisions → after 1"
+    assert [row.holds for row in speeds([later, never], [step], "ours")] == ["no", "no"]
+    (found,) = speeds([never], [step], "ours")
+    assert found.ours == "2.0000 after 2 of 3 decisions → never, lowest 3.0000"
+    assert not list(speeds([replace(sooner, source="cifar10")], [replace(step, source="cifar10")], "ours"))
 
 
 def test_baselines_stand_beside_the_papers_where_they_are_whole() -> None:
     losses = [0.28, 0.3]
-    other = cell("step", losses, network="cnn-caffe", data="cifar10-jpeg", source="cifar10-jpeg")._replace(tried=2)
+    where = {"network": "cnn-caffe", "data": "cifar10-jpeg", "source": "cifar10-jpeg"}
+    other = cell("step", losses, chosen=outcome_of([{"peak": 0.1}, {"peak": 0.2}]), **where)
     carried = cell("step", losses, source="cifar10-jpeg")
-    reduced, linear_decay = cell("step", losses)._replace(version=Version(size=14)), cell("linear", losses)
+    reduced, linear_decay = cell("step", losses, version=Version(size=14)), cell("linear", losses)
     rows = list(baselines([other, carried, reduced, linear_decay]))
-    assert [row.claim for row in rows] == [
-        "cifar10-jpeg cnn-caffe: test loss of step decay, best of 2",
-        "cifar10-jpeg cnn-caffe: test accuracy of step decay, best of 2",
-        "fashion-mnist cnn, from cifar10-jpeg: test loss of step decay",
-        "fashion-mnist cnn, from cifar10-jpeg: test accuracy of step decay",
+    assert [(row.paper, row.claim, row.published) for row in rows] == [
+        ("baseline, cifar10-jpeg cnn-caffe", "test loss of step decay, best of 2", "0.9539 (0.0140)"),
+        ("baseline, cifar10-jpeg cnn-caffe", "test accuracy of step decay, best of 2", "0.6759 (0.0048)"),
+        ("baseline, fashion-mnist cnn, from cifar10-jpeg", "test loss of step decay", "0.2730 (0.0031)"),
+        ("baseline, fashion-mnist cnn, from cifar10-jpeg", "test accuracy of step decay", "0.9021 (0.0013)"),
     ]
-    assert [row.published for row in rows] == [
-        "0.9539 (0.0140)", "0.6759 (0.0048)", "0.2730 (0.0031)", "0.9021 (0.0013)",
-    ]  # fmt: skip
     assert rows[0].ours == "0.2900 (0.0141), 2 runs"
 
 
@@ -325,6 +374,7 @@ def test_shapes_of_schedules() -> None:
     runs = [[1.0, 2.0, 0.5], [1.0, 8.0, 0.5], [1.0, 1.0, 0.5], [1.0, np.nan, np.nan]]
     ((place, _, published, numbers, holds),) = courses([cell("ours-mlp", [0.1] * 4, rates=runs)], "ours")
     assert (place, published, holds) == ("figure 2, fashion-mnist cnn", "warms up, then decays", "yes")
+    assert not next(courses([cell("ours-mlp", [0.1] * 4, rates=runs, start=1e-2)], "ours")).published
     assert numbers.startswith("warms up, then decays (so 2 of 3 runs): 1 first, 2.5 after 1 of 2 decisions, 0.5 last")
 
 
@@ -383,12 +433,51 @@ def test_whole_runs_of_schedules_may_be_those_of_another_folder(tmp_path: Path) 
         lines.add(asdict(Piece("report", method=method, **row)) | numbers | {"test_loss": losses, "version": version})
     there, here, smaller = (Lines(tmp_path / name / "runs.jsonl", KEY) for name in ("there", "here", "reduced"))
     told = report(here, there)
-    assert "have those of `--beside there`" in told.text
+    assert "are those of `--beside there`" in told.text
+    assert "| fashion-mnist cnn | step decay |  | 0.3050 (0.0071) |" in told.text, "levels have them, too"
     losses = {claim.claim: claim.ours for claim in told.claims if "test loss" in claim.claim}
     assert [text.partition(" →")[0] for text in losses.values()] == ["0.5050 (0.0071)", "0.3050 (0.0071)"]
     assert not [claim for claim in report(smaller, there).claims if "better than" in claim.claim]
     with pytest.raises(ValueError, match="there is no runs.jsonl"):
         Xu2019(Settings(out=tmp_path / "out", beside=tmp_path / "nowhere"))
+    asked = Xu2019(Settings(out=tmp_path / "out", beside=tmp_path / "there"))
+    assert asked.arguments() == f"--scale cpu --beside {tmp_path / 'there'}", "the page tells what it is drawn with"
+
+
+def test_runs_that_do_not_belong_together(tmp_path: Path) -> None:
+    """Of other versions, or cut into other parts, as where a scale was changed meanwhile."""
+    row = {"data": "fashion-mnist", "network": "cnn", "method": "step", "source": "fashion-mnist"}
+    numbers = {name: [0.3] for name in ("val_loss", "test_loss", "test_accuracy", "diverged")}
+    numbers["curves"] = {name: [[0.01, 0.001]] for name in ("val_loss", "lr")}
+    for name, second in (
+        ("version", {"seeds": [1], "version": list(Version(size=14))}),
+        ("seeds", {"seeds": [0], "version": list(Version())}),
+    ):
+        lines = Lines(tmp_path / name / "runs.jsonl", KEY)
+        lines.add(asdict(Piece("report", **row)) | numbers | {"seeds": [0], "version": list(Version())})
+        assert len(cells(lines)) == 1
+        lines.add(asdict(Piece("report", part=1, **row)) | numbers | second)
+        with pytest.raises(ValueError, match="fashion-mnist cnn step do not belong together"):
+            cells(lines)
+
+
+def test_no_report_of_another_grid(tmp_path: Path) -> None:
+    lines = Lines(tmp_path / "runs.jsonl", KEY)
+    piece = Piece("tune", "digits", "tiny", "linear", "digits")
+    grid = SCALES["smoke"].grid("tiny", "linear")
+    tried = [combination | {"val_loss": 0.1} for combination in [*grid[1:], {"peak": 0.5, "warmup": 0}]]
+    lines.add(asdict(piece) | {"combinations": tried, "seconds": 1.0})
+    wanted = replace(piece, stage="report")
+    assert agent_of(wanted, SCALES["smoke"], lines, tmp_path) is None
+    lines.add(asdict(replace(piece, part=1)) | {"combinations": [grid[0] | {"val_loss": 0.2}], "seconds": 1.0})
+    assert agent_of(wanted, SCALES["smoke"], lines, tmp_path) is not None
+
+
+def test_a_controller_of_another_training_is_not_taken(whole: Path, tmp_path: Path) -> None:
+    name = "digits-tiny-ours-mlp"
+    shutil.copytree(whole / "trainings" / "digits-turned-tiny-ours-mlp", tmp_path / "trainings" / name)
+    with pytest.raises(ValueError, match="was trained on xu2019-digits-turned-tiny.*, not on xu2019-digits-tiny"):
+        Xu2019(asked(tmp_path)).trained(Piece("train", "digits", "tiny", "ours-mlp", "digits"))
 
 
 def test_every_network_trains(tmp_path: Path) -> None:
