@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from flow import COLOURS, Claim, Lines, Report, markdown, panels
-from lrenv.benchmark.statistics import mean_std, paired_t, welch
+from lrenv.benchmark.statistics import mean_std, paired_interval, paired_t, welch
 from xu2019_cells import SCHEDULES, Array, Cell, best, cells, lacking, titled
 from xu2019_tasks import Version
 
@@ -62,16 +62,17 @@ RISE, FALL = 1.25, 0.5
 def contest(ours: Cell, theirs: Cell, metric: str) -> tuple[str, str]:
     """Whether a controller's runs are better than a baseline's, and the numbers.
 
-    Runs with the same seed are pairs, for they start from the same weights and see the same batches. The verdict is
-    Welch's: yes or no where it has p < 0.05, else level. A run without a number, which was broken from the start,
-    leaves nothing to test.
+    Runs with the same seed are pairs, for they start from the same weights and see the same batches; the difference is
+    told with half its 95 % interval. The verdict is Welch's: yes or no where it has p < 0.05, else level. A run without
+    a number, which was broken from the start, leaves nothing to test.
     """
     shared = [seed for seed in ours.seeds if seed in theirs.seeds]
     a, b = (cell.numbers[metric][[cell.seeds.index(seed) for seed in shared]] for cell in (ours, theirs))
     gain = (b - a) if metric == "test_loss" else (a - b)
     p = welch(a, b)
     verdict = "?" if np.isnan(p) else "level" if p >= 0.05 else "yes" if gain.mean() > 0 else "no"
-    numbers = f"{spread(b)} → {spread(a)}; p = {p:.2g}, paired {paired_t(gain):.2g}"
+    change, half = paired_interval(a, b)
+    numbers = f"{spread(b)} → {spread(a)}, {change:+.4f} ± {half:.4f}; p = {p:.2g}, paired {paired_t(gain):.2g}"
     return verdict, f"{numbers}; better on {int((gain > 0).sum())} of {len(shared)} seeds"
 
 
@@ -226,12 +227,14 @@ def report(lines: Lines, others: Lines | None = None) -> Report:
     own = cells(lines)
     beside = lacking(own, others)
     everything = [*own, *beside]
-    text = "\nMean (standard deviation) over runs, of the checkpoint with the lowest validation loss; baseline →"
-    text += " controller. Holds: yes or no where Welch's t-test has p < 0.05, else level; the paper's asterisks are of"
-    text += " an independent two-sample t-test, of which kind is not said. Published numbers stand beside whole rows"
-    text += " only, where controllers were trained on the row; what is reduced is told by the last column of the levels"
-    text += " and of the costs. Sizes of the paper's CNN are not given: `cnn` is LeNet-5, so levels differ;"
-    text += " `cifar10-jpeg` is CIFAR-10, compressed once more."
+    text = (
+        "\nMean (standard deviation) over runs, of the checkpoint with the lowest validation loss; baseline → controller,"
+        " and the mean difference by pairs of runs, ± half its 95 % interval. Holds: yes or no where Welch's t-test has"
+        " p < 0.05, else level; the paper's asterisks are of an independent two-sample t-test, of which kind is not said."
+        " Published numbers stand beside whole rows only, where controllers were trained on the row; what is reduced is"
+        " told by the last column of the levels and of the costs. Sizes of the paper's CNN are not given: `cnn` is"
+        " LeNet-5, so levels differ; `cifar10-jpeg` is CIFAR-10, compressed once more."
+    )
     if others is not None and beside:
         text += f" Schedules that have no whole runs here are those of `--beside {others.path.parent.name}`; the"
         text += " numbers of the claims are over the seeds that both have."

@@ -280,8 +280,10 @@ def test_contests_are_welchs_and_paired() -> None:
     freedom = (va + vb) ** 2 / (va**2 / 3 + vb**2 / 3)
     welch = 2 * student.sf((b - a).mean() / np.sqrt(va + vb), freedom)
     paired = 2 * student.sf((b - a).mean() / ((b - a).std(ddof=1) / 2), 3)
+    half = student.ppf(0.975, 3) * (b - a).std(ddof=1) / 2
     assert numbers == (
-        f"0.3300 (0.0606) → 0.2425 (0.0435); p = {welch:.2g}, paired {paired:.2g}; better on 4 of 4 seeds"
+        f"0.3300 (0.0606) → 0.2425 (0.0435), -0.0875 ± {half:.4f}; p = {welch:.2g}, paired {paired:.2g};"
+        " better on 4 of 4 seeds"
     )
     assert verdict == ("yes" if welch < 0.05 else "level") == "level"
     assert contest(cell("paper-mlp", a - 0.1), cell("step", b), "test_loss")[0] == "yes"
@@ -409,7 +411,7 @@ def test_tables_of_fixed_results(tmp_path: Path) -> None:
     on = "images of 20x20 pixels, batches of 100, 100 steps, an action every 1 steps, 50 validation images"
     assert f"| fashion-mnist cnn | PPO (ours-mlp) | 8 | 12 | 2 | {on} |" in text
     (loss,) = (row for row in told.claims if row.claim.endswith("test loss better than linear decay, best of 3"))
-    assert loss.ours.startswith("0.3500 (0.1291) → 0.1050 (0.0058); p = 0.0")
+    assert loss.ours.startswith("0.3500 (0.1291) → 0.1050 (0.0058), -0.2450 ± 0.2")
     assert all("PPO (ours)" in row.claim for row in told.claims)
 
 
