@@ -229,11 +229,11 @@ def report(lines: Lines, others: Lines | None = None) -> Report:
     everything = [*own, *beside]
     text = (
         "\nMean (standard deviation) over runs, of the checkpoint with the lowest validation loss; baseline →"
-        " controller, and the mean difference by pairs of runs, ± half its 95 % interval. Holds: yes or no where Welch's t-test has"
-        " p < 0.05, else level; the paper's asterisks are of an independent two-sample t-test, it doesn't say which."
-        " Published numbers stand beside whole rows only, where controllers were trained on the row; what is reduced is"
-        " told by the last column of the levels and of the costs. Sizes of the paper's CNN are not given: `cnn` is"
-        " LeNet-5, so levels differ; `cifar10-jpeg` is CIFAR-10, compressed once more."
+        " controller, and the mean difference by pairs of runs, ± half its 95 % interval. Holds: yes or no where"
+        " Welch's t-test has p < 0.05, else level; the paper's asterisks are of an independent two-sample t-test, it"
+        " doesn't say which. Published numbers stand beside whole rows only, where controllers were trained on the"
+        " row; what is reduced is told by the last column of the levels and of the costs. Sizes of the paper's CNN"
+        " are not given: `cnn` is LeNet-5, so levels differ; `cifar10-jpeg` is CIFAR-10, compressed once more."
     )
     if others is not None and beside:
         text += f" Schedules that have no whole runs here are those of `--beside {others.path.parent.name}`; the"
