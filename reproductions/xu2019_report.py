@@ -77,9 +77,9 @@ def contest(ours: Cell, theirs: Cell, metric: str) -> tuple[str, str]:
 
 
 def spread(values: Array) -> str:
-    """Mean (standard deviation), as the paper writes it."""
+    """Mean (standard deviation), as the paper writes it; the mean alone where there is no deviation."""
     mean, std = mean_std(values)
-    return f"{mean:.4f} ({std:.4f})"
+    return f"{mean:.4f}" + ("" if np.isnan(std) else f" ({std:.4f})")
 
 
 def key_of(cell: Cell) -> tuple[str, str]:
@@ -186,7 +186,7 @@ def baselines(found: Sequence[Cell]) -> Iterator[Claim]:
         for metric, name in METRICS.items():
             published = table.get((*key_of(cell), metric))
             if cell.method == "step" and cell.version == Version() and published:
-                runs = f"{spread(cell.numbers[metric])}, {len(cell.seeds)} runs"
+                runs = f"{spread(cell.numbers[metric])}; runs: {len(cell.seeds)}"
                 yield Claim(f"baseline, {cell.row}", f"{name} of {cell.title}", published.baseline, runs, "")
 
 

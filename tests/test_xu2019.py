@@ -364,7 +364,7 @@ def test_baselines_stand_beside_the_papers_where_they_are_whole() -> None:
         ("baseline, fashion-mnist cnn, from cifar10-jpeg", "test loss of step decay", "0.2730 (0.0031)"),
         ("baseline, fashion-mnist cnn, from cifar10-jpeg", "test accuracy of step decay", "0.9021 (0.0013)"),
     ]
-    assert rows[0].ours == "0.2900 (0.0141), 2 runs"
+    assert rows[0].ours == "0.2900 (0.0141); runs: 2"
 
 
 def test_shapes_of_schedules() -> None:
