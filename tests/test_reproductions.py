@@ -21,7 +21,7 @@ def test_a_page_is_what_its_lines_give(name: str) -> None:
     assert len(drawn) == len(kept)
     for number, (one, other) in enumerate(zip(drawn, kept, strict=True)):
         assert number == 2 or one == other
-    assert kept[1].startswith(f"Made by `python reproductions/{type(own).__module__}.py --scale {own.settings.scale}`")
+    assert kept[1].startswith(f"Made by `python reproductions/{type(own).__module__}.py {own.arguments()}`")
     assert kept[2].startswith("| commit | date | machine |\n| --- | --- | --- |\n| ")
     assert kept[2 + 1 + (not own.lines.complete)] == "## Claims"
     assert set(report.figures) == {path.name for path in own.out.glob("*.png")}
