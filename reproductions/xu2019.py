@@ -75,13 +75,15 @@ class Settings(flow.Settings):
     """What to run."""
 
     scale: Literal["smoke", "cpu", "gpu", "paper"] = "cpu"
-    """How much: smoke for seconds, cpu for 36 hours of a core, gpu for hours on an H100, paper for days on one."""
+    """How much: smoke for seconds, cpu for some 27 hours of a core, gpu for hours on an H100, paper for days on one."""
     out: Path = Path("runs/xu2019")
     """Where results go."""
     networks: tuple[str, ...] = field(default_factory=tuple)
     """Only these; other LeNets, cnn-caffe and cnn-tensorflow, are run only where they are named."""
     data: tuple[str, ...] = field(default_factory=tuple)
     """Only rows of these data sets."""
+    sources: tuple[str, ...] = field(default_factory=tuple)
+    """Only what was tuned or trained on these data sets; with --data, the rows of table 2 alone can be asked for."""
     methods: tuple[str, ...] = field(default_factory=tuple)
     """Only these: schedules, and controllers such as ours-mlp or paper-lstm."""
     episodes: int | None = None
@@ -175,7 +177,7 @@ def pieces(scale: Scale, data: Sequence[str | None], networks: Sequence[str]) ->
             for start, part in itertools.product(starts, parts(scale.seeds)):
                 yield Piece("report", row, network, method, source, start, part)
 
-        methods = scale.methods_of(network)
+        methods = scale.run_on(network)
         for row, method in itertools.product((name for name in data if name), methods):
             if method in SCHEDULES:
                 combinations = scale.grid(network, method)
@@ -204,8 +206,9 @@ class Xu2019(Reproduction[Settings, Piece]):
         networks = settings.networks or scale.networks
         for name, given, known in (
             ("networks", settings.networks, tuple(name for name in NETWORKS if scale.like(name, scale.episodes))),
-            ("methods", settings.methods, tuple(dict.fromkeys(sum(map(scale.methods_of, networks), ())))),
+            ("methods", settings.methods, tuple(dict.fromkeys(sum(map(scale.run_on, networks), ())))),
             ("data", settings.data, sum(scale.data, ())),
+            ("sources", settings.sources, sum(scale.data, ())),
         ):
             if unknown := set(given) - set(known):
                 raise ValueError(f"--{name} {' '.join(sorted(unknown))}: this scale has {', '.join(known)}")
@@ -218,7 +221,8 @@ class Xu2019(Reproduction[Settings, Piece]):
         asked = self.settings
         there = [available(names) for names in self.scale.data]
         for piece in pieces(self.scale, there, asked.networks or self.scale.networks):
-            if piece.data in (asked.data or [piece.data]) and piece.method in (asked.methods or [piece.method]):
+            wanted = ((piece.data, asked.data), (piece.source, asked.sources), (piece.method, asked.methods))
+            if all(not names or name in names for name, names in wanted):
                 yield [piece]
 
     def compute(self, batch: Sequence[Piece]) -> list[Result] | None:

@@ -145,20 +145,22 @@ class Scale(NamedTuple):
     evaluations: int = 8
     """Times that a controller is evaluated on held-out seeds while it is trained, about; the best is kept."""
     eval_seeds: int = 8
-    alone: dict[str, dict[str, Grid]] = {}
-    """Network, by its full name -> the only schedules that are run on it, and what they are tuned over."""
+    methods_of: dict[str, tuple[str, ...]] = {}
+    """Network, by its full name -> what is run on it, where that is not all."""
+    grids_of: dict[str, dict[str, Grid]] = {}
+    """Network, by its full name -> what schedules are tuned over on it, where that is not the whole grids."""
 
     def like(self, network: str, table: dict[str, Any]) -> Any:
         """The entry of a network, or of the one that it is a variant of."""
         return table.get(network, table.get(network.partition("-")[0]))
 
-    def methods_of(self, network: str) -> tuple[str, ...]:
-        """What is run on a network."""
-        return tuple(self.alone.get(network, self.methods))
+    def run_on(self, network: str) -> tuple[str, ...]:
+        """The methods that are run on a network."""
+        return self.methods_of.get(network, self.methods)
 
     def grid(self, network: str, schedule: str) -> list[dict[str, float]]:
         """The combinations that a schedule is tuned over."""
-        return combinations(self.alone.get(network, GRIDS)[schedule])
+        return combinations(self.grids_of.get(network, GRIDS)[schedule])
 
 
 IMAGES = (("fashion-mnist",), ("cifar10", "cifar10-jpeg"))
@@ -184,7 +186,10 @@ SCALES = {
         episodes={"cnn": 1000, "resnet": 256},
         at_once={"cnn": 2, "cnn-caffe": 1, "cnn-tensorflow": 1, "resnet": 4},
         methods=("ours-mlp", "step", "linear", "cosine", "paper-mlp", "ours-lstm"), starts=(1e-3,),
-        alone={"cnn-caffe": OTHER_LENET, "cnn-tensorflow": OTHER_LENET},
+        methods_of={
+            "resnet": ("ours-mlp", "step", "linear", "cosine"), "cnn-caffe": ("step",), "cnn-tensorflow": ("step",),
+        },
+        grids_of={"cnn-caffe": OTHER_LENET, "cnn-tensorflow": OTHER_LENET},
     ),
     "gpu": Scale(
         IMAGES, ("cnn", "resnet"),

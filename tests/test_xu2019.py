@@ -150,6 +150,7 @@ def test_what_can_not_be_meant(whole: Path, tmp_path: Path, monkeypatch: pytest.
         ({"methods": ("ppo",)}, "--methods ppo: this scale has ours-mlp, step"),
         ({"networks": ("lenet",)}, "--networks lenet: this scale has tiny"),
         ({"data": ("mnist",)}, "--data mnist: this scale has digits"),
+        ({"sources": ("mnist",)}, "--sources mnist: this scale has digits"),
     ):
         with pytest.raises(ValueError, match=message):
             Xu2019(asked(tmp_path, **wrong)).run()
@@ -178,6 +179,13 @@ def test_pieces_come_after_what_they_need() -> None:
     assert first == Piece("train", "fashion-mnist", "cnn", "ours-mlp", "fashion-mnist")
 
 
+def test_the_rows_of_table_2_alone(tmp_path: Path) -> None:
+    wanted = Xu2019(asked(tmp_path, data=("digits",), sources=("digits-turned",)))
+    found = [piece for (piece,) in wanted.runs()]
+    assert {(piece.stage, piece.data, piece.source) for piece in found} == {("report", "digits", "digits-turned")}
+    assert {piece.method for piece in found} == {"ours-mlp", "step", "paper-lstm"}
+
+
 def test_a_missing_data_set_leaves_the_other_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("LRENV_DATA", str(tmp_path))
     assert available(["svhn", "digits"]) == "digits"
@@ -194,9 +202,10 @@ def test_a_missing_data_set_leaves_the_other_rows(tmp_path: Path, monkeypatch: p
 
 def test_the_grids_and_settings_are_the_papers() -> None:
     assert [len(SCALES["gpu"].grid("cnn", schedule)) for schedule in ("step", "linear", "cosine")] == [48, 14, 14]
-    assert SCALES["cpu"].methods_of("cnn-caffe") == ("step",)
+    assert SCALES["cpu"].run_on("cnn-caffe") == ("step",)
     fewer = SCALES["cpu"].grid("cnn-caffe", "step")
     assert len(fewer) == 2
+    assert "paper-mlp" not in SCALES["cpu"].run_on("resnet")
     assert all(combination in SCALES["cpu"].grid("cnn", "step") for combination in fewer)
     task = task_of("digits", "cnn", Version())
     assert (task.batch_size, task.budget, task.interval, task.optimizer) == (1000, 1000, 10, "adam")
