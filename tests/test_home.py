@@ -7,6 +7,7 @@ import csv
 import pickle
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ import lrenv
 from lrenv.agents import BaseAgent, View
 from lrenv.envs.observations import Signal
 from lrenv.home import fallback, stepping
-from lrenv.home.controller import LRController
+from lrenv.home.controller import IDLE, LRController
+from lrenv.home.deciding import LATE
 from lrenv.home.driver import Driver
 from lrenv.home.needs import Needs
 
@@ -274,15 +276,17 @@ def test_skipped_and_accumulated_steps_do_not_count() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_a_fused_optimizer_that_skips_steps_is_noticed() -> None:
+@pytest.mark.parametrize("agent", [TrainingLosses(), "universal", "sgd-hd:beta=1e-5"])
+def test_a_fused_optimizer_that_skips_steps_is_noticed(agent: Any) -> None:
+    """The first among them, before which nothing was decided."""
     runs = []
     for skip in (False, True):
-        loop = Loop(kind=torch.optim.SGD, fused=True)
-        controller = LRController(loop.optimizer, TrainingLosses(), horizon=T)
+        loop = Loop([0.01], torch.optim.Adam if agent == "universal" else torch.optim.SGD, fused=True)
+        controller = LRController(loop.optimizer, agent, horizon=T, module=loop.model, batch_size=4)
         scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
         found: list[float] = []
         for i in range(T):
-            for broken in (True, False) if skip and i in (2, 3, 7) else (False,):
+            for broken in (True, False) if skip and i in (0, 2, 3, 7) else (False,):
                 loss = nn.functional.mse_loss(loop.model(loop.x[4 * i : 4 * i + 4]), loop.y[4 * i : 4 * i + 4])
                 loop.optimizer.zero_grad()
                 scaler.scale(loss).backward()
@@ -294,6 +298,8 @@ def test_a_fused_optimizer_that_skips_steps_is_noticed() -> None:
                 scaler.update(1.0)
                 controller.step(loss)
         runs.append(found)
+        assert controller.history[0].step == 0
+        assert controller.last_epoch == T
     np.testing.assert_allclose(runs[1], runs[0], rtol=1e-5)
     assert len(set(runs[0])) > 4
 
@@ -320,7 +326,8 @@ def test_before_the_first_step_the_validation_loss_stands_for_that_of_the_batch(
     begun = controller.history[0]
     assert (begun.train_loss, begun.val_loss) == (pytest.approx(expected), pytest.approx(expected))
     controller = LRController(loop.optimizer, Everything(), horizon=T, evaluate=loop.validate)
-    controller.start(7.0)
+    with pytest.warns(UserWarning, match=r"rates that the optimizer's groups began with \(0.1\)"):
+        controller.start(7.0)
     controller.start(8.0)
     assert controller.history[0].train_loss == 7.0
 
@@ -401,9 +408,9 @@ def test_frozen_models_and_other_optimizers_are_told() -> None:
     loop.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 0.1})
     with pytest.warns(UserWarning, match="no longer trains the layers that are looked at"):
         loop.run(controller, 3)
-    for _ in range(19):
+    for _ in range(IDLE - 1):
         controller.step(torch.tensor(1.0))
-    with pytest.warns(UserWarning, match="doesn't count these calls: pass the optimizer that trains the model"):
+    with pytest.warns(UserWarning, match="doesn't count these calls: unless gradients are accumulated over as many"):
         controller.step(torch.tensor(1.0))
     assert controller.last_epoch == 6
     controller.step(torch.tensor(1.0), stepped=True)
@@ -468,6 +475,90 @@ def test_states_of_others_are_refused() -> None:
     with pytest.raises(ValueError, match="a controller with agent 'cosine"):
         controller.load_state_dict(other)
     assert controller.last_epoch == 0
+
+
+def test_the_interval_of_a_state_holds_where_none_was_given() -> None:
+    """It is a hundredth of the horizon, and the state's horizon holds, too."""
+
+    def make(horizon: int, **settings: Any) -> LRController:
+        loop = Loop([0.1])
+        return LRController(loop.optimizer, "plateau:peak=0.1", horizon, evaluate=loop.validate, **settings)
+
+    controller, other = make(300), make(500)
+    assert (controller.every, other.every) == (3, 5)
+    with pytest.warns(UserWarning, match="horizon=300, which holds from here"):
+        other.load_state_dict(controller.state_dict())
+    assert (other.every, other.state_dict()) == (3, controller.state_dict())
+    with pytest.raises(ValueError, match="a controller with every 3, and this one has 5"):
+        make(500, every=5).load_state_dict(controller.state_dict())
+    observed = []
+    for every in (5, None):  # of which 24 steps are no multiple, and of the agent's own 3 they are
+        first, loop = Loop(), Loop()
+        state = LRController(first.optimizer, Everything(), T, 5, first.validate).state_dict()
+        second = LRController(loop.optimizer, Everything(), T, every, loop.validate)
+        second.load_state_dict(state)
+        loop.run(second)
+        observed.append([decision.observation for decision in second.history])
+    assert observed[0] == observed[1]
+    assert len(observed[0]) == 5
+
+
+def test_a_state_of_other_groups_is_told() -> None:
+    controller = LRController(Loop([0.1, 0.01]).optimizer, "linear:peak=0.1", T)
+    for rates, here in (([0.1], 1), ([0.1, 0.01], 2)):
+        other = Loop(rates)
+        if here == 2:
+            other.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 0.05})
+        second = LRController(other.optimizer, "linear:peak=0.1", T)
+        with pytest.warns(UserWarning, match=f"with 2 parameter groups, and this one has {here + (here == 2)}"):
+            second.load_state_dict(controller.state_dict())
+
+
+def test_rates_that_a_relative_agent_does_not_start_from_are_told() -> None:
+    """A scheduler has left others in the groups; schedules set their own, and where ratios stay, nothing is told."""
+    for agent, rates, told in (
+        (Everything(), (1e-4, 1e-4), True), (Everything(), (1e-4, 2e-5), True), (Everything(), (0.1, 0.02), False),
+        ("linear:peak=0.1", (1e-4, 2e-5), False), ("linear:peak=0.1", (1e-4, 1e-4), True),
+    ):  # fmt: skip
+        loop = Loop([0.1, 0.02])
+        LambdaLR(loop.optimizer, lambda t: 1.0)
+        for group, rate in zip(loop.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        controller = LRController(loop.optimizer, agent, T, evaluate=loop.validate)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            controller.start(1.0)
+        assert ["began with (0.1, 0.02)" in str(x.message) for x in found] == [True] * told
+
+
+def test_a_first_step_at_a_rate_that_is_far_too_high_is_told() -> None:
+    """It is one that the agent had no say in, for it wasn't shown the loss before."""
+    for lr, shown in ((1.0, False), (1.0, True), (0.001, False)):
+        loop = Loop([lr], torch.optim.Adam)
+        controller = LRController(loop.optimizer, "universal", 200, module=loop.model, batch_size=4)
+        if shown:
+            controller.start(1.0)
+        with pytest.warns() if lr == 1.0 and not shown else nullcontext() as found:
+            loop.run(controller, 5)
+        if found is not None:
+            assert ["at the optimizer's own rate of 1, and" in str(x.message) for x in found] == [True]
+        assert (controller.history[0].why == (LATE,)) == (not shown)
+
+
+def test_what_an_optimizer_maximizes_is_no_loss() -> None:
+    loop = Loop(maximize=True)
+    with pytest.warns(UserWarning, match=r"give step\(loss\) the negative of what is maximized"):
+        LRController(loop.optimizer, TrainingLosses(), T)
+    LRController(loop.optimizer, "linear:peak=0.1", T)
+
+
+def test_layers_without_a_size_are_refused() -> None:
+    model = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(1))
+    optimizer = torch.optim.Adam(model.parameters())
+    with pytest.raises(ValueError, match="run one batch through it before"):
+        LRController(optimizer, "linear:peak=0.1", T)
+    model(torch.ones(1, 3))
+    LRController(optimizer, "linear:peak=0.1", T)
 
 
 def test_it_is_exported() -> None:
@@ -592,7 +683,8 @@ def test_an_optimizers_state_from_elsewhere_keeps_the_ratios() -> None:
     loop = Loop([0.1, 0.02])
     controller = LRController(loop.optimizer, "constant:peak=0.1")
     loop.optimizer.load_state_dict(Loop([0.01, 0.01]).optimizer.state_dict())
-    loop.step(controller)
+    with pytest.warns(UserWarning, match=r"began with \(0.1, 0.02\), which .* not by those of now \(0.01, 0.01\)"):
+        loop.step(controller)
     assert controller.get_last_lr() == pytest.approx([0.1, 0.02])
 
 
@@ -859,7 +951,7 @@ def test_a_single_loss_has_no_spread_and_a_rate_of_0_moves_nothing_which_is_noth
     loop.run(controller, T // 2)
     controller.hold(0.0)
     loop.run(controller, T // 2)
-    assert {why for decision in controller.history for why in decision.why} == {"held"}
+    assert {why for decision in controller.history for why in decision.why} == {LATE, "held"}
     assert [decision.observation["loss_spread"] for decision in controller.history] == [-6.0] * T
     assert controller.history[-1].observation["last_update"] == -8.0
 

@@ -17,6 +17,7 @@ from lrenv.agents.universal import policy
 from lrenv.agents.universal.agent import UniversalController
 from lrenv.agents.universal.policy import Architecture
 from lrenv.home.controller import LRController
+from lrenv.home.deciding import LATE
 from lrenv.home.fallback import Fallback
 
 SPLIT = "ignore:the optimizer's . parameter groups were split"
@@ -567,7 +568,7 @@ def test_a_universal_controller_drives_a_loop_that_tells_its_length_its_module_a
 def test_the_history_tells_of_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that lets nothing move far; and it is told after a checkpoint, too."""
     monkeypatch.setattr(policy, "GUARD", policy.Guard(farthest=1e-6))
-    loop = Loop([0.3], torch.optim.Adam)
+    loop = Loop([0.003], torch.optim.Adam)
     given: dict[str, Any] = {"horizon": 200, "module": loop.model, "batch_size": 4}
     controller = LRController(loop.optimizer, "universal", **given)
     loop.run(controller, 10)
@@ -576,12 +577,12 @@ def test_the_history_tells_of_the_guard(monkeypatch: pytest.MonkeyPatch) -> None
     controller = LRController(loop.optimizer, "universal", **given)
     controller.load_state_dict(state)
     loop.run(controller, 10)
-    assert first.why == ()
+    assert first.why == (LATE,)
     assert {decision.why for decision in (*others, *controller.history)} == {("the guard holds the rate down",)}
 
 
 def test_what_a_universal_controller_has_to_be_told_is_said() -> None:
-    loop = Loop([0.3], torch.optim.Adam)
+    loop = Loop([0.003], torch.optim.Adam)
     given: dict[str, Any] = {"horizon": 200, "module": loop.model, "batch_size": 4}
     for lacking, message in (
         ("horizon", "pass horizon="), ("module", "pass module="), ("batch_size", "pass batch_size="),

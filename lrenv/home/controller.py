@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from lrenv.controllers.agent import Agent
+from lrenv.envs.actions import is_relative
 from lrenv.home.assembly import Settings, assemble
+from lrenv.home.deciding import LATE
 from lrenv.home.fallback import Schedule
 from lrenv.home.gradients import Gradients
 from lrenv.home.layers import Layer
@@ -23,9 +25,12 @@ from lrenv.home.stepping import Losses, Steps, listeners_of, loss_of
 from lrenv.home.validation import Evaluate
 from lrenv.lookup import count
 
-IDLE = 20
-"""Calls of `step` in a row without a step of the optimizer, after which that is said: a GradScaler halves its scale at
-each step that it skips, and begins at 2^16."""
+IDLE = 100
+"""Calls of `step` in a row without a step of the optimizer, after which that is said: gradients are seldom accumulated
+over as many batches, and a GradScaler, which halves its scale at each step that it skips, begins at 2^16."""
+
+FAR_ABOVE = 10.0
+"""A first step at so many times the rate that the agent chooses for it, or more, is told of."""
 
 MOST_UNSETTLED = 10_000
 """The steps at most that wait to be asked whether a fused optimizer took them: each keeps a number on the device."""
@@ -53,6 +58,8 @@ class LRController(LRScheduler):
     accumulated, don't count, nor does their loss. With several processes, losses are averaged over them, and the
     first one's measurements and decisions are everyone's. Schedules look at no loss, and so ask for none.
 
+    Losses are compared with the first one, on a log scale by most agents that look at them: it should be well above 0.
+
     An agent that observes gradients decides within `optimizer.step`, before the step, at the gradient that it will be
     taken with; one that looks at the first gradient alone decides so once, and for it that gradient is kept. One that
     sets a rate per layer has the optimizer's groups split by layer, once and for all; a warning says so.
@@ -72,6 +79,7 @@ class LRController(LRScheduler):
         every: N, steps between two decisions; by default the agent's own interval, 1 for schedules, and a hundredth of
             the horizon for others.
         evaluate: called at decisions: gives the validation loss, or (logits, targets) of the same examples each time.
+            No gradients are recorded meanwhile; a loss that is made of some says `with torch.enable_grad()`.
         bounds: rates of the first group are kept between these two.
         shadow: whether to change nothing, and only keep in `history` what would be done to the rates that there are.
         module: is in evaluation mode while `evaluate` runs, has the layers of agents that set a rate for each, and its
@@ -135,6 +143,7 @@ class LRController(LRScheduler):
         self._driver, self._rates = self._decider.driver, self._decider.rates
         self._tell, self.history = self._decider.tell, self._decider.history
         self.horizon, self._shadow, self._stepped = horizon, shadow, False
+        self._every_given = every is not None
         self._begun = False
         self._first: Tensor | None = None  # the loss (1,) that the agent is shown before the first step
         self._losses = Losses()
@@ -170,9 +179,21 @@ class LRController(LRScheduler):
         if not self._at_gradients:
             self._begin()
 
-    def _begin(self) -> None:
-        self._decide(self._first)
+    def _begin(self, late: int = 0) -> None:
+        """Takes the first decision, after so many steps at the optimizer's own rates."""
+        if not self._shadow and (told := self._rates.groups.moved(is_relative(self._driver.view.control))):
+            self._tell("moved", told)
+        own = self.get_last_lr() if late and not self._shadow else []
+        self._decide(self._first, (LATE,) if late else ())
         self._begun, self._first = True, None
+        for rate, chosen in zip(own, self.get_last_lr(), strict=False):
+            if rate >= FAR_ABOVE * chosen and rate:
+                self._tell(
+                    "late",
+                    f"the first step was taken at the optimizer's own rate of {rate:g}, and agent "
+                    f"{self._driver.name!r} chooses {chosen:g}: call start(loss) with the loss of the first batch "
+                    "before that step, or give the optimizer a low rate",
+                )
 
     def _before_step(self) -> None:
         if not self._stepped:
@@ -204,7 +225,7 @@ class LRController(LRScheduler):
         gradients.see()
         if not self._begun:
             if self._can_begin or self._first is not None:
-                self._begin()
+                self._begin(self.last_epoch)
         elif self.last_epoch >= self._due:
             self._arrive()
         gradients.leave()
@@ -231,7 +252,8 @@ class LRController(LRScheduler):
                 self._tell(
                     "idle",
                     f"step was called {IDLE} times since the optimizer's last step, and doesn't count these calls: "
-                    "pass the optimizer that trains the model, or stepped=True where its steps are in a captured graph",
+                    "unless gradients are accumulated over as many batches, pass the optimizer that trains the model, "
+                    "or stepped=True where its steps are in a captured graph",
                 )
             return
         self._idle = 0
@@ -245,10 +267,13 @@ class LRController(LRScheduler):
             self._tell("unseen", f"agent {self._driver.name!r} observes gradients, and saw none of this step: let "
                        "Python call optimizer.step, and not a captured graph")  # fmt: skip
         if not self._begun:
-            self.start(value)
-            if self._untrained is not None and self._gradients is None:
-                self._untrained.see()  # where a captured graph has stepped
-                self._begin()
+            if noticed and self._stepping.skipped():
+                return
+            self._first = self._first if value is None else value.reshape(1)
+            if self._gradients is None:
+                if self._untrained is not None:
+                    self._untrained.see()  # where a captured graph has stepped
+                self._begin(late=1)
         self.last_epoch += 1
         self._losses.add(value if self._due < math.inf else None, self._stepping.found_inf)
         if self._losses.unsettled >= MOST_UNSETTLED:  # after the end, where nothing else asks
@@ -276,11 +301,11 @@ class LRController(LRScheduler):
         following = self.last_epoch - self.last_epoch % self.every + self.every
         self._due = following if following < self._end else self._end + 1
 
-    def _decide(self, losses: Tensor | None) -> None:
+    def _decide(self, losses: Tensor | None, remarks: Sequence[str] = ()) -> None:
         """A decision, after steps with the losses (k,)."""
         if len(self._drivers()) > 1:  # of which there is a warning already
             self._tell.never("changed")
-        self._decider.decide(self.last_epoch, self._end, losses)
+        self._decider.decide(self.last_epoch, self._end, losses, remarks)
         self.base_lrs = self._rates.groups.initial()
 
     @property
@@ -360,22 +385,25 @@ class LRController(LRScheduler):
         at the last decision, and how far they had moved. `history` is not in it.
         """
         self.last_epoch -= self._losses.settle()
-        progress = Progress(self.horizon, self.last_epoch, self._due, self._begun, self._first, self._losses)
-        return state_of(self.every, progress, self._decider)
+        progress = Progress(
+            self.every, self.horizon, self.last_epoch, self._due, self._begun, self._first, self._losses
+        )
+        return state_of(progress, self._decider)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on exactly as the controller would have whose state this is, with the rates that it had set.
 
         The optimizer's state may be loaded before or after. The state's horizon holds, and if this controller was made
-        with another, a warning says so. What is refused changes nothing.
+        with another, a warning says so; so does its `every`, if this one was left without. What is refused changes
+        nothing.
 
         Raises:
             ValueError: the state of something else, of another agent, with another `every`, or with parts that are
                 missing or can't be meant.
         """
         made_for = self.horizon
-        progress, restore = read(state_dict, self.every, self._decider)
-        self.horizon, self.last_epoch, self._due, self._begun, self._first, self._losses = progress
+        progress, restore = read(state_dict, self.every if self._every_given else None, self._decider)
+        self.every, self.horizon, self.last_epoch, self._due, self._begun, self._first, self._losses = progress
         restore()
         self.base_lrs = self._rates.groups.initial()
         if self._begun:

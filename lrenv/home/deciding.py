@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,8 @@ from lrenv.training.optimizers import Hyper
 
 CHANGED = "something else had set the rate"
 """Why the rate of the steps before was not the controller's."""
+LATE = "taken after the first step, which was at the optimizer's own rate"
+"""Why the rate of the first step was not the controller's, where it was not shown the loss before."""
 REPLACED = "the optimizer's groups were replaced"
 """Why the ratios of rates are others than before."""
 
@@ -59,13 +61,19 @@ class Decider:
         self._observing, self._fallback, self._every, self._device = observing, fallback, every, device
         self.tell, self.history = Telling(), History()
 
-    def decide(self, step: int, horizon: float, losses: Tensor | None) -> None:
+    def every(self, every: int) -> None:
+        """Sets N."""
+        self._every = every
+        self._observing.interval = every
+
+    def decide(self, step: int, horizon: float, losses: Tensor | None, remarks: Sequence[str] = ()) -> None:
         """A decision, which is carried out as far as it may be, and remembered.
 
         Args:
             step: optimizer steps so far.
             horizon: T.
             losses: (k,) of the steps since the last decision; None if there are none.
+            remarks: what is remarkable about it already.
         """
         groups = self.rates.groups
         replaced = groups.replaced()
@@ -108,7 +116,7 @@ class Decider:
             Decision(
                 step, groups.rates_of_cells(), groups.rates_at(proposed), hyper, outcome.train_loss, outcome.val_loss,
                 outcome.observation, outcome.act.action,
-                (*outcome.why, *why, *[CHANGED] * changed, *[REPLACED] * replaced),
+                (*remarks, *outcome.why, *why, *[CHANGED] * changed, *[REPLACED] * replaced),
             )
         )  # fmt: skip
 

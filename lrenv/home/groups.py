@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -111,6 +112,23 @@ class Groups:
             if isinstance(group["lr"], Tensor) and any(group["lr"] is other for other in taken):
                 group["lr"] = group["lr"].detach().clone()
             taken.append(group["lr"])
+
+    def moved(self, relative: bool) -> str | None:
+        """A sentence for the user of rates that are not those which the agent goes by before its first decision.
+
+        Args:
+            relative: whether it starts at the first rate, and not at one of its own.
+        """
+        rates, initial = self.rates(), self.initial()
+        ratios = [(rate * initial[0], rates[0] * first) for rate, first in zip(rates, initial, strict=True)]
+        if (not relative or rates == initial) and all(math.isclose(a, b) for a, b in ratios):
+            return None
+        now, goes_by = (", ".join(f"{rate:g}" for rate in of) for of in (rates, initial))
+        return (
+            f"the agent goes by the rates that the optimizer's groups began with ({goes_by}), which stand in them as "
+            f"initial_lr, and not by those of now ({now}): if these are meant, delete initial_lr from the groups and "
+            "make the controller anew"
+        )
 
     def restore(self, base: float, initial: Sequence[float]) -> None:
         """Goes on with the ratios of a checkpoint, also of groups that are added only later."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lrenv.envs.observations import FAN_IN
 from lrenv.lookup import what_is
@@ -24,9 +25,14 @@ def trained_parameters(groups: Sequence[Group], module: nn.Module | None) -> dic
     """The parameters that the optimizer trains, by name, in the module's order; without one, in the optimizer's.
 
     Raises:
-        ValueError: there are none, or none of the module's.
+        ValueError: there are none, or none of the module's; or their sizes aren't known yet.
     """
     trained = {id(p): p for group in groups for p in group["params"] if p.requires_grad}
+    if any(is_lazy(p) for p in trained.values()):
+        raise ValueError(
+            "the model has lazy layers, whose sizes aren't known yet: run one batch through it before the controller "
+            "is made"
+        )
     if not trained:
         raise ValueError(
             "the model is frozen: no parameter of the optimizer requires a gradient; unfreeze what to train"

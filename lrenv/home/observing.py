@@ -47,6 +47,7 @@ class Observing:
 
     Attributes:
         watched: the parameters that are looked at, also for their gradients.
+        interval: N.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Observing:
     ) -> None:
         self._observer, self._needs, self._validation = observer, needs, validation
         self._untrained, self._gradients, self._constant = untrained, gradients, constant
-        self._watched, self._like, self._interval, self._setup = watched, like, interval, setup
+        self._watched, self._like, self.interval, self._setup = watched, like, interval, setup
         self.watched: Sequence[Tensor] = [*(watched or ()), *(() if gradients is None else gradients.parameters)]
         self._before: Trained | None = None
         self._dynamics: Dynamics | None = None
@@ -81,7 +82,7 @@ class Observing:
             lr: (1, K), of these steps.
         """
         if not self._needs.measured:
-            return self._shown(clock(self._like.new_full((1,), step), horizon, self._interval, self._setup))
+            return self._shown(clock(self._like.new_full((1,), step), horizon, self.interval, self._setup))
         now = self._now(step)
         # Before the first step, the loss on a batch is expected to be that on validation data.
         losses = from_first(now.val_loss) if losses is None else mean_of_processes(losses.to(self._like))
@@ -89,7 +90,7 @@ class Observing:
 
     @without_gradients
     def _measured(self, now: Trained, losses: Tensor, lr: Tensor, horizon: float) -> Seen:
-        meter = DynamicsMeter(horizon, int(min(self._interval, horizon)), self._needs.motion, self._setup)
+        meter = DynamicsMeter(horizon, int(min(self.interval, horizon)), self._needs.motion, self._setup)
         before = now if self._before is None else self._before
         if before.predictions.shape != now.predictions.shape:
             raise ValueError(

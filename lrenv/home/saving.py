@@ -12,13 +12,14 @@ from lrenv.home.deciding import Decider
 from lrenv.home.stepping import Losses
 from lrenv.lookup import count
 
-VERSION = 2
+VERSION = 3
 """Of what `state_of` gives."""
 
 
 class Progress(NamedTuple):
     """How far a loop has come."""
 
+    every: int
     horizon: int | None
     last_epoch: int
     due: float  # the step at which there is something to do next
@@ -27,18 +28,18 @@ class Progress(NamedTuple):
     losses: Losses
 
 
-def state_of(every: int, progress: Progress, decider: Decider) -> dict[str, Any]:
+def state_of(progress: Progress, decider: Decider) -> dict[str, Any]:
     """Everything that later decisions depend on: plain values and tensors.
 
     Args:
-        every: N.
         progress: how far the loop has come.
         decider: what decides for it.
     """
     return {
         "version": VERSION,
         "agent": decider.driver.name,
-        "every": every,
+        "every": progress.every,
+        "groups": len(decider.rates.groups.all),
         "horizon": progress.horizon,
         "last_epoch": progress.last_epoch,
         "due": None if progress.due == math.inf else int(progress.due),
@@ -50,8 +51,13 @@ def state_of(every: int, progress: Progress, decider: Decider) -> dict[str, Any]
     }
 
 
-def read(state: Any, every: int, decider: Decider) -> tuple[Progress, Callable[[], None]]:
+def read(state: Any, every: int | None, decider: Decider) -> tuple[Progress, Callable[[], None]]:
     """Reads what `state_of` gave; returns how far that loop has come, and what brings the decider there.
+
+    Args:
+        state: what is read.
+        every: N where the user gave it; None takes that of the state.
+        decider: what is to go on.
 
     Raises:
         ValueError: the state of something else, of another agent, with another `every`, or with parts that are missing
@@ -60,7 +66,7 @@ def read(state: Any, every: int, decider: Decider) -> tuple[Progress, Callable[[
     if not isinstance(state, Mapping) or state.get("version") != VERSION or "decider" not in state:
         raise ValueError("this is no state of an LRController of this version: pass what its state_dict() gave")
     for key, mine in (("agent", decider.driver.name), ("every", every)):
-        if state.get(key) != mine:
+        if mine is not None and state.get(key) != mine:
             raise ValueError(
                 f"the state is that of a controller with {key} {state.get(key)!r}, and this one has {mine!r}: make it "
                 "with the same settings"
@@ -69,6 +75,7 @@ def read(state: Any, every: int, decider: Decider) -> tuple[Progress, Callable[[
         losses = Losses()
         losses.restore(state["losses"])
         progress = Progress(
+            count("every", state["every"]),
             None if state["horizon"] is None else count("horizon", state["horizon"]),
             count("last_epoch", state["last_epoch"], 0),
             math.inf if state["due"] is None else float(count("due", state["due"], 0)),
@@ -76,7 +83,7 @@ def read(state: Any, every: int, decider: Decider) -> tuple[Progress, Callable[[
             None if state["first"] is None else state["first"].reshape(1).clone(),
             losses,
         )
-        said = [str(kind) for kind in state["said"]]
+        said, groups = [str(kind) for kind in state["said"]], count("groups", state["groups"])
         restore_decider = decider.restoring(state["decider"])
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
@@ -87,7 +94,14 @@ def read(state: Any, every: int, decider: Decider) -> tuple[Progress, Callable[[
 
     def restore() -> None:
         restore_decider()
+        decider.every(progress.every)
         decider.tell.said = said
+        if groups != (here := len(decider.rates.groups.all)):
+            decider.tell(
+                "groups",
+                f"the state is that of an optimizer with {groups} parameter groups, and this one has {here}: the rates "
+                "of the first ones have the ratios of those in the same places there",
+            )
 
     return progress, restore
 

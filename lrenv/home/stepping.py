@@ -47,6 +47,10 @@ class Steps:
         self.taken += 1
         self.found_inf = found_inf if isinstance(found_inf, Tensor) else None
 
+    def skipped(self) -> bool:
+        """Whether a fused optimizer left the weights alone at its last step; this waits for the device."""
+        return self.found_inf is not None and bool(self.found_inf)
+
     def since(self) -> int:
         """How many steps were taken since the last call of this method."""
         taken, self.taken = self.taken if self.noticed else 1, 0

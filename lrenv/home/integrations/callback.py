@@ -85,8 +85,6 @@ class ControllerCallback:
         horizon, settings = total, dict(self._settings)
         if saved is not None:
             horizon = saved.get("horizon")
-            if settings["every"] is None:  # a hundredth of what the horizon was at first
-                settings["every"] = saved.get("every")
         elif done and total is not None:
             horizon = total - done
         if horizon is not None and horizon < 1:
