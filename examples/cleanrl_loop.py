@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-import lrenv  # noqa: F401  registers the environments
+from lrenv.randomness.seeds import seeds_for  # lrenv registers its environments
 
 ENVS, STEPS, CLIP, GAMMA, LAMBDA = 32, 10, 0.2, 1.0, 0.95
 
@@ -26,7 +26,7 @@ def main(iterations: int = 12) -> list[float]:
     critic = nn.Sequential(nn.Linear(size, 32), nn.Tanh(), nn.Linear(32, 1))
     log_std = nn.Parameter(torch.full((actions,), -0.5))
     optimizer = torch.optim.Adam([*actor.parameters(), *critic.parameters(), log_std], lr=3e-3, eps=1e-5)
-    seen, returns = torch.as_tensor(envs.reset(seed=0)[0]), []
+    seen, returns = torch.as_tensor(envs.reset(seed=seeds_for("training", 1)[0])[0]), []
     for _ in range(iterations):
         rows: list[tuple[Tensor, ...]] = []
         for _ in range(STEPS):

@@ -8,8 +8,9 @@ from __future__ import annotations
 import optuna
 
 import lrenv
+from lrenv.randomness.seeds import seeds_for
 
-SEEDS = range(8)
+SEEDS = seeds_for("tuning", 8)
 
 
 def validation_loss(peak: float, warmup: float) -> float:

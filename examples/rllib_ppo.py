@@ -11,7 +11,7 @@ import gymnasium as gym
 import ray
 from ray.rllib.algorithms.ppo import PPOConfig
 
-import lrenv  # noqa: F401  registers the environments
+from lrenv.randomness.seeds import seeds_for  # lrenv registers its environments
 
 ENVS, STEPS = 32, 10
 
@@ -28,7 +28,7 @@ def main(iterations: int = 8) -> list[float]:
             gym_env_vectorize_mode=gym.VectorizeMode.VECTOR_ENTRY_POINT,  # the native vector environment
         )
         .training(train_batch_size_per_learner=ENVS * STEPS, minibatch_size=80, num_epochs=10, gamma=1.0, lr=3e-3)
-        .debugging(seed=0)
+        .debugging(seed=seeds_for("training", 1)[0])
     )
     algorithm = config.build_algo()
     returns = [float(algorithm.train()["env_runners"]["episode_return_mean"]) for _ in range(iterations)]

@@ -645,6 +645,20 @@ def test_other_data_than_the_held_out_lists_are_told(tmp_path: Path, monkeypatch
         run_suite(suite, tmp_path)
 
 
+def test_what_was_found_for_another_version_of_ones_own_agent_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    source = "from lrenv import make_agent\ndef Mine(peak=0.1): return make_agent('constant', peak={})\n"
+    searched = []
+    for peak in ("peak", "peak", "2 * peak"):
+        path.write_text(source.format(peak))
+        searched.append(
+            search_of(Entry("mine", f"{path}:Mine", {"peak": Axis((0.1, 0.2), factor=2.0)}, {})).about("grid", [0.1])
+        )
+    assert searched[0] == searched[1]
+    assert searched[0] != searched[2]
+    assert "file" not in search_of(Entry("constant", "constant:peak=0.1", {}, {})).about("grid", [0.1])
+
+
 def test_what_searches_found_is_used_again(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = made(suite, tmp_path / "first")
     begun = counted(monkeypatch)

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
-from lrenv.agents import View
+from lrenv.agents import BaseAgent, View
 from lrenv.agents.ppo.agent import Architecture, PPOController
-from lrenv.benchmark import Comparison, compare, comparison, evaluate, make_agent, tune
+from lrenv.benchmark import Comparison, compare, comparison, evaluate, make_agent, tune, wording
 from lrenv.benchmark.evaluation import Result
 from lrenv.benchmark.report import save_report
 from lrenv.benchmark.statistics import mean_std, paired, paired_t, welch
@@ -299,6 +300,52 @@ def test_a_change_of_ones_own_files_is_noticed(tmp_path: Path, monkeypatch: pyte
             again()
         path.write_text(before)
     again()
+
+
+def test_a_change_of_ones_own_data_or_network_is_noticed(tmp_path: Path, make_blobs: Any) -> None:
+    """What their functions read from elsewhere, which is not in the functions."""
+    held: dict[str, Any] = {"data": make_blobs(), "width": 3}
+
+    def again() -> Comparison:
+        task = Task(
+            name="mine", data=lambda: held["data"], budget=10, batch_size=8,
+            network=lambda shape, classes: nn.Sequential(
+                nn.Linear(shape[0], held["width"]), nn.ReLU(), nn.Linear(held["width"], classes)
+            ),
+        )  # fmt: skip
+        return compare(task, "linear:peak=0.1", 2, device="cpu", out=tmp_path)
+
+    again()
+    again()
+    for change, name in (({"data": make_blobs(train=40)}, "data"), ({"width": 4}, "network")):
+        before = held.copy()
+        held.update(change)
+        with pytest.raises(FileExistsError, match=f"{name} .*, now "):
+            again()
+        held.update(before)
+    again()
+
+
+def test_ones_own_agent_that_can_not_be_made_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text("class Mine:\n    def __init__(self):\n        raise RuntimeError('no such memory')\n")
+    with pytest.raises(ValueError, match=r"Mine' raised RuntimeError: no such memory .*own.py:3.* when it was made"):
+        make_agent(f"{path}:Mine")
+
+
+def test_who_is_measured_less_often_is_told() -> None:
+    class Still(BaseAgent[tuple[()]]):
+        def __init__(self, interval: int) -> None:
+            self.view = View("set-raw", "clock", interval)
+
+        def act(self, observation: Any, carry: tuple[()]) -> Any:
+            return np.full((len(observation), 1), 0.1), carry
+
+    often, seldom = Still(5), Still(10)
+    told = wording.caption(compare(NOISY, {"often": often, "seldom": seldom}, 2, device="cpu"))
+    assert "Less often than others are measured: seldom (every 10 steps). " in told
+    for agents in ({"often": often}, {"seldom": seldom}, {"often": often, "linear": "linear:peak=0.1"}):
+        assert "Less often" not in wording.caption(compare(NOISY, agents, 2, device="cpu"))
 
 
 def test_ones_own_agents_are_tuned(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
@@ -15,6 +16,7 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNorma
 
 from lrenv.agents import SB3Agent, View
 from lrenv.benchmark import AgentError, evaluate
+from lrenv.controllers.sb3_agent import as_agent
 from lrenv.envs.sb3_vec_env import LearningRateVecEnv
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.training.tasks import make_task
@@ -59,9 +61,22 @@ def test_a_model_acts_as_it_was_trained(settings: dict[str, Any]) -> None:
     # Whoever acts at every other step is measured no more often than at every fifth.
     measured = {"measure_interval": 6} if "interval" in settings else {}
     np.testing.assert_array_equal(result.curves["lr"], by_hand(model, **settings, **measured))
-    defaults = {"control": "scale", "observe": "dynamics", "interval": 5, "optimizer": "sgd"}
+    defaults = {"control": "scale", "observe": "dynamics", "interval": 5}
     assert result.view == defaults | settings
     assert result.agent == "PPO"
+
+
+def test_a_model_observes_ones_own_function_and_leaves_the_task_its_optimizer() -> None:
+    """Also a function that is called as one of lrenv's observations."""
+
+    def dynamics(seen: Any) -> Any:
+        return torch.stack([seen.val_loss.log(), seen.lr.log10()], 1)
+
+    model = trained(observe=dynamics)
+    result = evaluate(model, TASK, [3, 4], initial_lr=0.1, device="cpu")
+    np.testing.assert_array_equal(result.curves["lr"], by_hand(model, observe=dynamics))
+    assert result.view == {"control": "scale", "observe": "dynamics", "interval": 5}
+    assert as_agent(trained(optimizer="adam")).view.optimizer == "adam"
 
 
 @pytest.mark.parametrize("kind", [PPO, RecurrentPPO])

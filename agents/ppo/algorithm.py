@@ -71,6 +71,11 @@ class Watch(BaseCallback):
         self.rates: list[float] = []
         self.diverged = self.truncated = 0
 
+    def mean_val_loss(self) -> float:
+        """The mean of the validation losses that are numbers; NaN if none is."""
+        there = [loss for loss in self.val_losses if not np.isnan(loss)]
+        return float(np.mean(there)) if there else float("nan")
+
     def _on_rollout_start(self) -> None:
         self._clear()
 

@@ -202,7 +202,7 @@ class PPOTraining(PolicyTraining):
 
     @property
     def episodes(self) -> int:
-        """The number of trainees that were trained so far."""
+        """The number of episodes that were trained so far, in whole ones: others follow where one diverges early."""
         return self.iteration * self.settings.envs
 
     def summary(self) -> dict[str, float]:
@@ -211,7 +211,7 @@ class PPOTraining(PolicyTraining):
         first, middle, last = (watch.rates[int(at * (len(watch.rates) - 1))] for at in (0, 0.5, 1))
         return {
             "episode/return": float(np.mean(watch.returns or [np.nan])),
-            "episode/val_loss": float(np.nanmean(watch.val_losses or [np.nan])),
+            "episode/val_loss": watch.mean_val_loss(),
             "episode/diverged": watch.diverged,
             "episode/lr_first": first,
             "episode/lr_middle": middle,

@@ -27,7 +27,7 @@ from lrenv.controllers.agent import Agent, AgentError, agent_factory, view_of
 from lrenv.controllers.controller_file import read_metadata
 from lrenv.envs.actions import is_relative
 from lrenv.envs.own import observation_name
-from lrenv.envs.snapshots import described
+from lrenv.envs.snapshots import described, own_contents
 from lrenv.lookup import count, error_line
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.memory import choose_device
@@ -71,7 +71,7 @@ def compare(
         device: where the trainees live.
         out: the folder that keeps what is finished; called again with the same settings, the comparison goes on from
             there. Nothing is kept if it is None. Of one's own files that specs name, a change is noticed, but not of
-            what they import. Runs of agents that are given as objects are not kept, since nothing tells in another
+            what they import; and so is one of the data and the network that one's own task makes. Runs of agents that are given as objects are not kept, since nothing tells in another
             process that an object is the same: they run again.
         overwrite: discard a comparison that `out` holds.
 
@@ -102,7 +102,7 @@ def compare(
     settings = {
         "task": described_setting(task), "agents": names, "baseline": baseline,
         "labels": {c.spec: label for c, label in zip(contenders, labels, strict=False)},
-        "files": digests(contenders, own),
+        "files": digests(contenders, own), **own_contents(task),
         "seeds": seeds, "initial_lr": described_setting(starts), "tuning_seeds": list(tuning_seeds),
         "device": str(where),
         "group": GROUP, "at_once": AT_ONCE, "threads": torch.get_num_threads(),

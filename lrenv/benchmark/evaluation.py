@@ -17,6 +17,7 @@ from lrenv.benchmark.optimizer_runs import run_optimizers
 from lrenv.controllers.agent import Agent, AgentError, State, View, called, make_agent, view_of
 from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.controllers.sb3_agent import as_agent
+from lrenv.envs.observations import names_of
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.lookup import count, error_line, what_is
 from lrenv.runtime.ambient import with_own_settings
@@ -177,7 +178,7 @@ def evaluate(
         diverged=info["diverged"],
         curves={key: np.stack(curve) for key, curve in curves.items()},
         seconds=time.perf_counter() - begin,
-        view={key: x if isinstance(x, str | int) or _names(x) else called(x) for key, x in view.settings().items()},
+        view={key: _shown(key, x) for key, x in view.settings().items()},
     )
 
 
@@ -309,6 +310,13 @@ def joined(results: Sequence[Result]) -> Result:
     arrays: dict[str, Any] = {name: np.concatenate([getattr(result, name) for result in results]) for name in ARRAYS}
     curves = {name: beside([result.curves[name] for result in results]) for name in results[0].curves}
     return replace(results[0], **arrays, curves=curves, seconds=sum(result.seconds for result in results))
+
+
+def _shown(name: str, value: Any) -> Any:
+    """A setting of a view as names or numbers."""
+    if name == "observe":
+        return names_of(value)
+    return value if isinstance(value, str | int) or _names(value) else called(value)
 
 
 def _names(value: object) -> bool:

@@ -30,6 +30,7 @@ from lrenv.benchmark.suite import Axis, Entry, Suite
 from lrenv.benchmark.tuning import AT_ONCE, grid_of
 from lrenv.controllers.agent import make_agent, view_of
 from lrenv.envs.actions import is_relative
+from lrenv.envs.snapshots import own_contents
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.lookup import what_is
 from lrenv.randomness.seeds import seeds_for
@@ -122,7 +123,8 @@ def run_suite(
     found = Records.read(records) if records is not None else Records({}, {})
     own = {f"task {name}": specs.parse(spec).own for name, spec in named.items()}
     settings = {
-        "suite": described_setting(suite), "tasks": {name: described_setting(task) for name, task in tasks.items()},
+        "suite": described_setting(suite),
+        "tasks": {name: described_setting(task) | own_contents(task) for name, task in tasks.items()},
         "agents": [entry.label for entry in entries], "files": digests(list(contenders.values()), own),
         "tuned": sources.digest(records) if records is not None and records.exists() else None,
         "device": str(choose_device(device)), "at_once": AT_ONCE, "threads": torch.get_num_threads(),

@@ -159,7 +159,7 @@ def _budgets(budgets: Budgets, reference: str) -> list[str]:
             ["agent", *(f"best of {count}" for count in budgets.counts)],
             [
                 [name, *(f"{x:.3f}" for x in curve)]
-                for name, curve in [*budgets.families.items(), ("the best of each task", budgets.each)]
+                for name, curve in [*budgets.families.items(), ("the best of each task, by hindsight", budgets.each)]
             ],
         ),
     ]
@@ -172,7 +172,7 @@ def _budgets(budgets: Budgets, reference: str) -> list[str]:
         said.append(table(["agent", "draws"], rows))
         said.append(
             f"The same agents relative to the best of {budgets.counts[-1]} draws of the family that is best on each "
-            "task, with intervals by a bootstrap over tasks:"
+            "task, which nobody knows before, with intervals by a bootstrap over tasks:"
         )
         shown = sorted(budgets.against.items(), key=lambda item: item[1])
         said.append(

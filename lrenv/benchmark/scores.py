@@ -215,7 +215,7 @@ class Budgets:
     Attributes:
         counts: numbers of draws.
         families: agent -> (counts,) the geometric mean over tasks of the expected relative loss of the best of so many.
-        each: (counts,) the same, of the family that is best on each task.
+        each: (counts,) the same, of the family whose test loss is best on each task: by hindsight.
         worth: agent without tuning -> the least number of draws at which the best family is expected to be level or
             ahead; None if all that were made aren't enough.
         against: agent without tuning -> its loss relative to the last of `each`, the geometric mean over tasks, and the

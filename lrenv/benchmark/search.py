@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from lrenv import sources
 from lrenv.benchmark.comparison import described_setting
 from lrenv.benchmark.evaluation import ARRAYS, Result, evaluate, joined
 from lrenv.benchmark.suite import Entry, Suite
@@ -122,6 +123,8 @@ class Search:
             "task_spec": self.spec, "settings": task, "seeds": self.suite.tuning_seeds, "weight_decay": self.decays(),
             "version": version("lrenv"),
         }  # fmt: skip
+        if (own := parse(self.entry.agent).own) is not None:
+            about["file"] = sources.digest(sources.own_path(own))
         if self.entry.after:
             other = self.first().entry
             about["after"] = [other.label, other.agent, {name: axis.of(100) for name, axis in other.grid.items()}]

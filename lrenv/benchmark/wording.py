@@ -93,6 +93,7 @@ def caption(comparison: Comparison) -> str:
             "weights and batches of the others. Where it is measured at other weights than it trains, running "
             "statistics of batch norm are estimated anew for them; an average by +ema has those of the iterates."
         )
+    said += _measured(comparison)
     know, not_ = ([row.label for row in comparison.rows if row.horizon is known] for known in (True, False))
     if know and not_:
         said.append(
@@ -101,6 +102,20 @@ def caption(comparison: Comparison) -> str:
     if isinstance(comparison.task.initial_lr, LogUniform) and any(" to " in row.label for row in comparison.rows):
         said.append("Where the rate is scaled, each run's initial rate is drawn from the task's range by its seed.")
     return " ".join(said)
+
+
+def _measured(comparison: Comparison) -> list[str]:
+    """Who is measured less often than others: the best of few checkpoints is worse, whatever the training."""
+    usual = comparison.task.measure_interval or comparison.task.interval
+    views = {row.label: row.result.view for row in comparison.rows if row.result is not None}
+    every = {label: max(usual, view.get("interval", usual)) for label, view in views.items()}
+    seldom = [f"{label} (every {steps} steps)" for label, steps in every.items() if steps > min(every.values())]
+    if not seldom:
+        return []
+    return [
+        f"Less often than others are measured: {_listed(seldom)}. Where there are fewer checkpoints to choose from, "
+        "the best one is worse; the last network has no such disadvantage."
+    ]
 
 
 def what(view: dict[str, Any]) -> str:

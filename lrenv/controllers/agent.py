@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lrenv import sources, specs
 from lrenv.controllers.controller_file import ControllerFileError, agent_name
 from lrenv.envs.observations import tells_budget
-from lrenv.lookup import what_is
+from lrenv.lookup import error_line, what_is
 from lrenv.runtime.ambient import with_own_settings
 from lrenv.training.optimizers import Optimizer, OptimizerFactory
 
@@ -200,6 +200,10 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
     except TypeError as error:
         hint = "; it is trained, so give its controller file instead of its name" if hasattr(factory, "load") else ""
         raise ValueError(f"agent {spec.name!r}: {error}{hint}") from error
+    except Exception as error:
+        if spec.own is None or isinstance(error, ValueError):
+            raise
+        raise ValueError(f"agent {spec.name!r} raised {error_line(error)} when it was made") from error
     if not hasattr(made, "predict"):
         raise ValueError(f"agent {spec.name!r} must have a method `predict`, but it is {what_is(made)}")
     return made

@@ -82,5 +82,7 @@ def _view(model: Any) -> View:
             'evaluate(lrenv.agents.SB3Agent(model, View(control="scale", observe="dynamics"), '
             "normalise=its VecNormalize or None), task)"
         )
-    episode = (env.envs if isinstance(env, LearningRateVecEnv) else env._envs).episode
-    return View(episode.control.name, episode.observer.name, env.task.interval, env.task.optimizer)
+    envs = env.envs if isinstance(env, LearningRateVecEnv) else env._envs
+    observe = envs.asked["observe"]
+    seen = tuple(observe) if isinstance(observe, list) else observe
+    return View(envs.episode.control.name, seen, env.task.interval, envs.asked["optimizer"])

@@ -76,6 +76,20 @@ def _in_view(value: Any, known: Mapping[str, Any]) -> str:
     return value if built_in else f"{value} {described(known[value])}"
 
 
+def own_contents(task: Task) -> dict[str, str]:
+    """What a task's data and network are, in checksums, where one of both is somebody's own; empty of lrenv's.
+
+    What their functions read from elsewhere, a file or a variable of their module, is not in the functions.
+    """
+    made_by = [part for part in (task.data, task.network) if not isinstance(part, str)]
+    while any(isinstance(part, partial) for part in made_by):
+        made_by = [part.func if isinstance(part, partial) else part for part in made_by]
+    if all(str(getattr(part, "__module__", "")).partition(".")[0] == "lrenv" for part in made_by):
+        return {}
+    trainee = Trainee(task)
+    return {"data": _data(task, trainee), "network": _network(task, trainee)}
+
+
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """Returns each setting that differs, as "name theirs (here ours)"; an optimizer may have ones of its own."""
     names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]

@@ -85,6 +85,9 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             reset with `options={"reset_mask": mask}`.
         render_mode: "rgb_array" draws losses and rates of the first 16 envs, "human" prints a line per decision.
 
+    Attributes:
+        asked: the observation as it was given, and the optimizer that was asked for in the place of the task's.
+
     Raises:
         ValueError, TypeError: settings that cannot be meant, or that no memory of this device holds; the message says
             what to do.
@@ -133,6 +136,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             chunk_size,
         )  # fmt: skip
         self._view = {"control": control, "observe": observe, "reward": reward, "precision": precision}
+        self.asked: dict[str, Any] = {"observe": observe, "optimizer": optimizer}
         _check_memory(self.episode, num_envs)
         self.single_observation_space = self.episode.observer.space
         self.single_action_space = self.episode.control.space
