@@ -71,8 +71,9 @@ def compare(
         device: where the trainees live.
         out: the folder that keeps what is finished; called again with the same settings, the comparison goes on from
             there. Nothing is kept if it is None. Of one's own files that specs name, a change is noticed, but not of
-            what they import; and so is one of the data and the network that one's own task makes. Runs of agents that are given as objects are not kept, since nothing tells in another
-            process that an object is the same: they run again.
+            what they import; and so is one of the data and the network that one's own task makes. Runs of agents that
+            are given as objects are not kept, since nothing tells in another process that an object is the same: they
+            run again.
         overwrite: discard a comparison that `out` holds.
 
     Raises:

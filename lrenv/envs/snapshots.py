@@ -77,7 +77,7 @@ def _in_view(value: Any, known: Mapping[str, Any]) -> str:
 
 
 def own_contents(task: Task) -> dict[str, str]:
-    """What a task's data and network are, in checksums, where one of both is somebody's own; empty of lrenv's.
+    """Returns what a task's data and network are, in checksums, if one of both is somebody's own; nothing of lrenv's.
 
     What their functions read from elsewhere, a file or a variable of their module, is not in the functions.
     """
