@@ -55,6 +55,8 @@ SHAPES = {
 like an exponential, which isn't judged here. From which first rate is not said."""
 SOONER = (("Fa. MNIST", "cnn"), ("CIFAR10", "resnet"))
 """Where controllers reach a lower validation loss faster, by section 4.1 and figure 1."""
+COLUMNS = 4
+"""Panels side by side in a figure."""
 RISE, FALL = 1.25, 0.5
 """A rate that reaches this many times its first value warmed up; one that ends at this part of its highest decayed."""
 
@@ -260,34 +262,32 @@ def figures(found: Sequence[Cell]) -> dict[str, Callable[[], Figure]]:
 
 
 def draw(found: Sequence[Cell], curve: str, label: str) -> Figure:
-    """A curve of all methods: a column per row of the tables, a line of panels per setting of controllers.
-
-    Schedules alone are shown once, where nothing else is.
-    """
+    """A curve of all methods: a panel per row of the tables and setting of its controllers, or of schedules alone."""
     own = [cell for cell in found if cell.source == cell.data]
-    rows = list(dict.fromkeys(cell.row for cell in own))
-    controllers = {s: sorted({cell.title for cell in own if is_of(cell, s)}) for s in SETTING_TITLES}
-    controlled = {cell.row for cell in own if not cell.is_schedule}
-    settings = [setting for setting, titles in controllers.items() if titles] or ["ours"]
-    figure, axes = panels(len(settings), len(rows), dpi=80)
-    for line, setting in zip(axes, settings, strict=True):
+    shown = [
+        (row, setting)
+        for row in dict.fromkeys(cell.row for cell in own)
+        for setting in [s for s in SETTING_TITLES if any(c.row == row and is_of(c, s) for c in own)] or [""]
+    ]
+    columns = min(len(shown), COLUMNS)
+    figure, axes = panels(-(-len(shown) // columns), columns, dpi=80)
+    for ax in axes.flat[len(shown) :]:
+        ax.set_visible(False)
+    for ax, (row, setting) in zip(axes.flat, shown, strict=False):
         # A controller has the same colour in all panels of its setting, and a schedule in all panels.
-        names = [*SCHEDULES, *controllers[setting]]
-        for ax, row in zip(line, rows, strict=True):
-            shown = [c for c in own if c.row == row and (c.is_schedule or is_of(c, setting))]
-            told_elsewhere = row in controlled or setting != settings[0]
-            if all(cell.is_schedule for cell in shown) and told_elsewhere:
-                ax.set_visible(False)
+        names = [*SCHEDULES, *sorted({cell.title for cell in own if is_of(cell, setting)})]
+        for cell in own:
+            if cell.row != row or not (cell.is_schedule or is_of(cell, setting)):
                 continue
-            for cell in shown:
-                colour = COLOURS[names.index(cell.method if cell.is_schedule else cell.title) % len(COLOURS)]
-                # A schedule has no rate before its first interval.
-                first = int(curve == "lr" and cell.is_schedule)
-                values = np.log(cell.curves[curve])[:, first:]
-                steps = cell.version.interval * (first + np.arange(values.shape[1]))
-                low, middle, high = np.exp(np.nanpercentile(values, (10, 50, 90), axis=0))
-                ax.plot(steps, middle, color=colour, label=cell.title, linewidth=1)
-                ax.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-            ax.set(title=f"{row}\n{SETTING_TITLES[setting]}", yscale="log", xlabel="inner steps", ylabel=label)
-            ax.legend(fontsize=5)
+            colour = COLOURS[names.index(cell.method if cell.is_schedule else cell.title) % len(COLOURS)]
+            # A schedule has no rate before its first interval.
+            first = int(curve == "lr" and cell.is_schedule)
+            values = np.log(cell.curves[curve])[:, first:]
+            steps = cell.version.interval * (first + np.arange(values.shape[1]))
+            low, middle, high = np.exp(np.nanpercentile(values, (10, 50, 90), axis=0))
+            ax.plot(steps, middle, color=colour, label=cell.title, linewidth=1)
+            ax.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+        title = f"{row}\n{SETTING_TITLES[setting]}" if setting else row
+        ax.set(title=title, yscale="log", xlabel="inner steps", ylabel=label)
+        ax.legend(fontsize=5)
     return figure

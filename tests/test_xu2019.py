@@ -25,7 +25,7 @@ from lrenv.controllers.controller_file import read_metadata
 from lrenv.data import load
 from xu2019 import Piece, Settings, Xu2019, agent_of, pieces, tuned
 from xu2019_cells import Cell, Chosen, best, cells
-from xu2019_report import TABLE1, baselines, claims, contest, courses, report, shape, speeds
+from xu2019_report import TABLE1, baselines, claims, contest, courses, draw, report, shape, speeds
 from xu2019_tasks import GRIDS, NETWORKS, SCALES, Version, available, base, combinations, resized, task_of
 from xu2019_training import SETTINGS, Carried
 
@@ -422,6 +422,20 @@ def test_tables_of_fixed_results(tmp_path: Path) -> None:
     (loss,) = (row for row in told.claims if row.claim.endswith("test loss better than linear decay, best of 3"))
     assert loss.ours.startswith("0.3500 (0.1291) → 0.1050 (0.0058), -0.2450 ± 0.2")
     assert all("PPO (ours)" in row.claim for row in told.claims)
+
+
+def test_a_panel_has_a_row_and_what_stands_beside_its_controllers() -> None:
+    elsewhere = {"network": "cnn-caffe"}
+    found = [cell("step", [0.1, 0.2]), cell("ours-mlp", [0.1]), cell("paper-mlp", [0.1]), cell("linear", [0.1]),
+             cell("step", [0.3], **elsewhere), cell("step", [0.4], source="cifar10-jpeg")]  # fmt: skip
+    shown = [ax for ax in draw(found, "val_loss", "loss").axes if ax.get_visible()]
+    told = {ax.get_title(): [line.get_label() for line in ax.get_lines()] for ax in shown}
+    ours, paper = (f"PPO ({setting}), perceptron, from 0.001" for setting in ("ours", "paper"))
+    assert told == {
+        "fashion-mnist cnn\nThe paper's setting": ["step decay", paper, "linear decay"],
+        "fashion-mnist cnn\nOur setting": ["step decay", ours, "linear decay"],
+        "fashion-mnist cnn-caffe": ["step decay"],
+    }
 
 
 def test_whole_runs_of_schedules_may_be_those_of_another_folder(tmp_path: Path) -> None:
