@@ -656,7 +656,7 @@ def test_what_was_found_for_another_version_of_ones_own_agent_is_not_used(tmp_pa
         )
     assert searched[0] == searched[1]
     assert searched[0] != searched[2]
-    assert "file" not in search_of(Entry("constant", "constant:peak=0.1", {}, {})).about("grid", [0.1])
+    assert "files" not in search_of(Entry("constant", "constant:peak=0.1", {}, {})).about("grid", [0.1])
 
 
 def test_what_searches_found_is_used_again(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

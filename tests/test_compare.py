@@ -344,6 +344,8 @@ def test_who_is_measured_less_often_is_told() -> None:
     often, seldom = Still(5), Still(10)
     told = wording.caption(compare(NOISY, {"often": often, "seldom": seldom}, 2, device="cpu"))
     assert "Less often than others are measured: seldom (every 10 steps). " in told
+    odd = wording.caption(compare(NOISY, {"every third": Still(3), "often": often}, 2, device="cpu"))
+    assert "measured: every third (every 6 steps)." in odd, "of what it acts after, the first multiple from 5 on"
     for agents in ({"often": often}, {"seldom": seldom}, {"often": often, "linear": "linear:peak=0.1"}):
         assert "Less often" not in wording.caption(compare(NOISY, agents, 2, device="cpu"))
 

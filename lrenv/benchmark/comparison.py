@@ -103,7 +103,7 @@ def compare(
     settings = {
         "task": described_setting(task), "agents": names, "baseline": baseline,
         "labels": {c.spec: label for c, label in zip(contenders, labels, strict=False)},
-        "files": digests(contenders, own), **own_contents(task),
+        "files": digests(contenders, own),
         "seeds": seeds, "initial_lr": described_setting(starts), "tuning_seeds": list(tuning_seeds),
         "device": str(where),
         "group": GROUP, "at_once": AT_ONCE, "threads": torch.get_num_threads(),
@@ -111,6 +111,8 @@ def compare(
     }  # fmt: skip
     kept = None
     if out is not None:
+        if contents := own_contents(task):
+            settings["contents"] = contents
         folder = Path(out)
         kept = Cells(folder / "cells.jsonl", settings, about, [folder / name for name in FILES], overwrite)
         about = kept.about

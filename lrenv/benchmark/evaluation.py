@@ -198,6 +198,15 @@ def _optimized(agent: OptimizerAgent, name: str, task: Task, seeds: list[int], d
     )
 
 
+def measured_every(task: Task, interval: int) -> int:
+    """Returns the steps between two measurements of an agent that acts at such an interval.
+
+    Who acts more often than others is measured no more often, for the best of many measurements is lower.
+    """
+    measured = task.measure_interval or max(task.interval, interval)
+    return -(-measured // interval) * interval
+
+
 def _environments(
     make: Callable[..., LearningRateVectorEnv],
     name: str,
@@ -211,9 +220,7 @@ def _environments(
     settings = {"interval": task.interval} | view.settings()
     interval = settings["interval"]
     try:
-        # Who acts more often than others is measured no more often: the best of many measurements is lower.
-        measured = task.measure_interval or max(task.interval, count("interval", interval))
-        settings["measure_interval"] = -(-measured // interval) * interval
+        settings["measure_interval"] = measured_every(task, count("interval", interval))
         return make(n, task, **settings, device=device, compile=compile, autoreset_mode=AutoresetMode.DISABLED)
     except (ValueError, TypeError) as error:
         # Is it the agent, or the task by itself?

@@ -124,12 +124,14 @@ def run_suite(
     own = {f"task {name}": specs.parse(spec).own for name, spec in named.items()}
     settings = {
         "suite": described_setting(suite),
-        "tasks": {name: described_setting(task) | own_contents(task) for name, task in tasks.items()},
+        "tasks": {name: described_setting(task) for name, task in tasks.items()},
         "agents": [entry.label for entry in entries], "files": digests(list(contenders.values()), own),
         "tuned": sources.digest(records) if records is not None and records.exists() else None,
         "device": str(choose_device(device)), "at_once": AT_ONCE, "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("lrenv", "torch", "numpy")},
     }  # fmt: skip
+    if contents := {name: made for name, task in tasks.items() if (made := own_contents(task))}:
+        settings["contents"] = contents
     about = {"command": command_line(), "machine": machine(), "commit": commit(), "versions": settings["versions"]}
     cells = Cells(out / "cells.jsonl", settings, about, [out / name for name in FILES], overwrite)
     lines, pools = [], {}

@@ -123,8 +123,9 @@ class Search:
             "task_spec": self.spec, "settings": task, "seeds": self.suite.tuning_seeds, "weight_decay": self.decays(),
             "version": version("lrenv"),
         }  # fmt: skip
-        if (own := parse(self.entry.agent).own) is not None:
-            about["file"] = sources.digest(sources.own_path(own))
+        entries = [self.entry, *([self.first().entry] if self.entry.after else [])]
+        if files := [sources.own_path(own) for entry in entries if (own := parse(entry.agent).own) is not None]:
+            about["files"] = [sources.digest(path) for path in files]
         if self.entry.after:
             other = self.first().entry
             about["after"] = [other.label, other.agent, {name: axis.of(100) for name, axis in other.grid.items()}]

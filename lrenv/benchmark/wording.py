@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lrenv.benchmark.evaluation import Result
+from lrenv.benchmark.evaluation import Result, measured_every
 from lrenv.benchmark.rows import LEVEL, Comparison, Row
 from lrenv.benchmark.statistics import paired, paired_interval
 from lrenv.training.tasks import LogUniform
@@ -106,9 +106,9 @@ def caption(comparison: Comparison) -> str:
 
 def _measured(comparison: Comparison) -> list[str]:
     """Who is measured less often than others: the best of few checkpoints is worse, whatever the training."""
-    usual = comparison.task.measure_interval or comparison.task.interval
+    task = comparison.task
     views = {row.label: row.result.view for row in comparison.rows if row.result is not None}
-    every = {label: max(usual, view.get("interval", usual)) for label, view in views.items()}
+    every = {label: measured_every(task, view.get("interval", task.interval)) for label, view in views.items()}
     seldom = [f"{label} (every {steps} steps)" for label, steps in every.items() if steps > min(every.values())]
     if not seldom:
         return []

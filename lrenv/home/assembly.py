@@ -111,12 +111,6 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     decider = Decider(driver, observing, fall, rates, every, last.device)
     if unlike := groups.unlike(driver.view.optimizer, getattr(driver.agent, "fitted_to", ())):
         decider.tell("family", f"agent {driver.name!r} {unlike}")
-    if needs.training and any(group.get("maximize") for group in groups.all):
-        decider.tell(
-            "maximize",
-            f"the optimizer maximizes, and agent {driver.name!r} looks at losses, which fall as training goes well: "
-            "give step(loss) the negative of what is maximized",
-        )
     if split:
         decider.tell(
             "split",

@@ -179,9 +179,10 @@ class LRController(LRScheduler):
         if not self._at_gradients:
             self._begin()
 
-    def _begin(self, late: int = 0) -> None:
-        """Takes the first decision, after so many steps at the optimizer's own rates."""
-        if not self._shadow and (told := self._rates.groups.moved(is_relative(self._driver.view.control))):
+    def _begin(self, late: bool = False) -> None:
+        """Takes the first decision; late, after a step at the optimizer's own rates."""
+        relative = is_relative(self._driver.view.control)
+        if relative and not self._shadow and (told := self._rates.groups.moved()):
             self._tell("moved", told)
         own = self.get_last_lr() if late and not self._shadow else []
         self._decide(self._first, (LATE,) if late else ())
@@ -191,7 +192,7 @@ class LRController(LRScheduler):
                 self._tell(
                     "late",
                     f"the first step was taken at the optimizer's own rate of {rate:g}, and agent "
-                    f"{self._driver.name!r} chooses {chosen:g}: call start(loss) with the loss of the first batch "
+                    f"{self._driver.name!r} sets {chosen:g}: call start(loss) with the loss of the first batch "
                     "before that step, or give the optimizer a low rate",
                 )
 
@@ -225,7 +226,7 @@ class LRController(LRScheduler):
         gradients.see()
         if not self._begun:
             if self._can_begin or self._first is not None:
-                self._begin(self.last_epoch)
+                self._begin(late=self.last_epoch > 0)
         elif self.last_epoch >= self._due:
             self._arrive()
         gradients.leave()
@@ -273,7 +274,7 @@ class LRController(LRScheduler):
             if self._gradients is None:
                 if self._untrained is not None:
                     self._untrained.see()  # where a captured graph has stepped
-                self._begin(late=1)
+                self._begin(late=True)
         self.last_epoch += 1
         self._losses.add(value if self._due < math.inf else None, self._stepping.found_inf)
         if self._losses.unsettled >= MOST_UNSETTLED:  # after the end, where nothing else asks
@@ -394,12 +395,12 @@ class LRController(LRScheduler):
         """Goes on exactly as the controller would have whose state this is, with the rates that it had set.
 
         The optimizer's state may be loaded before or after. The state's horizon holds, and if this controller was made
-        with another, a warning says so; so does its `every`, if this one was left without. What is refused changes
+        with another, a warning says so. Its `every` holds, too, if none was given here. What is refused changes
         nothing.
 
         Raises:
-            ValueError: the state of something else, of another agent, with another `every`, or with parts that are
-                missing or can't be meant.
+            ValueError: the state of something else, of another agent, with another `every` than was given, or with
+                parts that are missing or can't be meant.
         """
         made_for = self.horizon
         progress, restore = read(state_dict, self.every if self._every_given else None, self._decider)

@@ -113,21 +113,17 @@ class Groups:
                 group["lr"] = group["lr"].detach().clone()
             taken.append(group["lr"])
 
-    def moved(self, relative: bool) -> str | None:
-        """A sentence for the user of rates that are not those which the agent goes by before its first decision.
-
-        Args:
-            relative: whether it starts at the first rate, and not at one of its own.
-        """
+    def moved(self) -> str | None:
+        """A sentence for the user whose agent starts from the rates of before, where somebody has set others since."""
         rates, initial = self.rates(), self.initial()
-        ratios = [(rate * initial[0], rates[0] * first) for rate, first in zip(rates, initial, strict=True)]
-        if (not relative or rates == initial) and all(math.isclose(a, b) for a, b in ratios):
+        # Rates are often float32, and torch's schedulers come back to a rate but for its last bits.
+        if self._set or all(math.isclose(now, first, rel_tol=1e-5) for now, first in zip(rates, initial, strict=True)):
             return None
-        now, goes_by = (", ".join(f"{rate:g}" for rate in of) for of in (rates, initial))
+        now, starts = (", ".join(f"{rate:g}" for rate in of) for of in (rates, initial))
         return (
-            f"the agent goes by the rates that the optimizer's groups began with ({goes_by}), which stand in them as "
-            f"initial_lr, and not by those of now ({now}): if these are meant, delete initial_lr from the groups and "
-            "make the controller anew"
+            f"the agent starts from the rates that the optimizer's groups began with ({starts}), which stand in them "
+            f"as initial_lr, and not from those of now ({now}): if these are meant, delete initial_lr from the groups "
+            "and make the controller anew"
         )
 
     def restore(self, base: float, initial: Sequence[float]) -> None:

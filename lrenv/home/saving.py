@@ -96,11 +96,12 @@ def read(state: Any, every: int | None, decider: Decider) -> tuple[Progress, Cal
         restore_decider()
         decider.every(progress.every)
         decider.tell.said = said
-        if groups != (here := len(decider.rates.groups.all)):
+        own = decider.rates.groups
+        if groups < len(own.all) and own.layers is None:  # fewer may be those that are added only later
             decider.tell(
                 "groups",
-                f"the state is that of an optimizer with {groups} parameter groups, and this one has {here}: the rates "
-                "of the first ones have the ratios of those in the same places there",
+                f"the optimizer has {len(own.all)} parameter groups, and that of the state had {groups}: as many keep "
+                "the ratios of those in the same places there",
             )
 
     return progress, restore

@@ -85,6 +85,8 @@ class ControllerCallback:
         horizon, settings = total, dict(self._settings)
         if saved is not None:
             horizon = saved.get("horizon")
+            if settings["every"] is None and horizon is None:  # there is no horizon to divide
+                settings["every"] = saved.get("every")
         elif done and total is not None:
             horizon = total - done
         if horizon is not None and horizon < 1:
