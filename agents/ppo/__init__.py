@@ -19,7 +19,7 @@ Read `agent.py` first (the trained controller and its file), then `settings.py`,
 with a rate each for actor and critic) and `training.py`. `multi_task.py` trains one policy on several tasks: `tasks.py`
 says which come, and `lrenv.agents.outer.validation` how its controllers are compared.
 
-Limits: a controller is about as good as a tuned schedule on the task that it was trained on, and poor on others
-(`docs/results.md`). Training one takes about a thousand runs of the task. Those trained on many drawn tasks are ahead
-of an untuned linear decay on further ones, in the mean, and behind `universal` (`docs/universal.md`).
+Limits: a controller is about as good as a tuned schedule on the task that it was trained on, and mostly poor on others
+(`docs/carries-over.md`). Training one takes about a thousand runs of the task. Those trained on many drawn tasks are
+ahead of an untuned linear decay on further ones, in the mean, and behind `universal` (`docs/universal.md`).
 """
