@@ -131,7 +131,7 @@ def backward(loop: Loop, rows: slice = slice(0, 4), factor: float = 1.0) -> Tens
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adagrad])
 def test_a_loop_shows_those_of_its_first_step(kind: Any, start: bool) -> None:
     """With any optimizer. The first rate is the agent's where the loss was told; else it comes after the first step."""
-    loop = Loop([0.3], kind)
+    loop = Loop([0.05], kind)
     controller, agent = controlled(loop)
     loss = backward(loop)
     expected = [float(loss.detach()), *sizes_of(loop.model)]
@@ -153,7 +153,7 @@ def test_a_loop_shows_those_of_its_first_step(kind: Any, start: bool) -> None:
 
 def test_gradients_are_what_the_optimizer_steps_with() -> None:
     """Accumulated over two batches, unscaled and clipped; nothing that was there before."""
-    loop = Loop([0.3])
+    loop = Loop([0.05])
     controller, agent = controlled(loop)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     for rows in (slice(0, 4), slice(4, 8)):
@@ -168,7 +168,7 @@ def test_gradients_are_what_the_optimizer_steps_with() -> None:
 
 
 def test_fused_optimizers_are_told_by_how_much_gradients_are_scaled() -> None:
-    loop = Loop([0.3], fused=True)
+    loop = Loop([0.05], fused=True)
     controller, agent = controlled(loop)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     loss = backward(loop)
@@ -183,7 +183,7 @@ def test_fused_optimizers_are_told_by_how_much_gradients_are_scaled() -> None:
 
 @pytest.mark.filterwarnings("ignore:a loss, a weight or a gradient was not finite")
 def test_a_gradient_that_is_no_number_is_not_the_first_one() -> None:
-    loop = Loop([0.3])
+    loop = Loop([0.05])
     controller, agent = controlled(loop)
     expected: list[tuple[float, float, int]] = []
     for step in range(5):
@@ -204,7 +204,7 @@ def test_a_gradient_that_is_no_number_is_not_the_first_one() -> None:
 def test_a_state_has_them() -> None:
     """Saved before the first decision and after it, loaded in a loop that has seen no gradient."""
     for decided in (False, True):
-        loop = Loop([0.3])
+        loop = Loop([0.05])
         controller, _ = controlled(loop)
         loss = backward(loop)
         expected = sizes_of(loop.model)
@@ -212,7 +212,7 @@ def test_a_state_has_them() -> None:
         if decided:
             controller.step(loss)
         state = controller.state_dict()
-        other = Loop([0.3])
+        other = Loop([0.05])
         again, shown = controlled(other)
         again.load_state_dict(state)
         for _ in range(3):
@@ -225,7 +225,7 @@ def test_a_state_has_them() -> None:
 
 
 def test_layers_are_those_of_a_module_or_the_optimizers_groups() -> None:
-    loop = Loop([0.3])
+    loop = Loop([0.05])
     with pytest.raises(ValueError, match="looks at layers: pass module="):
         LRController(loop.optimizer, Shown())
     loop = Loop([0.3, 0.3])
