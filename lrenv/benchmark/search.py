@@ -123,11 +123,11 @@ class Search:
             "task_spec": self.spec, "settings": task, "seeds": self.suite.tuning_seeds, "weight_decay": self.decays(),
             "version": version("lrenv"),
         }  # fmt: skip
-        entries = [self.entry, *([self.first().entry] if self.entry.after else [])]
+        other = self.first().entry if self.entry.after else None
+        entries = [self.entry] if other is None else [self.entry, other]
         if files := [sources.own_path(own) for entry in entries if (own := parse(entry.agent).own) is not None]:
             about["files"] = [sources.digest(path) for path in files]
-        if self.entry.after:
-            other = self.first().entry
+        if other is not None:
             about["after"] = [other.label, other.agent, {name: axis.of(100) for name, axis in other.grid.items()}]
         return about
 

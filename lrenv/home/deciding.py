@@ -61,8 +61,8 @@ class Decider:
         self._observing, self._fallback, self._every, self._device = observing, fallback, every, device
         self.tell, self.history = Telling(), History()
 
-    def every(self, every: int) -> None:
-        """Sets N."""
+    def decide_every(self, every: int) -> None:
+        """Sets N, the steps between two decisions."""
         self._every = every
         self._observing.interval = every
 

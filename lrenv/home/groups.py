@@ -116,7 +116,8 @@ class Groups:
     def moved(self) -> str | None:
         """A sentence for the user whose agent starts from the rates of before, where somebody has set others since."""
         rates, initial = self.rates(), self.initial()
-        # Rates are often float32, and torch's schedulers come back to a rate but for its last bits.
+        # Where rates were set here already, the user held them. Others are often float32, and torch's schedulers come
+        # back to a rate but for its last bits.
         if self._set or all(math.isclose(now, first, rel_tol=1e-5) for now, first in zip(rates, initial, strict=True)):
             return None
         now, starts = (", ".join(f"{rate:g}" for rate in of) for of in (rates, initial))

@@ -94,7 +94,7 @@ def read(state: Any, every: int | None, decider: Decider) -> tuple[Progress, Cal
 
     def restore() -> None:
         restore_decider()
-        decider.every(progress.every)
+        decider.decide_every(progress.every)
         decider.tell.said = said
         own = decider.rates.groups
         if groups < len(own.all) and own.layers is None:  # fewer may be those that are added only later
