@@ -734,6 +734,13 @@ def test_a_missing_package_is_told(suite: Suite, tmp_path: Path) -> None:
     assert "absent" not in [line.agent for line in found.lines]
 
 
+@pytest.mark.parametrize("agent", ["no_such_file.py:Mine", "no_such_file.safetensors"])
+def test_a_missing_file_of_an_agent_stops_a_suite(suite: Suite, agent: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="agent 'absent' can't be made: .*no_such_file"):
+        run_suite(replace(suite, agents=(*suite.agents, Entry("absent", agent, {}, {}))), tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
 def test_missing_data_are_told(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LRENV_DATA", str(tmp_path / "none"))
     found = run_suite(replace(suite, tasks=(*suite.tasks, "svhn-mlp20"), pool=0), tmp_path / "out", device="cpu")

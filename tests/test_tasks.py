@@ -255,6 +255,7 @@ def test_modules_fit_the_data(toy: Callable[..., Task]) -> None:
         ({"weight_decay": "low"}, "weight_decay must be a number, not 'low'"),
         ({"initial_lr": LogUniform("a", 1)}, "LogUniform takes two rates, not 'a'"),  # type: ignore[arg-type]
         ({"optimizer": lambda sizes: 3}, "optimizer must make a .*Optimizer, not an int"),
+        ({"optimizer": lambda lr: adam(lr < 0.1)}, "number of columns .* it raised TypeError: .*'<' not supp"),
     ],
 )
 def test_settings_of_another_kind_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -199,10 +199,7 @@ def _agents(suite: Suite) -> tuple[list[Entry], dict[str, Contender], list[str]]
             if given or not contender.tuned:
                 view_of(sample_of(entry))
             _check_draws(entry)
-        except FileNotFoundError as error:
-            skipped.append(f"Agent {entry.label} is left out: {error}")
-            continue
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             raise ValueError(f"agent {entry.label!r} can't be made: {error}") from error
         if contender.tuned and not given:  # not one of the suite's
             own = grid_of(contender.name)

@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lrenv.lookup import lookup, what_is
+from lrenv.lookup import error_line, lookup, what_is
 
 OptState = dict[str, Tensor]
 """Slot -> (n, P) for moments, (n, k, P) for k of them, (n, 1) for counters."""
@@ -247,7 +247,8 @@ def make_optimizer(optimizer: str | Optimizer | OptimizerFactory, sizes: Sequenc
         sizes: columns of each of the network's tensors; what an optimizer is called and reads is the same for all.
 
     Raises:
-        TypeError: one of `torch.optim`, which trains modules and not stacked tensors.
+        TypeError: one of `torch.optim`, which trains modules and not stacked tensors, or a function of one's own that
+            makes something else or raises an error.
         ValueError: no optimizer has that name; the message lists the near ones.
     """
     if isinstance(optimizer, Optimizer):
@@ -259,7 +260,13 @@ def make_optimizer(optimizer: str | Optimizer | OptimizerFactory, sizes: Sequenc
             f"{', '.join(OPTIMIZERS)}, or a lrenv.training.optimizers.Optimizer"
         )
     if callable(optimizer):
-        made = optimizer(sizes)
+        try:
+            made = optimizer(sizes)
+        except Exception as error:
+            raise TypeError(
+                "optimizer is a function, called with the number of columns of each of the network's tensors, such as "
+                f"{list(sizes[:2])}, to make a lrenv.training.optimizers.Optimizer; it raised {error_line(error)}"
+            ) from error
         if not isinstance(made, Optimizer):
             raise TypeError(f"optimizer must make a lrenv.training.optimizers.Optimizer, not {what_is(made)}")
         return made
