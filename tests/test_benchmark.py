@@ -737,7 +737,9 @@ def test_a_missing_package_is_told(suite: Suite, tmp_path: Path) -> None:
 @pytest.mark.parametrize("agent", ["no_such_file.py:Mine", "no_such_file.safetensors"])
 def test_a_missing_file_of_an_agent_stops_a_suite(suite: Suite, agent: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="agent 'absent' can't be made: .*no_such_file"):
-        run_suite(replace(suite, agents=(*suite.agents, Entry("absent", agent, {}, {}))), tmp_path / "out", device="cpu")
+        run_suite(
+            replace(suite, agents=(*suite.agents, Entry("absent", agent, {}, {}))), tmp_path / "out", device="cpu"
+        )
     assert not (tmp_path / "out").exists()
 
 

@@ -673,6 +673,44 @@ def test_a_shadow_keeps_the_first_rates_though_the_loop_sets_others() -> None:
     assert "initial_lr" not in loop.optimizer.param_groups[0]
 
 
+@pytest.mark.parametrize("action", ["extend", "hold"])
+def test_what_is_set_before_the_optimizers_state_is_loaded_holds(action: str) -> None:
+    """The state brings the rate that was set when it was saved; the next step is taken at that of now."""
+    loop = Loop([0.1])
+    controller = LRController(loop.optimizer, "linear:peak=0.1", horizon=20, every=5)
+    loop.run(controller, 20)
+    kept, held = loop.optimizer.state_dict(), controller.state_dict()
+    second = Loop([0.1])
+    after = LRController(second.optimizer, "linear:peak=0.1", horizon=20, every=5)
+    after.load_state_dict(held)
+    after.extend(20)
+    if action == "hold":
+        after.hold(0.003)
+    second.optimizer.load_state_dict(kept)
+    (rate,) = second.step(after)
+    assert rate == pytest.approx(0.05 if action == "extend" else 0.003)
+
+
+def test_from_a_shadows_state_driving_begins_at_the_rate_that_there_was() -> None:
+    class Momentum(BaseAgent[tuple[()]]):
+        view = View(control=("scale", "momentum"), observe="clock", interval=5)
+        reads = ("inner_step",)
+
+        def act(self, observation: Any, carry: tuple[()]) -> tuple[Any, tuple[()]]:
+            return np.array([[0.0, 0.5]] * len(observation)), ()  # the rate as it is
+
+    loop = Loop([0.1])
+    shadow = LRController(loop.optimizer, Momentum(), horizon=T, shadow=True)
+    for group in loop.optimizer.param_groups:
+        group |= {"lr": 0.004, "momentum": 0.7}
+    loop.run(shadow, 7)
+    second = Loop([0.1])
+    driving = LRController(second.optimizer, Momentum(), horizon=T)
+    driving.load_state_dict(shadow.state_dict())
+    assert second.optimizer.param_groups[0]["momentum"] == pytest.approx(0.7)
+    assert second.run(driving, 10) == [pytest.approx([0.004])] * 10
+
+
 def test_an_optimizers_state_from_elsewhere_keeps_the_ratios() -> None:
     """It brings rates of its own, and no `initial_lr`."""
     loop = Loop([0.1, 0.02])

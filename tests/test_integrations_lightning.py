@@ -110,6 +110,8 @@ def plain(agent: BaseAgent[Any], evaluate: bool, accumulate: int) -> list[float]
             losses.append(cross_entropy(model(x), y))
             (losses[-1] / accumulate).backward()
             if i in last:
+                if not evaluate:
+                    controller.start(torch.stack(losses).mean())
                 optimizer.step()
                 optimizer.zero_grad()
                 controller.step(torch.stack(losses).mean())
@@ -149,6 +151,64 @@ def test_saved_within_an_epoch_it_goes_on_from_there(lightning: Any, tmp_path: P
     whole = fit(lightning, callback_of("cosine:peak=0.3"), tmp_path, callbacks=[saving], enable_checkpointing=True)
     second = fit(lightning, callback_of("cosine:peak=0.3"), tmp_path, tmp_path / "step=14.ckpt")
     assert rates(second) == rates(whole)[14:]
+
+
+def test_a_longer_run_trains_at_the_rates_that_its_history_tells(lightning: Any, tmp_path: Path) -> None:
+    """The decision that the new end brings stands, although Lightning then loads the optimizer's state."""
+    first = fit(lightning, callback_of("linear:peak=0.1", every=5), tmp_path, max_epochs=1)
+    first.save_checkpoint(tmp_path / "end.ckpt")
+
+    def evaluate(module: Any) -> Tensor:
+        assert module.trainer.train_dataloader is not None
+        return cross_entropy(*validate(module))
+
+    callback = callback_of("linear:peak=0.1", every=5, evaluate=evaluate)
+    second = fit(lightning, callback, tmp_path, tmp_path / "end.ckpt")
+    steps = 3 * PER_EPOCH
+    assert rates(second) == pytest.approx([0.1 * (1 - (t - t % 5) / steps) for t in range(PER_EPOCH, steps)])
+    assert [(d.step, d.rates[0]) for d in callback.controller.history] == [
+        (t, rates(second)[t - PER_EPOCH]) for t in range(PER_EPOCH, steps, 5)
+    ]
+
+
+def test_a_checkpoint_that_another_callback_saved_too_early_is_told(lightning: Any, tmp_path: Path) -> None:
+    class Saving(lightning.Callback):  # type: ignore[name-defined, misc]
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == 14:
+                trainer.save_checkpoint(tmp_path / "early.ckpt")
+
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    callbacks = [Saving(), callback_of("linear:peak=0.1")]
+    first = lightning.Trainer(max_epochs=3, enable_checkpointing=False, callbacks=callbacks, **quiet)
+    first.fit(lightning.Module(), DataLoader(TensorDataset(*data()), 4))
+    with warnings.catch_warnings(record=True) as told:  # Lightning warns, too
+        warnings.simplefilter("always")
+        fit(lightning, callback_of("linear:peak=0.1"), tmp_path, tmp_path / "early.ckpt")
+    sentence = "is of step 14, and this callback had counted 13"
+    assert [sentence in str(warning.message) for warning in told].count(True) == 1
+
+
+def test_a_refused_checkpoint_is_forgotten(lightning: Any, tmp_path: Path) -> None:
+    callback = callback_of("linear:peak=0.1")
+    fit(lightning, callback, tmp_path).save_checkpoint(tmp_path / "end.ckpt")
+    with pytest.raises(ValueError, match="sets the rates, too"):
+        fit(lightning, callback, tmp_path, tmp_path / "end.ckpt", lightning.Module(schedulers=1), max_epochs=6)
+    again = fit(lightning, callback, tmp_path)
+    assert rates(again) == pytest.approx([0.1 * (1 - t / (3 * PER_EPOCH)) for t in range(3 * PER_EPOCH)])
+
+
+def test_the_first_decision_sees_the_loss_as_it_is_before_it_is_scaled(lightning: Any, tmp_path: Path) -> None:
+    seen = []
+    for scale in (1.0, 8.0):
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        callback = callback_of(TrainingLosses())
+        precision = lightning.plugins.MixedPrecision("16-mixed", "cpu", scaler=scaler)
+        fit(lightning, callback, tmp_path, plugins=[precision])
+        seen.append(next(iter(callback.controller.history)))
+    assert [decision.step for decision in seen] == [0, 0]
+    x, y = data()
+    assert seen[0].train_loss == pytest.approx(cross_entropy(network()(x[:4]), y[:4]).item(), rel=1e-2)
+    assert seen[1].train_loss == pytest.approx(seen[0].train_loss, rel=1e-6)
 
 
 def test_steps_that_a_scaler_skips_do_not_count(lightning: Any, tmp_path: Path) -> None:

@@ -201,20 +201,22 @@ def test_steps_that_a_scaler_skips_do_not_count(fused: bool, transformers: Any, 
 
 def test_another_loss_of_the_trainers_is_told_or_taken(transformers: Any, tmp_path: Path) -> None:
     class Doubling(transformers.Trainer):
-        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            return 2 * super().compute_loss(*args, **kwargs)
+        def compute_loss(self, *args: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            loss, outputs = super().compute_loss(*args, return_outputs=True, **kwargs)
+            return (2 * loss, outputs) if return_outputs else 2 * loss
 
     with pytest.warns(UserWarning, match="the Trainer trains on another loss"):
         trainer_of(transformers, tmp_path, callback_of(TrainingLosses()), kind=Doubling).train()
 
     class Telling(Doubling):
-        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            loss = super().compute_loss(*args, **kwargs)
+        def compute_loss(self, *args: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            loss, outputs = super().compute_loss(*args, return_outputs=True, **kwargs)
             callback.record(loss, of_items=True)
-            return loss
+            return (loss, outputs) if return_outputs else loss
 
     callback = callback_of(TrainingLosses())
-    trainer = trainer_of(transformers, tmp_path, callback, kind=Telling)
+    held_out = {"eval_strategy": "steps", "eval_steps": 1, "eval_dataset": data()[:6]}  # its losses don't count
+    trainer = trainer_of(transformers, tmp_path, callback, kind=Telling, **held_out)
     trainer.train()
     losses = logged(trainer, "loss")
     means = [sum(losses[i - 3 : i]) / 3 for i in range(3, STEPS, 3)]

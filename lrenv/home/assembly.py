@@ -19,7 +19,7 @@ from lrenv.home.layers import Layer, Layers, watched_weights
 from lrenv.home.needs import check_batch_size, check_evaluate, check_horizon
 from lrenv.home.observing import Observing
 from lrenv.home.rates import Rates, checked_bounds
-from lrenv.home.sharding import check_steps, check_whole
+from lrenv.home.sharding import check_split, check_steps
 from lrenv.home.validation import Evaluate, Validation
 from lrenv.lookup import count, lookup, what_is
 from lrenv.training.dynamics import Setup
@@ -72,8 +72,7 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     check_steps(optimizer)
     groups = Groups(optimizer)
     number = len(groups.all)
-    if needs.weights or needs.untrained or needs.parts or needs.layers or driver.granularity != "trainee":
-        check_whole(driver.name, (p for group in groups.all for p in group["params"]))
+    driver.check_whole(groups.parameters())
     first, last = watched_weights(groups.all, settings.module, settings.first, settings.last)
     layers = Layers(groups.all, settings.module, driver.granularity, needs.layers, settings.layers)
     if (needs.parts or needs.weights or needs.untrained) and any(
@@ -87,6 +86,8 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
     if not needs.clock_alone:
         dtype = torch.float64 if last.dtype == torch.float64 else torch.float32
         like = torch.zeros((), dtype=dtype, device=last.device)
+    if not settings.shadow and layers.splits(groups.all):
+        check_split(driver.name, driver.granularity, optimizer)
     number_of_layers = len(layers.pieces.sizes["layer"])
     setup = Setup(groups.adaptive(), groups.momentum(), settings.batch_size or math.nan, number_of_layers)
     driver.attach(groups.names(), like.dtype, layers, setup)

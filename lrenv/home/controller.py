@@ -200,6 +200,9 @@ class LRController(LRScheduler):
         if not self._stepped:
             self._stepped = True
             self._check_alone()
+            self._driver.check_whole(self._rates.groups.parameters())  # Accelerate parts them after the controller
+        if self._begun and self._rates.groups.reloaded():
+            self._rates.write()
         if not self._at_gradients:
             if self._can_begin:
                 self.start()
@@ -378,6 +381,21 @@ class LRController(LRScheduler):
     def get_lr(self) -> list[Any]:
         """As `get_last_lr`."""
         return self._rates.groups.rates()
+
+    def average_losses(self) -> None:
+        """Averages the losses since the last decision over the processes, all of which must call it.
+
+        A state that is taken within an interval has losses that the next decision looks at. Call this before one
+        process saves it for all; where each saves and loads its own, and for agents that look at no losses, there is no
+        need.
+        """
+        self.last_epoch -= self._losses.settle()
+        for losses, restore in ((self._losses.stacked(), self._losses.restore), (self._first, self._show_first)):
+            if losses is not None:
+                restore(self._decider.averaged(losses))
+
+    def _show_first(self, loss: Tensor) -> None:
+        self._first = loss
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later decisions depend on, for `torch.save` and `torch.load(weights_only=True)`.

@@ -77,6 +77,8 @@ class Decider:
         """
         groups = self.rates.groups
         replaced = groups.replaced()
+        if replaced:
+            self.driver.check_whole(groups.parameters())
         if not groups.hold(self._observing.watched):
             self.tell(
                 "replaced",
@@ -156,6 +158,10 @@ class Decider:
                 act = act._replace(lr=torch.tensor([rates], dtype=lr.dtype))
         named = self.driver.named(observation)
         return Outcome(self._agreed(act), named, float(train_loss[0]), float(val_loss[0]), tuple(why))
+
+    def averaged(self, losses: Tensor) -> Tensor:
+        """The losses (k,) of the whole batches, of which each process has seen a share."""
+        return self._observing.averaged(losses)
 
     def _agreed(self, act: Act) -> Act:
         """What the first process decided."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from lrenv.envs.actions import Control
 from lrenv.envs.observations import FAN_IN, WHITE_BOX, Observer
 from lrenv.home.layers import Layers
 from lrenv.home.needs import SIZES, Needs, checked_view, clock, granularity_of, needs_of
+from lrenv.home.sharding import check_whole
 from lrenv.runtime.ambient import without_gradients
 from lrenv.runtime.transfer import to_host
 from lrenv.training.dynamics import Setup
@@ -91,6 +92,16 @@ class Driver:
     def observer(self, dtype: torch.dtype) -> Observer:
         """Makes its observations in this dtype."""
         return Observer(self.view.observe, dtype, SIZES)
+
+    def check_whole(self, weights: Iterable[Tensor]) -> None:
+        """Refuses weights of which a process holds a part alone, if the agent looks at weights, gradients or layers.
+
+        Raises:
+            ValueError: it does, and there are such.
+        """
+        needs = self.needs
+        if needs.weights or needs.untrained or needs.parts or needs.layers or self.granularity != "trainee":
+            check_whole(self.name, weights)
 
     def attach(self, hyper: tuple[str, ...], dtype: torch.dtype, layers: Layers | None, setup: Setup) -> None:
         """Says what there is to control.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lrenv.home.layers import Group, Layers, overall
+from lrenv.home.sharding import stepping
 from lrenv.training.optimizers import Hyper
 
 FAMILIES = {
@@ -179,6 +180,12 @@ class Groups:
             _put(group, "lr", rate)
         self._set = [(group, float(group["lr"])) for group in self.all]
 
+    def reloaded(self) -> bool:
+        """Whether a state of the optimizer was loaded since rates were last set: its rates stand in the groups then."""
+        if not self._set or self._optimizer.param_groups[0] is self._set[0][0]:
+            return False
+        return {id(parameter) for group, _ in self._set for parameter in group["params"]} <= self._ids()
+
     def changed(self) -> bool:
         """Whether something else has set a rate since; loading a state puts other groups in the place of these."""
         now = self.all
@@ -217,7 +224,7 @@ class Groups:
     def others(self, parameters: Sequence[Tensor]) -> bool:
         """Whether others than these are trained."""
         known = {id(parameter) for parameter in parameters}
-        return any(p.requires_grad and id(p) not in known for group in self.all for p in group["params"])
+        return any(p.requires_grad and id(p) not in known for p in self.parameters())
 
     def hold(self, parameters: Sequence[Tensor]) -> bool:
         """Whether all of these are among those that are trained."""
@@ -234,8 +241,12 @@ class Groups:
             self._first = []
         return gone
 
+    def parameters(self) -> Iterator[Tensor]:
+        """All that are trained now."""
+        return (parameter for group in self.all for parameter in group["params"])
+
     def _ids(self) -> set[int]:
-        return {id(parameter) for group in self.all for parameter in group["params"]}
+        return {id(parameter) for parameter in self.parameters()}
 
     def unlike(self, trained_on: object, fitted_to: Collection[str] = ()) -> str | None:
         """In which way this optimizer is not like those of lrenv that an agent is for, if it is of another family.
@@ -253,7 +264,7 @@ class Groups:
 
     def adaptive(self) -> bool:
         """Whether it scales gradients, as all but SGD do."""
-        return not isinstance(self._optimizer, torch.optim.SGD)
+        return not isinstance(stepping(self._optimizer), torch.optim.SGD)
 
     def momentum(self) -> float:
         """The first group's momentum, beta_1 where there are betas; 0 of an optimizer without."""
@@ -261,7 +272,7 @@ class Groups:
 
     def family(self) -> str:
         """What kind of optimizer it is."""
-        name = type(self._optimizer).__name__
+        name = type(stepping(self._optimizer)).__name__
         if name != "SGD":
             return OF_TORCH.get(name, name)
         return "SGD with momentum" if self.momentum() else "SGD without momentum"

@@ -155,16 +155,19 @@ class Layers:
             return [0]
         return sorted({self._piece_of[id(p)] for p in group["params"] if id(p) in self._piece_of})
 
+    def splits(self, groups: Sequence[Group]) -> bool:
+        """Whether some of these groups have parameters of several pieces, which have rates of their own."""
+        return any(len(self.pieces_in(group)) > 1 for group in groups)
+
     def split(self, optimizer: Any) -> bool:
         """Splits the groups of an optimizer into those of one piece each; tells whether there was anything to split.
 
         Every option of a group is kept, and so is the optimizer's state, which belongs to parameters. Tensors among the
         options, such as rates that compiled steps read, are copied, for each group is set by itself.
         """
-        groups = [part for group in optimizer.param_groups for part in self._parts(group)]
-        if len(groups) == len(optimizer.param_groups):
+        if not self.splits(optimizer.param_groups):
             return False
-        optimizer.param_groups[:] = groups
+        optimizer.param_groups[:] = [part for group in optimizer.param_groups for part in self._parts(group)]
         return True
 
     def _parts(self, group: Group) -> list[Group]:

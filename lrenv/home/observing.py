@@ -85,8 +85,12 @@ class Observing:
             return self._shown(clock(self._like.new_full((1,), step), horizon, self.interval, self._setup))
         now = self._now(step)
         # Before the first step, the loss on a batch is expected to be that on validation data.
-        losses = from_first(now.val_loss) if losses is None else mean_of_processes(losses.to(self._like))
+        losses = from_first(now.val_loss) if losses is None else self.averaged(losses)
         return self._measured(now, losses, lr, horizon)
+
+    def averaged(self, losses: Tensor) -> Tensor:
+        """The losses (k,) of the whole batches, of which each process has seen a share."""
+        return mean_of_processes(losses.to(self._like))
 
     @without_gradients
     def _measured(self, now: Trained, losses: Tensor, lr: Tensor, horizon: float) -> Seen:

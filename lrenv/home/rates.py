@@ -28,20 +28,24 @@ class Rates:
 
     Attributes:
         groups: as above.
-        hyper: name -> (1, 1).
     """
 
     def __init__(self, groups: Groups, names: list[str], bounds: Bounds, shadow: bool, dtype: torch.dtype) -> None:
         self.groups, self._bounds, self._shadow = groups, bounds, shadow
         number = 1 if groups.layers is None else groups.layers.number
         self._lr = torch.full((1, number), groups.base, dtype=dtype)
-        self.hyper: Hyper = groups.hyper(names, dtype)
+        self._hyper: Hyper = groups.hyper(names, dtype)
         self._held: list[float] | None = None
 
     @property
     def lr(self) -> Tensor:
         """The rates (1, K) that the optimizer is driven with now."""
         return self._of(self.groups.pieces_now()) if self._shadow else self._lr
+
+    @property
+    def hyper(self) -> Hyper:
+        """The hyperparameters that it is driven with now, name -> (1, 1)."""
+        return self.groups.hyper(self._hyper, self._lr.dtype) if self._shadow else self._hyper
 
     def _of(self, rates: Sequence[float]) -> Tensor:
         return torch.tensor([rates], dtype=self._lr.dtype)
@@ -58,7 +62,7 @@ class Rates:
         """
         rates, why = self._allowed(proposed)
         if not self._shadow:
-            self._lr, self.hyper = self._of(rates), hyper
+            self._lr, self._hyper = self._of(rates), hyper
             self.write()
         return why
 
@@ -66,7 +70,7 @@ class Rates:
         """Sets the optimizer's rates and hyperparameters; in shadow mode it leaves them."""
         if not self._shadow:
             self.groups.set_rates(self._lr[0].tolist())
-            self.groups.set_hyper({name: float(value) for name, value in self.hyper.items()})
+            self.groups.set_hyper({name: float(value) for name, value in self._hyper.items()})
 
     def _allowed(self, rates: Sequence[float]) -> tuple[list[float], list[str]]:
         """The rates that are set where the agent asks for others, and why."""
@@ -110,7 +114,7 @@ class Rates:
     def state(self) -> dict[str, Any]:
         """What goes on from here, as plain values."""
         return {
-            "lr": self._lr[0].tolist(),
+            "lr": self.lr[0].tolist(),
             "hyper": {name: float(value) for name, value in self.hyper.items()},
             "held": self._held,
             "base": self.groups.base,
@@ -129,12 +133,12 @@ class Rates:
             if len(rates) != self._lr.shape[1]:
                 raise ValueError(f"it has {len(rates)} rates, and here are {self._lr.shape[1]}")
         hyper = {name: torch.full((1, 1), value, dtype=lr.dtype) for name, value in state["hyper"].items()}
-        if set(hyper) != set(self.hyper):
-            raise ValueError(f"its agent controls {sorted(hyper)} besides the rate, and here {sorted(self.hyper)}")
+        if set(hyper) != set(self._hyper):
+            raise ValueError(f"its agent controls {sorted(hyper)} besides the rate, and here {sorted(self._hyper)}")
         base, initial = float(state["base"]), [float(x) for x in state["initial"]]
 
         def restore() -> None:
-            self._lr, self.hyper, self._held = lr, hyper, held
+            self._lr, self._hyper, self._held = lr, hyper, held
             self.groups.restore(base, initial)
 
         return restore

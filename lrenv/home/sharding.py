@@ -1,4 +1,4 @@
-"""Weights that several processes hold in parts, and optimizers that step by themselves: what can't be driven there."""
+"""Weights that several processes hold in parts, and optimizers with one inside: what can't be driven there."""
 
 from __future__ import annotations
 
@@ -27,6 +27,25 @@ def check_whole(agent: str, weights: Iterable[Tensor]) -> None:
         raise ValueError(
             f"agent {agent!r} looks at weights, gradients or layers, and of these a process holds a part alone (one is "
             f"{found}): take an agent with one rate that looks at losses or the time, such as plateau or linear"
+        )
+
+
+def stepping(optimizer: Any) -> Any:
+    """The optimizer that takes the steps: the one inside of torch's `ZeroRedundancyOptimizer`, or itself."""
+    return getattr(optimizer, "optim", optimizer)
+
+
+def check_split(agent: str, granularity: str, optimizer: Any) -> None:
+    """Refuses to split the groups of an optimizer that hands them on to another one inside, group by group.
+
+    Raises:
+        ValueError: it is such a one.
+    """
+    if stepping(optimizer) is not optimizer:
+        raise ValueError(
+            f"agent {agent!r} sets a rate per {granularity}, for which groups would have to be split, and those of "
+            f"{type(optimizer).__name__} must be those of the optimizer inside: give it a parameter group for each "
+            f"{granularity}, or pass layers='groups' to take its groups for layers"
         )
 
 

@@ -71,8 +71,8 @@ class ControllerCallback:
 
     def _begin(
         self, optimizer: Any, model: nn.Module, steps: int | None, done: int, saved: Mapping[str, Any] | None
-    ) -> LRController:
-        """Makes the controller as a run begins.
+    ) -> None:
+        """Makes the controller as a run begins; `_extend` follows, once the optimizer's state is there.
 
         Args:
             optimizer: whose rates are driven.
@@ -101,23 +101,29 @@ class ControllerCallback:
         )
         if saved is not None:
             controller.load_state_dict(saved)
-            if horizon is not None and total is not None and total > horizon:
-                controller.extend(total - horizon)
-            elif horizon is not None and total is not None and total < horizon and is_first():
-                warnings.warn(
-                    f"this run ends after {total} steps, and the controller goes on with its horizon of {horizon}, "
-                    "for steps that were planned can't be taken back",
-                    stacklevel=2,
-                )
         elif done and is_first():
             warnings.warn(
                 f"there is no state of this callback's controller, which begins at step {done} as if it were the first "
                 "one",
                 stacklevel=2,
             )
-        self._losses = []
-        self.controller = controller
-        return controller
+        self._losses, self._goes_on = [], saved is not None
+        self.controller, self._planned = controller, total
+
+    def _extend(self) -> None:
+        """Moves the horizon of a run that goes on to the end that is planned now; a decision may follow at once."""
+        assert self.controller is not None
+        horizon, total = self.controller.horizon, self._planned
+        if not self._goes_on or horizon is None or total is None:
+            return
+        if total > horizon:
+            self.controller.extend(total - horizon)
+        elif total < horizon and is_first():
+            warnings.warn(
+                f"this run ends after {total} steps, and the controller goes on with its horizon of {horizon}, "
+                "for steps that were planned can't be taken back",
+                stacklevel=2,
+            )
 
     def _measured(self, model: Any) -> Any:
         assert self._evaluate is not None

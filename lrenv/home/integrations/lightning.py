@@ -8,10 +8,14 @@ trainer = L.Trainer(max_epochs=10, callbacks=[LRControllerCallback("linear:peak=
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from lrenv.home.integrations.callback import ControllerCallback
+from lrenv.home.processes import is_first
 
 try:
     from lightning.pytorch.callbacks import Callback
@@ -35,8 +39,10 @@ class LRControllerCallback(ControllerCallback, Callback):  # type: ignore[misc] 
             sets the rates, too; or the agent needs what there is not.
     """
 
-    _loaded: tuple[int, dict[str, Any] | None] | None = None
+    _loaded: tuple[int, dict[str, Any]] | None = None
     _steps = 0
+    _started = False
+    _loss: Any = None
 
     @property
     def state_key(self) -> str:
@@ -46,11 +52,13 @@ class LRControllerCallback(ControllerCallback, Callback):  # type: ignore[misc] 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keeps what a checkpoint that training goes on from holds, until there is an optimizer."""
         if trainer.state.fn == "fit":
-            state = checkpoint.get("callbacks", {}).get(self.state_key, {})
-            self._loaded = checkpoint["global_step"], state.get("controller")
+            self._loaded = checkpoint["global_step"], checkpoint.get("callbacks", {}).get(self.state_key, {})
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Makes the controller, before the optimizer's state is loaded: groups that it splits are there by then."""
+        # A trainer that has fitted before goes on counting, with a new optimizer.
+        done, state = self._loaded or (trainer.global_step, self.state_dict())
+        self._loaded = None
         if not pl_module.automatic_optimization:
             raise ValueError(
                 "this LightningModule optimizes by hand (automatic_optimization=False): make an lrenv.LRController "
@@ -69,15 +77,34 @@ class LRControllerCallback(ControllerCallback, Callback):  # type: ignore[misc] 
             )
         steps = trainer.estimated_stepping_batches if self._horizon is None else None
         known = None if steps is None or steps < 0 or math.isinf(steps) else int(steps)
-        # A trainer that has fitted before goes on counting, with a new optimizer.
-        done, saved = self._loaded or (trainer.global_step, self.state_dict().get("controller"))
-        self._loaded = None
-        saved = saved if done else None
+        saved = state.get("controller") if done else None
+        if saved is not None and state["steps"] != done and is_first():
+            warnings.warn(
+                f"the checkpoint is of step {done}, and this callback had counted {state['steps']} when another one "
+                "saved it, behind which the agent stays: put this callback before those that save",
+                stacklevel=1,
+            )
         self._begin(trainer.optimizers[0], pl_module, known, done, saved)
+        self._started = False
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begins to count."""
+        """Begins to count, with the optimizer's state and the data at hand."""
         self._steps = trainer.global_step
+        self._extend()
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+        """Keeps the loss of a batch of the first step."""
+        if not self._started:
+            scaler = getattr(trainer.precision_plugin, "scaler", None)
+            self._loss = loss.detach() / (1.0 if scaler is None else scaler.get_scale())
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Lets the agent decide before the first step, with the loss of the first batches."""
+        if not self._started and self._loss is not None:
+            self._started = True
+            assert self.controller is not None
+            whole = self._loss * trainer.accumulate_grad_batches
+            self.controller.start(torch.stack([*(x.to(whole) for x in self._losses), whole]).mean())
 
     def _measured(self, model: Any) -> Any:
         with model.trainer.precision_plugin.forward_context():
@@ -97,4 +124,7 @@ class LRControllerCallback(ControllerCallback, Callback):  # type: ignore[misc] 
 
     def state_dict(self) -> dict[str, Any]:
         """What goes into a checkpoint."""
-        return {} if self.controller is None else {"controller": self.controller.state_dict()}
+        if self.controller is None:
+            return {}
+        self.controller.average_losses()  # Lightning asks every process for its state, and saves that of the first
+        return {"controller": self.controller.state_dict(), "steps": self._steps}

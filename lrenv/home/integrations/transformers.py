@@ -48,16 +48,21 @@ class LRControllerCallback(ControllerCallback, TrainerCallback):  # type: ignore
     """
 
     _hook: Any = None
+    _model: Any = None
     _own = _told = False
 
     def record(self, loss: Tensor | float, of_items: bool = False) -> None:
         """Takes the loss of a batch instead of the one that the model gives; call it once a batch.
+
+        Those of evaluations, in which the model is in evaluation mode, are left aside.
 
         Args:
             loss: of the batch.
             of_items: whether it is divided by `num_items_in_batch`, so that the step's loss is the sum of those of its
                 batches, and not their mean.
         """
+        if self._model is None or not self._model.training:  # the Trainer computes losses of evaluations there, too
+            return
         if not self._own:
             self._own, self._losses = True, []
         self._of_items = of_items
@@ -84,6 +89,7 @@ class LRControllerCallback(ControllerCallback, TrainerCallback):  # type: ignore
         if not self._shadow and args.save_strategy != "no":
             self._check_groups(inner.param_groups, model)
         self._begin(inner, model, state.max_steps, state.global_step, saved)
+        self._extend()
         if inner is not optimizer:
             optimizer.__setstate__(optimizer.__getstate__())
         self._carry(scheduler)
@@ -91,7 +97,7 @@ class LRControllerCallback(ControllerCallback, TrainerCallback):  # type: ignore
         self._share = args.world_size if args.average_tokens_across_devices else 1
         self._total, self._since = torch.zeros(()), state.global_step
         self.on_train_end()  # of a run that was broken off
-        self._hook = model.register_forward_hook(self._hear, with_kwargs=True)
+        self._model, self._hook = model, model.register_forward_hook(self._hear, with_kwargs=True)
 
     def _check_groups(self, groups: list[dict[str, Any]], model: Any) -> None:
         """Refuses to split groups, for the Trainer loads an optimizer's state before a callback can split them again.
@@ -100,7 +106,7 @@ class LRControllerCallback(ControllerCallback, TrainerCallback):  # type: ignore
             ValueError: they would have to be split.
         """
         layers = Layers(groups, model, self._granularity, False, self._settings.get("layers", MODULE))
-        if any(len(layers.pieces_in(group)) > 1 for group in groups):
+        if layers.splits(groups):
             raise ValueError(
                 f"the agent sets a rate per {self._granularity}, and the Trainer could not load a checkpoint of an "
                 "optimizer whose groups were split: pass it optimizers=(optimizer, None) with a parameter group for "
@@ -155,6 +161,8 @@ class LRControllerCallback(ControllerCallback, TrainerCallback):  # type: ignore
         self._losses = []
         assert self.controller is not None
         self.controller.step(loss)
+        if control.should_save or control.should_evaluate:  # after which the best may be saved
+            self.controller.average_losses()
         if loss is not None:
             self._total = self._total.to(loss) + loss
 
@@ -174,6 +182,11 @@ class LRControllerCallback(ControllerCallback, TrainerCallback):  # type: ignore
             )
         losses = torch.stack(self._losses)
         return losses.sum() if self._of_items else losses.mean()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Makes ready for being saved."""
+        if self.controller is not None and (control.should_save or control.should_evaluate):
+            self.controller.average_losses()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Compares the loss that the Trainer logs with that of the model, and says so if they differ."""
