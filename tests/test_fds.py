@@ -198,6 +198,12 @@ def test_actions_are_inverse_to_what_they_do(name: str) -> None:
     assert beyond.tolist() == [-1, 1]
 
 
+def test_the_least_weight_decay_is_not_none() -> None:
+    asked = torch.tensor([1e-6, 9e-7, 4e-7, 0.0], dtype=F64)
+    got = controls.weight_decay(controls.action_of("weight_decay", asked).float())
+    torch.testing.assert_close(got.double(), torch.tensor([1e-6, 1e-6, 0.0, 0.0], dtype=F64), rtol=1e-3, atol=0)
+
+
 def test_random_search_keeps_the_best_of_its_draws() -> None:
     training = RandomSearch(settings(method="random", trainees=5, outer_steps=3))
     trainee, best = training.trainee, float("inf")

@@ -82,6 +82,7 @@ def test_prices_of_divergence_by_hand() -> None:
     cap = CAP * 2
     assert pay("val_loss", True, **seen) == -cap * 9
     assert pay("log_val_loss", True, **seen) == pytest.approx(-math.log(cap) * 8 - 1)
+    assert pay("log_val_loss", True, **seen | {"initial_val_loss": 0.01}) == -1
     assert pay("improvement", True, **seen) == pytest.approx(math.log(0.5 / cap) - 1)
     assert pay("final", True, **seen) == -2 * cap
 
@@ -104,9 +105,14 @@ def run(reward: str, losses: list[float], initial: float, budget: int, interval:
     return rewards
 
 
+@pytest.mark.parametrize("gamma", [1.0, 0.99, 0.5])
 @pytest.mark.parametrize("reward", REWARDS)
-def test_dying_is_worse_than_the_worst_way_to_live_on(reward: str) -> None:
+def test_dying_is_worse_than_the_worst_way_to_live_on(reward: str, gamma: float) -> None:
     """Whatever the past, no future losses, however bad, make a run that lives on worse than one that dies now."""
+
+    def discounted(rewards: list[float]) -> float:
+        return sum(gamma**k * reward for k, reward in enumerate(rewards))
+
     generator = np.random.default_rng(0)
     for _ in range(40):
         interval = int(generator.integers(1, 7))
@@ -115,9 +121,9 @@ def test_dying_is_worse_than_the_worst_way_to_live_on(reward: str) -> None:
         initial = float(10 ** generator.uniform(-3, 3))
         losses = [float(x) for x in initial * 10 ** generator.uniform(-6, 6, decisions)]
         for death in range(decisions):
-            dying = sum(run(reward, losses, initial, budget, interval, death))
+            dying = discounted(run(reward, losses, initial, budget, interval, death))
             for future in (losses[death:], [math.inf] * (decisions - death), [1e30] * (decisions - death)):
-                living = sum(run(reward, losses[:death] + future, initial, budget, interval, None))
+                living = discounted(run(reward, losses[:death] + future, initial, budget, interval, None))
                 assert dying < living
 
 

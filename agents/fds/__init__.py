@@ -19,5 +19,7 @@ To read in this order: `training.py` (the update of the schedule), `lrenv/traini
 `tests/reference/fds.py` has recursion and update in NumPy.
 
 Limits: a schedule belongs to the task, the optimizer and the budget that it was searched on. The recursion keeps a
-tangent of all weights for each value of the schedule, in memory and in time.
+tangent of all weights for each value of the schedule, in memory and in time. The running statistics of batch
+normalisation are taken for constants, so that on networks with it the hypergradient is not that of the whole training,
+and may have another sign.
 """

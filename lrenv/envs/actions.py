@@ -72,8 +72,11 @@ def weight_decay(action: Tensor) -> Tensor:
 
 def action_of(name: str, value: Tensor) -> Tensor:
     """Returns the action in [-1, 1] that sets `name`, a key of `HYPERPARAMETERS`, to this value or the nearest one."""
-    exponent = -(1 - value).log10() / 1.5 if name in ("momentum", "ema") else (value.log10() + 6) / 2.5
-    return (exponent - 1).clamp(-1, 1)
+    if name in ("momentum", "ema"):
+        return (-(1 - value).log10() / 1.5 - 1).clamp(-1, 1)
+    # At -1 there is no weight decay: the least, 1e-6, is a little above it, also in the precision of actions.
+    action = ((value.log10() + 6) / 2.5 - 1).clamp(1e-6 - 1, 1)
+    return torch.where(value < 5e-7, -1.0, action)
 
 
 KINDS: dict[str, Rule] = {

@@ -1,7 +1,8 @@
 """Rewards: one number per decision from the validation loss, never from the test split.
 
 A loss counts up to a cap of four times that of the untrained network. A run that diverges gets less than the lowest
-return that any run could still collect by going on, so that an agent never gains by making a run diverge early.
+return, discounted or not, that any run could still collect by going on, so that an agent never gains by making a run
+diverge early.
 
 `log_val_loss` and `improvement` take a loss of less than 1e-8 for 1e-8: of a loss of one's own that is negative they
 show nothing, so add a constant to it, or take another reward.
@@ -40,7 +41,8 @@ def val_loss(d: Dynamics, diverged: Tensor) -> Tensor:
 
 def log_val_loss(d: Dynamics, diverged: Tensor) -> Tensor:
     """Returns the negative logarithm of the validation loss."""
-    return torch.where(diverged, -_log(_cap(d)) * _decisions_left(d) - 1, -_log(_capped(d.val_loss, d)))
+    lowest = (-_log(_cap(d)) * _decisions_left(d)).clamp(max=0)  # discounted, what is left may be worth nothing
+    return torch.where(diverged, lowest - 1, -_log(_capped(d.val_loss, d)))
 
 
 def improvement(d: Dynamics, diverged: Tensor) -> Tensor:
