@@ -98,7 +98,8 @@ class Benchmark:
     """The suite: quick, standard, or a TOML file of your own, whose keys `lrenv/benchmark/suite.py` explains."""
     agents: str = ""
     """Only these agents, separated by commas: those of the suite by their names there, with their grids, and others by
-    their specs, as they stand. The reference takes part in any case. By default all of the suite."""
+    their specs, a bare name with a grid of its own being tuned over that. The reference takes part in any case. By
+    default all of the suite."""
     tasks: str = ""
     """Only these tasks, separated by commas; by default those of the suite."""
     seeds: int | None = None
@@ -145,7 +146,7 @@ def _compare(command: Compare) -> None:
     )  # fmt: skip
     Console().print(table(comparison))
     print(f"report: {save_report(comparison, command.out)}")
-    _check_failures(row.label for row in comparison.failed)
+    _check_failures((row.label for row in comparison.failed), command.overwrite)
 
 
 def _benchmark(command: Benchmark) -> None:
@@ -161,14 +162,17 @@ def _benchmark(command: Benchmark) -> None:
     save(scores, command.out)
     print(markdown(scores))
     print(f"results: {command.out}")
-    _check_failures(f"{line.agent} on {line.task}" for line in outcome.lines if line.failure)
+    _check_failures((f"{line.agent} on {line.task}" for line in outcome.lines if line.failure), command.overwrite)
 
 
-def _check_failures(failed: Iterable[str]) -> None:
+def _check_failures(failed: Iterable[str], overwrite: bool) -> None:
     """Raises ValueError if any agent failed, so that the command's exit status tells it."""
     if names := list(dict.fromkeys(failed)):
         told = ", ".join(names)
-        raise ValueError(f"{told} failed, as the table says; the same command tries again, and keeps what has run")
+        without = ", without --overwrite," * overwrite
+        raise ValueError(
+            f"{told} failed, as the table says; the same command{without} tries again, and keeps what has run"
+        )
 
 
 COMMANDS: dict[str, Command] = {

@@ -232,6 +232,10 @@ def test_axes_and_ranges() -> None:
         ("[agents.x]\nagent = 3\n", "agents.x.agent must be a text, not an int"),
         ("cap = 'high'\n", "cap must be a number, not a str"),
         ("cap = 1.0\n", "cap must be above 1"),
+        ("cap = inf\n", "cap must be a finite number, not inf"),
+        ("initial_rates = []\n", "initial_rates is empty"),
+        ("initial_rates = [nan]\n", "initial_rates must be a finite number, not nan"),
+        ("seeds = 100000000\n", "seeds for report, not 100000000"),
         ("reference = 'linaer'\n", "unknown reference among the agents 'linaer': did you mean 'linear'"),
         ("weight_decay = [-1.0]\n", "weight_decay 0 or more"),
         ("seeds = true\n", "seeds must be a whole number, not a bool"),
@@ -240,7 +244,9 @@ def test_axes_and_ranges() -> None:
 )  # fmt: skip
 def test_files_that_cannot_be_meant(tmp_path: Path, change: str, message: str) -> None:
     path = tmp_path / "own.toml"
-    own = TEXT.replace("seeds = 2\n", "", 1) if change.startswith("seeds") else TEXT
+    own = TEXT
+    for name, value in (("seeds", "2"), ("initial_rates", "[0.01, 0.1]")):
+        own = own.replace(f"{name} = {value}\n", "", 1) if change.startswith(name) else own
     path.write_text(own + change if change.startswith("[") else change + own)
     with pytest.raises(ValueError, match=message.replace("[", r"\[")) as told:
         read_suite(path)
@@ -659,6 +665,49 @@ def test_what_was_found_for_another_version_of_ones_own_agent_is_not_used(tmp_pa
     assert "files" not in search_of(Entry("constant", "constant:peak=0.1", {}, {})).about("grid", [0.1])
 
 
+def test_records_of_searches_that_are_read_stay_as_they_are(suite: Suite, tmp_path: Path) -> None:
+    """Without the end of its last line, a file is whole; records that were asked for outlive --overwrite."""
+    made(suite, tmp_path / "out")
+    records = tmp_path / "out" / "tuned.jsonl"
+    text = records.read_bytes()
+    records.write_bytes(text.removesuffix(b"\n"))
+    assert len(Records.read(records).known) == text.count(b"\n")
+    assert records.read_bytes() == text.removesuffix(b"\n")
+    records.write_bytes(text[:-20])
+    with pytest.raises(ValueError, match="is damaged at line"):
+        Records.read(records)
+    assert records.read_bytes() == text[:-20]
+    records.write_bytes(text)
+
+    def interrupted(*args: Any, **settings: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="the same command goes on from there, without --overwrite"):
+            made(suite, tmp_path / "out", records=records, overwrite=True)
+    assert records.read_bytes() == text
+    assert not (tmp_path / "out" / "table.md").exists()
+
+
+def test_an_agent_that_fails_in_its_draws_leaves_the_others_alone(suite: Suite, tmp_path: Path) -> None:
+    with_draws = entry_of("linear", {"agent": "broken", "draws": {"peak": {"log": [0.01, 1.0]}}})
+    failing = replace(suite, agents=tuple(with_draws if e.label == "constant" else e for e in suite.agents))
+
+    def broken(peak: Any = 0.1) -> Any:
+        return Broken()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"{__name__}.Broken.__init__", lambda self, peak=0.1: None, raising=False)
+        failing = replace(suite, agents=(*suite.agents, replace(with_draws, label="drawn")))
+        found = run_suite(failing, tmp_path, device="cpu")
+    failed = [line for line in found.lines if line.failure]
+    assert {(line.agent, line.task) for line in failed} == {("drawn", name) for name in found.tasks}
+    assert all("what it needs" in line.failure for line in failed)
+    assert {name for name, _ in found.pools} == {"linear"}
+    assert "drawn" in markdown(scored(found))
+
+
 def test_what_searches_found_is_used_again(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = made(suite, tmp_path / "first")
     begun = counted(monkeypatch)
@@ -727,11 +776,12 @@ def test_an_agent_with_draws_alone_is_in_their_table_alone(suite: Suite, tmp_pat
 
 
 def test_a_missing_package_is_told(suite: Suite, tmp_path: Path) -> None:
-    entry = Entry("absent", "constant:peak=0.1", {}, {}, needs="a_package_that_nobody_has")
-    found = run_suite(replace(suite, agents=(*suite.agents, entry), pool=0), tmp_path, device="cpu")
-    told = "Agent absent is left out: the package a_package_that_nobody_has is not installed."
-    assert told in markdown(scored(found))
-    assert "absent" not in [line.agent for line in found.lines]
+    names = "a_package_that_nobody_has", "a_package_that_nobody_has.part"
+    entries = [Entry(f"absent{i}", "constant:peak=0.1", {}, {}, needs=name) for i, name in enumerate(names)]
+    found = run_suite(replace(suite, agents=(*suite.agents, *entries), pool=0), tmp_path, device="cpu")
+    for entry, name in zip(entries, names, strict=True):
+        assert f"Agent {entry.label} is left out: the package {name} is not installed." in markdown(scored(found))
+        assert entry.label not in [line.agent for line in found.lines]
 
 
 @pytest.mark.parametrize("agent", ["no_such_file.py:Mine", "no_such_file.safetensors"])

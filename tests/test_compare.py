@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 from torch import nn
 
@@ -21,6 +22,7 @@ from lrenv.benchmark.evaluation import Result
 from lrenv.benchmark.report import save_report
 from lrenv.benchmark.statistics import mean_std, paired, paired_t, welch
 from lrenv.benchmark.wording import cells
+from lrenv.data import registry
 from lrenv.training.tasks import LogUniform, Task, make_task
 
 NOISY = make_task("noisy-quadratic", budget=20, interval=5)
@@ -91,13 +93,13 @@ def test_mean_and_deviation() -> None:
 def compared() -> Comparison:
     task = make_task("digits-logreg", budget=40, interval=20)
     return compare(
-        task, ["constant:peak=0.01", "cosine", "exponential:peak=0.1:decay=0.1"], 3, tuning_seeds=(1,), device="cpu"
+        task, ["constant:peak=0.01", "cosine", "exponential:peak=0.1:decay=0.1"], 3, tuning_seeds=(10_000,), device="cpu"
     )
 
 
 def test_a_comparison_is_its_evaluations(compared: Comparison) -> None:
     constant, cosine, exponential = compared.rows
-    tuned = tune("cosine", compared.task, (1,), device="cpu")
+    tuned = tune("cosine", compared.task, (10_000,), device="cpu")
     for row, agent in (
         (constant, make_agent("constant", peak=0.01)),
         (cosine, make_agent("cosine", **tuned.settings)),
@@ -205,7 +207,7 @@ def test_what_an_agent_cost_is_told_whole(tmp_path: Path) -> None:
         controller(tmp_path / "b.safetensors", episodes=8),
     ]
     table = compare(
-        NOISY, [*files, "metz2019-cpu", "constant"], 1, initial_lrs=(0.1,), tuning_seeds=(1, 2), device="cpu"
+        NOISY, [*files, "metz2019-cpu", "constant"], 1, initial_lrs=(0.1,), tuning_seeds=(10_000, 10_001), device="cpu"
     )
     assert [str(row.runs) for row in table.rows][:2] == ["14", "8 and those of selection, not recorded"]
     assert table.rows[2].runs.training > 0, "a controller that comes along was trained, too"
@@ -244,7 +246,7 @@ def test_labels_that_are_given() -> None:
         "also slow": make_agent("constant", peak=0.01),
         "fast": "constant",
     }
-    table = compare(NOISY, given, 2, baseline="fast", tuning_seeds=(1,), device="cpu")
+    table = compare(NOISY, given, 2, baseline="fast", tuning_seeds=(10_000,), device="cpu")
     assert [row.label for row in table.rows] == ["slow", "also slow", "fast"]
     assert table.baseline == "fast"
     assert [row.paired is None for row in table.rows] == [False, False, True]
@@ -326,6 +328,37 @@ def test_a_change_of_ones_own_data_or_network_is_noticed(tmp_path: Path, make_bl
     again()
 
 
+def test_other_files_of_a_data_set_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LRENV_DATA", str(tmp_path / "data"))
+
+    def draw(grey: int) -> None:
+        monkeypatch.setattr(registry, "_LOADED", {})  # as in another process
+        for label in range(2):
+            (tmp_path / "images" / str(label)).mkdir(parents=True, exist_ok=True)
+            for number in range(30):
+                image = np.full((4, 4), grey + 100 * label + number, np.uint8)
+                Image.fromarray(image).save(tmp_path / "images" / str(label) / f"{number}.png")
+
+    def again() -> Comparison:
+        options = {"path": str(tmp_path / "images"), "channels": 1}
+        task = make_task("digits-mlp", data="folder", budget=4, batch_size=8, **options)
+        return compare(task, "linear:peak=0.1", 2, device="cpu", out=tmp_path / "out")
+
+    draw(0)
+    again()
+    again()
+    draw(50)
+    with pytest.raises(FileExistsError, match="contents's data .*, now "):
+        again()
+    draw(0)
+    again()
+
+
+def test_what_tunes_does_not_report() -> None:
+    with pytest.raises(ValueError, match="tuning_seeds and the seeds of the report share 2"):
+        compare(NOISY, "linear", 3, tuning_seeds=[2, 10_000], device="cpu")
+
+
 def test_ones_own_agent_that_can_not_be_made_is_told(tmp_path: Path) -> None:
     path = tmp_path / "own.py"
     path.write_text("class Mine:\n    def __init__(self):\n        raise RuntimeError('no such memory')\n")
@@ -356,7 +389,7 @@ def test_ones_own_agents_are_tuned(tmp_path: Path) -> None:
         "from lrenv import make_agent\ndef Mine(peak): return make_agent('constant', peak=peak)\n"
         "Mine.grid = {'peak': (1e38, 0.1)}\n"
     )
-    row = compare(NOISY, f"{path}:Mine", 2, tuning_seeds=(1,), device="cpu").rows[0]
+    row = compare(NOISY, f"{path}:Mine", 2, tuning_seeds=(10_000,), device="cpu").rows[0]
     assert (row.label, row.settings, row.runs.tuning) == ("Mine", "peak=0.1", 2)
 
 
@@ -366,7 +399,7 @@ def test_the_baseline() -> None:
     chosen = compare(NOISY, two, 2, baseline="linear:peak=0.1", device="cpu")
     assert chosen.baseline == "linear"
     assert [row.paired is None for row in chosen.rows] == [False, True]
-    tuned = compare(NOISY, ["constant:peak=0.1", "step"], 2, tuning_seeds=(1,), device="cpu")
+    tuned = compare(NOISY, ["constant:peak=0.1", "step"], 2, tuning_seeds=(10_000,), device="cpu")
     assert tuned.baseline == "step"
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lrenv.agents.learned_optimizer.settings import LearnedOptimizerSettings
@@ -16,6 +17,22 @@ from lrenv.agents.ppo.training import PPOTraining
 from lrenv.controllers import controller_file
 
 TASK = "from lrenv import make_task\nmine = make_task('noisy-quadratic', budget=6, interval=3)\n"
+DATA_TASK = """
+import numpy as np
+from lrenv import make_task
+from lrenv.data import from_arrays
+
+def data():
+    inputs = np.load("inputs.npy")
+    targets = (inputs[:, 0] > 0).astype(np.int64)
+    parts = {"train": slice(40), "val": slice(40, 50), "test": slice(50, 60)}
+    return from_arrays(
+        **{f"{name}_inputs": inputs[rows] for name, rows in parts.items()},
+        **{f"{name}_targets": targets[rows] for name, rows in parts.items()},
+    )
+
+mine = make_task("digits-mlp", data=data, budget=6, interval=3, batch_size=8)
+"""
 
 
 @pytest.fixture
@@ -51,6 +68,21 @@ def test_resuming_runs_no_code_that_is_not_asked_for(settings: PPOSettings, tmp_
     Path("my_tasks.py").unlink()
     with pytest.raises(FileNotFoundError, match="there is no file my_tasks.py"):
         train(PPOTraining, replace(settings, **longer))
+
+
+def test_resuming_with_other_data_is_refused(settings: PPOSettings) -> None:
+    np.save("inputs.npy", np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32))
+    Path("my_tasks.py").write_text(DATA_TASK)
+    train(PPOTraining, settings)
+    longer: Any = {"episodes": 6, "resume": True}
+    kept = Path("inputs.npy").read_bytes()
+    np.save("inputs.npy", np.random.default_rng(1).normal(size=(60, 3)).astype(np.float32))
+    with pytest.raises(ValueError, match="the data or the network of my_tasks.py:mine have changed since"):
+        train(PPOTraining, replace(settings, **longer))
+    assert controller_file.read_metadata(Path("out/checkpoint.safetensors"))["iteration"] == 2
+    Path("inputs.npy").write_bytes(kept)
+    train(PPOTraining, replace(settings, **longer))
+    assert controller_file.read_metadata(Path("out/checkpoint.safetensors"))["iteration"] == 3
 
 
 def test_several_tasks_of_one_command(settings: PPOSettings) -> None:

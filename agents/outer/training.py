@@ -10,8 +10,9 @@ import math
 import shlex
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -26,6 +27,7 @@ from lrenv.benchmark.selection import improves, selection_losses
 from lrenv.controllers import controller_file
 from lrenv.controllers.agent import Agent
 from lrenv.controllers.state_file import restored, stored
+from lrenv.envs.snapshots import contents_of
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.ambient import own_settings
 from lrenv.runtime.files import locked_folder
@@ -76,6 +78,16 @@ class Training(ABC, Generic[S]):
         self.selection_runs = 0
         self.command = command_line()
         self.files = settings.files()
+
+    @property
+    def tasks_trained_on(self) -> Sequence[Task]:
+        """The tasks whose data training looks at."""
+        return [self.task]
+
+    @cached_property
+    def contents(self) -> dict[str, dict[str, str]]:
+        """Name of a task -> what tells its data and network from others that its settings would describe as well."""
+        return {task.name: found for task in self.tasks_trained_on if (found := contents_of(task))}
 
     @property
     @abstractmethod
@@ -186,7 +198,7 @@ class Training(ABC, Generic[S]):
             "iteration": self.iteration, "finished": self.iteration >= self.iterations, "values": values,
             "best_iteration": self.best_iteration, "best_val_loss": json_value(self.best_val_loss),
             "selection_runs": self.selection_runs, "command": self.command, "settings": settings.essence(),
-            "files": self.files,
+            "files": self.files, "contents": self.contents,
             settings.LENGTH: getattr(settings, settings.LENGTH),
         }  # fmt: skip
 
@@ -195,8 +207,15 @@ class Training(ABC, Generic[S]):
 
         Raises:
             lrenv.controllers.controller_file.ControllerFileError: it is of another training.
+            ValueError: the data of a task, or its network, are no longer those that the training began with.
         """
         tensors, metadata = controller_file.read(path)
+        before = metadata.get("contents", self.contents)
+        if changed := [task for task in {**before, **self.contents} if before.get(task) != self.contents.get(task)]:
+            raise ValueError(
+                f"the data or the network of {', '.join(changed)} have changed since the training began: put the old "
+                "ones back, or start anew in another --out"
+            )
         try:
             values, self.command = metadata["values"], metadata["command"]
             self.iteration, self.best_iteration = metadata["iteration"], metadata["best_iteration"]

@@ -30,6 +30,7 @@ from lrenv.agents.ppo.training import PolicyTraining, PPOTraining
 from lrenv.controllers.agent import View
 from lrenv.envs.multi_task_vec_env import MultiTaskSnapshot, MultiTaskVecEnv
 from lrenv.envs.own import reward_name
+from lrenv.training.tasks import Task
 
 Array = NDArray[Any]
 
@@ -98,6 +99,11 @@ class MultiTaskTraining(PolicyTraining):
         self.validation = Validation(self.tasks.validation(settings.eval_tasks), settings.eval_seeds, settings.device)
         view = View(control, observe, None, settings.optimizer)
         super().__init__(settings, self.tasks.task(0), view, self.envs, self.scaled, settings.rollout)
+
+    @property
+    def tasks_trained_on(self) -> Sequence[Task]:
+        """Those of a list; drawn ones make their data themselves."""
+        return self.tasks.tasks if isinstance(self.tasks, Listed) else []
 
     @property
     def iterations(self) -> int:

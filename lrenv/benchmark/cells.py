@@ -53,7 +53,7 @@ class Cells:
         beside: Iterable[Path] = (),
         overwrite: bool = False,
     ) -> None:
-        self.path, self.about = path, about
+        self.path, self.about, self._overwrite = path, about, overwrite
         self._results: dict[str, Result] = {}
         if not overwrite and not path.exists() and (found := [old.name for old in beside if old.exists()]):
             raise FileExistsError(
@@ -82,6 +82,14 @@ class Cells:
 
     def __len__(self) -> int:
         return len(self._results)
+
+    @property
+    def told(self) -> str:
+        """What to say to somebody who interrupts."""
+        return (
+            f"{len(self)} finished cells are saved in {self.path}; the same command goes on from there"
+            + ", without --overwrite" * self._overwrite
+        )
 
     def once(self, key: dict[str, Any], run: Callable[[], Result]) -> Result:
         """Returns the result of the cell `key` from the file, or else that of `run`, which the file then holds."""

@@ -27,7 +27,7 @@ from lrenv.controllers.agent import Agent, AgentError, agent_factory, view_of
 from lrenv.controllers.controller_file import read_metadata
 from lrenv.envs.actions import is_relative
 from lrenv.envs.own import observation_name
-from lrenv.envs.snapshots import described, own_contents
+from lrenv.envs.snapshots import contents_of, described
 from lrenv.lookup import count, error_line
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.memory import choose_device
@@ -66,12 +66,13 @@ def compare(
         baseline: one of `agents`, or its label; `step` if it is among them, else the first.
         initial_lrs: agents that scale the rate get a row from each of these; from each of the task's if it is empty.
             Where the task draws them from a range, so does the row.
-        tuning_seeds: the seeds that grids are searched on.
+        tuning_seeds: the seeds that grids are searched on, none of them for reports.
         observations: specs of observations of one's own that controller files need, `my_file.py:name`.
         device: where the trainees live.
         out: the folder that keeps what is finished; called again with the same settings, the comparison goes on from
             there. Nothing is kept if it is None. Of one's own files that specs name, a change is noticed, but not of
-            what they import; and so is one of the data and the network that one's own task makes. Runs of agents that
+            what they import; and so is one of data that come from files, and of the data and the network that one's own
+            task makes. Runs of agents that
             are given as objects are not kept, since nothing tells in another process that an object is the same: they
             run again.
         overwrite: discard a comparison that `out` holds.
@@ -91,6 +92,8 @@ def compare(
         observation_name(spec)
     task = make_task(task)
     reported = seeds_for("report", count("seeds", seeds))
+    if both := sorted({*reported, *tuning_seeds}.intersection(reported, tuning_seeds)):
+        raise ValueError(f"tuning_seeds and the seeds of the report share {both[0]}: tune on others, as by default")
     labels = dict(agents) if isinstance(agents, Mapping) else {}
     listed = specs.split(agents) if isinstance(agents, str) else list(labels.values() if labels else agents)
     contenders = contenders_of(listed, tuple(labels))  # every error before any work
@@ -111,7 +114,7 @@ def compare(
     }  # fmt: skip
     kept = None
     if out is not None:
-        if contents := own_contents(task):
+        if contents := contents_of(task):
             settings["contents"] = contents
         folder = Path(out)
         kept = Cells(folder / "cells.jsonl", settings, about, [folder / name for name in FILES], overwrite)
@@ -129,8 +132,7 @@ def compare(
         except KeyboardInterrupt:
             if kept is None:
                 raise
-            told = f"{len(kept)} finished cells are saved in {kept.path}; the same command goes on from there"
-            raise KeyboardInterrupt(told) from None
+            raise KeyboardInterrupt(kept.told) from None
     reference = next(row for row in rows if row.spec == baseline)
     return Comparison(task, seeds, reference.label, [_tested(row, reference) for row in rows], about)
 

@@ -30,7 +30,7 @@ from lrenv.benchmark.suite import Axis, Entry, Suite
 from lrenv.benchmark.tuning import AT_ONCE, grid_of
 from lrenv.controllers.agent import make_agent, view_of
 from lrenv.envs.actions import is_relative
-from lrenv.envs.snapshots import own_contents
+from lrenv.envs.snapshots import contents_of
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.lookup import what_is
 from lrenv.randomness.seeds import seeds_for
@@ -130,27 +130,39 @@ def run_suite(
         "device": str(choose_device(device)), "at_once": AT_ONCE, "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("lrenv", "torch", "numpy")},
     }  # fmt: skip
-    if contents := {name: made for name, task in tasks.items() if (made := own_contents(task))}:
+    contents = {
+        name: made for name, task in tasks.items()
+        if specs.parse(named[name]).name != held_out.SPEC and (made := contents_of(task))  # whose data are checked
+    }  # fmt: skip
+    if contents:
         settings["contents"] = contents
     about = {"command": command_line(), "machine": machine(), "commit": commit(), "versions": settings["versions"]}
-    cells = Cells(out / "cells.jsonl", settings, about, [out / name for name in FILES], overwrite)
+    # Records that were asked for may be those of the run that is discarded.
+    asked = None if records is None else records.resolve()
+    beside = [out / name for name in FILES if (out / name).resolve() != asked]
+    cells = Cells(out / "cells.jsonl", settings, about, beside, overwrite)
     lines, pools = [], {}
     with cells, progress(len(tasks) * len(entries), "agents on tasks") as report:
         try:
             for place, (name, entry) in enumerate((name, entry) for name in tasks for entry in entries):
                 report(place, f"{entry.label} on {name}")
-                spec = f"{named[name]} {settings['files'].get(f'task {name}', '')}".strip()
+                parts = [named[name], settings["files"].get(f"task {name}", ""), *contents.get(name, {}).values()]
+                spec = " ".join(part for part in parts if part)
                 search = Search(entry, tasks[name], name, spec, suite, device, cells.once)
                 lines += (new := [] if entry.only_drawn else _lines(contenders[entry.label], search, found))
                 if entry.draws and suite.pool and not any(line.failure for line in new):
                     seeds = suite.draw_seeds or suite.seeds
                     drawn = search.about("pool", [described_setting(entry.draws), suite.pool, seeds])
                     whole = after_another(search, found)[0] if entry.after else search
-                    pools[entry.label, name] = found.once(drawn, partial(pool, whole))
+                    try:
+                        pools[entry.label, name] = found.once(drawn, partial(pool, whole))
+                    except OSError:
+                        raise
+                    except Exception as error:
+                        lines.append(Line(entry.label, name, None, {}, Runs(0, 0, 0), failure=failure_line(error)))
             report(len(tasks) * len(entries))
         except KeyboardInterrupt:
-            told = f"{len(cells)} finished cells are saved in {cells.path}; the same command goes on from there"
-            raise KeyboardInterrupt(told) from None
+            raise KeyboardInterrupt(cells.told) from None
     if cells.about.get("commit") != about["commit"]:
         skipped.append(f"The first runs are of commit {cells.about.get('commit')}, the last of {about['commit']}.")
     privileges = {entry.label: privileges_of(sample_of(entry)) for entry in entries}
@@ -190,7 +202,7 @@ def _agents(suite: Suite) -> tuple[list[Entry], dict[str, Contender], list[str]]
     """Who takes part, and who is left out since a package is missing."""
     entries, contenders, skipped = [], {}, []
     for entry in suite.agents:
-        if entry.needs and importlib.util.find_spec(entry.needs) is None:
+        if entry.needs and not _installed(entry.needs):
             skipped.append(f"Agent {entry.label} is left out: the package {entry.needs} is not installed.")
             continue
         try:
@@ -207,6 +219,13 @@ def _agents(suite: Suite) -> tuple[list[Entry], dict[str, Contender], list[str]]
         entries.append(entry)
         contenders[entry.label] = contender
     return entries, contenders, skipped
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it would be in
+        return False
 
 
 def _tuned(entry: Entry) -> Contender:

@@ -61,7 +61,7 @@ class Records:
         Raises:
             ValueError: the file is damaged, or something else.
         """
-        found = json_lines(path)
+        found = json_lines(path, keep=True)
         if any(not isinstance(record.get("key"), str) for record in found):
             raise ValueError(f"{path} holds no records of searches; delete it, or choose another")
         return cls({record["key"]: record for record in found}, {})
@@ -92,7 +92,8 @@ class Search:
         entry: the agent.
         task: the task.
         name: how the suite calls the task.
-        spec: that of the task; of a task in one's own file, with a digest of the file.
+        spec: that of the task; of a task in one's own file, with a digest of the file, and of data that may change,
+            with theirs.
         suite: seeds and weight decays.
         device: where the trainees live.
         once: runs a batch, or knows its result.

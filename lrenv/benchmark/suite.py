@@ -49,6 +49,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrenv.lookup import lookup, what_is
+from lrenv.randomness.seeds import seeds_for
 
 FOLDER = Path(__file__).parent / "suites"
 """The suites that come with the package."""
@@ -108,7 +109,8 @@ class Entry:
     Attributes:
         label: what it is called in tables.
         agent: its spec.
-        grid: hyperparameter -> the values whose product is searched; empty of an agent that isn't tuned.
+        grid: hyperparameter -> the values whose product is searched; empty of an agent that isn't tuned, or, where its
+            spec is a bare name, over the grid that it comes with.
         draws: hyperparameter -> what its random draws are taken from; empty of an agent without.
         needs: a module without which the agent is left out.
         after: the label of an agent; the `after` that this one's factory carries makes settings of one run of it.
@@ -211,13 +213,14 @@ def chosen(suite: Suite, agents: Sequence[str] = (), tasks: Sequence[str] = (), 
 
     Args:
         suite: what to change.
-        agents: labels of its entries, or specs of other agents, which come as they are; all of its own if empty. The
-            reference takes part in any case, and so does what one of them comes `after`.
+        agents: labels of its entries, or specs of other agents, of which a bare name with a grid of its own is tuned
+            over that; all of the suite's own if empty. The reference takes part in any case, and so does what one of
+            them comes `after`.
         tasks: specs; its own if empty.
         seeds: None leaves them.
 
     Raises:
-        ValueError: no seeds, or a bare name of an agent that isn't in the suite but has settings to tune.
+        ValueError: no seeds, or what can't be meant.
     """
     known = {entry.label: entry for entry in suite.agents}
     if agents:
@@ -274,9 +277,13 @@ def _check(suite: Suite) -> None:
                 raise ValueError(
                     f"agents.{entry.label}.after: it needs a grid, and an agent with a grid and no `after`"
                 )
+    if not suite.initial_rates:
+        raise ValueError("initial_rates is empty: agents that scale the rate need one to begin with")
     for key, least in (("seeds", 1), ("tuning_seeds", 1), ("pool", 0), ("draw_seeds", 0)):
         if getattr(suite, key) < least:
             raise ValueError(f"{key} must be {least} or more, not {getattr(suite, key)}")
+    seeds_for("report", suite.seeds)
+    seeds_for("tuning", suite.tuning_seeds)
     if suite.draw_seeds > suite.seeds:
         raise ValueError(f"draw_seeds={suite.draw_seeds} are more than seeds={suite.seeds}: lower draw_seeds")
     if not suite.cap > 1:
@@ -344,4 +351,6 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         wanted = {dict: "a table", list: "a list", str: "a text", int: "a whole number"}.get(kind, "a number")
         raise ValueError(f"{where} must be {wanted}, not {what_is(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} must be a finite number, not {value}")
     return value

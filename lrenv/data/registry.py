@@ -41,6 +41,12 @@ def datasets() -> tuple[str, ...]:
     return tuple(_LOADERS)
 
 
+def is_of_files(name: str) -> bool:
+    """Returns whether a set is read from files that others may be put in the place of, or by a loader of one's own."""
+    loader = _LOADERS.get(name)
+    return name not in _BUILT_IN or loader is folder or isinstance(loader, Source)
+
+
 def register_data(name: str, loader: Loader, replace_existing: bool = False) -> None:
     """Adds a data set, so that `load(name, **options)` returns `loader(**options)`.
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from lrenv.data.registry import is_of_files
 from lrenv.envs import observations, rewards
 from lrenv.envs.episode import Episode, EpisodeState
 from lrenv.envs.observations import OBSERVATIONS
@@ -76,18 +77,22 @@ def _in_view(value: Any, known: Mapping[str, Any]) -> str:
     return value if built_in else f"{value} {described(known[value])}"
 
 
-def own_contents(task: Task) -> dict[str, str]:
-    """Returns what a task's data and network are, in checksums, if one of both is somebody's own; nothing of lrenv's.
+def contents_of(task: Task) -> dict[str, str]:
+    """Returns in checksums what the settings of a task leave open: what files hold, and what somebody's own code makes.
 
-    What their functions read from elsewhere, a file or a variable of their module, is not in the functions.
+    Nothing of a task whose data and network come with lrenv. What functions of one's own read from elsewhere, a file or
+    a variable of their module, is not in the functions, and so the data and the network that they make are looked at.
     """
     made_by = [part for part in (task.data, task.network) if not isinstance(part, str)]
     while any(isinstance(part, partial) for part in made_by):
         made_by = [part.func if isinstance(part, partial) else part for part in made_by]
-    if all(str(getattr(part, "__module__", "")).partition(".")[0] == "lrenv" for part in made_by):
-        return {}
-    trainee = Trainee(task)
-    return {"data": _data(task, trainee), "network": _network(task, trainee)}
+    found = {}
+    if not all(str(getattr(part, "__module__", "")).partition(".")[0] == "lrenv" for part in made_by):
+        trainee = Trainee(task)
+        found = {"data": _data(task, trainee), "network": _network(task, trainee)}
+    if isinstance(task.data, str) and is_of_files(task.data):
+        found["data"] = f"{task.data} [{_checksum(task.load()[:3])}]"
+    return found
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

@@ -97,22 +97,26 @@ def whole_lines(path: Path) -> list[str]:
     return whole.decode().split("\n")[:-1]
 
 
-def json_lines(path: Path) -> list[dict[str, Any]]:
+def json_lines(path: Path, keep: bool = False) -> list[dict[str, Any]]:
     """Returns the JSON objects of a file that holds one per line, as `append_line` writes them.
 
     Where there is no file, there are none. An incomplete or damaged last line is removed from the file.
 
+    Args:
+        path: the file.
+        keep: leave the file as it is: its last line may lack the line's end, and must hold an object.
+
     Raises:
         OSError: the file can't be written.
-        ValueError: a line before the last one holds no object; or the only line is whole and holds none, in which case
-            the file was written by something else.
+        ValueError: a line before the last one holds no object, or the last one of a file that is kept; or the only line
+            is whole and holds none, in which case the file was written by something else.
     """
     found: list[dict[str, Any]] = []
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, 1):
-        entry = _json_object(line)
+        entry = _json_object(line if not keep or line.endswith(b"\n") else line + b"\n")
         if entry is None:
-            if number < len(lines) or (number == 1 and line.endswith(b"\n")):
+            if keep or number < len(lines) or (number == 1 and line.endswith(b"\n")):
                 raise ValueError(f"{path} is damaged at line {number}")
             with writing(path):
                 os.truncate(path, sum(map(len, lines[:-1])))
