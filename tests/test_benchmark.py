@@ -134,6 +134,10 @@ def test_the_expected_best_of_all_sets(k: int) -> None:
     assert expected_best(chosen_by, values, k) == pytest.approx(np.mean(found))
 
 
+def test_a_draw_that_is_never_chosen_may_be_infinite() -> None:
+    assert expected_best(np.array([0.0, np.inf]), np.array([1.0, np.inf]), 2) == 1
+
+
 def test_there_is_no_best_of_more_than_were_drawn() -> None:
     for k in (0, 4):
         with pytest.raises(ValueError, match=f"the best of {k} can't be taken of 3 draws"):

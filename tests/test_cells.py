@@ -254,7 +254,7 @@ OTHERS: list[tuple[dict[str, Any], str]] = [
     ({"agents": AGENTS[:2]}, 'agents .*"learned".*, now '),
     ({"agents": (AGENTS[0], *AGENTS[:0:-1])}, "agents "),
     ({"initial_lrs": (0.1,)}, "initial_lr "),
-    ({"tuning_seeds": (1, 2)}, "tuning_seeds"),
+    ({"tuning_seeds": (10_001, 10_002)}, "tuning_seeds"),
     ({"baseline": "learned"}, 'baseline "constant", now "learned"'),
 ]
 

@@ -42,6 +42,10 @@ def test_welch_is_scipys() -> None:
         a, b = rng.normal(0, 1, n), rng.normal(0.5, 3, m)
         assert welch(a, b) == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue, rel=1e-12)
         assert welch(a, b) == pytest.approx(welch(b, a))
+    single = (2.3 + 1e-4 * rng.normal(size=(2, 10))).astype(np.float32)  # as optimizers of other packages give
+    exact = stats.ttest_ind(*single.astype(np.float64), equal_var=False).pvalue
+    assert welch(*single) == pytest.approx(exact, rel=1e-12)
+    assert mean_std(single[0]) == pytest.approx(mean_std(single[0].astype(np.float64)), rel=1e-12)
 
 
 def test_welch_by_hand() -> None:
@@ -93,7 +97,11 @@ def test_mean_and_deviation() -> None:
 def compared() -> Comparison:
     task = make_task("digits-logreg", budget=40, interval=20)
     return compare(
-        task, ["constant:peak=0.01", "cosine", "exponential:peak=0.1:decay=0.1"], 3, tuning_seeds=(10_000,), device="cpu"
+        task,
+        ["constant:peak=0.01", "cosine", "exponential:peak=0.1:decay=0.1"],
+        3,
+        tuning_seeds=(10_000,),
+        device="cpu",
     )
 
 

@@ -22,7 +22,10 @@ there,
 Layers whose root mean square is below a 10,000th of the largest one are left out of W. Where all weights are 0, W
 counts as 0.1, and L_0 / G as 1. A loss that is multiplied by a constant has its rates of SGD divided by it, as they
 have to be. And as a_2 is 1 in an untrained policy, weights that are divided by a constant, in a network that multiplies
-them by it again, have their rates of Adam divided by it, up to the bound.
+them by it again, have their rates of Adam divided by it, up to the bound. This holds within limits: each of the
+logarithms above but log L_0 counts as 6 at most and as -6 at least, a factor of 400, rates are those that actions can
+set, from 1e-7 to 10, and first losses those that are observed, up to 1e9. A loss of a million, as of targets that are
+not scaled, asks SGD for less.
 
 The ceiling h of the guard is infinite at first. In the first 30 % of the budget it falls where the last interval, of N
 steps and with the rate r (without decay and correction), has shown that r was too high. Either both the first and the

@@ -52,7 +52,7 @@ def markdown(scores: Scores) -> str:
             f"- {told}"
             for told in (
                 "Mean: the geometric mean over tasks, with a 95 % interval by a bootstrap over tasks.",
-                "Best checkpoint: the same mean at the lowest validation loss.",
+                "Best checkpoint: the same mean at the lowest validation loss, of a run that diverged, too.",
                 f"p: that the agent is level with {suite.reference}, by a t-test over tasks, corrected for "
                 f"{len(scores.rows) - 1} agents (Holm).",
                 "Worst start: the mean from the worst initial rate, of agents that scale it.",

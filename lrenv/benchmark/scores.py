@@ -3,7 +3,8 @@
 Of an agent a on task t and seed s stands d = log(L_a / L_r), the test losses at the end, with the same initial weights
 and batches for both. The relative loss on a task is exp(mean of d over seeds), and that over tasks exp(mean of these
 means), the geometric mean. A run that diverged, and an agent that failed, count as `cap` times the reference, and no
-run counts as less than 1 / cap of it. An agent that scales the rate counts by the mean over the initial rates.
+run counts as less than 1 / cap of it. Best checkpoints are compared in the same way, of runs that diverged later, too.
+An agent that scales the rate counts by the mean over the initial rates.
 """
 
 from __future__ import annotations

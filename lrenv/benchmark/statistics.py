@@ -15,6 +15,7 @@ from scipy.stats import t, ttest_1samp, ttest_ind
 
 def mean_std(values: NDArray[Any]) -> tuple[float, float]:
     """Mean and sample standard deviation, which is NaN for a single value, and where a value is infinite."""
+    values = values.astype(np.float64)
     known = len(values) > 1 and not np.isinf(values).any()
     return float(np.mean(values)), float(np.std(values, ddof=1)) if known else float("nan")
 
@@ -24,6 +25,7 @@ def welch(values: NDArray[Any], baseline: NDArray[Any]) -> float:
 
     Infinite ones have no p-value either.
     """
+    values, baseline = values.astype(np.float64), baseline.astype(np.float64)
     if min(len(values), len(baseline)) < 2 or not (np.isfinite(values).all() and np.isfinite(baseline).all()):
         return float("nan")
     if np.ptp(values) == 0 and np.ptp(baseline) == 0:  # no variance to test against
@@ -51,7 +53,7 @@ def paired_t(differences: NDArray[Any]) -> float:
     """Two-sided p-value of the t-test that paired runs, which share seeds, don't differ; NaN for fewer than two.
 
     Args:
-        differences: (seeds,); infinite ones, of runs that diverged, have no p-value either.
+        differences: (seeds,); infinite ones, as at the end of runs that diverged, have no p-value either.
     """
     if len(differences) < 2 or not np.isfinite(differences).all():
         return float("nan")
@@ -121,7 +123,8 @@ def expected_best(chosen_by: NDArray[Any], values: NDArray[Any], k: int) -> floa
     _, rank, counts = np.unique(chosen_by, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     shared = [weights[end - count : end].mean() for end, count in zip(ends, counts, strict=True)]
-    return float(np.sum(np.array(shared)[rank] * values))
+    chance = np.array(shared)[rank]
+    return float(np.sum(chance[chance > 0] * values[chance > 0]))  # one that is never chosen may be infinite
 
 
 def bootstrap_interval(
