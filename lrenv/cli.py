@@ -162,7 +162,8 @@ def _benchmark(command: Benchmark) -> None:
     save(scores, command.out)
     print(markdown(scores))
     print(f"results: {command.out}")
-    _check_failures((f"{line.agent} on {line.task}" for line in outcome.lines if line.failure), command.overwrite)
+    failed = [(line.agent, line.task) for line in outcome.lines if line.failure] + list(outcome.undrawn)
+    _check_failures((f"{agent} on {task}" for agent, task in failed), command.overwrite)
 
 
 def _check_failures(failed: Iterable[str], overwrite: bool) -> None:

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -695,21 +696,28 @@ def test_records_of_searches_that_are_read_stay_as_they_are(suite: Suite, tmp_pa
 
 
 def test_an_agent_that_fails_in_its_draws_leaves_the_others_alone(suite: Suite, tmp_path: Path) -> None:
-    with_draws = entry_of("linear", {"agent": "broken", "draws": {"peak": {"log": [0.01, 1.0]}}})
-    failing = replace(suite, agents=tuple(with_draws if e.label == "constant" else e for e in suite.agents))
+    """On one task of two, an agent that is drawn alone, and one that has a row of its own, which is the reference."""
+    whole = searches.evaluate
 
-    def broken(peak: Any = 0.1) -> Any:
-        return Broken()
+    def evaluate_but(agent: Any, task: Any, seeds: Any, **settings: Any) -> Result:
+        if task.name == "noisy-quadratic" and settings["name"] in ("linear", "cosine") and len(seeds) > 4:
+            raise KeyError("what it needs")
+        return whole(agent, task, seeds, **settings)
 
+    entry = Entry("cosine", "cosine", {}, {"peak": Range("log", (0.01, 1.0))})
+    two = replace(suite, agents=(*suite.agents, entry))
+    expected = {row.agent: row.mean for row in scored(run_suite(two, tmp_path / "whole", device="cpu")).rows}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"{__name__}.Broken.__init__", lambda self, peak=0.1: None, raising=False)
-        failing = replace(suite, agents=(*suite.agents, replace(with_draws, label="drawn")))
-        found = run_suite(failing, tmp_path, device="cpu")
-    failed = [line for line in found.lines if line.failure]
-    assert {(line.agent, line.task) for line in failed} == {("drawn", name) for name in found.tasks}
-    assert all("what it needs" in line.failure for line in failed)
-    assert {name for name, _ in found.pools} == {"linear"}
-    assert "drawn" in markdown(scored(found))
+        patch.setattr(searches, "evaluate", evaluate_but)
+        found = run_suite(two, tmp_path / "out", device="cpu")
+    assert set(found.undrawn) == {("linear", "noisy-quadratic"), ("cosine", "noisy-quadratic")}
+    assert set(found.pools) == {("linear", "power-law-hard"), ("cosine", "power-law-hard")}
+    scores = scored(found)
+    assert {row.agent: row.mean for row in scores.rows} == expected
+    text = markdown(scores)
+    for agent in ("linear", "cosine"):
+        assert re.search(f"No random draws of {agent} on noisy-quadratic: .*what it needs", text)
+    save(scores, tmp_path / "out")
 
 
 def test_what_searches_found_is_used_again(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

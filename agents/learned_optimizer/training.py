@@ -36,6 +36,7 @@ from lrenv.randomness import draws
 from lrenv.runtime.memory import choose_device
 from lrenv.runtime.trees import select
 from lrenv.training.rollout import rollout
+from lrenv.training.tasks import Task
 from lrenv.training.trainee import Trainee, TraineeState
 
 VALIDATED = 256
@@ -134,6 +135,11 @@ class LearnedOptimizerTraining(Training[LearnedOptimizerSettings]):
         self.started = self.trained = 0
         self._trainees: dict[int, Trainee] = {}
         self.workers = [self._new_worker(share=(i + 1) / settings.workers) for i in range(settings.workers)]
+
+    @property
+    def tasks_trained_on(self) -> list[Task]:
+        """Those whose classes the problems are of."""
+        return self.settings.each_task()
 
     @property
     def iterations(self) -> int:

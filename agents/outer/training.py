@@ -85,9 +85,9 @@ class Training(ABC, Generic[S]):
         return [self.task]
 
     @cached_property
-    def contents(self) -> dict[str, dict[str, str]]:
-        """Name of a task -> what tells its data and network from others that its settings would describe as well."""
-        return {task.name: found for task in self.tasks_trained_on if (found := contents_of(task))}
+    def contents(self) -> list[dict[str, str]]:
+        """What tells the data and the network of each task from others that its settings would describe as well."""
+        return [contents_of(task) for task in self.tasks_trained_on]
 
     @property
     @abstractmethod
@@ -210,8 +210,8 @@ class Training(ABC, Generic[S]):
             ValueError: the data of a task, or its network, are no longer those that the training began with.
         """
         tensors, metadata = controller_file.read(path)
-        before = metadata.get("contents", self.contents)
-        if changed := [task for task in {**before, **self.contents} if before.get(task) != self.contents.get(task)]:
+        pairs = zip(self.tasks_trained_on, self.contents, metadata.get("contents", self.contents), strict=True)
+        if changed := [task.name for task, now, before in pairs if now != before]:
             raise ValueError(
                 f"the data or the network of {', '.join(changed)} have changed since the training began: put the old "
                 "ones back, or start anew in another --out"

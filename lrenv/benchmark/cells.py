@@ -126,6 +126,8 @@ class Cells:
         if header.get("format") != FORMAT or not isinstance(header.get("settings"), dict) or "about" not in header:
             raise ValueError(f"{self.path} is no comparison of lrenv's; choose another --out, or add --overwrite")
         before = header["settings"]
+        if "contents" in settings:  # earlier versions didn't look at data that come from files
+            before = {"contents": settings["contents"]} | before
         if header.get("version") != VERSION:
             before = before | {"format": header.get("version")}
             settings = settings | {"format": VERSION}

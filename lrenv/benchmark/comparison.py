@@ -72,9 +72,8 @@ def compare(
         out: the folder that keeps what is finished; called again with the same settings, the comparison goes on from
             there. Nothing is kept if it is None. Of one's own files that specs name, a change is noticed, but not of
             what they import; and so is one of data that come from files, and of the data and the network that one's own
-            task makes. Runs of agents that
-            are given as objects are not kept, since nothing tells in another process that an object is the same: they
-            run again.
+            task makes. Runs of agents that are given as objects are not kept, since nothing tells in another process
+            that an object is the same: they run again.
         overwrite: discard a comparison that `out` holds.
 
     Raises:
@@ -92,7 +91,7 @@ def compare(
         observation_name(spec)
     task = make_task(task)
     reported = seeds_for("report", count("seeds", seeds))
-    if both := sorted({*reported, *tuning_seeds}.intersection(reported, tuning_seeds)):
+    if both := sorted(set(reported) & set(tuning_seeds)):
         raise ValueError(f"tuning_seeds and the seeds of the report share {both[0]}: tune on others, as by default")
     labels = dict(agents) if isinstance(agents, Mapping) else {}
     listed = specs.split(agents) if isinstance(agents, str) else list(labels.values() if labels else agents)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -84,6 +84,7 @@ class Outcome:
         records: what searches found.
         skipped: what was left out, a sentence each.
         about: command, machine, commit and settings of the run that began it.
+        undrawn: (agent, task) -> why its random draws failed.
     """
 
     suite: Suite
@@ -94,6 +95,7 @@ class Outcome:
     records: Records
     skipped: list[str]
     about: dict[str, Any]
+    undrawn: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 def run_suite(
@@ -141,14 +143,16 @@ def run_suite(
     asked = None if records is None else records.resolve()
     beside = [out / name for name in FILES if (out / name).resolve() != asked]
     cells = Cells(out / "cells.jsonl", settings, about, beside, overwrite)
-    lines, pools = [], {}
+    lines, pools, undrawn = [], {}, {}
+    task_specs = {
+        name: " ".join(filter(None, (spec, settings["files"].get(f"task {name}"), *contents.get(name, {}).values())))
+        for name, spec in named.items()
+    }
     with cells, progress(len(tasks) * len(entries), "agents on tasks") as report:
         try:
             for place, (name, entry) in enumerate((name, entry) for name in tasks for entry in entries):
                 report(place, f"{entry.label} on {name}")
-                parts = [named[name], settings["files"].get(f"task {name}", ""), *contents.get(name, {}).values()]
-                spec = " ".join(part for part in parts if part)
-                search = Search(entry, tasks[name], name, spec, suite, device, cells.once)
+                search = Search(entry, tasks[name], name, task_specs[name], suite, device, cells.once)
                 lines += (new := [] if entry.only_drawn else _lines(contenders[entry.label], search, found))
                 if entry.draws and suite.pool and not any(line.failure for line in new):
                     seeds = suite.draw_seeds or suite.seeds
@@ -159,7 +163,8 @@ def run_suite(
                     except OSError:
                         raise
                     except Exception as error:
-                        lines.append(Line(entry.label, name, None, {}, Runs(0, 0, 0), failure=failure_line(error)))
+                        undrawn[entry.label, name] = failure_line(error)
+                        skipped.append(f"No random draws of {entry.label} on {name}: {undrawn[entry.label, name]}")
             report(len(tasks) * len(entries))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(cells.told) from None
@@ -171,7 +176,7 @@ def run_suite(
         name: task.optimizer if isinstance(task.optimizer, str) else what_is(task.optimizer)
         for name, task in tasks.items()
     }
-    return Outcome(suite, optimizers, lines, privileges, pools, found, skipped, cells.about)
+    return Outcome(suite, optimizers, lines, privileges, pools, found, skipped, cells.about, undrawn)
 
 
 def _tasks(suite: Suite, device: str | None) -> tuple[dict[str, str], list[str]]:

@@ -92,8 +92,8 @@ class Search:
         entry: the agent.
         task: the task.
         name: how the suite calls the task.
-        spec: that of the task; of a task in one's own file, with a digest of the file, and of data that may change,
-            with theirs.
+        spec: that of the task; of a task in one's own file, with a digest of the file, and where data or the network
+            may change, with their checksums.
         suite: seeds and weight decays.
         device: where the trainees live.
         once: runs a batch, or knows its result.

@@ -41,8 +41,8 @@ def datasets() -> tuple[str, ...]:
     return tuple(_LOADERS)
 
 
-def is_of_files(name: str) -> bool:
-    """Returns whether a set is read from files that others may be put in the place of, or by a loader of one's own."""
+def may_change(name: str) -> bool:
+    """Returns whether a set may hold other data under the same name: one of files, or of a loader of one's own."""
     loader = _LOADERS.get(name)
     return name not in _BUILT_IN or loader is folder or isinstance(loader, Source)
 

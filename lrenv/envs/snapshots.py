@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lrenv.data.registry import is_of_files
+from lrenv.data.registry import may_change
 from lrenv.envs import observations, rewards
 from lrenv.envs.episode import Episode, EpisodeState
 from lrenv.envs.observations import OBSERVATIONS
@@ -87,11 +87,11 @@ def contents_of(task: Task) -> dict[str, str]:
     while any(isinstance(part, partial) for part in made_by):
         made_by = [part.func if isinstance(part, partial) else part for part in made_by]
     found = {}
+    if isinstance(task.data, str) and may_change(task.data):
+        found["data"] = f"{task.data} [{_checksum(task.load()[:3])}]"
     if not all(str(getattr(part, "__module__", "")).partition(".")[0] == "lrenv" for part in made_by):
         trainee = Trainee(task)
-        found = {"data": _data(task, trainee), "network": _network(task, trainee)}
-    if isinstance(task.data, str) and is_of_files(task.data):
-        found["data"] = f"{task.data} [{_checksum(task.load()[:3])}]"
+        found = {"data": _data(task, trainee), "network": _network(task, trainee)} | found
     return found
 
 

@@ -390,12 +390,10 @@ class LRController(LRScheduler):
         need.
         """
         self.last_epoch -= self._losses.settle()
-        for losses, restore in ((self._losses.stacked(), self._losses.restore), (self._first, self._show_first)):
-            if losses is not None:
-                restore(self._decider.averaged(losses))
-
-    def _show_first(self, loss: Tensor) -> None:
-        self._first = loss
+        if (losses := self._losses.stacked()) is not None:
+            self._losses.restore(self._decider.averaged(losses))
+        if self._first is not None:
+            self._first = self._decider.averaged(self._first)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later decisions depend on, for `torch.save` and `torch.load(weights_only=True)`.

@@ -182,7 +182,7 @@ class Groups:
 
     def reloaded(self) -> bool:
         """Whether a state of the optimizer was loaded since rates were last set: its rates stand in the groups then."""
-        if not self._set or self._optimizer.param_groups[0] is self._set[0][0]:
+        if not self._set or self.all[0] is self._set[0][0]:
             return False
         return {id(parameter) for group, _ in self._set for parameter in group["params"]} <= self._ids()
 

@@ -32,7 +32,8 @@ def check_whole(agent: str, weights: Iterable[Tensor]) -> None:
 
 def stepping(optimizer: Any) -> Any:
     """The optimizer that takes the steps: the one inside of torch's `ZeroRedundancyOptimizer`, or itself."""
-    return getattr(optimizer, "optim", optimizer)
+    inside = getattr(optimizer, "optim", None)
+    return inside if hasattr(inside, "param_groups") else optimizer
 
 
 def check_split(agent: str, granularity: str, optimizer: Any) -> None:
@@ -41,7 +42,7 @@ def check_split(agent: str, granularity: str, optimizer: Any) -> None:
     Raises:
         ValueError: it is such a one.
     """
-    if stepping(optimizer) is not optimizer:
+    if stepping(optimizer).param_groups is not optimizer.param_groups:
         raise ValueError(
             f"agent {agent!r} sets a rate per {granularity}, for which groups would have to be split, and those of "
             f"{type(optimizer).__name__} must be those of the optimizer inside: give it a parameter group for each "

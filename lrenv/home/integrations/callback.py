@@ -68,6 +68,8 @@ class ControllerCallback:
         inspect.signature(LRController).bind(None, driver.agent, **self._settings)
         self._losses: list[Tensor] = []
         self.controller: LRController | None = None
+        self._goes_on = False
+        self._planned: int | None = None  # the steps of a run, as planned when it begins or goes on
 
     def _begin(
         self, optimizer: Any, model: nn.Module, steps: int | None, done: int, saved: Mapping[str, Any] | None

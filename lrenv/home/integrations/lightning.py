@@ -16,6 +16,7 @@ import torch
 
 from lrenv.home.integrations.callback import ControllerCallback
 from lrenv.home.processes import is_first
+from lrenv.home.stepping import loss_of
 
 try:
     from lightning.pytorch.callbacks import Callback
@@ -57,8 +58,8 @@ class LRControllerCallback(ControllerCallback, Callback):  # type: ignore[misc] 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Makes the controller, before the optimizer's state is loaded: groups that it splits are there by then."""
         # A trainer that has fitted before goes on counting, with a new optimizer.
-        done, state = self._loaded or (trainer.global_step, self.state_dict())
-        self._loaded = None
+        loaded, self._loaded = self._loaded, None
+        done, state = loaded or (trainer.global_step, self.state_dict())
         if not pl_module.automatic_optimization:
             raise ValueError(
                 "this LightningModule optimizes by hand (automatic_optimization=False): make an lrenv.LRController "
@@ -78,14 +79,14 @@ class LRControllerCallback(ControllerCallback, Callback):  # type: ignore[misc] 
         steps = trainer.estimated_stepping_batches if self._horizon is None else None
         known = None if steps is None or steps < 0 or math.isinf(steps) else int(steps)
         saved = state.get("controller") if done else None
-        if saved is not None and state["steps"] != done and is_first():
+        if loaded and saved is not None and state.get("steps", done) != done and is_first():
             warnings.warn(
                 f"the checkpoint is of step {done}, and this callback had counted {state['steps']} when another one "
                 "saved it, behind which the agent stays: put this callback before those that save",
                 stacklevel=1,
             )
         self._begin(trainer.optimizers[0], pl_module, known, done, saved)
-        self._started = False
+        self._started, self._loss = False, None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begins to count, with the optimizer's state and the data at hand."""
@@ -96,7 +97,7 @@ class LRControllerCallback(ControllerCallback, Callback):  # type: ignore[misc] 
         """Keeps the loss of a batch of the first step."""
         if not self._started:
             scaler = getattr(trainer.precision_plugin, "scaler", None)
-            self._loss = loss.detach() / (1.0 if scaler is None else scaler.get_scale())
+            self._loss = loss_of(loss) / (1.0 if scaler is None else scaler.get_scale())
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Lets the agent decide before the first step, with the loss of the first batches."""
@@ -124,7 +125,13 @@ class LRControllerCallback(ControllerCallback, Callback):  # type: ignore[misc] 
 
     def state_dict(self) -> dict[str, Any]:
         """What goes into a checkpoint."""
-        if self.controller is None:
-            return {}
-        self.controller.average_losses()  # Lightning asks every process for its state, and saves that of the first
-        return {"controller": self.controller.state_dict(), "steps": self._steps}
+        return {} if self.controller is None else {"controller": self.controller.state_dict(), "steps": self._steps}
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Saves the losses of all processes: each is asked for its state, and that of the first is saved.
+
+        A process that has failed saves alone, and what it has.
+        """
+        if self.controller is not None and trainer.state.status != "interrupted":
+            self.controller.average_losses()
+            checkpoint.get("callbacks", {})[self.state_key] = self.state_dict()

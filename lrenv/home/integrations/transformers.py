@@ -135,6 +135,7 @@ class LRControllerCallback(ControllerCallback, TrainerCallback):  # type: ignore
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Leaves the model as it was."""
+        self._model = None
         if self._hook is not None:
             self._hook.remove()
 
@@ -161,8 +162,7 @@ class LRControllerCallback(ControllerCallback, TrainerCallback):  # type: ignore
         self._losses = []
         assert self.controller is not None
         self.controller.step(loss)
-        if control.should_save or control.should_evaluate:  # after which the best may be saved
-            self.controller.average_losses()
+        self._make_ready(control)
         if loss is not None:
             self._total = self._total.to(loss) + loss
 
@@ -184,7 +184,11 @@ class LRControllerCallback(ControllerCallback, TrainerCallback):  # type: ignore
         return losses.sum() if self._of_items else losses.mean()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Makes ready for being saved."""
+        """A checkpoint may follow."""
+        self._make_ready(control)
+
+    def _make_ready(self, control: Any) -> None:
+        """Before a checkpoint, which holds the state of the first process; evaluations may decide to save."""
         if self.controller is not None and (control.should_save or control.should_evaluate):
             self.controller.average_losses()
 
