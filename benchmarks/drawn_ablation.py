@@ -18,6 +18,7 @@ interrupted goes on from its folder.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -58,7 +59,7 @@ from lrenv.benchmark.evaluation import Result, evaluate
 from lrenv.controllers import controller_file
 from lrenv.controllers.agent import Agent
 from lrenv.envs.observations import DYNAMICS, MOTION, SCALE_FREE, Signal, register_observation
-from lrenv.envs.rewards import improvement, log_val_loss, register_reward
+from lrenv.envs.rewards import CAP, improvement, register_reward
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.files import append_line, json_lines
@@ -98,9 +99,9 @@ def all_losses(d: Dynamics, diverged: Tensor) -> Tensor:
 
     That must be positive and finite, as it is on drawn tasks.
     """
-    start = d.initial_val_loss.log()
-    left = ((d.budget - d.inner_step) / d.interval).ceil() + 1
-    return log_val_loss(d, diverged) + torch.where(diverged, start * left, start)
+    fallen = improvement(d._replace(previous_val_loss=d.initial_val_loss), diverged)
+    others_left = ((d.budget - d.inner_step) / d.interval).ceil()  # as if these were at the cap
+    return torch.where(diverged, fallen - math.log(CAP) * others_left, fallen)
 
 
 RELATIVE = {f"relative {name}": signal for name, signal in SCALE_FREE.items()}
