@@ -46,6 +46,7 @@ def begun(steps: int | None, done: int = 0, saved: object = None, **settings: ob
     callback = ControllerCallback("linear:peak=0.1", **settings)  # type: ignore[arg-type]
     model = nn.Linear(2, 1)
     callback._begin(torch.optim.SGD(model.parameters(), 0.1), model, steps, done, saved)  # type: ignore[arg-type]
+    callback._extend()
     return callback
 
 
@@ -122,6 +123,7 @@ def test_a_run_is_extended_more_than_once() -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         callback = ControllerCallback("plateau:peak=0.1", evaluate=lambda model: torch.tensor(0.5))
         controller = callback._begin(optimizer, model, total, done, saved)
+        callback._extend()
         assert (controller.horizon, controller.every) == (total, 2)
         while controller.last_epoch < total:
             optimizer.step()

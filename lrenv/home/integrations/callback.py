@@ -73,7 +73,7 @@ class ControllerCallback:
 
     def _begin(
         self, optimizer: Any, model: nn.Module, steps: int | None, done: int, saved: Mapping[str, Any] | None
-    ) -> None:
+    ) -> LRController:
         """Makes the controller as a run begins; `_extend` follows, once the optimizer's state is there.
 
         Args:
@@ -111,6 +111,7 @@ class ControllerCallback:
             )
         self._losses, self._goes_on = [], saved is not None
         self.controller, self._planned = controller, total
+        return controller
 
     def _extend(self) -> None:
         """Moves the horizon of a run that goes on to the end that is planned now; a decision may follow at once."""
