@@ -25,7 +25,17 @@ from lrenv.benchmark.contenders import Contender, contenders_of, digests, versio
 from lrenv.benchmark.evaluation import Result, evaluate
 from lrenv.benchmark.privileges import Privileges, privileges_of
 from lrenv.benchmark.rows import Runs
-from lrenv.benchmark.search import DECAY, Record, Records, Search, after_another, grid_found, pool, sample_of, stand_ins
+from lrenv.benchmark.search import (
+    DECAY,
+    Record,
+    Records,
+    Search,
+    after_another,
+    grid_found,
+    pool_found,
+    sample_of,
+    stand_ins,
+)
 from lrenv.benchmark.suite import Axis, Entry, Suite
 from lrenv.benchmark.tuning import AT_ONCE, grid_of
 from lrenv.controllers.agent import make_agent, view_of
@@ -155,16 +165,12 @@ def run_suite(
                 search = Search(entry, tasks[name], name, task_specs[name], suite, device, cells.once)
                 lines += (new := [] if entry.only_drawn else _lines(contenders[entry.label], search, found))
                 if entry.draws and suite.pool and not any(line.failure for line in new):
-                    seeds = suite.draw_seeds or suite.seeds
-                    drawn = search.about("pool", [described_setting(entry.draws), suite.pool, seeds])
-                    whole = after_another(search, found)[0] if entry.after else search
                     try:
-                        pools[entry.label, name] = found.once(drawn, partial(pool, whole))
+                        pools[entry.label, name] = pool_found(search, found)
                     except OSError:
                         raise
                     except Exception as error:
                         undrawn[entry.label, name] = failure_line(error)
-                        skipped.append(f"No random draws of {entry.label} on {name}: {undrawn[entry.label, name]}")
             report(len(tasks) * len(entries))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(cells.told) from None

@@ -95,6 +95,7 @@ def scored(outcome: Outcome) -> Scores:
     """
     suite = outcome.suite
     notes = list(outcome.skipped)
+    notes += [f"No random draws of {agent} on {task}: {why}" for (agent, task), why in outcome.undrawn.items()]
     references = {}
     for line in outcome.lines:
         if line.agent != suite.reference:

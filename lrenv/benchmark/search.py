@@ -291,6 +291,14 @@ def grid_found(search: Search, records: Records) -> Record:
     return records.once(search.about("grid", described_setting(search.entry.grid)), partial(grid_search, search))
 
 
+def pool_found(search: Search, records: Records) -> Record:
+    """What random draws of the agent are worth, or were."""
+    suite = search.suite
+    drawn = [described_setting(search.entry.draws), suite.pool, suite.draw_seeds or suite.seeds]
+    whole = after_another(search, records)[0] if search.entry.after else search
+    return records.once(search.about("pool", drawn), partial(pool, whole))
+
+
 def _grown(axes: Mapping[str, list[Any]], best: Settings, dead: bool, search: Search) -> dict[str, list[Any]]:
     """The axes, with more values where the best one is at an end of a geometric axis and the agent takes others."""
     grown = dict(axes)
