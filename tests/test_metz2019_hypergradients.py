@@ -89,11 +89,21 @@ def test_claims_follow_the_numbers() -> None:
     slopes = [{"setting": n, "slope": [0.0, None, x]} for n, x in ((5, 1.0), (10, -3.0), (20, 2.0))]
     sizes = [{"setting": 0.5, "steps": [2, 8], "slopes": [[1.0, 1.0], [4.0, x]]} for x in (4.0, 5.0)]
     windows = [{"slopes": [3.0, -1.0]}, {"slopes": [-0.5]}]
-    learned = [{"setting": n, "lr": [1e-3, lr], "loss": [1.0, x]} for n, lr, x in ((3, 2e-3, 0.8), (12, 5e-4, 0.7))]
-    pairs = list(zip(learned, windows, strict=True))
+
+    def learned_to(*losses: float) -> list[Any]:
+        """By short windows and by whole trainings; the last two of eight steps count."""
+        pairs = zip((3, 12), (2e-3, 5e-4), losses, strict=True)
+        made = [{"setting": n, "lr": [1e-3, lr], "loss": [1.0] * 6 + [x, x + 0.01]} for n, lr, x in pairs]
+        return list(zip(made, windows, strict=True))
+
+    pairs = learned_to(0.8, 0.7)
     rows = list(claims(slopes, sizes, pairs))
     assert [row.holds for row in rows] == ["no (1 of 2)", "yes", "no", "yes", "yes"]
     assert rows[0].ours == "largest slope 1 after 5, 3 after 10, 2 after 20 steps"
     assert rows[-1].ours == "+2 against -0.5"
+    assert rows[3].ours == (
+        "in the mean of the last 2 outer steps 0.8050 up to a rate of 0.002, against 0.7050 up to a rate of 0.0005"
+    )
     assert [row.holds for row in claims([], sizes[:1], pairs[::-1])] == ["no", "yes", "no", "yes"]
+    assert [row.holds for row in claims([], [], learned_to(0.71, 0.7))] == ["no", "level", "yes"]
     assert not list(claims(slopes[:1], [], pairs[:1]))
