@@ -58,7 +58,8 @@ from lrenv.agents.ppo.settings import PPOSettings
 from lrenv.benchmark.evaluation import Result, evaluate
 from lrenv.controllers import controller_file
 from lrenv.controllers.agent import Agent
-from lrenv.envs.observations import DYNAMICS, MOTION, SCALE_FREE, Signal, register_observation
+from lrenv.envs.observations import DYNAMICS, SCALE_FREE, Signal, register_observation
+from lrenv.envs.quantities import MOTION
 from lrenv.envs.rewards import CAP, improvement, register_reward
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.randomness.seeds import seeds_for

@@ -38,6 +38,7 @@ from lrenv.benchmark.tuning import afresh
 from lrenv.cli import COMMANDS, run
 from lrenv.controllers.agent import AgentError
 from lrenv.controllers.optimizer_agent import OptimizerAgent
+from lrenv.envs.observations import Signal
 from lrenv.randomness.seeds import seeds_for
 from lrenv.training.tasks import make_task
 
@@ -415,6 +416,24 @@ def test_what_views_offer() -> None:
         view = View(observe="dynamics")
 
     assert privileges_of(Own()) == Privileges(True, True, False, False)
+
+
+def test_signals_of_ones_own_are_known_by_what_they_are_made_of() -> None:
+    own = {
+        "t": Signal(0, 1, lambda d: d.inner_step / d.budget),
+        "v": Signal(-9, 9, lambda d: d.val_loss),
+        "g": Signal(0, 9, lambda d: d.relative_gradient),
+    }
+
+    class Own(Scaling):
+        view = View(observe=own)  # type: ignore[arg-type]
+
+    assert privileges_of(Own()) == Privileges(horizon=True, validation=True, gradients=True, optimizer=False)
+    Own.reads = ("t",)  # type: ignore[attr-defined]
+    assert privileges_of(Own()) == Privileges(horizon=True, validation=False, gradients=False, optimizer=False)
+    assert not View(observe={"v": own["v"]}).horizon  # type: ignore[arg-type]
+    assert View(observe=lambda d: (d.inner_step / d.budget)[:, None]).horizon  # type: ignore[arg-type]
+    assert View(observe="registered-later").horizon, "it may tell anything"
 
 
 # Scores

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -139,6 +139,7 @@ class LearnedOptimizer(BaseAgent[tuple[()]]):
 
     theta: Tensor
     architecture: Architecture = Architecture()
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError for a theta that doesn't fit the architecture."""

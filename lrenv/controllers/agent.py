@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lrenv import sources, specs
 from lrenv.controllers.controller_file import ControllerFileError, agent_name
-from lrenv.envs.observations import tells_budget
+from lrenv.envs.observations import quantities_of
 from lrenv.lookup import error_line, what_is
 from lrenv.runtime.ambient import with_own_settings
 from lrenv.training.optimizers import Optimizer, OptimizerFactory
@@ -50,7 +50,7 @@ class View:
     def __post_init__(self) -> None:
         """Derives the horizon."""
         if self.horizon is None:
-            object.__setattr__(self, "horizon", tells_budget(self.observe))
+            object.__setattr__(self, "horizon", "budget" in quantities_of(self.observe))
 
     @property
     def names(self) -> dict[str, Any]:
@@ -69,9 +69,10 @@ class Agent(Protocol):
     An agent that computes with tensors may also have a method `on_device(device)` that returns the agent on that
     device: evaluations call it with the device of the trainees. Other agents decide on the host.
 
-    In a loop of one's own (`lrenv.LRController`) three attributes spare or tell something, where an agent has them:
-    `reads`, the names of the signals in its observation, and nothing else but the carry, that its actions depend on,
-    without which it reads all; `observation_range`, a pair of arrays (signals,), between which nearly all observations
+    Three attributes spare or tell something, where an agent has them: `reads`, the names of the signals in its
+    observation, and nothing else but the carry, that its actions depend on, without which it reads all: a loop of one's
+    own (`lrenv.LRController`) measures no more than these are made of, and tables tell of them whether the agent uses
+    validation losses; and in such loops `observation_range`, a pair of arrays (signals,), between which nearly all observations
     lay when it was trained; and `remarks`, a function of the state after a decision, whose sentences the history tells.
     """
 

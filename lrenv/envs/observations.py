@@ -38,6 +38,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrenv.envs import quantities
 from lrenv.lookup import check_new, lookup, what_is
 from lrenv.training.dynamics import Dynamics
 from lrenv.training.gradient_observer import MEAN, PRODUCTS
@@ -153,13 +154,6 @@ OBSERVATIONS: dict[str, Observation] = {
     "clock": CLOCK_SIGNALS,
 }
 """Name -> observation."""
-MOTION = {"first_update", "last_update", "first_cosine", "last_cosine"}
-"""Signals that take passes over whole layers: elsewhere than where they, or what is not built in, are observed they are
-0."""
-OF_UNTRAINED = {"relative_gradient", "weight_size"}
-"""Signals that take a gradient as an episode begins, and are 0 elsewhere like those of `MOTION`."""
-BUDGET = {"progress", "budget", "steps_in_all"}
-"""Signals that tell how long an episode is."""
 FAN_IN = "fan_in"
 """The white-box part that tells of the network alone, and so stays the same."""
 WHITE_BOX: dict[str, str] = {
@@ -221,15 +215,27 @@ def _check_observation(observation: object) -> None:
         )
 
 
-def tells_budget(observe: Observe) -> bool:
-    """Returns whether an observation tells the budget; functions and unknown observations are assumed to do so."""
+def quantities_of(observe: Observe, reads: Sequence[str] | None = None) -> set[str]:
+    """Returns the quantities of training, fields of `Dynamics`, of which an observation is made.
+
+    Args:
+        observe: what is observed. A name that nothing is registered under yet may be of anything; white-box parts are
+            of none of these.
+        reads: the signals that are looked at, as `Observer.names` has them; all if None.
+    """
+    found: set[str] = set()
     for each in observe if isinstance(observe, tuple | list) else (observe,):
         if isinstance(each, str) and each in WHITE_BOX:
             continue
-        table = OBSERVATIONS.get(each) if isinstance(each, str) else each
-        if not isinstance(table, Mapping) or BUDGET & set(table):
-            return True
-    return False
+        observation = OBSERVATIONS.get(each) if isinstance(each, str) else each
+        if observation is None:
+            return set(Dynamics._fields)
+        if isinstance(observation, Mapping):
+            for name in observation if reads is None else set(reads) & set(observation):
+                found |= quantities.looked_at(observation[name].value)
+        elif reads is None or any(name.rpartition(".")[0] == names_of(each) for name in reads):
+            found |= quantities.looked_at(observation)
+    return found
 
 
 class Observer:
@@ -249,6 +255,7 @@ class Observer:
         white_box: the white-box parts.
         motion: whether the motion of layers is observed.
         untrained: whether the weights and the gradient of untrained networks are.
+        of_budget: the signals that tell how long an episode is.
         space: the single observation space.
 
     Raises:
@@ -273,8 +280,10 @@ class Observer:
         self.white_box = tuple(name for name in chosen if name not in self._sets)
         self.names = tuple(signal for table in self._sets.values() for signal in table.signals)
         own = not all(isinstance(each, str) and each in BUILT_IN for each in given)
-        self.motion = own or bool(MOTION & set(self.names))
-        self.untrained = own or bool(OF_UNTRAINED & set(self.names))
+        made_of = quantities_of(observe)
+        self.of_budget = {name for name in self.names if "budget" in quantities_of(observe, (name,))}
+        self.motion = own or bool(quantities.MOTION & made_of)
+        self.untrained = own or bool(quantities.UNTRAINED & made_of)
         self._dtype = dtype
         self._numpy_dtype: Any = np.float64 if dtype == torch.float64 else np.float32
         shown: dict[str, gym.Space[Any]] = {name: self._box([table]) for name, table in self._sets.items()}

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lrenv.controllers.agent import Agent, View, called, view_of
 from lrenv.controllers.optimizer_agent import OptimizerAgent
-from lrenv.envs.observations import FAN_IN, OBSERVATIONS, Observe, Observer, names_of
+from lrenv.envs.observations import FAN_IN, Observer, quantities_of
+from lrenv.envs.quantities import LAST, MOTION, PREDICTIONS, TRAINING, UNTRAINED, VALIDATION
 from lrenv.lookup import count
-from lrenv.training.dynamics import Dynamics, Setup, Untrained
+from lrenv.training.dynamics import Dynamics, Setup
 
 WORKS = (
     "agents that work are controller files with a rate per network or layer, schedules, plateau, hypergradient "
     "descent, and any BaseAgent like them"
 )
-TRAINING = {"train_loss", "previous_train_loss", "initial_train_loss", "loss_spread"}
-PREDICTIONS = {"prediction_variance", "prediction_change"}
-VALIDATION = {"val_loss", "previous_val_loss", "initial_val_loss"} | PREDICTIONS
-MOTION = {"first_update", "last_update", "first_cosine", "last_cosine"}
-LAST = {"weight_mean", "weight_variance"}
-UNTRAINED = set(Untrained._fields)
 SIZES = {"rates": 1, "parameters": 1}
 """Of the spaces of observers, which nobody looks at here."""
 PIECES = ("", "layer", "tensor")
@@ -68,7 +62,7 @@ def needs_of(agent: Agent, observer: Observer) -> Needs:
         raise ValueError(
             f"agent {called(agent)!r}: `reads` names {', '.join(unknown)}, but it observes {', '.join(known)}"
         )
-    fields = _fields(view_of(agent).observe, reads)
+    fields = quantities_of(view_of(agent).observe, reads)
     return Needs(
         bool(fields & TRAINING),
         bool(fields & VALIDATION),
@@ -80,51 +74,6 @@ def needs_of(agent: Agent, observer: Observer) -> Needs:
         "batch_size" in fields,
         tuple(part for part in observer.white_box if part != FAN_IN),
     )
-
-
-def _fields(observe: Observe, reads: tuple[str, ...]) -> set[str]:
-    """The quantities of which the signals that are read are made."""
-    given = tuple(observe) if isinstance(observe, tuple | list) else (observe,)
-    found: set[str] = set()
-    for each in given:
-        observation = OBSERVATIONS.get(each) if isinstance(each, str) else each
-        if isinstance(observation, Mapping):
-            for name in set(reads) & set(observation):
-                found |= _looked_at(observation[name].value)
-        elif observation is not None and any(name.rpartition(".")[0] == names_of(each) for name in reads):
-            found |= _looked_at(observation)
-    return found
-
-
-class _Recorder:
-    """Stands for a `Dynamics` and notes which quantities are looked at; whoever treats it as a tuple looks at all."""
-
-    def __init__(self) -> None:
-        self._dynamics = Dynamics(*(torch.ones(2) for _ in Dynamics._fields))
-        self.looked_at: set[str] = set()
-
-    def __getattr__(self, name: str) -> Any:
-        self.looked_at |= {name} if name in Dynamics._fields else set(Dynamics._fields)
-        return getattr(self._dynamics, name)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self._replace())
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._replace()[index]
-
-    def __len__(self) -> int:
-        return len(self._dynamics)
-
-
-def _looked_at(value: Callable[[Dynamics], Tensor]) -> set[str]:
-    """The quantities that a function looks at, whether or not its value changes with them at the numbers of a trial."""
-    recorder = _Recorder()
-    try:
-        value(cast(Dynamics, recorder))
-    except Exception:  # it takes nothing but a true tuple, such as torch.stack does
-        return set(Dynamics._fields)
-    return recorder.looked_at
 
 
 def clock(step: Tensor, horizon: float, interval: int, setup: Setup | None = None) -> Dynamics:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lrenv.envs.observations import BUDGET, Observer
+from lrenv.envs.observations import Observer
 from lrenv.home.gradients import FirstGradient, Gradients
 from lrenv.home.groups import Groups
 from lrenv.home.needs import Needs, clock
@@ -194,7 +194,7 @@ class Observing:
         for i, name in enumerate(self._observer.names):
             if name in STILL:
                 outside[:, i] &= getattr(dynamics, name) != 0
-            if name in BUDGET:  # a run without an end is none that an agent was not made for
+            if name in self._observer.of_budget:  # a run without an end is none that an agent was not made for
                 outside[:, i] &= dynamics.budget.isfinite()
         return Seen(dynamics, observation, outside, finite)
 
