@@ -18,6 +18,7 @@ from lrenv.agents.universal.policy import Architecture as Universal
 from lrenv.controllers.agent import Agent, View
 from lrenv.data import Data
 from lrenv.envs.vector_env import LearningRateVectorEnv
+from lrenv.home.groups import Groups
 from lrenv.training.losses import LOSSES
 from lrenv.training.tasks import Task
 
@@ -520,3 +521,25 @@ def test_a_memory_of_tensors_comes_back_as_tensors() -> None:
         saved = controller.state_dict()
     assert set(agent.seen[::2]) == {torch.Tensor}
     assert set(agent.seen[1::2]) == {np.ndarray}
+
+
+class SGDOfAnother(torch.optim.Optimizer):
+    """An SGD with torch's arguments that isn't torch's, as fused ones are."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": 0.9, "dampening": 0.0, "nesterov": False})
+
+
+@pytest.mark.parametrize(
+    ("kind", "adaptive"),
+    [
+        (torch.optim.SGD, False),
+        (torch.optim.ASGD, False),
+        (SGDOfAnother, False),
+        (torch.optim.Adam, True),
+        (torch.optim.RMSprop, True),
+        (torch.optim.Adagrad, True),
+    ],
+)
+def test_optimizers_that_scale_gradients(kind: Any, adaptive: bool) -> None:
+    assert Groups(kind([nn.Parameter(torch.ones(2))], lr=0.1)).adaptive() == adaptive

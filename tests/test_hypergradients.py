@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lrenv import networks
 from lrenv.data import Data
 from lrenv.networks.architectures import Shape
+from lrenv.runtime.ambient import products_rounded
 from lrenv.training import hypergradients
 from lrenv.training.analytic import CURVATURE, optimal_schedule
 from lrenv.training.hypergradients import (
@@ -470,3 +471,16 @@ def test_windows_hold_their_own_settings(toy: Callable[..., Task], ambient: Call
     with ambient():
         found = list(truncated(trainee, trainee.init([0]), schedule, 6, 3))
     torch.testing.assert_close(found[0].gradient["lr"].clone(), expected.gradient["lr"], rtol=1e-12, atol=0)
+
+
+def test_windows_round_products_as_their_trainee_does(toy: Callable[..., Task]) -> None:
+    trainee, rounded = Trainee(toy()), []
+    trainee.rounds_products = True
+
+    def objective(trainee: Trainee, state: TraineeState) -> Tensor:
+        rounded.append(products_rounded())
+        return hypergradients.validation_loss(trainee, state)
+
+    list(truncated(trainee, trainee.init([0]), {"lr": torch.full((1, 1), 0.1)}, 4, 2, objective))
+    assert rounded == [True, True]
+    assert not products_rounded()

@@ -71,9 +71,10 @@ class Agent(Protocol):
 
     Three attributes spare or tell something, where an agent has them: `reads`, the names of the signals in its
     observation, and nothing else but the carry, that its actions depend on, without which it reads all: a loop of one's
-    own (`lrenv.LRController`) measures no more than these are made of, and tables tell of them whether the agent uses
-    validation losses; and in such loops `observation_range`, a pair of arrays (signals,), between which nearly all observations
-    lay when it was trained; and `remarks`, a function of the state after a decision, whose sentences the history tells.
+    own (`lrenv.LRController`) measures no more than these are made of, and tables tell by them whether the agent uses
+    validation losses; and in such loops `observation_range`, a pair of arrays (signals,), between which nearly all
+    observations lay when it was trained; and `remarks`, a function of the state after a decision, whose sentences the
+    history tells.
     """
 
     @property

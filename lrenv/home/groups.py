@@ -263,8 +263,9 @@ class Groups:
         return f"was {made}, and this optimizer is {own}: rates that suit one may not suit the other"
 
     def adaptive(self) -> bool:
-        """Whether it scales gradients, as all but SGD do."""
-        return not isinstance(stepping(self._optimizer), torch.optim.SGD)
+        """Whether it scales gradients, as all do but torch's SGD and ASGD, and those of others with SGD's arguments."""
+        plain = isinstance(stepping(self._optimizer), torch.optim.SGD | torch.optim.ASGD)
+        return not (plain or "dampening" in self.all[0])
 
     def momentum(self) -> float:
         """The first group's momentum, beta_1 where there are betas; 0 of an optimizer without."""

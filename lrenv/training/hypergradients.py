@@ -30,7 +30,7 @@ from torch.func import jvp, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lrenv.lookup import count
-from lrenv.runtime.ambient import with_own_settings
+from lrenv.runtime.ambient import own_settings, with_own_settings
 from lrenv.training.optimizers import Hyper, OptState
 from lrenv.training.scheduled import Schedule, ScheduledTraining
 from lrenv.training.trainee import Trainee, TraineeState
@@ -181,12 +181,12 @@ def _windows(
     training: ScheduledTraining, state: TraineeState, window: int, objective: Objective, checkpoint: bool
 ) -> Iterator[Hypergradient]:
     for steps in _split(range(training.steps), window):
-        result = _backward(training, state, steps, objective, checkpoint)
+        with own_settings(training.trainee.rounds_products):  # a caller's hold between two windows
+            result = _backward(training, state, steps, objective, checkpoint)
         yield result
         state = result.state
 
 
-@with_own_settings
 def _backward(
     training: ScheduledTraining, start: TraineeState, window: range, objective: Objective, checkpoint: bool
 ) -> Hypergradient:
