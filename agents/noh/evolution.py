@@ -40,6 +40,7 @@ from lrenv.agents.outer.validation import fall_of
 from lrenv.benchmark.evaluation import Result
 from lrenv.envs.episode import EpisodeState
 from lrenv.randomness import draws
+from lrenv.training.dynamics import one_rate
 from lrenv.training.rollout import rollout
 
 
@@ -72,10 +73,11 @@ class EvolutionTraining(LSTMTraining):
         self._state, self._carry = samples.state
         gradient = ESTIMATORS[settings.estimator](samples)
         self._descend(gradient)
-        logs = self._state.lr.abs().clamp(min=1e-12).log()
+        rates = self._state.lr
         row = on_host({
             "outer/loss": samples.loss.mean(), "outer/gradient_norm": gradient.norm(),
-            "train/rate_last": logs.mean(1).exp().mean(), "train/rate_spread": logs.std(1, correction=0).mean(),
+            "train/rate_last": one_rate(rates).mean(),
+            "train/rate_spread": rates.abs().clamp(min=1e-12).log().std(1, correction=0).mean(),
             "train/diverged": self._state.diverged.sum(), "lowest": self._state.dynamics.initial_val_loss.min(),
         })  # fmt: skip
         if row.pop("lowest") <= 0:

@@ -31,6 +31,7 @@ from lrenv.benchmark.evaluation import Result, evaluate
 from lrenv.benchmark.selection import selection_losses
 from lrenv.envs.episode import Episode, EpisodeState
 from lrenv.runtime.memory import choose_device
+from lrenv.training.dynamics import one_rate
 from lrenv.training.optimizers import adam, descend
 from lrenv.training.rollout import rollout
 
@@ -161,7 +162,7 @@ class NOHTraining(LSTMTraining):
         self._carry = tuple(x.detach() for x in carry)
         loss = (self.policy.action_gradients(hypergradients) * action).sum()
         self._descend(parameters_to_vector(torch.autograd.grad(loss, list(self._network.parameters()))))
-        rates = action.detach().abs().clamp(min=1e-12).log().mean(2).exp()
+        rates = one_rate(action.detach())
         row = on_host({
             "train/loss": losses.mean(), "train/loss_last": losses[-1].mean(), "train/rate_first": rates[0].mean(),
             "train/rate_last": rates[-1].mean(), "train/diverged": self._state.diverged.sum(),

@@ -14,6 +14,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from lrenv.envs.multi_task_vec_env import MultiTaskVecEnv
 from lrenv.envs.sb3_vec_env import LearningRateVecEnv
+from lrenv.training.dynamics import one_rate
 
 CRITIC = ("value_net", "mlp_extractor.value_net", "critic")
 """Beginnings of the names of the critic's parameters in Stable-Baselines3's policies."""
@@ -92,5 +93,5 @@ class Watch(BaseCallback):
                 self.val_losses.append(float(info["val_loss"]))
                 self.diverged += int(info["diverged"])
             self.running[i] = 0.0
-        self.rates.append(float(np.exp(np.log(np.abs(self.envs.rates).clip(1e-12)).mean())))
+        self.rates.append(float(one_rate(torch.from_numpy(self.envs.rates))))
         return True

@@ -24,6 +24,7 @@ from lrenv.runtime.ambient import with_own_settings
 from lrenv.runtime.compiling import CaptureError, Compile
 from lrenv.runtime.json_values import to_json
 from lrenv.runtime.memory import choose_device
+from lrenv.training.dynamics import one_rate
 from lrenv.training.tasks import InitialLR, Task, make_task
 
 NUMBERS = ("val_loss", "test_loss", "test_metric", "final_val_loss", "final_test_loss", "final_test_metric")
@@ -327,10 +328,10 @@ def _shown(name: str, value: Any) -> Any:
 
 
 def _names(value: object) -> bool:
-    """Whether it is a tuple of names, as controls and observations are; an `Optimizer` is a tuple, too."""
+    """Whether it is a tuple of names, as controls and observations are."""
     return isinstance(value, tuple) and all(isinstance(x, str) for x in value)
 
 
 def _one_rate(values: NDArray[Any]) -> NDArray[Any]:
-    """(n,) as it is; of several rates per trainee, (n, K), the geometric mean."""
-    return values if values.ndim == 1 else np.exp(np.log(np.abs(values).clip(1e-12)).mean(1))
+    """(n,) as it is; one of several rates per trainee, (n, K)."""
+    return values if values.ndim == 1 else one_rate(torch.from_numpy(values)).numpy()

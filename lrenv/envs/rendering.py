@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from lrenv.training.dynamics import one_rate
 from lrenv.training.tasks import Task
 
 
@@ -26,16 +28,17 @@ class History:
     def add(self, info: dict[str, Any], restarted: NDArray[np.bool_]) -> None:
         """Appends a decision; a restarted env begins anew."""
         self._info = info
+        rates = _rates(info)
         for i, row in enumerate(self._rows):
             if restarted[i]:
                 row.clear()
-            lr = float(np.mean(info["lr"][i]))
+            lr = float(rates[i])
             row.append((float(info["inner_step"][i]), float(info["train_loss"][i]), float(info["val_loss"][i]), lr))
 
     def line(self) -> str:
         """Returns a line on the whole batch."""
         info = self._info
-        lr = info["lr"].reshape(len(info["lr"]), -1).mean(1)
+        lr = _rates(info)
         return (
             f"{self._task.name} step {info['inner_step'].mean():.0f}/{self._task.budget}"
             f" | train loss {_spread(info['train_loss'])} | val loss {_spread(info['val_loss'])}"
@@ -66,6 +69,11 @@ class History:
         rate.set_xlim(0, self._task.budget)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _rates(info: dict[str, Any]) -> NDArray[Any]:
+    """One learning rate (n,) for each trainee."""
+    return one_rate(torch.from_numpy(info["lr"]).reshape(len(info["lr"]), -1)).numpy()
 
 
 def _spread(values: NDArray[Any]) -> str:

@@ -198,7 +198,7 @@ def _copied(value: Any) -> Any:
 
 
 def overall(rates: Sequence[float]) -> float:
-    """One rate for several: their geometric mean, as environments report it."""
+    """One rate for several: the geometric mean of their sizes, 0 if one of them is."""
     if len(rates) == 1:
         return rates[0]
     if not all(rates):

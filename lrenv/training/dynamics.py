@@ -55,11 +55,11 @@ class Dynamics(NamedTuple):
     relative_gradient: Tensor  # of the untrained network, as in `Untrained`
     weight_size: Tensor
     loss_spread: Tensor  # standard deviation of the interval's batch losses
-    prediction_variance: Tensor  # of class probabilities on validation examples
+    prediction_variance: Tensor  # of predictions on validation examples
     prediction_change: Tensor  # variance of their changes over the interval
     weight_mean: Tensor  # of the last layer's weights
     weight_variance: Tensor
-    lr: Tensor  # the rate of the last interval; the geometric mean where there are several
+    lr: Tensor  # the rate of the last interval; `one_rate` where there are several
     first_update: Tensor  # length of the first layer's displacement over the interval, relative to its weights'
     last_update: Tensor
     first_cosine: Tensor  # of the angle between the first layer's last two displacements
@@ -68,6 +68,11 @@ class Dynamics(NamedTuple):
     momentum: Tensor  # that of the optimizer at the start; beta_1 of Adam
     batch_size: Tensor
     layers: Tensor  # how many the network has
+
+
+def one_rate(rates: Tensor) -> Tensor:
+    """Returns one rate (...) for K of them (..., K): the geometric mean of their sizes, to which 0 counts as 1e-12."""
+    return rates[..., 0] if rates.shape[-1] == 1 else rates.abs().clamp(min=1e-12).log().mean(-1).exp()
 
 
 class Setup(NamedTuple):
@@ -189,7 +194,7 @@ class DynamicsMeter:
             prediction_change=_variance(after.predictions - before.predictions),
             weight_mean=last.mean(1),
             weight_variance=_variance(last),
-            lr=lr[:, 0] if lr.shape[1] == 1 else lr.abs().clamp(min=1e-12).log().mean(1).exp(),
+            lr=one_rate(lr),
             first_update=first_motion.update,
             last_update=last_motion.update,
             first_cosine=first_motion.cosine,
@@ -206,9 +211,8 @@ class DynamicsMeter:
         number = taken.sum(1).clamp(min=1)
         mean = losses.where(taken, 0).sum(1) / number
         squares = ((losses - mean[:, None]) ** 2).where(taken, 0).sum(1) / number
-        still = (
-            squares == 0
-        )  # as of a single step; the derivative of a root is infinite at 0, and that of this one is 0
+        # As of a single step; the derivative of a root is infinite at 0, and that of this one is 0.
+        still = squares == 0
         return mean, squares.masked_fill(still, 1).sqrt().masked_fill(still, 0)
 
 
