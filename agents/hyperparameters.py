@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
@@ -27,22 +26,17 @@ class Tunable(Protocol[P, A_co]):
 
     grid: Mapping[str, tuple[Any, ...]]
     """Hyperparameter -> values; the grid is their product."""
-    further: Mapping[str, tuple[Any, ...]]
-    """Hyperparameters that a larger search adds to the grid: `weight_decay` where the trainee's optimizer decouples it
-    (`lrenv.training.optimizers.Optimizer.decoupled`), `fan_in` where layers may have rates of their own."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A_co:
         """Makes the agent."""
 
 
-def tuned(
-    further: Mapping[str, tuple[Any, ...]] = MappingProxyType({}), **grid: tuple[Any, ...]
-) -> Callable[[Callable[P, A_co]], Tunable[P, A_co]]:
-    """Attaches the default tuning grid to a factory, `factory.grid`, and what a larger one adds, `factory.further`."""
+def tuned(**grid: tuple[Any, ...]) -> Callable[[Callable[P, A_co]], Tunable[P, A_co]]:
+    """Attaches the default tuning grid to a factory, as `factory.grid`."""
 
     def attach(factory: Callable[P, A_co]) -> Tunable[P, A_co]:
         tunable = cast("Tunable[P, A_co]", factory)
-        tunable.grid, tunable.further = grid, further
+        tunable.grid = grid
         return tunable
 
     return attach

@@ -451,7 +451,6 @@ def test_contract(name: str, dtype: Any) -> None:
     assert agent == twin == pickle.loads(pickle.dumps(agent))
     assert hash(agent) == hash(twin)
     assert agent != SCHEDULES[name](**{**setting, "peak": 0.5})
-    assert SCHEDULES[name].further.keys() == {"weight_decay", "fan_in"}
 
     times, budgets = np.array([0, 20, 55]), np.array([60, 600, 56])
     observation = clock(3, times, budgets, dtype=dtype)

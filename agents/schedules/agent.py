@@ -77,11 +77,9 @@ PEAKS = tuple(0.1 / 2**k for k in range(11))
 """From 0.1 down to 1e-4 by factors of 2: a shape that is compared by a peak that is off is not compared at all."""
 WARMUPS = (0, 0.05)
 """None, and a twentieth of the budget."""
-FURTHER = {"weight_decay": (0.0, 0.01, 0.1), "fan_in": (0.0, 0.5, 1.0)}
-"""What a larger search adds to every schedule's grid (`lrenv.agents.hyperparameters.Tunable`)."""
 
 
-@tuned(FURTHER, peak=PEAKS)
+@tuned(peak=PEAKS)
 def constant(
     peak: Hyperparameter,
     warmup: Hyperparameter = 0,
@@ -95,7 +93,7 @@ def constant(
     )  # fmt: skip
 
 
-@tuned(FURTHER, peak=PEAKS, ema=(0.9, 0.99, 0.999))
+@tuned(peak=PEAKS, ema=(0.9, 0.99, 0.999))
 def constant_ema(
     peak: Hyperparameter,
     ema: Hyperparameter = 0.99,
@@ -118,7 +116,7 @@ def constant_ema(
     )  # fmt: skip
 
 
-@tuned(FURTHER, peak=(0.1, 0.01, 0.001, 0.0001), discount_step=(10, 20, 50, 100), discount_factor=(0.99, 0.9, 0.88))
+@tuned(peak=(0.1, 0.01, 0.001, 0.0001), discount_step=(10, 20, 50, 100), discount_factor=(0.99, 0.9, 0.88))
 def step(
     peak: Hyperparameter,
     discount_step: Hyperparameter,
@@ -137,7 +135,7 @@ def step(
     )  # fmt: skip
 
 
-@tuned(FURTHER, peak=PEAKS, decay=(0.1, 0.01, 0.001))
+@tuned(peak=PEAKS, decay=(0.1, 0.01, 0.001))
 def exponential(
     peak: Hyperparameter,
     decay: Hyperparameter,
@@ -155,7 +153,7 @@ def exponential(
     )  # fmt: skip
 
 
-@tuned(FURTHER, peak=PEAKS, warmup=WARMUPS)
+@tuned(peak=PEAKS, warmup=WARMUPS)
 def linear(
     peak: Hyperparameter,
     floor: Hyperparameter = 0.0,
@@ -169,7 +167,7 @@ def linear(
     )  # fmt: skip
 
 
-@tuned(FURTHER, peak=PEAKS, warmup=WARMUPS)
+@tuned(peak=PEAKS, warmup=WARMUPS)
 def cosine(
     peak: Hyperparameter,
     floor: Hyperparameter = 0.0,
@@ -183,7 +181,7 @@ def cosine(
     )  # fmt: skip
 
 
-@tuned(FURTHER, peak=PEAKS, warmup=WARMUPS, decay_fraction=(0.2, 0.5))
+@tuned(peak=PEAKS, warmup=WARMUPS, decay_fraction=(0.2, 0.5))
 def wsd(
     peak: Hyperparameter,
     decay_fraction: Hyperparameter = 0.2,
@@ -211,7 +209,7 @@ def wsd(
     )  # fmt: skip
 
 
-@tuned(FURTHER, peak=PEAKS, power=(0.5, 1.0, 2.0, 3.0))
+@tuned(peak=PEAKS, power=(0.5, 1.0, 2.0, 3.0))
 def power(
     peak: Hyperparameter,
     power: Hyperparameter,
@@ -230,7 +228,7 @@ def power(
     )  # fmt: skip
 
 
-@tuned(FURTHER, peak=PEAKS, warmup=WARMUPS)
+@tuned(peak=PEAKS, warmup=WARMUPS)
 def rex(
     peak: Hyperparameter,
     floor: Hyperparameter = 0.0,
@@ -244,7 +242,7 @@ def rex(
     )  # fmt: skip
 
 
-@tuned(FURTHER, peak=PEAKS, pct_start=(0.1, 0.3))
+@tuned(peak=PEAKS, pct_start=(0.1, 0.3))
 def one_cycle(
     peak: Hyperparameter,
     pct_start: Hyperparameter = 0.3,
@@ -265,7 +263,7 @@ def one_cycle(
     )  # fmt: skip
 
 
-@tuned(FURTHER, peak=PEAKS, period=(50, 200), multiplier=(1, 2))
+@tuned(peak=PEAKS, period=(50, 200), multiplier=(1, 2))
 def sgdr(
     peak: Hyperparameter,
     period: Hyperparameter,
@@ -285,7 +283,7 @@ def sgdr(
     )  # fmt: skip
 
 
-@tuned(FURTHER, peak=PEAKS, timescale=(10, 30, 100))
+@tuned(peak=PEAKS, timescale=(10, 30, 100))
 def inverse_sqrt(
     peak: Hyperparameter,
     timescale: Hyperparameter,

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrenv.agents.hyperparameters import Array, Hyperparameter, per_env, tuned
-from lrenv.agents.schedules.agent import FURTHER, PEAKS
+from lrenv.agents.schedules.agent import PEAKS
 from lrenv.agents.schedules.base import RateAgent, number_of, settings, view_of_schedule, warmed_up
 
 MIN_CHANGE = 1e-8
@@ -102,7 +102,7 @@ class Greedy(RateAgent[Progress]):
         return warmed_up(after.rate, clock, values), after
 
 
-@tuned(FURTHER, peak=PEAKS)
+@tuned(peak=PEAKS)
 def greedy(
     peak: Hyperparameter,
     factor: Hyperparameter = 0.95,
@@ -144,7 +144,7 @@ def greedy(
     return Greedy("greedy", values, view_of_schedule(values, horizon=False))
 
 
-@tuned(FURTHER, peak=PEAKS, factor=(0.5, 0.8), patience=(0, 2))
+@tuned(peak=PEAKS, factor=(0.5, 0.8), patience=(0, 2))
 def greedy_bounded(
     peak: Hyperparameter,
     factor: Hyperparameter = 0.8,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrenv.agents.hyperparameters import Array, Hyperparameter, per_env, tuned
-from lrenv.agents.schedules.agent import FURTHER, PEAKS
+from lrenv.agents.schedules.agent import PEAKS
 from lrenv.agents.schedules.base import RateAgent, number_of, settings, view_of_schedule, warmed_up
 
 MIN_CHANGE = 1e-8
@@ -58,7 +58,7 @@ class Plateau(RateAgent[Progress]):
         return warmed_up(rate, clock, values), Progress(rate, best, np.where(reduce, 0, bad), cooling)
 
 
-@tuned(FURTHER, peak=PEAKS, factor=(0.1, 0.5), patience=(2, 5, 10))
+@tuned(peak=PEAKS, factor=(0.1, 0.5), patience=(2, 5, 10))
 def plateau(
     peak: Hyperparameter,
     factor: Hyperparameter = 0.1,
