@@ -12,13 +12,13 @@ from lrenv.benchmark.rows import Comparison, Row
 def page(comparison: Comparison) -> str:
     """Returns the text of the page."""
     style = figures.styles(comparison)
-    columns, shown = wording.columns(comparison), _shown(comparison)
+    shown = _shown(comparison)
     finished = figures.finished(comparison)
     return PAGE.format(
         css=CSS,
         title=html.escape(wording.title(comparison)),
         verdict=html.escape(wording.verdict(comparison)),
-        head="".join(f"<th scope=col>{html.escape(columns[i])}</th>" for i in shown),
+        head="".join(f"<th scope=col>{html.escape(heading)}</th>" for heading in shown.values()),
         body="".join(_row(row, comparison, shown, style[row.label]) for row in comparison.ranked),
         caption=html.escape(f"{wording.caption(comparison)} {SPENT}"),
         legend="".join(f"<li>{_swatch(style[row.label])} {html.escape(row.label)}</li>\n" for row, _ in finished),
@@ -33,28 +33,29 @@ def page(comparison: Comparison) -> str:
     )
 
 
-def _shown(comparison: Comparison) -> list[int]:
-    """The columns of `wording.columns` that say anything, without the settings, which stand below the agent's name."""
+def _shown(comparison: Comparison) -> dict[str, str]:
+    """The headings of columns that say anything, without the settings, which stand below the agent's name."""
     entries = [wording.cells(row, comparison) for row in comparison.rows if row.result is not None]
-    columns = wording.columns(comparison)
-    empty = {columns[5]: "-", columns[7]: "-", "diverged": "0"}
-    return [
-        i for i, name in enumerate(columns)
-        if name != "settings" and not (name in empty and all(entry[i] == empty[name] for entry in entries))
-    ]  # fmt: skip
+    empty = {"metric": "-", "val_loss": "-", "diverged": "0"}
+    return {
+        name: heading for name, heading in wording.headings(comparison).items()
+        if name != "settings" and not (name in empty and all(entry[name] == empty[name] for entry in entries))
+    }  # fmt: skip
 
 
-def _row(row: Row, comparison: Comparison, shown: list[int], style: Style) -> str:
+def _row(row: Row, comparison: Comparison, shown: dict[str, str], style: Style) -> str:
     """A row of the table; why an agent failed takes all the columns of its numbers. An agent alone ahead is bold."""
-    columns, entries = wording.columns(comparison), wording.cells(row, comparison)
-    label, settings = (html.escape(entry) for entry in entries[:2])
+    entries = {name: html.escape(entry) for name, entry in wording.cells(row, comparison).items()}
+    settings = entries["settings"]
     below = f"<small>{settings}</small>" if settings else ""
-    body = f"<th scope=row>{_swatch(style)} {label}{below}</th>"
+    body = f"<th scope=row>{_swatch(style)} {entries['agent']}{below}</th>"
     if row.result is None:
-        body += f"<td colspan={len(shown) - 1} class=failed>{html.escape(entries[2])}</td>"
+        body += f"<td colspan={len(shown) - 1} class=failed>{entries['failure']}</td>"
     else:
         body += "".join(
-            f'<td data-column="{html.escape(columns[i])}">{html.escape(entries[i])}</td>' for i in shown if i > 1
+            f'<td data-column="{html.escape(heading)}">{entries[name]}</td>'
+            for name, heading in shown.items()
+            if name != "agent"
         )
     return f"<tr{' class=best' if comparison.best == [row] else ''}>{body}</tr>\n"
 

@@ -25,17 +25,16 @@ def table(comparison: Comparison) -> Table:
         caption_justify="left",
         box=rich.box.SIMPLE,
     )
-    columns = wording.columns(comparison)
-    names = (columns[2], columns[3], columns[6])
+    headings, names = wording.headings(comparison), ("test_loss", "difference", "final_test_loss")
     shown.add_column("agent")
     for name in names:
-        shown.add_column(rich.markup.escape(name), justify="right")
+        shown.add_column(rich.markup.escape(headings[name]), justify="right")
     for row in comparison.ranked:
         label = rich.markup.escape(row.label)
         if row.result is None:
             shown.add_row(f"{label} (failed)", *"---")
             continue
-        entries = dict(zip(columns, wording.cells(row, comparison), strict=True))
+        entries = wording.cells(row, comparison)
         mark = f" ({entries['diverged']} diverged)" if row.result.diverged.any() else ""
         style = "bold" if comparison.best == [row] else None
         shown.add_row(label + mark, *(entries[name] for name in names), style=style)

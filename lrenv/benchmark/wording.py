@@ -16,27 +16,27 @@ METRICS = {"accuracy": "accuracy", "bits_per_character": "bits per character", "
 """What `lrenv.training.losses` measures beside the loss, in words."""
 
 
-def columns(comparison: Comparison) -> tuple[str, ...]:
-    """Returns the headings over `cells`."""
+def headings(comparison: Comparison) -> dict[str, str]:
+    """Returns the heading of each column of the table, in order."""
     found = next((row.result.metric for row in comparison.rows if row.result is not None), None)
     metric = METRICS.get(found or "", "metric")
-    return (
-        "agent", "settings", "test loss", f"difference from {comparison.baseline}", "p (paired)", f"test {metric}",
-        "final test loss", "val loss", "diverged", "runs spent",
-    )  # fmt: skip
+    return {
+        "agent": "agent", "settings": "settings", "test_loss": "test loss",
+        "difference": f"difference from {comparison.baseline}", "p": "p (paired)", "metric": f"test {metric}",
+        "final_test_loss": "final test loss", "val_loss": "val loss", "diverged": "diverged", "runs": "runs spent",
+    }  # fmt: skip
 
 
-def cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
-    """Returns a row's entries under `columns`: mean (standard deviation) over seeds; or why an agent failed."""
+def cells(row: Row, comparison: Comparison) -> dict[str, str]:
+    """Returns a row's entries under `headings`: mean (standard deviation) over seeds; or why an agent failed."""
+    known = {"agent": row.label, "settings": row.settings}
     if row.result is None:
-        return row.label, row.settings, f"failed: {row.failure}"
-    summary = row.summary()
-    places = _places(comparison)
-    metric = row.result.metric
-    names = ("test_loss", f"test_{metric}", "final_test_loss", "val_loss")
-    test, *others = (_number(summary[name], places) if name in summary else "-" for name in names)
-    difference, p = _difference(row, comparison), _p(row.paired)
-    return row.label, row.settings, test, difference, p, *others, str(summary["diverged"]), str(row.runs)
+        return known | {"failure": f"failed: {row.failure}"}
+    summary, places = row.summary(), _places(comparison)
+    of = {name: name for name in ("test_loss", "final_test_loss", "val_loss")} | {"metric": f"test_{row.result.metric}"}
+    numbers = {name: _number(summary[key], places) if key in summary else "-" for name, key in of.items()}
+    others = {"difference": _difference(row, comparison), "p": _p(row.paired)}
+    return known | numbers | others | {"diverged": str(summary["diverged"]), "runs": str(row.runs)}
 
 
 def title(comparison: Comparison) -> str:
