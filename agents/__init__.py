@@ -22,8 +22,8 @@ if __name__ == "agents":
     raise ImportError("this folder is the package lrenv.agents: write `from lrenv.agents import ...`")
 
 from lrenv.agents.base import BaseAgent
-from lrenv.controllers.agent import Agent, View, agents, make_agent
+from lrenv.controllers.agent import Agent, AgentError, View, agents, make_agent
 from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.controllers.sb3_agent import SB3Agent
 
-__all__ = ["Agent", "BaseAgent", "OptimizerAgent", "SB3Agent", "View", "agents", "make_agent"]
+__all__ = ["Agent", "AgentError", "BaseAgent", "OptimizerAgent", "SB3Agent", "View", "agents", "make_agent"]

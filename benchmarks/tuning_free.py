@@ -19,7 +19,8 @@ import torch
 import tyro
 
 from harness import RESULTS
-from lrenv.benchmark import Comparison, compare, make_agent
+from lrenv.agents import make_agent
+from lrenv.benchmark import Comparison, compare
 from lrenv.benchmark.rows import Row
 from lrenv.benchmark.statistics import paired_interval
 from lrenv.runtime.files import replace_file

@@ -316,6 +316,7 @@ def base_files() -> dict[str, bytes]:
 def _savers() -> dict[str, Callable[[Path], Any]]:
     import torch
 
+    from lrenv.agents import View
     from lrenv.agents.fds.agent import FDS
     from lrenv.agents.fds.random_search import Search
     from lrenv.agents.learned_optimizer import agent as learned_optimizer
@@ -324,7 +325,6 @@ def _savers() -> dict[str, Callable[[Path], Any]]:
     from lrenv.agents.ppo import agent as ppo
     from lrenv.agents.universal.agent import UniversalController
     from lrenv.agents.universal.policy import Architecture as Universal
-    from lrenv.benchmark import View
     from lrenv.controllers import controller_file
 
     torch.manual_seed(0)
@@ -367,7 +367,7 @@ def mutated(seed: int, i: int) -> tuple[str, str, bytes]:
 
 def outcome(path: Path) -> str:
     """What becomes of a file: "refused", "harmless", or what went wrong."""
-    from lrenv.benchmark import make_agent
+    from lrenv.agents import make_agent
     from lrenv.controllers import controller_file
     from lrenv.controllers.controller_file import ControllerFileError
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lrenv.agents import View, make_agent
-from lrenv.benchmark import AgentError, evaluate
+from lrenv.agents import AgentError, View, make_agent
+from lrenv.benchmark import evaluate
 from lrenv.training.tasks import Task, make_task
 
 NOISY = make_task("noisy-quadratic", budget=20, interval=5)

@@ -15,9 +15,9 @@ from PIL import Image
 from scipy import stats
 from torch import nn
 
-from lrenv.agents import BaseAgent, View
+from lrenv.agents import BaseAgent, View, make_agent
 from lrenv.agents.ppo.agent import Architecture, PPOController
-from lrenv.benchmark import Comparison, compare, comparison, evaluate, make_agent, tune, wording
+from lrenv.benchmark import Comparison, compare, comparison, evaluate, tune, wording
 from lrenv.benchmark.evaluation import Result
 from lrenv.benchmark.report import save_report
 from lrenv.benchmark.statistics import mean_std, paired, paired_t, welch

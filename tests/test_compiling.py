@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from triton_code import kernels, machine_code, triton_code
 
-from lrenv.benchmark import AgentError, evaluate, make_agent
+from lrenv.agents import AgentError, make_agent
+from lrenv.benchmark import evaluate
 from lrenv.envs.episode import Episode
 from lrenv.randomness import draws
 from lrenv.runtime.compiling import WARM_UPS, Captured, CaptureError, checked

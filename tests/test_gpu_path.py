@@ -310,7 +310,8 @@ from lrenv.agents.learned_optimizer.agent import Architecture as Perceptron
 from lrenv.agents.noh.agent import NOH, DMopt
 from lrenv.agents.universal.agent import UniversalController
 from lrenv.agents.universal.policy import Architecture as Universal
-from lrenv.benchmark import agents, evaluate
+from lrenv.agents import agents
+from lrenv.benchmark import evaluate
 
 base = make_task("digits-mlp", batch_size=4, budget=4, interval=2)
 data = base.load()

@@ -166,7 +166,8 @@ def test_a_link_that_became_a_file_is_told(tmp_path: Path) -> None:
 
 def test_what_is_used_first_of_all_is_imported_late() -> None:
     import lrenv
-    from lrenv.benchmark import compare, evaluate, make_agent
+    from lrenv.agents import make_agent
+    from lrenv.benchmark import compare, evaluate
 
     assert (lrenv.compare, lrenv.evaluate, lrenv.make_agent) == (compare, evaluate, make_agent)
     assert all(hasattr(lrenv, name) for name in lrenv.__all__)

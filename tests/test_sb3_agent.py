@@ -14,8 +14,8 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNormalize
 
-from lrenv.agents import SB3Agent, View
-from lrenv.benchmark import AgentError, evaluate
+from lrenv.agents import AgentError, SB3Agent, View
+from lrenv.benchmark import evaluate
 from lrenv.controllers.sb3_agent import as_agent
 from lrenv.envs.sb3_vec_env import LearningRateVecEnv
 from lrenv.envs.vector_env import LearningRateVectorEnv

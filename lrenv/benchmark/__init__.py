@@ -27,20 +27,12 @@ from lrenv.benchmark.comparison import compare
 from lrenv.benchmark.evaluation import Result, evaluate
 from lrenv.benchmark.rows import Comparison
 from lrenv.benchmark.tuning import Tuned, tune
-from lrenv.controllers.agent import Agent, AgentError, View, agents, make_agent
-from lrenv.controllers.sb3_agent import SB3Agent
 
 __all__ = [
-    "Agent",
-    "AgentError",
     "Comparison",
     "Result",
-    "SB3Agent",
     "Tuned",
-    "View",
-    "agents",
     "compare",
     "evaluate",
-    "make_agent",
     "tune",
 ]
