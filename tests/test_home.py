@@ -459,7 +459,7 @@ def test_evaluate_must_give_what_is_observed() -> None:
     with pytest.raises(ValueError, match=r"evaluate must give \(logits, targets\) and not the loss alone"):
         controller.start()
     controller = LRController(loop.optimizer, Seeing(), horizon=T, evaluate=lambda: (loop.model(loop.x), loop.y))
-    with pytest.raises(TypeError, match="loss 'cross_entropy' can't take .* name another by loss="):
+    with pytest.raises(TypeError, match="loss 'cross_entropy' can't take .* name another loss by loss="):
         controller.start()
     controller = LRController(loop.optimizer, "plateau:peak=0.1", every=3, evaluate=lambda: "low")
     with pytest.raises(TypeError, match="evaluate must give a loss, which is one number, or a pair"):

@@ -330,3 +330,16 @@ def test_hypergradient_descent_sees_gradients_that_the_trainer_computes_in_a_clo
     expected = [decision.rates[0] for decision in controller.history]
     assert [decision.rates[0] for decision in callback.controller.history] == pytest.approx(expected, rel=1e-5)
     assert len(set(expected)) > 2
+
+
+def test_the_trainers_number_of_steps_is_not_trusted_where_batches_of_a_step_change(
+    lightning: Any, tmp_path: Path
+) -> None:
+    from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+    changing = GradientAccumulationScheduler({0: 1, 1: 4})
+    with pytest.raises(ValueError, match="pass horizon="):
+        fit(lightning, callback_of("linear:peak=0.1"), tmp_path, callbacks=[changing])
+    callback = callback_of("linear:peak=0.1", horizon=PER_EPOCH + 6)
+    fit(lightning, callback, tmp_path, callbacks=[changing])
+    assert callback.controller.last_epoch == callback.controller.horizon

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +286,19 @@ def test_groups_that_a_checkpoint_could_not_be_loaded_into_are_refused(transform
     assert len(callback.controller.history[0].rates) == 2
     with pytest.warns(UserWarning, match="parameter groups were split"):
         trainer_of(transformers, tmp_path, callback_of(agent)).train()
+
+
+def test_the_model_can_be_copied_and_pickled_in_training(transformers: Any, tmp_path: Path) -> None:
+    copies = []
+
+    class Copying(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            copies.append(copy.deepcopy(kwargs["model"]))
+            copies.append(pickle.loads(pickle.dumps(kwargs["model"])))
+
+    callback = callback_of("greedy:peak=0.01", evaluate=validate)
+    trainer_of(transformers, tmp_path, callback, Copying()).train()
+    losses = [float(x) for x in callback._losses]
+    copies[0](**batches(data())[0])
+    copies[1](**batches(data())[0])
+    assert [float(x) for x in callback._losses] == losses, "a copy tells nobody of its losses"

@@ -82,7 +82,7 @@ def assemble(optimizer: Any, agent: str | Path | Agent, settings: Settings) -> A
             f"agent {driver.name!r} observes weights or gradients, whose sums and products are those of real numbers, "
             "and the optimizer trains complex ones: take an agent that observes losses alone"
         )
-    like = torch.zeros((), dtype=torch.float64)  # clocks need no more
+    like = torch.zeros((), dtype=torch.float64, device="cpu")  # clocks need no more
     if not needs.clock_alone:
         dtype = torch.float64 if last.dtype == torch.float64 else torch.float32
         like = torch.zeros((), dtype=dtype, device=last.device)

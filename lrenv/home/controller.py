@@ -24,10 +24,12 @@ from lrenv.home.saving import Progress, of_other_horizon, read, state_of
 from lrenv.home.stepping import Losses, Steps, listeners_of, loss_of
 from lrenv.home.validation import Evaluate
 from lrenv.lookup import count
+from lrenv.runtime.ambient import own_settings
 
 IDLE = 100
 """Calls of `step` in a row without a step of the optimizer, after which that is said: gradients are seldom accumulated
-over as many batches, and a GradScaler, which halves its scale at each step that it skips, begins at 2^16."""
+over as many batches, and a GradScaler, which halves its scale at each step that it skips, begins at 2^16. As many steps
+without a call are told of, too."""
 
 FAR_ABOVE = 10.0
 """A first step at so many times the rate that the agent chooses for it, or more, is told of."""
@@ -70,9 +72,10 @@ class LRController(LRScheduler):
     It can't be copied or pickled, for it listens to this one optimizer: make another and load `state_dict` into it.
 
     Args:
-        optimizer: whose rates are driven. Its first rate is where relative controls start; its other groups keep their
-            ratio to it, or to their layer's. The rate of a group that is added later counts as an initial one: from the
-            next decision on, the group's ratio is that of its own rate to the first rate of the first group, not to
+        optimizer: whose rates are driven. The agent sets that of the group whose rate is the highest when the
+            controller is made, among those that are trained: relative controls start from it, and the other groups keep
+            their ratio to it, or to their layer's. The rate of a group that is added later counts as an initial one:
+            from the next step on, the group's ratio is that of its own rate to the first rate of that group, not to
             that of the moment.
         agent: a name (`cosine:peak=0.1`), the path of a controller file, an agent, or a model of Stable-Baselines3.
         horizon: T, steps of the optimizer in all; None for a run without an end, for agents that don't look at it.
@@ -80,7 +83,8 @@ class LRController(LRScheduler):
             the horizon for others.
         evaluate: called at decisions: gives the validation loss, or (logits, targets) of the same examples each time.
             No gradients are recorded meanwhile; a loss that is made of some says `with torch.enable_grad()`.
-        bounds: rates of the first group are kept between these two.
+        bounds: the rate that the agent sets, which is the highest, is kept between these two; also the optimizer's own
+            at a first step that is taken before the agent decides.
         shadow: whether to change nothing, and only keep in `history` what would be done to the rates that there are.
         module: is in evaluation mode while `evaluate` runs, has the layers of agents that set a rate for each, and its
             order of parameters tells the first and the last one; without it, that of the optimizer's groups does.
@@ -102,7 +106,7 @@ class LRController(LRScheduler):
         horizon: T.
         every: N.
         last_epoch: steps so far, as torch's schedulers call them.
-        base_lrs: the initial rates of all groups; one that is added later is among them from the next decision on.
+        base_lrs: the initial rates of all groups; one that is added later is among them from the next step on.
 
     Raises:
         ValueError: the agent needs what there is not: a horizon, an evaluation, a module, further gradients, rates per
@@ -138,7 +142,8 @@ class LRController(LRScheduler):
             horizon, every, evaluate, bounds, shadow, module, first, last, layers, loss, batch_size, target_std,
             fallback, patience,
         )  # fmt: skip
-        assembled = assemble(optimizer, agent, settings)
+        with own_settings():  # such as a default device
+            assembled = assemble(optimizer, agent, settings)
         self._decider, self._gradients, self._untrained, self.every, self._can_begin = assembled
         self._driver, self._rates = self._decider.driver, self._decider.rates
         self._tell, self.history = self._decider.tell, self._decider.history
@@ -201,8 +206,17 @@ class LRController(LRScheduler):
             self._stepped = True
             self._check_alone()
             self._driver.check_whole(self._rates.groups.parameters())  # Accelerate parts them after the controller
-        if self._begun and self._rates.groups.reloaded():
+        if self._stepping.taken == IDLE:
+            self._tell(
+                "forgotten",
+                f"the optimizer took {IDLE} steps since the last call of the controller's step, which alone lets the "
+                "agent decide again: call step(loss) after each step of the optimizer",
+            )
+        if self._rates.groups.lack_rates():
             self._rates.write()
+            self.base_lrs = self._rates.groups.initial()
+        if not self._begun:
+            self._rates.keep_within()
         if not self._at_gradients:
             if self._can_begin:
                 self.start()
@@ -320,8 +334,8 @@ class LRController(LRScheduler):
         """Keeps a rate from now on, whatever the agent does; it goes on watching.
 
         Args:
-            lr: of the first group; that of the moment if None. Where the agent sets several, one for all layers, or a
-                list with one for each.
+            lr: in the place of the agent's; that of the moment if None. Where the agent sets several, one for all
+                layers, or a list with one for each.
 
         Raises:
             ValueError: no number of 0 or more, or not finite; or in shadow mode, which changes nothing.
@@ -359,7 +373,7 @@ class LRController(LRScheduler):
                 self._arrive()
 
     def rate_at(self, step: int) -> float:
-        """The rate that a schedule gives the first group at a step, between the bounds; after the end, the last one.
+        """The rate that a schedule sets at a step, between the bounds; after the end, the last one.
 
         Of a schedule with a rate per layer, this is that of the first layer.
 
@@ -423,7 +437,7 @@ class LRController(LRScheduler):
         self.every, self.horizon, self.last_epoch, self._due, self._begun, self._first, self._losses = progress
         restore()
         self.base_lrs = self._rates.groups.initial()
-        if self._begun:
+        if self._begun or self._rates.held:
             self._rates.write()
         if (other := of_other_horizon(self.horizon, made_for)) and is_first():
             warnings.warn(other, stacklevel=2)

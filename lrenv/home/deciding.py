@@ -155,7 +155,7 @@ class Decider:
             else:
                 why.append(f"the schedule {self._fallback.name!r} has taken over")
                 rates = self._fallback.rates(step, horizon, self._every)
-                act = act._replace(lr=torch.tensor([rates], dtype=lr.dtype))
+                act = act._replace(lr=torch.tensor([rates], dtype=lr.dtype, device=lr.device))
         named = self.driver.named(observation)
         return Outcome(self._agreed(act), named, float(train_loss[0]), float(val_loss[0]), tuple(why))
 

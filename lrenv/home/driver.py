@@ -117,7 +117,7 @@ class Driver:
         """
         number = 1 if layers is None else layers.number
         self.control = Control(self.view.control, {self.granularity: number}, hyper, dtype)
-        self._constant = {} if layers is None else layers.constant(torch.zeros((), dtype=torch.float64))
+        self._constant = {} if layers is None else layers.constant(torch.zeros((), dtype=torch.float64, device="cpu"))
         self.setup = setup
 
     @without_gradients

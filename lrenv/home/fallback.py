@@ -46,12 +46,12 @@ class Schedule:
         main = view.control if isinstance(view.control, str) else view.control[0]
         if main.partition("/")[0] not in ("set", "set-raw") or not needs_of(agent, self._observer).clock_alone:
             raise ValueError(f"agent {called(agent)!r} has no rate as a function of the step: it reacts to training")
-        self._constant = {} if layers is None else layers.constant(torch.zeros((), dtype=torch.float64))
+        self._constant = {} if layers is None else layers.constant(torch.zeros((), dtype=torch.float64, device="cpu"))
 
     @without_gradients
     def rates(self, step: int, horizon: float, interval: int) -> list[float]:
         """The rates (K) at a step of a run of so many."""
-        dynamics = clock(torch.tensor([step], dtype=torch.float64), horizon, interval, self._setup)
+        dynamics = clock(torch.tensor([step], dtype=torch.float64, device="cpu"), horizon, interval, self._setup)
         observation = to_host(self._observer.observe(dynamics, self._constant))
         action, memory = self._agent.predict(observation, None, np.array([True]), deterministic=True)
         if memory is not None:
@@ -59,7 +59,7 @@ class Schedule:
                 f"agent {called(self._agent)!r} has a memory, so its rate is no function of the step alone"
             )
         given = torch.from_numpy(self._control.check(action, 1))
-        before = torch.zeros(1, self._control.rates, dtype=torch.float64)
+        before = torch.zeros(1, self._control.rates, dtype=torch.float64, device="cpu")
         rates: list[float] = self._control.apply(given, before, {})[0][0].tolist()
         return rates
 

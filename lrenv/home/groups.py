@@ -26,11 +26,11 @@ LEAST_MOMENTUM = 1e-12
 class Groups:
     """The parameter groups of an optimizer.
 
-    An agent sets one rate, that of the first group whose rate isn't 0 when the controller is made. Others keep the
-    ratio to it that they were made with, which stands in each group as `initial_lr`, as with torch's schedulers. So a
-    checkpoint of the optimizer has it, too. The rate of a group that is added later counts as an initial rate: its
-    ratio is to the initial rate of that group, whatever the rate of the moment is. Where groups may not be changed, the
-    first rates are kept here alone.
+    An agent sets one rate, that of the group whose rate is the highest when the controller is made, among those that
+    are trained: so no other gets more than the agent sets. Others keep the ratio to it that they were made with, which
+    stands in each group as `initial_lr`, as with torch's schedulers. So a checkpoint of the optimizer has it, too. The
+    rate of a group that is added later counts as an initial rate: its ratio is to the initial rate of that group,
+    whatever the rate of the moment is. Where groups may not be changed, the first rates are kept here alone.
 
     An agent that sets a rate per layer or tensor sets one of these for each, and groups keep their ratios to it. A
     group that is added later, of parameters of no piece or of several, follows their geometric mean.
@@ -39,7 +39,7 @@ class Groups:
         optimizer: with `param_groups`.
 
     Attributes:
-        base: the first rate that isn't 0.
+        base: the highest first rate of a group that is trained.
         layers: what has a rate of its own; None for the network as a whole.
 
     Raises:
@@ -57,7 +57,9 @@ class Groups:
         self._set: list[tuple[Group, float]] = []  # groups as they were when rates were last set, and these
         self._first: list[float] = []  # rates of the groups that were seen, or that a checkpoint tells of
         self._trained: set[int] = set()  # the parameters at the last look
-        self.base = next((lr for lr in self.initial() if lr), 0.0)
+        trained = [any(p.requires_grad for p in group["params"]) for group in self.all]
+        rates = self.initial()
+        self.base = max((lr for lr, is_trained in zip(rates, trained, strict=True) if is_trained), default=max(rates))
 
     def use(self, layers: Layers | None, write: bool) -> bool:
         """Gives each piece a rate of its own; nothing was changed before.
@@ -180,10 +182,15 @@ class Groups:
             _put(group, "lr", rate)
         self._set = [(group, float(group["lr"])) for group in self.all]
 
-    def reloaded(self) -> bool:
-        """Whether a state of the optimizer was loaded since rates were last set: its rates stand in the groups then."""
-        if not self._set or self.all[0] is self._set[0][0]:
+    def lack_rates(self) -> bool:
+        """Whether there are groups whose rates were not set, though others' were.
+
+        Such are all where a state of the optimizer was loaded since, and those that were added.
+        """
+        if not self._set:
             return False
+        if self.all[0] is self._set[0][0]:
+            return len(self.all) > len(self._set)
         return {id(parameter) for group, _ in self._set for parameter in group["params"]} <= self._ids()
 
     def changed(self) -> bool:
@@ -199,7 +206,7 @@ class Groups:
 
     def hyper(self, names: Collection[str], dtype: torch.dtype) -> Hyper:
         """The first group's values, name -> (1, 1)."""
-        return {name: torch.tensor([[_value(self.all[0], name)]], dtype=dtype) for name in names}
+        return {name: torch.tensor([[_value(self.all[0], name)]], dtype=dtype, device="cpu") for name in names}
 
     def set_hyper(self, hyper: dict[str, float]) -> None:
         """Sets momentum (beta_1 where there are betas) in all groups that have it, and weight decay.

@@ -65,7 +65,7 @@ class History:
             writer.writerows(rows)
 
     def plot(self, path: str | PathLike[str] | None = None) -> Any:
-        """Draws the first group's rate and the losses over the steps.
+        """Draws the highest of the groups' rates and the losses over the steps.
 
         A decision that was not carried out as the agent asked for is marked.
 
@@ -85,13 +85,13 @@ class History:
             upper.plot(steps, [getattr(decision, name) for decision in self], label=label)
         upper.set_ylabel("loss")
         upper.legend()
-        lower.step(steps, [decision.rates[0] for decision in self], where="post", label="learning rate")
-        marked = [(decision.step, decision.proposed[0]) for decision in self if decision.why]
+        lower.step(steps, [max(decision.rates) for decision in self], where="post", label="learning rate")
+        marked = [(decision.step, max(decision.proposed)) for decision in self if decision.why]
         if marked:
             lower.plot(*zip(*marked, strict=True), ".", label="asked for, not done as such")
         lower.set_ylabel("learning rate")
         lower.set_xlabel("optimizer step")
-        if any(decision.rates[0] > 0 for decision in self):
+        if any(max(decision.rates) > 0 for decision in self):
             lower.set_yscale("log")
         lower.legend()
         if path is not None:

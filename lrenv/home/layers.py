@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -203,4 +203,4 @@ def overall(rates: Sequence[float]) -> float:
         return rates[0]
     if not all(rates):
         return 0.0
-    return float(torch.tensor(rates, dtype=torch.float64).abs().log().mean().exp())
+    return math.exp(math.fsum(math.log(abs(rate)) for rate in rates) / len(rates))

@@ -23,9 +23,9 @@ def mean_of_processes(losses: Tensor) -> Tensor:
     """The losses of the whole batches, of which each process has a share of equal size."""
     if not together():
         return losses
-    total = losses.clone()
+    total = _sendable(losses)
     dist.all_reduce(total)
-    return total / dist.get_world_size()
+    return total.to(losses.device) / dist.get_world_size()
 
 
 def agreed(dynamics: Dynamics) -> Dynamics:
@@ -37,6 +37,13 @@ def from_first(values: Tensor) -> Tensor:
     """The numbers of the first process, in all of them."""
     if not together():
         return values
-    held = values.clone()
+    held = _sendable(values)
     dist.broadcast(held, 0)
-    return held
+    return held.to(values.device)
+
+
+def _sendable(values: Tensor) -> Tensor:
+    """A copy on a device from which the processes can send: NCCL does from GPUs alone."""
+    devices = [device.type for device in getattr(dist.group.WORLD, "_device_types", ())]
+    there = not devices or values.device.type in devices
+    return values.clone() if there else values.to(devices[0])

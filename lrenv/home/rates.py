@@ -14,6 +14,7 @@ from lrenv.home.groups import Groups
 from lrenv.training.optimizers import Hyper
 
 Bounds = tuple[float, float]
+ANY: Bounds = (-math.inf, math.inf)
 
 
 class Rates:
@@ -31,24 +32,25 @@ class Rates:
     """
 
     def __init__(self, groups: Groups, names: list[str], bounds: Bounds, shadow: bool, dtype: torch.dtype) -> None:
-        self.groups, self._bounds, self._shadow = groups, bounds, shadow
-        number = 1 if groups.layers is None else groups.layers.number
-        self._lr = torch.full((1, number), groups.base, dtype=dtype)
+        self.groups, self._bounds, self._shadow, self._dtype = groups, bounds, shadow, dtype
+        self._lr = [groups.base] * (1 if groups.layers is None else groups.layers.number)
         self._hyper: Hyper = groups.hyper(names, dtype)
         self._held: list[float] | None = None
 
     @property
     def lr(self) -> Tensor:
         """The rates (1, K) that the optimizer is driven with now."""
-        return self._of(self.groups.pieces_now()) if self._shadow else self._lr
+        return torch.tensor([self.groups.pieces_now() if self._shadow else self._lr], dtype=self._dtype, device="cpu")
+
+    @property
+    def held(self) -> bool:
+        """Whether the user keeps them."""
+        return self._held is not None
 
     @property
     def hyper(self) -> Hyper:
         """The hyperparameters that it is driven with now, name -> (1, 1)."""
-        return self.groups.hyper(self._hyper, self._lr.dtype) if self._shadow else self._hyper
-
-    def _of(self, rates: Sequence[float]) -> Tensor:
-        return torch.tensor([rates], dtype=self._lr.dtype)
+        return self.groups.hyper(self._hyper, self._dtype) if self._shadow else self._hyper
 
     def decide(self, proposed: Sequence[float], hyper: Hyper) -> list[str]:
         """Carries out what the agent asks for, as far as it may be.
@@ -62,14 +64,14 @@ class Rates:
         """
         rates, why = self._allowed(proposed)
         if not self._shadow:
-            self._lr, self._hyper = self._of(rates), hyper
+            self._lr, self._hyper = rates, hyper
             self.write()
         return why
 
     def write(self) -> None:
         """Sets the optimizer's rates and hyperparameters; in shadow mode it leaves them."""
         if not self._shadow:
-            self.groups.set_rates(self._lr[0].tolist())
+            self.groups.set_rates(self._lr)
             self.groups.set_hyper({name: float(value) for name, value in self._hyper.items()})
 
     def _allowed(self, rates: Sequence[float]) -> tuple[list[float], list[str]]:
@@ -78,7 +80,7 @@ class Rates:
             return self._held, ["held"]
         low, high = self._bounds
         clipped = [self.within(rate) for rate in rates]
-        kept = [now if rate < 0 else rate for rate, now in zip(clipped, self._lr[0].tolist(), strict=True)]
+        kept = [now if rate < 0 else rate for rate, now in zip(clipped, self._lr, strict=True)]
         why = [BELOW] if kept != clipped else []
         return kept, why + ([f"clipped to {low:g} .. {high:g}"] if clipped != list(rates) else [])
 
@@ -98,14 +100,22 @@ class Rates:
         """
         if self._shadow:
             raise ValueError("shadow=True changes no rate, so there is none to hold: set the optimizer's own")
-        number_of = self._lr.shape[1]
-        given = self._lr[0].tolist() if lr is None else list(lr) if isinstance(lr, list | tuple) else [lr] * number_of
+        number_of = len(self._lr)
+        given = self._lr if lr is None else list(lr) if isinstance(lr, list | tuple) else [lr] * number_of
         rates = [number(rate) for rate in given]
         if len(rates) != number_of or not all(0 <= rate < math.inf for rate in rates):
             each = "" if number_of == 1 else f", or {number_of} of them, one for each piece"
             raise ValueError(f"lr must be a rate, one number of 0 or more{each}, not {lr!r}")
-        self._held, self._lr = rates, self._of(rates)
+        self._held = self._lr = rates
         self.groups.set_rates(rates)
+
+    def keep_within(self) -> None:
+        """Brings the optimizer's own rates between the bounds, before the agent has decided."""
+        if self._shadow or self.held or self._bounds == ANY:
+            return
+        rates = self.groups.pieces_now()
+        if (allowed := [self.within(rate) for rate in rates]) != rates:
+            self.groups.set_rates(allowed)
 
     def release(self) -> None:
         """Lets the agent go on from the rate that was held."""
@@ -114,7 +124,7 @@ class Rates:
     def state(self) -> dict[str, Any]:
         """What goes on from here, as plain values."""
         return {
-            "lr": self.lr[0].tolist(),
+            "lr": self.groups.pieces_now() if self._shadow else self._lr,
             "hyper": {name: float(value) for name, value in self.hyper.items()},
             "held": self._held,
             "base": self.groups.base,
@@ -128,11 +138,13 @@ class Rates:
             ValueError: its agent controls other hyperparameters.
         """
         held = None if state["held"] is None else [float(x) for x in state["held"]]
-        lr = self._of([float(x) for x in state["lr"]])
-        for rates in (lr[0], held or lr[0]):
-            if len(rates) != self._lr.shape[1]:
-                raise ValueError(f"it has {len(rates)} rates, and here are {self._lr.shape[1]}")
-        hyper = {name: torch.full((1, 1), value, dtype=lr.dtype) for name, value in state["hyper"].items()}
+        lr = [float(x) for x in state["lr"]]
+        for rates in (lr, held or lr):
+            if len(rates) != len(self._lr):
+                raise ValueError(f"it has {len(rates)} rates, and here are {len(self._lr)}")
+        hyper = {
+            name: torch.full((1, 1), value, dtype=self._dtype, device="cpu") for name, value in state["hyper"].items()
+        }
         if set(hyper) != set(self._hyper):
             raise ValueError(f"its agent controls {sorted(hyper)} besides the rate, and here {sorted(self._hyper)}")
         base, initial = float(state["base"]), [float(x) for x in state["initial"]]
@@ -155,7 +167,7 @@ def checked_bounds(bounds: tuple[float, float] | None) -> Bounds:
         ValueError: they aren't two rates, the lower one first.
     """
     if bounds is None:
-        return -math.inf, math.inf
+        return ANY
     given = [number(bound) for bound in bounds] if isinstance(bounds, tuple | list) else []
     if not (len(given) == 2 and 0 <= given[0] <= given[1]):
         raise ValueError(f"bounds must be two rates, 0 or more, the lower one first, not {bounds!r}")

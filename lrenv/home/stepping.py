@@ -27,8 +27,8 @@ class Steps:
     Args:
         optimizer: any object; one without a method `step` is taken to step whenever it is asked.
         before: called before each step.
-        early: tells whether `before` looks at the gradient of the step to come. A closure that computes it is then
-            called ahead of it, and gives that loss until weights have changed; None for those who never look.
+        early: tells whether `before` looks at the gradient of the step to come. Where a closure computes it, `before`
+            is then called within the step, when the closure has been called; None for those who never look.
 
     Attributes:
         taken: the steps that were taken since the last call of `since`.
@@ -79,28 +79,18 @@ class Listeners:
         step = optimizer.step
 
         # Compilers that trace the loop's step leave these out: what they do takes decisions, and is no part of a graph.
-        def before() -> None:
-            for listener in reversed(tuple(self._held)):
-                if (found := listener.before()) is not None:
-                    found()
-
-        def after(found_inf: Any) -> None:
-            for listener in tuple(self._held):
-                if (found := listener.after()) is not None:
-                    found(found_inf)
-
-        before, after = torch.compiler.disable(before), torch.compiler.disable(after)
+        trains, before, after = map(torch.compiler.disable, (self._trains, self._before, self._after))
 
         @wraps(step)
         def told(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            if not trains():
+                return step(*args, **kwargs)
             closure = args[0] if args else kwargs.get("closure")
-            if closure is not None and any(listener.looks() for listener in self._held):
-                with torch.enable_grad():
-                    loss = closure()
-                weights = _versions(optimizer)
-                # The optimizer may ask for other weights first, as SAM does, and again, as line searches do.
-                args, kwargs = (lambda: loss if _versions(optimizer) == weights else closure(),), {}
-            before()
+            if callable(closure) and any(listener.looks() for listener in self._held):
+                closure = _before_its_step(optimizer, closure, before)
+                args, kwargs = ((closure, *args[1:]), kwargs) if args else (args, {**kwargs, "closure": closure})
+            else:
+                before()
             result = step(*args, **kwargs)
             after(getattr(optimizer, "found_inf", None))
             return result
@@ -108,6 +98,28 @@ class Listeners:
         setattr(told, LISTENERS, self)
         # A bound method: torch's schedulers, which wrap it again, look for its function.
         self._told = optimizer.step = MethodType(told, optimizer)
+
+    def _trains(self) -> bool:
+        """Whether the step that is to be taken is one of training.
+
+        `torch.distributed.checkpoint` brings an empty state of an optimizer into being by a step with rates and
+        gradients of 0.
+        """
+        groups = self._optimizer.param_groups
+        if any(_on_device(group["lr"]) or group["lr"] != 0 for group in groups):
+            return True
+        gradients = (p.grad for group in groups for p in group["params"] if p.grad is not None)
+        return any(bool(getattr(x, "_local_tensor", x).abs().sum()) for x in gradients)
+
+    def _before(self) -> None:
+        for listener in reversed(tuple(self._held)):
+            if (found := listener.before()) is not None:
+                found()
+
+    def _after(self, found_inf: Any) -> None:
+        for listener in tuple(self._held):
+            if (found := listener.after()) is not None:
+                found(found_inf)
 
     def add(self, before: Callable[[], None], after: Callable[[Any], None], early: Callable[[], bool] | None) -> None:
         """Has these methods called, as long as their objects are there."""
@@ -127,6 +139,35 @@ class Listeners:
             del self._optimizer.step
         else:
             self._optimizer.step = self._own
+
+
+def _on_device(rate: Any) -> bool:
+    """Whether it takes waiting for a device to read the rate."""
+    return isinstance(rate, Tensor) and rate.device.type != "cpu"
+
+
+def _before_its_step(optimizer: Any, closure: Callable[[], Any], before: Callable[[], None]) -> Callable[[], Any]:
+    """The closure of a step; `before` is called when it has been, which is before the optimizer looks at rates.
+
+    L-BFGS looks at its rate first. For it, the closure is called ahead, and not again for the same weights.
+    """
+    if isinstance(optimizer, torch.optim.LBFGS):
+        with torch.enable_grad():
+            loss = closure()
+        before()
+        weights = _versions(optimizer)
+        return lambda: loss if _versions(optimizer) == weights else closure()
+    called = False
+
+    def heard() -> Any:
+        nonlocal called
+        loss = closure()
+        if not called:
+            called = True
+            before()
+        return loss
+
+    return heard
 
 
 def _versions(optimizer: Any) -> list[int]:

@@ -62,7 +62,7 @@ class Validation:
             ValueError: it gives a loss alone where predictions are observed.
         """
         with torch.no_grad(), _evaluation_mode(self._module):
-            given = self._evaluate()
+            given = _whole(self._evaluate())
         if isinstance(given, tuple | list) and len(given) == 2 and all(isinstance(x, Tensor) for x in given):
             return self._of_outputs(given[0], given[1], like)
         loss = given if isinstance(given, Tensor) else torch.tensor(float(given)) if isinstance(given, Real) else None
@@ -90,12 +90,20 @@ class Validation:
         except (RuntimeError, ValueError, IndexError) as error:
             raise TypeError(
                 f"evaluate gives logits {tuple(outputs.shape[1:])} and targets {tuple(targets.shape[1:])}, which loss "
-                f"{self._loss.name!r} can't take ({error}): name another by loss=, one of {', '.join(LOSSES)}"
+                f"{self._loss.name!r} can't take ({error}): classes are the last axis of logits, and their targets "
+                f"int64; name another loss by loss=, one of {', '.join(LOSSES)}, or give the loss alone"
             ) from error
         if not self._needed:
             return Validated(loss, like.new_zeros(1, 1, 1))
         probed = max(1, PROBE // math.prod(outputs.shape[2:-1]))
         return Validated(loss, self._loss.predictions(outputs[:, :probed], std))
+
+
+def _whole(given: Any) -> Any:
+    """What `evaluate` gave, without tensors of which each process holds a part."""
+    if isinstance(given, tuple | list):
+        return tuple(map(_whole, given))
+    return given.full_tensor() if hasattr(given, "full_tensor") else given
 
 
 @contextmanager

@@ -76,7 +76,9 @@ class LRControllerCallback(ControllerCallback, Callback):  # type: ignore[misc] 
                 f"configure_optimizers gives a scheduler, which sets the rates, too ({names}): give the optimizer "
                 "alone, or pass shadow=True to watch what the agent would do"
             )
-        steps = trainer.estimated_stepping_batches if self._horizon is None else None
+        # Where a GradientAccumulationScheduler changes the batches of a step, the Trainer's number is another one.
+        changes = any(len(getattr(callback, "scheduling", ())) > 1 for callback in trainer.callbacks)
+        steps = None if changes or self._horizon is not None else trainer.estimated_stepping_batches
         known = None if steps is None or steps < 0 or math.isinf(steps) else int(steps)
         saved = state.get("controller") if done else None
         if loaded and saved is not None and state.get("steps", done) != done and is_first():

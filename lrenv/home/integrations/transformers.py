@@ -97,7 +97,7 @@ class LRControllerCallback(ControllerCallback, TrainerCallback):  # type: ignore
         self._share = args.world_size if args.average_tokens_across_devices else 1
         self._total, self._since = torch.zeros(()), state.global_step
         self.on_train_end()  # of a run that was broken off
-        self._model, self._hook = model, model.register_forward_hook(self._hear, with_kwargs=True)
+        self._model, self._hook = model, model.register_forward_hook(Hook(self), with_kwargs=True)
 
     def _check_groups(self, groups: list[dict[str, Any]], model: Any) -> None:
         """Refuses to split groups, for the Trainer loads an optimizer's state before a callback can split them again.
@@ -139,7 +139,7 @@ class LRControllerCallback(ControllerCallback, TrainerCallback):  # type: ignore
         if self._hook is not None:
             self._hook.remove()
 
-    def _hear(self, model: Any, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
+    def _hear(self, model: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
         """Keeps the loss that the model gives in training."""
         if not model.training or self._own or not self._looks_at_training:
             return
@@ -205,6 +205,22 @@ class LRControllerCallback(ControllerCallback, TrainerCallback):  # type: ignore
                 f"looks at ({mean:.4g}): call this callback's record(loss) where it is computed, once a batch",
                 stacklevel=1,
             )
+
+
+class Hook:
+    """What the model calls with its outputs, for one callback alone: copies of the model have hooks that do nothing."""
+
+    def __init__(self, callback: LRControllerCallback | None = None) -> None:
+        self._callback = callback
+
+    def __call__(self, model: Any, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
+        """Hands them on."""
+        if self._callback is not None:
+            self._callback._hear(model, kwargs, outputs)
+
+    def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
+        """The controller can't be copied or pickled."""
+        return Hook, ()
 
 
 def _is_constant(scheduler: Any, steps: int) -> bool:
