@@ -26,17 +26,19 @@ class Tunable(Protocol[P, A_co]):
 
     grid: Mapping[str, tuple[Any, ...]]
     """Hyperparameter -> values; the grid is their product."""
+    extends: bool
+    """Whether more rates are tried where the best one is at an end (`lrenv.benchmark.tuning.tune`)."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A_co:
         """Makes the agent."""
 
 
-def tuned(**grid: tuple[Any, ...]) -> Callable[[Callable[P, A_co]], Tunable[P, A_co]]:
-    """Attaches the default tuning grid to a factory, as `factory.grid`."""
+def tuned(extends: bool = True, **grid: tuple[Any, ...]) -> Callable[[Callable[P, A_co]], Tunable[P, A_co]]:
+    """Attaches the default tuning grid to a factory, as `factory.grid`, and whether its rates may be extended."""
 
     def attach(factory: Callable[P, A_co]) -> Tunable[P, A_co]:
         tunable = cast("Tunable[P, A_co]", factory)
-        tunable.grid = grid
+        tunable.grid, tunable.extends = grid, extends
         return tunable
 
     return attach

@@ -34,7 +34,7 @@ from lrenv.benchmark.scores import Scores, budgets_of, scored
 from lrenv.benchmark.search import Records, Search, grid_search, pool
 from lrenv.benchmark.statistics import bootstrap_interval, expected_best, holm
 from lrenv.benchmark.suite import Axis, Entry, Range, Suite, chosen, entry_of, read_suite, suites
-from lrenv.benchmark.tuning import afresh
+from lrenv.benchmark.tuning import LIMITS, afresh
 from lrenv.cli import COMMANDS, run
 from lrenv.controllers.agent import AgentError
 from lrenv.controllers.optimizer_agent import OptimizerAgent
@@ -315,7 +315,7 @@ def test_a_grid_ends_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Entry("constant", "constant", {"peak": Axis((1.0, 10.0), factor=10.0)}, {})
     found = grid_search(search_of(entry))
     assert not found["inside"]
-    assert found["settings"]["peak"] == pytest.approx(searches.LIMITS[1])
+    assert found["settings"]["peak"] == pytest.approx(LIMITS[1])
 
 
 def test_runs_that_die_are_searched_below(monkeypatch: pytest.MonkeyPatch) -> None:

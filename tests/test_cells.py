@@ -152,7 +152,7 @@ def test_groups_are_parts_of_the_whole(reference: tuple[dict[str, bytes], list[A
     """Two cells for each row, each the run that it is alone; put together they are the row."""
     names = [(entry["cell"].get("agent"), entry["cell"].get("first_seed")) for entry in reference[1][1:]]
     rows = ["constant", "linear:peak=0.1", "learned", "learned"]
-    assert names == [(None, None)] * 2 + [(row, first) for row in rows for first in (0, 3)]
+    assert names == [(None, None)] * 4 + [(row, first) for row in rows for first in (0, 3)]
     parts = [evaluate("linear:peak=0.1", NOISY, seeds, device="cpu") for seeds in (range(3), range(3, 5))]
     row = run(None).rows[1].result
     assert row is not None
@@ -183,10 +183,10 @@ def test_interrupted_anywhere_it_ends_as_undisturbed(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["cells.jsonl"]
     begun = counted(monkeypatch)
     reported(tmp_path / "out")
-    assert len(begun) == 10 - stop, "nothing runs twice"
+    assert len(begun) == 12 - stop, "nothing runs twice"
     assert (made(tmp_path / "out"), kept(tmp_path / "out")) == reference
     run(tmp_path / "out")
-    assert len(begun) == 10 - stop
+    assert len(begun) == 12 - stop
     assert made(tmp_path / "out") == reference[0]
 
 

@@ -220,7 +220,7 @@ def test_what_an_agent_cost_is_told_whole(tmp_path: Path) -> None:
     assert [str(row.runs) for row in table.rows][:2] == ["14", "8 and those of selection, not recorded"]
     assert table.rows[2].runs.training > 0, "a controller that comes along was trained, too"
     assert [vars(row.runs) for row in table.rows[::3]] == [
-        {"tuning": 0, "training": 8, "selection": 6}, {"tuning": 22, "training": 0, "selection": 0},
+        {"tuning": 0, "training": 8, "selection": 6}, {"tuning": 30, "training": 0, "selection": 0},
     ]  # fmt: skip
 
 

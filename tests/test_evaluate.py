@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from lrenv.agents import View, make_agent
+from lrenv.agents.schedules.agent import PEAKS
 from lrenv.benchmark import Result, evaluate, tune
 from lrenv.benchmark.evaluation import ARRAYS
-from lrenv.benchmark.tuning import TUNING_SEEDS
+from lrenv.benchmark.tuning import TUNING_SEEDS, ratio_of
 from lrenv.controllers.agent import agent_factory
 from lrenv.envs.env import LearningRateEnv
 from lrenv.runtime.json_values import json_value, to_json
@@ -189,6 +190,26 @@ def test_a_grid_as_one_batch_is_each_alone() -> None:
         assert tuned.val_loss[i] == pytest.approx(float(alone.val_loss.mean()), rel=1e-5)
     assert tuned.settings == tuned.combinations[int(np.argmin(tuned.val_loss))]
     assert tuned.val_loss.max() > 1.1 * tuned.val_loss.min(), "the choice matters"
+
+
+def test_a_grid_is_extended_until_the_best_rate_is_inside() -> None:
+    """On a quadratic that wants a rate above the highest of the grid, and for an agent that takes rates up to 1."""
+    task = make_task("noisy-quadratic", budget=20, interval=10)
+    tuned = tune("constant", task, (1, 2), device="cpu")
+    peaks = sorted(each["peak"] for each in tuned.combinations)
+    assert max(peaks) > tuned.settings["peak"] > max(PEAKS)
+    assert len(set(peaks)) == len(peaks) == len(tuned.val_loss)
+    assert tuned.settings == tuned.combinations[int(np.argmin(tuned.val_loss))]
+    assert len(tune("step", task, (1,), device="cpu").combinations) == 48, "that of the paper stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("values", "ratio"),
+    [((0.1, 0.01, 0.001), 10), ((1e-3, 2e-3, 4e-3), 2), ((0.1, 0.2), None), ((0.1, 0.2, 0.3), None), ((0, 1, 2), None),
+     ((1.0, 1.0, 1.0), None), (("a", "b", "c"), None)],
+)  # fmt: skip
+def test_axes_of_equal_ratios(values: Any, ratio: float | None) -> None:
+    assert ratio_of(values) == (None if ratio is None else pytest.approx(ratio))
 
 
 @pytest.mark.parametrize("at_once", [1, 4, 5, 1000])

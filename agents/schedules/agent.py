@@ -116,7 +116,9 @@ def constant_ema(
     )  # fmt: skip
 
 
-@tuned(peak=(0.1, 0.01, 0.001, 0.0001), discount_step=(10, 20, 50, 100), discount_factor=(0.99, 0.9, 0.88))
+@tuned(
+    extends=False, peak=(0.1, 0.01, 0.001, 0.0001), discount_step=(10, 20, 50, 100), discount_factor=(0.99, 0.9, 0.88)
+)
 def step(
     peak: Hyperparameter,
     discount_step: Hyperparameter,

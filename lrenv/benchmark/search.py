@@ -24,7 +24,7 @@ from lrenv import sources
 from lrenv.benchmark.comparison import described_setting
 from lrenv.benchmark.evaluation import ARRAYS, Result, evaluate, joined
 from lrenv.benchmark.suite import Entry, Suite
-from lrenv.benchmark.tuning import AT_ONCE, Once
+from lrenv.benchmark.tuning import AT_ONCE, Once, extended
 from lrenv.controllers.agent import AgentError, agent_factory, make_agent, view_of
 from lrenv.randomness.seeds import seeds_for
 from lrenv.runtime.files import json_lines
@@ -35,10 +35,6 @@ from lrenv.training.tasks import Task
 
 Settings = dict[str, Any]
 Record = dict[str, Any]
-LIMITS = (1e-8, 1e4)
-"""Grids are extended within these."""
-EXTENSION = 2
-"""Values by which a grid grows at a time."""
 DECAY = "weight_decay"
 
 
@@ -301,19 +297,11 @@ def pool_found(search: Search, records: Records) -> Record:
 
 def _grown(axes: Mapping[str, list[Any]], best: Settings, dead: bool, search: Search) -> dict[str, list[Any]]:
     """The axes, with more values where the best one is at an end of a geometric axis and the agent takes others."""
-    grown = dict(axes)
-    for name, axis in search.entry.grid.items():
-        if axis.factor is None:
-            continue
-        values, factor = axes[name], axis.factor
-        steps = range(1, EXTENSION + 1)
-        low = [values[0] / factor**i for i in reversed(steps) if values[0] / factor**i >= LIMITS[0]]
-        high = [values[-1] * factor**i for i in steps if values[-1] * factor**i <= LIMITS[1]]
-        if dead or best[name] == values[0]:
-            grown[name] = [value for value in low if search.takes(name, value)] + values
-        elif best[name] == values[-1]:
-            grown[name] = values + [value for value in high if search.takes(name, value)]
-    return grown
+    return dict(axes) | {
+        name: extended(axes[name], axis.factor, None if dead else best[name], partial(search.takes, name))
+        for name, axis in search.entry.grid.items()
+        if axis.factor is not None
+    }
 
 
 def pool(search: Search) -> Record:

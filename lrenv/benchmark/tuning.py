@@ -22,6 +22,13 @@ TUNING_SEEDS = tuple(seeds_for("tuning", 3))
 AT_ONCE = 256
 """Trainees in a batch at most, which bounds memory."""
 
+RATES = ("peak", "initial_lr")
+"""What of an agent's grid is extended where the best value is the lowest or the highest."""
+LIMITS = (1e-8, 1e4)
+"""Grids are extended within these."""
+EXTENSION = 2
+"""Values by which a grid grows at a time."""
+
 Once = Callable[[dict[str, Any], Callable[[], Result]], Result]
 """(what tells a cell from all others, what runs it) -> its result, which may have been there before."""
 
@@ -32,7 +39,7 @@ class Tuned:
 
     Attributes:
         settings: the best combination; the first of those that are level, in the grid's order.
-        combinations: all of them.
+        combinations: all of them, those of extensions last.
         val_loss: (combinations,) mean of the best validation losses over the tuning seeds; infinite if a run diverged.
     """
 
@@ -51,6 +58,23 @@ def grid_of(name: str) -> dict[str, tuple[Any, ...]]:
     return dict(getattr(agent_factory(name), "grid", None) or {})
 
 
+def extended(values: Sequence[Any], factor: float, best: Any, takes: Callable[[Any], bool]) -> list[Any]:
+    """Returns ascending values of a geometric axis, with more where the best one is at an end.
+
+    Args:
+        values: of the axis.
+        factor: between two of them.
+        best: one of them; None where every run diverged, which counts as the lowest.
+        takes: whether the agent can be made with a value.
+    """
+    steps = range(1, EXTENSION + 1)
+    low = [values[0] / factor**i for i in reversed(steps) if values[0] / factor**i >= LIMITS[0]]
+    high = [values[-1] * factor**i for i in steps if values[-1] * factor**i <= LIMITS[1]]
+    if best is None or best == values[0]:
+        return [value for value in low if takes(value)] + list(values)
+    return list(values) + [value for value in high if best == values[-1] and takes(value)]
+
+
 def tune(
     name: str,
     task: Task | str,
@@ -61,7 +85,9 @@ def tune(
 ) -> Tuned:
     """Searches the grid that an agent's factory carries, by validation loss, all combinations as one batch.
 
-    A combination with a run that diverged is not chosen (`lrenv.benchmark.selection`).
+    A combination with a run that diverged is not chosen (`lrenv.benchmark.selection`). Where the best rate is the
+    lowest or the highest of three or more with equal ratios, two more are tried on that side, until it is inside: else
+    who has the better grid would be ahead. A factory whose `extends` is False has a grid that is as it is.
 
     Args:
         name: the agent's; its factory's `grid` maps hyperparameters to values, whose product is searched.
@@ -78,21 +104,56 @@ def tune(
     factory, grid, task = agent_factory(name), grid_of(name), make_task(task)
     if not grid:
         raise ValueError(f"agent {name!r} has no grid to tune over; give its settings, as in {name}:peak=0.01")
-    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    pairs = [(combination, seed) for combination in combinations for seed in seeds]
+    rates = [key for key in RATES if key in grid and getattr(factory, "extends", True)]
+    factors = {key: ratio_of(grid[key]) for key in rates}
+    axes = {key: sorted(values) if factors.get(key) else list(values) for key, values in grid.items()}
+    losses: dict[tuple[Any, ...], float] = {}
 
     def run(part: list[tuple[dict[str, Any], int]]) -> Result:
         settings = {key: np.array([combination[key] for combination, _ in part]) for key in grid}
         result = evaluate(factory(**settings), task, [seed for _, seed in part], name=name, device=device)
         return replace(result, curves={})  # nothing is chosen by them
 
-    parts = [pairs[first : first + at_once] for first in range(0, len(pairs), at_once)]
-    found = [once({"tune": name, "part": i}, partial(run, part)) for i, part in enumerate(parts)]
-    losses = np.concatenate([selection_losses(result.val_loss, result.diverged) for result in found])
-    mean = losses.reshape(len(combinations), len(seeds)).mean(1)
-    if not np.isfinite(mean).any():
+    def takes(key: str, value: Any) -> bool:
+        try:
+            factory(**{other: values[0] for other, values in grid.items()} | {key: value})
+        except ValueError:
+            return False
+        return True
+
+    for number in itertools.count():
+        asked = itertools.product(*(grid if number == 0 else axes).values())  # first in the order of the grid
+        new = [values for values in asked if values not in losses]
+        pairs = [(dict(zip(grid, values, strict=True)), seed) for values in new for seed in seeds]
+        parts = [pairs[first : first + at_once] for first in range(0, len(pairs), at_once)]
+        key = {"tune": name} | ({"extension": number} if number else {})
+        found = [once(key | {"part": i}, partial(run, part)) for i, part in enumerate(parts)]
+        each = np.concatenate([selection_losses(result.val_loss, result.diverged) for result in found])
+        losses |= zip(new, each.reshape(len(new), len(seeds)).mean(1).tolist(), strict=True)
+        best = min(losses, key=losses.__getitem__)
+        chosen = dict(zip(grid, best, strict=True)) if np.isfinite(losses[best]) else {}
+        longer = {
+            key: extended(values, factor, chosen.get(key), partial(takes, key))
+            if (factor := factors.get(key))
+            else values
+            for key, values in axes.items()
+        }
+        if longer == axes:
+            break
+        axes = longer
+    if not chosen:
         raise AgentError(
-            f"agent {name!r} on task {task.name!r}: runs diverge with all {len(combinations)} settings of its grid "
+            f"agent {name!r} on task {task.name!r}: runs diverge with all {len(losses)} settings of its grid "
             f"({', '.join(grid)}); give it settings of your own, as in {name}:{next(iter(grid))}=..."
         )
-    return Tuned(combinations[int(mean.argmin())], combinations, mean)
+    combinations = [dict(zip(grid, values, strict=True)) for values in losses]
+    return Tuned(chosen, combinations, np.array(list(losses.values())))
+
+
+def ratio_of(values: Sequence[Any]) -> float | None:
+    """Returns the ratio of neighbours, above 1, of three or more rates with equal ratios; None of anything else."""
+    ascending = sorted(values) if all(isinstance(x, int | float) for x in values) else []
+    if len(ascending) < 3 or ascending[0] <= 0:
+        return None
+    ratios = [high / low for low, high in itertools.pairwise(ascending)]
+    return ratios[0] if ratios[0] > 1 and np.allclose(ratios, ratios[0], rtol=1e-6) else None
