@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from reference import schedules as reference
 
+from lrenv.agents import AgentError, make_agent
 from lrenv.agents.schedules.greedy import greedy, greedy_bounded
+from lrenv.agents.schedules.refined import record_norms
+from lrenv.benchmark import evaluate
 from lrenv.envs.observations import CLOCK
 
 SETTINGS: list[dict[str, Any]] = [
@@ -75,3 +78,13 @@ def test_the_first_settings_are_the_authors() -> None:
         "greedy(peak=0.1, factor=0.95, patience=10, margin=1e-06, cooldown=0, pause=0, low=0.001, high=1.0, window=1, "
         "reset=500, warmup=0)"
     )
+
+
+@pytest.mark.parametrize("agent", ["plateau:peak=0.1", "greedy:peak=0.1", "greedy-bounded:peak=0.1"])
+def test_losses_that_were_measured_once_are_not_counted_twice(agent: str) -> None:
+    sentence = r"decisions, every 5 steps, and they are measured every 10: give the task interval=10"
+    with pytest.raises(AgentError, match=sentence):
+        evaluate(agent, "noisy-quadratic:budget=20:interval=5:measure_interval=10", [0], device="cpu")
+    evaluate(agent, "noisy-quadratic:budget=20:interval=10:measure_interval=10", [0], device="cpu")
+    with pytest.raises(ValueError, match="looks at the time alone"):
+        record_norms(make_agent(agent), "noisy-quadratic:budget=20:interval=5")

@@ -47,6 +47,7 @@ class Greedy(RateAgent[Progress]):
     """An agent that raises the rate while the validation loss improves, and lowers it otherwise; see `greedy`."""
 
     reads: ClassVar[tuple[str, ...]] = ("inner_step", "budget", "val_loss")
+    counts_measurements: ClassVar[bool] = True
 
     def start(self, observation: Any) -> Progress:
         """Gives the peak as rate, and no losses seen."""

@@ -38,6 +38,7 @@ class Plateau(RateAgent[Progress]):
     """An agent that lowers the rate when the validation loss stops improving; see `plateau`."""
 
     reads: ClassVar[tuple[str, ...]] = ("inner_step", "budget", "val_loss")
+    counts_measurements: ClassVar[bool] = True
 
     def start(self, observation: Any) -> Progress:
         """Gives the peak as rate, and no losses seen."""

@@ -149,11 +149,16 @@ def record_norms(
         device: where the trainee lives.
 
     Raises:
-        ValueError: an unknown norm, an agent that observes more than the clock, or a run that diverged.
+        ValueError: an unknown norm, an agent that looks at more than the time, or a run that diverged.
     """
     part, _ = lookup(NORMS, norm, "norm")
     if agent.view.observe != "clock":
         raise ValueError(f"{called(agent)} observes {agent.view.observe}; record norms with a schedule without fan_in")
+    if getattr(agent, "counts_measurements", False):
+        raise ValueError(
+            f"{called(agent)} counts the validation losses of its decisions, and would decide at every step here: "
+            "record norms with a schedule that looks at the time alone"
+        )
     task = make_task(task)
     task = make_task(task, interval=1, measure_interval=task.measure_interval or task.interval)
     view = replace(agent.view, observe=("clock", part), interval=1)

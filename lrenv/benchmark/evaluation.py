@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from lrenv.benchmark.optimizer_runs import run_optimizers
-from lrenv.controllers.agent import Agent, AgentError, State, View, called, make_agent, view_of
+from lrenv.controllers.agent import Agent, AgentError, State, called, make_agent, view_of
 from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.controllers.sb3_agent import as_agent
 from lrenv.envs.observations import names_of
@@ -136,7 +136,7 @@ def evaluate(
             )
         return _optimized(agent, name, task, seeds, chosen)
     compile: Compile = "graph" if capture and chosen.type == "cuda" else False
-    envs = _environments(environments, name, view, task, len(seeds), chosen, compile)
+    envs = _environments(environments, name, agent, task, len(seeds), chosen, compile)
     acting = agent.on_device(chosen) if hasattr(agent, "on_device") else agent
     begin = time.perf_counter()
     options = {} if initial_lr is None else {"initial_lr": initial_lr}
@@ -211,17 +211,22 @@ def measured_every(task: Task, interval: int) -> int:
 def _environments(
     make: Callable[..., LearningRateVectorEnv],
     name: str,
-    view: View,
+    agent: Agent,
     task: Task,
     n: int,
     device: torch.device,
     compile: Compile,
 ) -> LearningRateVectorEnv:
     """What the agent called `name` acts on."""
-    settings = {"interval": task.interval} | view.settings()
+    settings = {"interval": task.interval} | view_of(agent).settings()
     interval = settings["interval"]
     try:
-        settings["measure_interval"] = measured_every(task, count("interval", interval))
+        measured = settings["measure_interval"] = measured_every(task, count("interval", interval))
+        if measured > interval and getattr(agent, "counts_measurements", False):
+            raise ValueError(
+                f"it counts the validation losses of its decisions, every {interval} steps, and they are measured "
+                f"every {measured}: give the task interval={measured}, or measure_interval={interval}"
+            )
         return make(n, task, **settings, device=device, compile=compile, autoreset_mode=AutoresetMode.DISABLED)
     except (ValueError, TypeError) as error:
         # Is it the agent, or the task by itself?

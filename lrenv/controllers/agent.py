@@ -69,6 +69,9 @@ class Agent(Protocol):
     An agent that computes with tensors may also have a method `on_device(device)` that returns the agent on that
     device: evaluations call it with the device of the trainees. Other agents decide on the host.
 
+    An agent that counts the validation losses of its decisions, as those do that wait for some without an improvement,
+    has `counts_measurements = True`: where fewer are measured than there are decisions, evaluations refuse it.
+
     Three attributes spare or tell something, where an agent has them: `reads`, the names of the signals in its
     observation, and nothing else but the carry, that its actions depend on, without which it reads all: a loop of one's
     own (`lrenv.LRController`) measures no more than these are made of, and tables tell by them whether the agent uses
