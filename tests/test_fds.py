@@ -157,6 +157,40 @@ def test_fds_finds_the_schedule_of_the_noisy_quadratic_and_greedy_does_not() -> 
     assert excess(near) > 0.02
 
 
+def test_a_resumed_search_may_end_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted between two validations, and resumed to end there, or sooner."""
+
+    def interrupted(name: str, at: int) -> Path:
+        steps, iterate = iter(range(at)), FDSTraining.iterate
+
+        def stopping(self: FDSTraining) -> dict[str, float]:
+            if next(steps, None) is None:
+                raise KeyboardInterrupt
+            return iterate(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FDSTraining, "iterate", stopping)
+            with pytest.raises(KeyboardInterrupt, match=f"{at} outer steps are saved"):
+                outer_training.train(FDSTraining, settings(tmp_path / name, outer_steps=8, eval_every=4))
+        return tmp_path / name
+
+    for at in (2, 6):
+        out = interrupted(f"cut{at}", at)
+        again = partial(settings, out, eval_every=4, resume=True)
+        with pytest.raises(
+            ValueError, match=f"outer_steps=1 is less than the {at} outer steps that are done: give more"
+        ):
+            outer_training.train(FDSTraining, again(outer_steps=1))
+        outer_training.train(FDSTraining, again(outer_steps=at))
+        outer_training.train(FDSTraining, settings(tmp_path / f"straight{at}", outer_steps=at, eval_every=4))
+        cut, straight = (
+            controller_file.read(folder / "controller.safetensors") for folder in (out, tmp_path / f"straight{at}")
+        )
+        assert all(torch.equal(cut[0][name], straight[0][name]) for name in straight[0])
+        assert cut[1]["runs"] == straight[1]["runs"]
+        assert cut[1]["finished"]
+
+
 def test_a_converged_search_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fds_training, "CONVERGED", 0.6)
     train(settings(tmp_path, momentum_segments=0, weight_decay_segments=0, outer_steps=9, eval_every=9))

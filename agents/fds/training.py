@@ -174,6 +174,11 @@ class FDSTraining(ScheduleTraining):
         """The number of outer steps of the whole search, which ends when it has converged."""
         return self.iteration if self.converged else self.settings.outer_steps
 
+    @property
+    def over(self) -> str:
+        """Why there is nothing to do, in a line of status."""
+        return "the search has converged: no step would change a value by much" if self.converged else super().over
+
     def outer_step(self) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
         """Computes hypergradients, and takes a sign step on each hyperparameter."""
         losses, gradient = self.hypergradient()

@@ -62,6 +62,7 @@ class Training(ABC, Generic[S]):
         best_val_loss: what `held_out_loss` gave for the best controller so far; None before the first.
         best_iteration: the number of iterations after which that controller was made.
         selection_runs: the number of trainees that were trained so far to choose it.
+        finished: whether the checkpoint that it goes on from was the last one, of a training as long as was asked then.
         command: the command that began the training.
         files: spec of something of one's own that takes part -> what tells its file from another version.
         unit: what the progress bar counts.
@@ -76,6 +77,7 @@ class Training(ABC, Generic[S]):
         self.best_val_loss: float | None = None
         self.best_iteration: int | None = None
         self.selection_runs = 0
+        self.finished = False
         self.command = command_line()
         self.files = settings.files()
 
@@ -161,6 +163,11 @@ class Training(ABC, Generic[S]):
         return {"training": self.episodes, "selection": self.selection_runs}
 
     @property
+    def over(self) -> str:
+        """Why there is nothing to do, in a line of status."""
+        return f"it was finished; a larger --{self.settings.LENGTH.replace('_', '-')} goes further"
+
+    @property
     def best_shown(self) -> str:
         """The best held-out loss so far, in a line of status."""
         return "-" if self.best_val_loss is None else f"{self.best_val_loss:.4f}"
@@ -217,7 +224,7 @@ class Training(ABC, Generic[S]):
                 "ones back, or start anew in another --out"
             )
         try:
-            values, self.command = metadata["values"], metadata["command"]
+            values, self.command, self.finished = metadata["values"], metadata["command"], metadata["finished"]
             self.iteration, self.best_iteration = metadata["iteration"], metadata["best_iteration"]
             self.selection_runs, best = metadata["selection_runs"], metadata["best_val_loss"]
         except KeyError as error:
@@ -234,7 +241,8 @@ def train(kind: Callable[[S], Training[S]], settings: S, deadline: float = math.
     """Trains a controller and gives the path of the best one.
 
     Interrupted (KeyboardInterrupt), it saves the last finished iteration; `resume` goes on from there, and ends with
-    the same controller, to the last bit, on the same machine.
+    the same controller, to the last bit, on the same machine. One that is made longer than was asked for at first has
+    been validated at that end, too, where the first length is no multiple of `eval_every`.
 
     Args:
         kind: what is trained.
@@ -263,6 +271,12 @@ def _trained(training: Training[S], settings: S, folder: Folder, deadline: float
     """Runs the training from its beginning, or from the checkpoint, to its end."""
     if settings.resume:
         training.restore(folder.checkpoint)
+        if training.iteration > training.iterations:
+            name = settings.LENGTH
+            raise ValueError(
+                f"{name}={getattr(settings, name)} is less than the {training.done} {training.unit} that are done: "
+                "give more, or leave it out to go on to the end that was asked for before"
+            )
         folder.settle(training.best_iteration)
     else:
         folder.save(*training.checkpoint())
@@ -275,8 +289,10 @@ def _trained(training: Training[S], settings: S, folder: Folder, deadline: float
     try:
         with progress(training.length, training.unit, done) as report:
             if training.iteration >= training.iterations:
-                longer = f"a larger --{settings.LENGTH.replace('_', '-')} goes further"
-                report(done, f"it was finished; {longer}  best {training.best_shown}")
+                if not training.finished and training.iteration % settings.eval_every:  # it was to be longer
+                    training.validate()
+                    saved = training.checkpoint()
+                report(done, f"{training.over}  best {training.best_shown}")
             while training.iteration < training.iterations:
                 if time.monotonic() >= deadline:
                     raise KeyboardInterrupt
