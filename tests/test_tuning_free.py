@@ -296,3 +296,22 @@ def test_the_rate_of_mechanic_is_that_of_its_updates(toy: Callable[..., Task]) -
         (w.detach() - start).numpy(), (agent.rate(optimizer) * total).detach().numpy(), rtol=1e-2
     )
     assert (w.detach() - start).abs().min() > 1e-7
+
+
+@pytest.mark.parametrize("spec", ["prodigy:schedule='constant'", "d-adaptation:schedule='constant'",
+                                  "d-adaptation:schedule='constant':base=sgd"])  # fmt: skip
+def test_the_rate_of_an_estimate_is_that_of_the_step(spec: str, toy: Callable[..., Task]) -> None:
+    """D is raised within the step, which takes the one of before."""
+    agent, task = make_agent(spec), toy(optimizer="adam")
+    parameter = nn.Parameter(torch.tensor([3.0, -2.0]))
+    optimizer = agent.optimizer([parameter], task)  # type: ignore[attr-defined]
+    raised = 0
+    for _ in range(20):
+        parameter.grad = parameter.detach().clone()
+        group = optimizer.param_groups[0]
+        before = group["d"]
+        agent.step(optimizer, parameter.square().sum() / 2, 0.0)  # type: ignore[attr-defined]
+        raised += group["d"] > before
+        expected = before / (13**0.5 if "sgd" in spec else 1)
+        assert agent.rate(optimizer) == pytest.approx(expected, rel=1e-6)  # type: ignore[attr-defined]
+    assert raised

@@ -12,6 +12,9 @@
 Read `agent.py`; each factory says where its options are recommended. A run has an optimizer of its own
 (`lrenv.benchmark.optimizer_runs`), since most of these keep one number for all parameters of a network.
 
+The d is that which the step took, before it is raised; `d-adaptation:base=sgd` divides it by the norm of the first
+gradient.
+
 Limits: they are optimizers, and can't be combined with rates that something else sets. Here each run is trained by
 itself, not in a batch, so that they take longer than other agents.
 """

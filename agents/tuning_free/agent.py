@@ -37,6 +37,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
 }
 """Name -> (part of the budget that has passed) -> what the rate is multiplied by."""
+TAKEN = "d_of_the_last_step"
+"""What the first group of an optimizer with an estimate d of the distance has besides."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,6 +114,9 @@ class TuningFree(OptimizerAgent):
         if self.schedule != "constant":
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * SCHEDULES[self.schedule](progress)
+        group = optimizer.param_groups[0]
+        if "d" in group:  # which is raised within the step that takes it as it was before
+            group[TAKEN] = group["d"]
         if self.needs_loss:
             optimizer.step(loss=loss)
         else:
@@ -177,8 +182,10 @@ def _bool(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r}: {name} must be True or False")
 
 
-def _of_group(name: str) -> Callable[[Any], float]:
-    return lambda optimizer: optimizer.param_groups[0][name]
+def _distance(optimizer: Any) -> float:
+    """The estimate d that the last step took; over the norm of the first gradient where steps are divided by that."""
+    group = optimizer.param_groups[0]
+    return float(group.get(TAKEN, group["d"])) / float(group.get("g0_norm") or 1.0)
 
 
 def schedule_free(base: str = "adamw", lr: float | None = None, warmup: float = 0.02) -> TuningFree:
@@ -224,7 +231,7 @@ def prodigy(schedule: str = "cosine", lr: float = 1.0) -> TuningFree:
         return module.Prodigy(parameters, lr=lr)
 
     settings = (("schedule", schedule), ("lr", lr))
-    return TuningFree("prodigy", "prodigyopt", "prodigyopt", settings, make, _of_group("d"), lr, schedule)
+    return TuningFree("prodigy", "prodigyopt", "prodigyopt", settings, make, _distance, lr, schedule)
 
 
 def d_adaptation(base: str = "adam", schedule: str = "linear", lr: float = 1.0) -> TuningFree:
@@ -244,7 +251,7 @@ def d_adaptation(base: str = "adam", schedule: str = "linear", lr: float = 1.0) 
         return getattr(module, kind)(parameters, lr=lr, **own)
 
     settings = (("base", base), ("schedule", schedule), ("lr", lr))
-    return TuningFree("d-adaptation", "dadaptation", "dadaptation", settings, make, _of_group("d"), lr, schedule)
+    return TuningFree("d-adaptation", "dadaptation", "dadaptation", settings, make, _distance, lr, schedule)
 
 
 def dog(layerwise: bool = False, averaged: bool = True, reps_rel: float | None = None) -> TuningFree:

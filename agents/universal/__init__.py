@@ -29,8 +29,12 @@ not scaled, asks SGD for less.
 
 The ceiling h of the guard is infinite at first. In the first 30 % of the budget it falls where the last interval, of N
 steps and with the rate r (without decay and correction), has shown that r was too high. Either both the first and the
-last layer have moved by more than 0.2 sqrt(N) times the length of their weights before it, the one that moved less by u
-times; or the training loss l relative to that of the first batch has risen, which is told by
+last layer have moved by more than 0.2 sqrt(N) times the length of their weights w before it; that of the one that moved
+less is u, where the way from w to w' is taken to be at right angles to w:
+
+    u = a / sqrt(max(1 - a^2, 0.01)),    a = norm(w' - w) / norm(w');
+
+or the training loss l relative to that of the first batch has risen, which is told by
 
     s <- s + (1 - exp(-N / max(10, min(320 / B, t)))) (log((l + 0.3) / 1.3) - s):
 

@@ -168,7 +168,8 @@ class Guard:
         rise: the factor above the lowest of these sums, so far or since the last fall, from which on the rate falls.
         fall: the part that is left of the rate then.
         farthest: the farthest that both the first and the last layer may move in a step, in parts of their weights'
-            length before it; many steps may move them by this times the square root of their number.
+            length before it, as `log_movement` takes it; many steps may move them by this times the square root of
+            their number.
     """
 
     watched: float | Tensor = 0.3
