@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -14,13 +15,14 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import vector as wrappers
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lrenv.data import Data, Split, load
 from lrenv.envs.env import LearningRateEnv
 from lrenv.envs.rewards import REWARDS
 from lrenv.envs.sb3_vec_env import LearningRateVecEnv
+from lrenv.envs.snapshots import contents_of
 from lrenv.envs.vector_env import LearningRateVectorEnv
 from lrenv.randomness import draws
 from lrenv.training.optimizers import adam, momentum
@@ -536,6 +538,49 @@ def test_data_of_functions_are_told_apart_by_their_contents() -> None:
     same.restore(envs.snapshot())
     with pytest.raises(ValueError, match=r"data 1200 training examples \[\w+\] \(here 1200 training examples"):
         other.restore(envs.snapshot())
+
+
+class OfAnother(nn.Module):
+    """A network that differs from others of its class in what torch prints nothing of."""
+
+    def __init__(self, shape: Any, classes: int, scale: float = 1.0, act: Any = torch.relu, gain: float = 1.0) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(math.prod(shape), 4), nn.Linear(4, classes)
+        self.scale, self.act = scale, act
+        with torch.no_grad():
+            self.last.weight.mul_(gain)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaled(self.last(self.act(self.first(x.flatten(1)))))
+
+
+class Halved(OfAnother):
+    __qualname__ = "OfAnother"
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return x * self.scale / 2
+
+
+Halved.__name__ = "OfAnother"
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [(OfAnother, {"scale": 2.0}), (OfAnother, {"act": torch.tanh}), (OfAnother, {"gain": 3.0}), (Halved, {})],
+)
+def test_networks_are_told_apart_by_what_they_hold_and_do(kind: Any, change: dict[str, Any]) -> None:
+    envs, same, other = (
+        LearningRateVectorEnv(1, make_task(DIGITS, network=partial(kind, **more)), device="cpu")
+        for kind, more in ((OfAnother, {}), (OfAnother, {}), (kind, change))
+    )
+    envs.reset(seed=0)
+    same.restore(envs.snapshot())
+    with pytest.raises(ValueError, match="network OfAnother"):
+        other.restore(envs.snapshot())
+    assert contents_of(envs.task) == contents_of(same.task) != contents_of(other.task)
 
 
 @pytest.mark.parametrize("change", [{"eps_root": 1e-6}, {"eps": 1e-6}])

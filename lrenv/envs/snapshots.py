@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lrenv.data.registry import may_change
@@ -112,9 +112,18 @@ def _data(task: Task, trainee: Trainee) -> str:
 
 def _network(task: Task, trainee: Trainee) -> str:
     module = build(partial(task.network, trainee.train.inputs.shape[1:], trainee.outputs), 0)
-    code = [getattr(type(part).forward, "__code__", None) for part in module.modules()]
-    structure = f"{module}{trainee.network.shapes}{[_code(c) for c in code if c is not None]}"
+    # How large weights begin, in few digits: their last bits may differ between machines.
+    sizes = [f"{float(p.detach().abs().double().square().mean().sqrt()):.3g}" for p in module.parameters()]
+    structure = f"{module}{trainee.network.shapes}{sizes}{[_own(part) for part in module.modules()]}"
     return f"{type(module).__name__} of {trainee.network.size} parameters [{_checksum(structure)}]"
+
+
+def _own(part: nn.Module) -> list[Any]:
+    """What a module holds and does besides what torch's modules do, which tell their settings by their names."""
+    kinds = [kind for kind in type(part).__mro__ if not kind.__module__.startswith(("torch.", "builtins"))]
+    methods = [x for kind in kinds for x in vars(kind).values() if isinstance(x, FunctionType)]
+    held = {name: x for name, x in vars(part).items() if kinds and name not in vars(nn.Module())}
+    return [[_code(method.__code__) for method in methods], described(held)]
 
 
 def described(value: object) -> str:
