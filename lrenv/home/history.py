@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections import deque
 from collections.abc import Iterator
 from os import PathLike
@@ -31,6 +32,9 @@ class History:
 
     def __init__(self) -> None:
         self._decisions: deque[Decision] = deque(maxlen=KEPT)
+
+    def __repr__(self) -> str:
+        return f"History of {len(self)} decisions"
 
     def __len__(self) -> int:
         return len(self._decisions)
@@ -67,7 +71,7 @@ class History:
     def plot(self, path: str | PathLike[str] | None = None) -> Any:
         """Draws the highest of the groups' rates and the losses over the steps.
 
-        A decision that was not carried out as the agent asked for is marked.
+        Where the agent asked for other rates, as in shadow mode, they are a dashed line.
 
         Args:
             path: of an image to write; None writes none.
@@ -85,14 +89,17 @@ class History:
             upper.plot(steps, [getattr(decision, name) for decision in self], label=label)
         upper.set_ylabel("loss")
         upper.legend()
-        lower.step(steps, [max(decision.rates) for decision in self], where="post", label="learning rate")
-        marked = [(decision.step, max(decision.proposed)) for decision in self if decision.why]
-        if marked:
-            lower.plot(*zip(*marked, strict=True), ".", label="asked for, not done as such")
+        rates, asked = [max(decision.rates) for decision in self], [max(decision.proposed) for decision in self]
+        lower.step(steps, rates, where="post", label="learning rate")
+        if asked != rates:
+            lower.step(steps, asked, "--", where="post", label="what the agent asked for")
         lower.set_ylabel("learning rate")
         lower.set_xlabel("optimizer step")
-        if any(max(decision.rates) > 0 for decision in self):
+        if any(rate > 0 for rate in rates):
             lower.set_yscale("log")
+        losses = [x for each in self for x in (each.val_loss, each.train_loss) if math.isfinite(x)]
+        if losses and 0 < 10 * min(losses) < max(losses):  # else its labels are hard to read
+            upper.set_yscale("log")
         lower.legend()
         if path is not None:
             figure.savefig(path)
