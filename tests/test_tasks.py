@@ -9,11 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
 from lrenv import data, networks, specs
 from lrenv.data import Data, Split
+from lrenv.envs.episode import Episode
 from lrenv.training.losses import check_outputs, make_loss
 from lrenv.training.optimizers import OPTIMIZERS, adam
 from lrenv.training.tasks import LogUniform, Task, initial_rates, make_task, register_task, tasks
@@ -53,6 +55,20 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_counts_must_count(name: str, value: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"{name}.*{message}"):
         make_task("digits-mlp", **{name: value})
+
+
+def test_counts_may_be_those_of_numpy(toy: Callable[..., Task]) -> None:
+    """They become Python's, which torch takes for sizes, and which don't overflow."""
+    names = ("batch_size", "budget", "interval", "val_examples", "measure_interval")
+    plain = toy(**dict.fromkeys(names, 4))
+    task = make_task(plain, **dict.fromkeys(names, np.uint8(4)))
+    assert [type(getattr(task, name)) for name in names] == [int] * 5
+    assert task == plain
+    long = toy(budget=np.uint16(65535), interval=np.int64(5))
+    episode = Episode(long)
+    assert episode.decisions == 13107
+    state, _ = episode.reset([0])
+    assert episode.step(state, torch.zeros(1, 1))[1].info["inner_step"].tolist() == [5]
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ InitialLR = float | tuple[float, ...] | LogUniform
 class Task:
     """Everything that defines a trainee's training, except the learning rate.
 
+    Counts may be given as integers of NumPy's, and are kept as Python's.
+
     Attributes:
         name: how the task is called.
         data: name of a data set (`lrenv.data.datasets()`), or a function that gives a `Data`.
@@ -112,13 +114,14 @@ class Task:
                 "data must be a data set's name, or a function without arguments that gives a lrenv.data.Data, not "
                 f"{what_is(self.data)}; lrenv.data.from_arrays makes one from arrays of examples"
             )
-        for name in ("batch_size", "budget", "interval"):
-            count(name, getattr(self, name))
+        for name in ("batch_size", "budget", "interval", "val_examples", "measure_interval"):
+            value = getattr(self, name)
+            if value is not None or name not in ("val_examples", "measure_interval"):
+                # Python's: one of NumPy's overflows in what is computed of it, and torch takes some for no size.
+                object.__setattr__(self, name, count(name, value))
         if not isinstance(self.replacement, bool):
             raise TypeError(f"replacement must be True or False, not {self.replacement!r}")
-        if self.val_examples is not None:
-            count("val_examples", self.val_examples)
-        if self.measure_interval is not None and count("measure_interval", self.measure_interval) % self.interval:
+        if self.measure_interval is not None and self.measure_interval % self.interval:
             raise ValueError(
                 f"measure_interval={self.measure_interval} must be a multiple of interval={self.interval}: "
                 "measurements end decisions"
