@@ -191,6 +191,7 @@ def test_actions_are_judged_in_the_dtype_of_the_space() -> None:
         (("scale", "set"), "must name one way to set the rate"),
         ((), "must name one way to set the rate"),
         (("discrete", "momentum"), "can't be combined with momentum"),
+        (("scale", "momentum", "momentum"), "names momentum more than once; name each once"),
         (("scale", "momentun"), "must name one way|unknown"),
     ],
 )

@@ -158,6 +158,8 @@ class Control:
         main = [name for name in names if name not in HYPERPARAMETERS]
         if len(main) != 1:
             raise ValueError(f"control={control!r} must name one way to set the rate, one of {', '.join(KINDS)}")
+        if twice := [name for name in self.hyperparameters if names.count(name) > 1]:
+            raise ValueError(f"control={control!r} names {twice[0]} more than once; name each once")
         kind, slash, granularity = main[0].partition("/")
         self.granularity = granularity if slash else "trainee"
         self._kind, self._rates = _rule(kind)
