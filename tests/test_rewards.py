@@ -366,6 +366,37 @@ def test_own_rewards_and_observations_reach_the_agent(toy: Callable[..., Task], 
     np.testing.assert_array_equal(seen[0][1], seen[1][1])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "observe",
+    [
+        lambda d: d.val_loss[:, None],
+        lambda d: d.val_loss[:, None].double(),
+        {"loss": Signal(-math.inf, math.inf, lambda d: d.val_loss)},
+        {"loss": Signal(0, math.inf, lambda d: d.val_loss.double())},
+    ],
+)
+@pytest.mark.parametrize("loss", [math.nan, math.inf, 1e300])
+def test_what_is_no_number_is_the_worst_one(observe: Any, dtype: str, loss: float) -> None:
+    """Where bounds are infinite, too; the others are shown as they are."""
+    kind = getattr(torch, dtype)
+    observer = Observer(observe, kind, {})
+    seen = observer.observe(Dynamics(*(x.to(kind) for x in dynamics(2, val_loss=[1.5, loss]))), {})
+    assert isinstance(seen, Tensor)
+    assert seen.dtype == kind
+    assert seen[0, 0] == 1.5
+    assert seen[1, 0].isfinite()
+    assert seen[1, 0] >= min(1e300, torch.finfo(kind).max)
+    assert all(observer.space.contains(row) for row in seen.numpy())
+
+
+def test_white_box_parts_that_are_no_numbers_are_zero() -> None:
+    observer = Observer(("clock", "parameters"), F64, {"parameters": 3})
+    seen = observer.observe(dynamics(), {"parameters": torch.tensor([[math.nan, math.inf, 2.0]], dtype=F64)})
+    assert isinstance(seen, dict)
+    assert seen["parameters"].tolist() == [[0.0, torch.finfo(F64).max, 2.0]]
+
+
 def test_a_snapshot_tells_own_rewards_apart(toy: Callable[..., Task]) -> None:
     def other(d: Dynamics, diverged: Tensor) -> Tensor:
         return 2 * fall(d, diverged)
@@ -384,6 +415,13 @@ def test_a_snapshot_tells_own_rewards_apart(toy: Callable[..., Task]) -> None:
         ({"reward": lambda d, diverged: 1.0}, ValueError, "not a float"),
         ({"reward": 3}, TypeError, "a name or a function.*not an int"),
         ({"observe": lambda d: d.val_loss}, ValueError, r"must give numbers \(n, k\).*not \(2,\)"),
+        (
+            {"observe": {"loss": Signal(0, 1, lambda d: d.val_loss[:, None])}},
+            ValueError,
+            r"signal 'loss' of observation 'loss' must give numbers \(n,\), \(2,\) for two trainees, not \(2, 1\)",
+        ),
+        ({"observe": {"loss": Signal(0, 1, lambda d: d.val_loss.mean())}}, ValueError, r"signal 'loss'.*not \(\)"),
+        ({"observe": {"one": Signal(0, 1, lambda d: 1.0)}}, ValueError, "signal 'one'.*not a float"),
         ({"observe": 3}, TypeError, "table of .*Signal.*not an int"),
         ({"observe": {"loss": 3}}, TypeError, "table of .*Signal.*not a dict"),
         ({"observe": ()}, ValueError, "each once"),

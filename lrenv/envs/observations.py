@@ -1,15 +1,18 @@
 """What agents see: quantities of training, and the named sets of them that make an observation.
 
 Each set is one table of (low, high, function), from which both the Gymnasium space and the values come, so that
-they can't disagree. Values are clamped to their bounds; NaN takes the upper one.
+they can't disagree. Values are clamped to their bounds; NaN takes the upper one. Where a bound is infinite, the largest
+number of the dtype stands in its place, 3.4e38 in float32: what a diverged trainee shows is finite and the worst there
+is.
 
 `register_observation` gives one's own a name; environments also take a table, or a function from `Dynamics` to numbers
-(n, k), in the place of a name.
+(n, k), in the place of a name. Such numbers have infinite bounds.
 
 Logarithms are of losses above 0, and anything else counts as 1e-12: of a loss of one's own that is 0 or less, falls and
 changes show nothing. Such a loss is observed by `paper`, `clock`, or an observation of one's own; or add a constant.
 
-White-box parts are gradients and parameters themselves. They make the observation a `Dict`.
+White-box parts are gradients and parameters themselves. They make the observation a `Dict`. NaN in them becomes 0, and
+infinities the largest numbers of the dtype.
 
 | part | shape | |
 |---|---|---|
@@ -260,7 +263,8 @@ class Observer:
 
     Raises:
         TypeError: an observation that is no name, table of signals, or function.
-        ValueError: an unknown name, one that is given twice, or a function that does not give numbers (n, k).
+        ValueError: an unknown name, one that is given twice, a function that does not give numbers (n, k), or a signal
+            that does not give numbers (n,).
     """
 
     def __init__(self, observe: Observe, dtype: torch.dtype, sizes: Mapping[str, int]) -> None:
@@ -320,7 +324,7 @@ class Observer:
         return torch.stack(found, -1)
 
     def _values(self, dynamics: Dynamics, tables: Sequence[_Table]) -> Tensor:
-        return torch.stack([column for table in tables for column in table.columns(dynamics)], -1).to(self._dtype)
+        return torch.stack([column for table in tables for column in table.columns(dynamics)], -1)
 
 
 class _Table(NamedTuple):
@@ -332,28 +336,41 @@ class _Table(NamedTuple):
 
 
 def _table(observation: Observation, name: str, dtype: torch.dtype) -> _Table:
+    largest = torch.finfo(dtype).max
+    trial = Dynamics(*(torch.ones(2, dtype=dtype) for _ in Dynamics._fields))
     if isinstance(observation, Mapping):
         signals = list(observation.values())
+        for key, signal in observation.items():
+            given = signal.value(trial)
+            if not isinstance(given, Tensor) or given.shape != (2,):
+                raise ValueError(
+                    f"signal {key!r} of observation {name!r} must give numbers (n,), (2,) for two trainees, not "
+                    f"{_shape(given)}"
+                )
 
         def raw(dynamics: Dynamics) -> Sequence[Tensor]:
             return [signal.value(dynamics) for signal in signals]
 
         def bounded(dynamics: Dynamics) -> Sequence[Tensor]:
+            # In the dtype of the observations, in which a larger number is infinite.
             return [
-                value.nan_to_num(nan=signal.high).clamp(signal.low, signal.high)
+                value.to(dtype).nan_to_num(nan=min(signal.high, largest)).clamp(signal.low, signal.high)
                 for signal, value in zip(signals, raw(dynamics), strict=True)
             ]
 
         return _Table({key: (signal.low, signal.high) for key, signal in observation.items()}, raw, bounded)
-    trial = observation(Dynamics(*(torch.ones(2, dtype=dtype) for _ in Dynamics._fields)))
-    if not isinstance(trial, Tensor) or trial.ndim != 2 or len(trial) != 2 or not trial.shape[1]:
-        shape = tuple(trial.shape) if isinstance(trial, Tensor) else what_is(trial)
-        raise ValueError(f"observation {name!r} must give numbers (n, k), (2, k) for two trainees, not {shape}")
+    given = observation(trial)
+    if not isinstance(given, Tensor) or given.ndim != 2 or len(given) != 2 or not given.shape[1]:
+        raise ValueError(f"observation {name!r} must give numbers (n, k), (2, k) for two trainees, not {_shape(given)}")
 
     def unbounded(dynamics: Dynamics) -> Sequence[Tensor]:
-        return observation(dynamics).nan_to_num().unbind(1)
+        return observation(dynamics).to(dtype).nan_to_num(nan=largest).unbind(1)
 
     def unchecked(dynamics: Dynamics) -> Sequence[Tensor]:
         return observation(dynamics).unbind(1)
 
-    return _Table({f"{name}.{i}": (-np.inf, np.inf) for i in range(trial.shape[1])}, unchecked, unbounded)
+    return _Table({f"{name}.{i}": (-np.inf, np.inf) for i in range(given.shape[1])}, unchecked, unbounded)
+
+
+def _shape(given: object) -> tuple[int, ...] | str:
+    return tuple(given.shape) if isinstance(given, Tensor) else what_is(given)
