@@ -154,10 +154,12 @@ def test_test_losses_come_at_the_end_alone(toy: Callable[..., Task]) -> None:
     assert ((info["test_accuracy"] >= 0) & (info["test_accuracy"] <= 1)).all()
 
 
-def test_a_test_loss_is_masked_where_an_episode_goes_on(toy: Callable[..., Task]) -> None:
-    envs = LearningRateVectorEnv(2, toy(), control="set-raw", **EXACT)
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+def test_a_test_loss_is_masked_where_an_episode_goes_on(toy: Callable[..., Task], mode: str) -> None:
+    envs = LearningRateVectorEnv(2, toy(), control="set-raw", autoreset_mode=mode, **EXACT)
     envs.reset(seed=0)
     *_, info = envs.step(np.array([[0.1], [WILD]]))
+    info = info["final_info"] if mode == "SameStep" else info
     assert info["_test_loss"].tolist() == info["_test_accuracy"].tolist() == [False, True]
     assert np.isnan(info["test_loss"]).tolist() == np.isnan(info["test_accuracy"]).tolist() == [True, False]
 

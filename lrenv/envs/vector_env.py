@@ -319,7 +319,12 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         final_obs = np.full(self.num_envs, None, dtype=object)
         for i in np.flatnonzero(mask):
             final_obs[i] = row(observation, i)
-        final = {name: np.where(_along(mask, x), x, np.zeros_like(x)) for name, x in info.items() if name[0] != "_"}
+        final = {
+            # What has a mask of its own, test results, is NaN elsewhere already.
+            name: x if f"_{name}" in info else np.where(_along(mask, x), x, np.zeros_like(x))
+            for name, x in info.items()
+            if name[0] != "_"
+        }
         self._now = self._restarted(mask, before)
         host = self._fetch()
         info = host.info
