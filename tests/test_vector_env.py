@@ -15,6 +15,8 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import vector as wrappers
 from numpy.typing import NDArray
+from stable_baselines3 import PPO
+from stable_baselines3.common.evaluation import evaluate_policy
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -373,6 +375,44 @@ def test_images_show_every_env() -> None:
     sb3.reset()
     sb3.step(np.zeros((2, 1), np.float32))
     np.testing.assert_array_equal(sb3.get_images()[1], images[1])
+
+
+def test_batches_of_any_size_have_an_image_per_env() -> None:
+    """Those beyond the 16 that are drawn are white."""
+    envs = LearningRateVectorEnv(18, render_mode="rgb_array", **TINY)
+    envs.reset(seed=0)
+    images = envs.render()
+    assert len(images) == 18
+    assert len({image.shape for image in images}) == 1
+    assert [image.min() == 255 for image in images] == [False] * 16 + [True] * 2
+    sb3 = LearningRateVecEnv(18, render_mode="rgb_array", **TINY)
+    sb3.reset()
+    assert len(sb3.get_images()) == 18
+    assert sb3.render() is not None
+
+
+def test_human_rendering_tells_the_end_of_an_episode_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the next one begins within the step; and an env that goes on has one point of its curve per decision."""
+    envs = LearningRateVecEnv(2, render_mode="human", control="set-raw", **TINY)
+    envs.reset()
+    assert envs.render() is None
+    for wild in (0.1, 1e30, 0.1):
+        envs.step(np.array([[0.1], [wild]], np.float32))
+        assert envs.render() is None
+    lines = capsys.readouterr().out.splitlines()
+    steps = (0, 5, 10, 10)  # at last, the mean of 15 and 5
+    assert [line.split(" | ")[0] for line in lines] == [f"noisy-quadratic step {step}/20" for step in steps]
+    assert [line[-12:] for line in lines] == [f"diverged {number}/2" for number in (0, 0, 1, 0)]
+    history = envs.envs._history
+    assert history is not None
+    assert [[point[0] for point in row] for row in history._rows] == [[0, 5, 10, 15], [0, 5]]
+
+
+def test_human_rendering_goes_with_evaluate_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    envs = LearningRateVecEnv(1, render_mode="human", **TINY)
+    model = PPO("MlpPolicy", envs, n_steps=4, batch_size=4, device="cpu")
+    evaluate_policy(model, envs, n_eval_episodes=1, render=True, warn=False)
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 4
 
 
 def test_human_rendering_prints_a_line_a_decision(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,23 +11,25 @@ from numpy.typing import NDArray
 from lrenv.training.dynamics import one_rate
 from lrenv.training.tasks import Task
 
+FOLLOWED = 16
+"""The most envs of a batch that are drawn: drawing one takes longer than many a decision."""
+
 
 class History:
     """What the first envs of a batch have shown since their episodes began.
 
     Args:
-        num_envs: how many are followed.
+        num_envs: how many there are; the first `FOLLOWED` are drawn.
         task: gives the length of the axes.
     """
 
     def __init__(self, num_envs: int, task: Task) -> None:
         self._task = task
-        self._rows: list[list[tuple[float, float, float, float]]] = [[] for _ in range(num_envs)]
-        self._info: dict[str, Any] = {}
+        self._num_envs = num_envs
+        self._rows: list[list[tuple[float, float, float, float]]] = [[] for _ in range(min(num_envs, FOLLOWED))]
 
     def add(self, info: dict[str, Any], restarted: NDArray[np.bool_]) -> None:
         """Appends a decision; a restarted env begins anew."""
-        self._info = info
         rates = _rates(info)
         for i, row in enumerate(self._rows):
             if restarted[i]:
@@ -35,9 +37,8 @@ class History:
             lr = float(rates[i])
             row.append((float(info["inner_step"][i]), float(info["train_loss"][i]), float(info["val_loss"][i]), lr))
 
-    def line(self) -> str:
+    def line(self, info: dict[str, Any]) -> str:
         """Returns a line on the whole batch."""
-        info = self._info
         lr = _rates(info)
         return (
             f"{self._task.name} step {info['inner_step'].mean():.0f}/{self._task.budget}"
@@ -46,8 +47,12 @@ class History:
         )
 
     def draw(self) -> tuple[NDArray[np.uint8], ...]:
-        """Draws one image (height, width, 3) per env: losses and learning rate over inner steps."""
-        return tuple(self._draw(row) for row in self._rows)
+        """Draws one image (height, width, 3) per env: losses and learning rate over inner steps.
+
+        Those of envs that aren't followed are one white image.
+        """
+        drawn = [self._draw(row) for row in self._rows]
+        return (*drawn, *[np.full_like(drawn[0], 255)] * (self._num_envs - len(drawn)))
 
     def _draw(self, row: list[tuple[float, float, float, float]]) -> NDArray[np.uint8]:
         # Matplotlib takes half a second to import, and only those who look need it.

@@ -91,8 +91,15 @@ class LearningRateVecEnv(VecEnv):
     def close(self) -> None:
         """Does nothing, as nothing is open."""
 
+    def render(self, mode: str | None = None) -> Array | None:
+        """Returns the images of all envs as one, for "rgb_array"; None for "human", which prints as it goes."""
+        if self.render_mode == "human" and mode in (None, "human"):
+            self.envs.render()
+            return None
+        return super().render(mode)
+
     def get_images(self) -> Sequence[Array | None]:
-        """Returns one image per env, for "rgb_array"."""
+        """Returns one image per env, for "rgb_array"; see `LearningRateVectorEnv.render`."""
         images: Sequence[Array | None] = self.envs.render() or [None] * self.num_envs
         return images
 

@@ -83,7 +83,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             GPU's free memory, hold.
         autoreset_mode: Gymnasium's. In DISABLED mode an ended episode stands still, with reward 0, until it is
             reset with `options={"reset_mask": mask}`.
-        render_mode: "rgb_array" draws losses and rates of the first 16 envs, "human" prints a line per decision.
+        render_mode: "rgb_array" draws losses and rates of the first 16 envs, and leaves the images of the others white;
+            "human" prints a line per decision.
 
     Attributes:
         asked: the observation as it was given, and the optimizer that was asked for in the place of the task's.
@@ -147,7 +148,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self._inner_step = np.zeros(num_envs, dtype=np.int64)
         self._seeds = EpisodeSeeds(num_envs)
         self._ended = np.zeros(num_envs, dtype=bool)
-        self._history = History(min(num_envs, 16), task) if render_mode else None
+        self._history = History(num_envs, task) if render_mode else None
 
     @property
     def task(self) -> Task:
@@ -188,7 +189,7 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             self._np_random, self._np_random_seed = gym.utils.seeding.np_random(first)
         self._now = self._begin(mask, initial_lr)
         host = self._fetch()
-        self._record(host.info, mask)
+        self._record(host.info, mask, host.info)
         return host.observation, host.info
 
     @without_gradients
@@ -223,13 +224,14 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         host = self._fetch()
         observation, reward, terminated, info = host.observation, host.reward, host.terminated, host.info
         reward[waiting] = 0.0
-        self._record(info, restarts)
-        ending = terminated & ~waiting
+        ending, decided = terminated & ~waiting, info
         if ending.any():
             self._add_test(info, ending)
         self._ended = terminated.copy()
         if ending.any() and self.autoreset_mode == AutoresetMode.SAME_STEP:
             observation, info = self._restart_within_step(observation, info, ending, before)
+            restarts = ending
+        self._record(info, restarts, decided)
         return observation, reward, terminated, np.zeros_like(terminated), info
 
     def snapshot(self) -> Snapshot:
@@ -265,6 +267,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
 
     def render(self) -> Any:
         """Returns a tuple of images (height, width, 3), one per env, for "rgb_array"; None for "human".
+
+        The first 16 are drawn; the others have one white image.
 
         Raises:
             gymnasium.error.ResetNeeded: `reset` was never called.
@@ -328,7 +332,6 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self._now = self._restarted(mask, before)
         host = self._fetch()
         info = host.info
-        self._record(info, mask)
         masks = {f"_{name}": mask.copy() for name in final}
         info |= {"final_obs": final_obs, "_final_obs": mask.copy(), "final_info": final | masks}
         return host.observation, info | {"_final_info": mask.copy()}
@@ -354,11 +357,12 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
             info[name][mask] = result
             info[f"_{name}"] = mask.copy()
 
-    def _record(self, info: dict[str, Any], restarted: NDArray[np.bool_]) -> None:
+    def _record(self, info: dict[str, Any], restarted: NDArray[np.bool_], decided: dict[str, Any]) -> None:
+        """Draws what is shown, and prints what a decision led to before the restarts within its step."""
         if self._history is not None:
             self._history.add(info, restarted)
             if self.render_mode == "human":
-                print(self._history.line(), flush=True)
+                print(self._history.line(decided), flush=True)
 
 
 def _check_memory(episode: Episode, n: int) -> None:
