@@ -131,6 +131,17 @@ def test_wrappers_of_single_environments_are_seen_through_or_refused() -> None:
     model = PPO("MlpPolicy", gym.wrappers.RescaleObservation(env, np.float32(-1), np.float32(1)), **SMALL)
     with pytest.raises(AgentError, match="wrapped in RescaleObservation"):
         evaluate(model, TASK, [0], device="cpu")
+    env = gym.make("lrenv/noisy-quadratic-v0", control="set", max_episode_steps=3, device="cpu")
+    for wrap in (gym.wrappers.RecordEpisodeStatistics, gym.wrappers.Autoreset, gym.wrappers.NormalizeReward):
+        env = wrap(env)
+    assert as_agent(PPO("MlpPolicy", env, **SMALL)).view.control == "set"
+
+
+def test_two_normalisations_are_refused() -> None:
+    """Of which an agent would apply the outer one alone."""
+    envs = VecNormalize(VecMonitor(VecNormalize(LearningRateVecEnv(2, TASK, device="cpu"))))
+    with pytest.raises(AgentError, match="wrapped in VecNormalize more than once.*train the model with one"):
+        evaluate(PPO("MlpPolicy", envs, **SMALL), TASK, [0], device="cpu")
 
 
 def test_models_of_other_environments_are_refused() -> None:

@@ -10,8 +10,12 @@ from numpy.typing import NDArray
 from lrenv.controllers.agent import Agent, AgentError, State, View
 from lrenv.envs.env import LearningRateEnv
 
-TRANSPARENT = ("VecMonitor", "VecCheckNan", "Monitor", "OrderEnforcing", "PassiveEnvChecker")
-"""The wrappers that change neither observations nor actions."""
+TRANSPARENT = (
+    "VecMonitor", "VecCheckNan", "VecVideoRecorder", "Monitor",
+    "OrderEnforcing", "PassiveEnvChecker", "TimeLimit", "Autoreset", "RecordEpisodeStatistics", "RecordVideo",
+    "TransformReward", "ClipReward", "NormalizeReward",
+)  # fmt: skip
+"""The wrappers of Stable-Baselines3 and of Gymnasium that change neither observations nor actions."""
 
 
 class SB3Agent:
@@ -54,7 +58,8 @@ def as_agent(agent: Any) -> Agent:
     """Returns a Stable-Baselines3 model as an agent, and an object that has a view or is no model as it is.
 
     Raises:
-        AgentError: the model holds no environment of lrenv's, or a wrapper of it changes observations or actions.
+        AgentError: the model holds no environment of lrenv's, a wrapper of it changes observations or actions, or two
+            normalise.
     """
     if hasattr(agent, "view") or not (hasattr(agent, "get_env") and hasattr(agent, "get_vec_normalize_env")):
         own: Agent = agent
@@ -67,20 +72,25 @@ def _view(model: Any) -> View:
     from lrenv.envs.sb3_vec_env import LearningRateVecEnv  # Stable-Baselines3 takes a second, and a model has it
 
     env = model.get_env()
-    changed: list[str] = []
+    wrappers: list[str] = []
     while env is not None and not isinstance(env, LearningRateVecEnv | LearningRateEnv):
-        kind = type(env).__name__
         inner = getattr(env, "venv", None) or (getattr(env, "envs", None) or [getattr(env, "env", None)])[0]
-        if inner is not None and kind not in ("VecNormalize", "DummyVecEnv", *TRANSPARENT):
-            changed.append(kind)
+        if inner is not None:
+            wrappers.append(type(env).__name__)
         env = inner
+    name = type(model).__name__
+    changed = [wrapper for wrapper in wrappers if wrapper not in ("VecNormalize", "DummyVecEnv", *TRANSPARENT)]
     if env is None or changed:
         why = "it holds no environment of lrenv's" if env is None else f"its environment is wrapped in {changed[0]}"
-        name = type(model).__name__
         raise AgentError(
             f"what the {name} model observes and controls can't be known: {why}. Say it: "
             'evaluate(lrenv.agents.SB3Agent(model, View(control="scale", observe="dynamics"), '
             "normalise=its VecNormalize or None), task)"
+        )
+    if wrappers.count("VecNormalize") > 1:
+        raise AgentError(
+            f"the environment of the {name} model is wrapped in VecNormalize more than once, and an agent has one "
+            "normalisation: train the model with one VecNormalize"
         )
     envs = env.envs if isinstance(env, LearningRateVecEnv) else env._envs
     observe = envs.asked["observe"]
