@@ -2,7 +2,8 @@
 
 A loss counts up to a cap of four times that of the untrained network. A run that diverges gets less than the lowest
 return, discounted or not, that any run could still collect by going on, so that an agent never gains by making a run
-diverge early.
+diverge early. Only where the untrained network's loss is 0, and so the cap, `val_loss` and `final` pay just that lowest
+return.
 
 `log_val_loss` and `improvement` take a loss of less than 1e-8 for 1e-8: of a loss of one's own that is negative they
 show nothing, so add a constant to it, or take another reward.
