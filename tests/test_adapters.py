@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
+import pickle
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -230,6 +232,50 @@ def test_a_snapshot_moves_to_another_env_of_the_same_settings(task: Task) -> Non
     other.restore(one.snapshot())
     with pytest.raises(gym.error.ResetNeeded, match="ended"):
         other.step(np.array([0.0]))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize("make", [LearningRateEnv, lambda task, **settings: LearningRateVectorEnv(2, task, **settings)])
+def test_environments_are_not_copied(task: Task, make: Callable[..., Any], copied: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError, match=r"can't be copied or pickled.*what snapshot\(\) gives by restore\(\)"):
+        copied(make(task, **SETTINGS))
+
+
+def test_gymnasium_runs_environments_in_processes() -> None:
+    """It pickles what makes them."""
+    settings: dict[str, Any] = {"budget": 4, "interval": 2, **SETTINGS}
+    made = [lambda: gym.make("lrenv/noisy-quadratic-v0", **settings)] * 2
+    alone, apart = gym.vector.SyncVectorEnv(made), gym.vector.AsyncVectorEnv(made)
+    try:
+        for envs in (alone, apart):
+            envs.reset(seed=3)
+        for x, y in zip(*(envs.step(np.ones((2, 1)))[:2] for envs in (alone, apart)), strict=True):
+            np.testing.assert_array_equal(x, y)
+    finally:
+        apart.close()
+
+
+def test_the_seed_of_an_episode_is_told(task: Task) -> None:
+    """Also one that was drawn, while others than s, s + 1, ... are told as none."""
+    env = LearningRateEnv(task, **SETTINGS)
+    observation, _ = env.reset()
+    seed = env.np_random_seed
+    assert seed is not None
+    assert 0 <= seed < 2**63
+    env.reset()
+    assert env.np_random_seed == seed, "of the first one"
+    np.testing.assert_array_equal(LearningRateEnv(task, **SETTINGS).reset(seed=seed)[0], observation)
+    with pytest.raises(ValueError, match="seeds must be"):
+        env.reset(seed=-1)
+    assert env.np_random_seed == seed
+    env.reset(seed=7)
+    assert env.np_random_seed == 7
+    envs = LearningRateVectorEnv(2, task, **SETTINGS)
+    told = []
+    for given in (7, None, [5, 6], None, 7):
+        envs.reset(seed=given)
+        told.append(envs.np_random_seed)
+    assert told == [7, 7, -1, -1, 7]
 
 
 def test_a_snapshot_of_other_settings_is_refused(task: Task) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
@@ -37,15 +37,22 @@ class LearningRateEnv(gym.Env[Array, Array]):
         self.action_space = self._envs.single_action_space
         self._terminated = False
 
+    def __reduce__(self) -> NoReturn:
+        """Refuses to be copied and pickled; see `LearningRateVectorEnv`."""
+        self._envs.__reduce__()
+
     @property
     def task(self) -> Task:
         """The task, with this environment's settings."""
         return self._envs.task
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """Starts an episode; see `LearningRateVectorEnv.reset`."""
-        super().reset(seed=seed)
+        """Starts an episode; see `LearningRateVectorEnv.reset`.
+
+        Where no seed was ever given, one is drawn. `np_random_seed` tells it: `reset(seed=it)` begins the same episode.
+        """
         observation, info = self._envs.reset(seed=seed, options=options)
+        self._np_random, self._np_random_seed = self._envs.np_random, self._envs.np_random_seed
         self._terminated = False
         return row(observation, 0), _first(info)
 

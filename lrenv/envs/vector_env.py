@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import gymnasium as gym
 import numpy as np
@@ -150,6 +150,13 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         self._ended = np.zeros(num_envs, dtype=bool)
         self._history = History(num_envs, task) if render_mode else None
 
+    def __reduce__(self) -> NoReturn:
+        """Refuses `copy.copy`, `copy.deepcopy` and `pickle`: what is compiled and captured belongs to one process."""
+        raise TypeError(
+            "an environment can't be copied or pickled, for it holds functions made for this process: make another one "
+            "with the same settings, and give it what snapshot() gives by restore()"
+        )
+
     @property
     def task(self) -> Task:
         """The task, with this environment's settings."""
@@ -187,6 +194,8 @@ class LearningRateVectorEnv(VectorEnv[Array, Array, Array]):
         first = self._seeds.give(seed, mask)
         if first is not None:
             self._np_random, self._np_random_seed = gym.utils.seeding.np_random(first)
+        elif seed is not None:
+            self._np_random_seed = -1  # Gymnasium's word for: no one seed
         self._now = self._begin(mask, initial_lr)
         host = self._fetch()
         self._record(host.info, mask, host.info)
