@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -478,6 +479,23 @@ def test_progress_in_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys
     shown = capsys.readouterr().err
     assert "4/4" in shown
     assert "finished" in shown
+
+
+@pytest.mark.parametrize(
+    ("columns", "status", "bar"), [(80, "a" * 20, True), (80, "a" * 60, False), (120, "a" * 90, False), (60, "", True)]
+)
+def test_progress_keeps_count_and_time_in_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, status: str, bar: bool
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with progress(1024, "episodes", done=1) as report:
+        report(512, status)
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err.rsplit("\n", 2)[-2]).rsplit("\r", 1)[-1]
+    told = re.fullmatch(r"(━*[╸╺]?━*) *512/1024 episodes \d:\d\d:\d\d < [-:0-9]+ (a*)(…?) *", last)
+    assert told, last
+    assert bool(told[1]) is bar
+    assert (told[2], told[3]) == (status, "") if bar else len(last) == columns and told[3]
 
 
 def test_progress_within_progress_shares_its_bar(

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.measure import measure_renderables
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
 
 QUIET_SECONDS = 10.0
 """The shortest time between two lines where there is no terminal."""
+
+UNCUT = 10_000
+"""The width of a terminal that has room for any line."""
 
 
 class Report(Protocol):
@@ -37,9 +50,10 @@ def progress(total: int, unit: str, done: int = 0) -> Iterator[Report]:
             return
         columns = (
             BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), TimeElapsedColumn(),
-            TextColumn("<"), TimeRemainingColumn(), TextColumn("{task.fields[status]}"),
+            TextColumn("<"), TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         )  # fmt: skip
-        with Progress(*columns, console=console) as bar:
+        with _Bars(*columns, console=console, expand=True) as bar:
             _BARS.append(bar)
             try:
                 yield from _line_of(bar, total, unit, done)
@@ -57,6 +71,27 @@ def progress(total: int, unit: str, done: int = 0) -> Iterator[Report]:
             console.print(f"{done}/{total} {unit}, {now - begin:.0f} s  {status}", soft_wrap=True, highlight=False)
 
     yield line
+
+
+class _Bars(Progress):
+    """Lines of a bar, count, times and status: where the terminal is too narrow, the bar goes, then the status's end.
+
+    The first column is the bar. Of the others only the one with a ratio shrinks.
+    """
+
+    def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+        table = super().make_tasks_table(tasks)
+        if not table.rows:  # as while the console isn't there yet
+            return table
+        anything = self.console.options.update(width=UNCUT)
+        if measure_renderables(self.console, anything, [table]).maximum <= self.console.width:
+            return table
+        columns = self.columns
+        self.columns = columns[1:]
+        try:
+            return super().make_tasks_table(tasks)
+        finally:
+            self.columns = columns
 
 
 _BARS: list[Progress] = []
