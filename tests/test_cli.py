@@ -286,7 +286,7 @@ def test_paths_and_tuples_are_named_in_commands(
     names = ",".join([*(f"{folder}/controller.safetensors" for folder in folders), "fds:lr=(0.1,):optimizer=None"])
     assert call("compare", "--task", "digits-logreg:budget=10", "--seeds", "1", "--agents", names) == 0
     runs = [json.loads(line) for line in Path("runs/compare/results.jsonl").read_text().splitlines()]
-    assert [run["agent"] for run in runs] == [*(f"{folder}/controller.safetensors" for folder in folders), "fds"]
+    assert [run["agent"] for run in runs] == ["2026-11-26T12:21:20", "lr=0.1,seed=0", "C:\\runs\\x", "fds"]
     assert len({run["test_loss"] for run in runs}) == 2
 
 

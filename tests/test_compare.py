@@ -18,6 +18,7 @@ from torch import nn
 from lrenv.agents import BaseAgent, View, make_agent
 from lrenv.agents.ppo.agent import Architecture, PPOController
 from lrenv.benchmark import Comparison, compare, comparison, evaluate, tune, wording
+from lrenv.benchmark.contenders import contenders_of
 from lrenv.benchmark.evaluation import Result
 from lrenv.benchmark.report import save_report
 from lrenv.benchmark.statistics import mean_std, paired, paired_t, welch
@@ -227,8 +228,28 @@ def test_what_an_agent_cost_is_told_whole(tmp_path: Path) -> None:
 def test_labels_are_distinct(tmp_path: Path) -> None:
     specs = ["constant:peak=0.1", "constant:peak=0.2", *(controller(tmp_path / f"{h}.safetensors", h) for h in (4, 5))]
     labels = [row.label for row in compare(NOISY, specs, 1, initial_lrs=(0.1,), device="cpu").rows]
-    assert len(set(labels)) == 4
-    assert labels[:2] == specs[:2]
+    assert labels == [*specs[:2], "4.safetensors from 0.1", "5.safetensors from 0.1"]
+
+
+@pytest.mark.parametrize(
+    ("files", "labels"),
+    [
+        (("a/controller", "b/controller"), ("a", "b")),
+        (("x/a/controller", "y/a/controller", "b/controller"), ("x/a", "y/a", "b")),
+        (("a/controller", "a/other"), ("a", "other.safetensors")),
+        (("x/constant/controller", "x/b/controller"), ("x/constant", "x/b")),
+        (("a/controller",), ("ppo",)),
+    ],
+)
+def test_files_are_told_apart_by_the_ends_of_their_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: tuple[str, ...], labels: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in files:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        controller(Path(f"{file}.safetensors"))
+    found = contenders_of(["constant:peak=0.1", *(f"{file}.safetensors" for file in files)])
+    assert [contender.label for contender in found] == ["constant", *labels]
 
 
 def test_agents_are_given_as_objects_beside_specs(tmp_path: Path) -> None:

@@ -261,8 +261,27 @@ def test_only_losses_below_zero_need_a_linear_scale(task: str, scale: str) -> No
     assert figure(shown).axes[0].get_yscale() == scale
 
 
-def test_long_labels_leave_room_for_the_panels() -> None:
-    for label in ("runs/2026-11-26T12:21:20-a-long-name/controller.safetensors", "x" * 200, "linear"):
-        assert len(figures._short(label)) <= figures.LONGEST
-    assert figures._short("runs/a/controller.safetensors") == "runs/a"
-    assert figures._short("y" * 10 + "-" * 50 + "z" * 9) == "y" * 10 + "…" + "z" * 9
+def labelled(*labels: str) -> Comparison:
+    """A comparison whose agents are called so."""
+    shown = compare(NOISY, ["constant:peak=0.1"], 2, device="cpu")
+    rows = [replace(shown.rows[0], spec=label, label=label) for label in labels]
+    return replace(shown, rows=rows, baseline=labels[0])
+
+
+def test_long_labels_are_shortened_from_the_left_and_stay_distinct() -> None:
+    long = "y" * 10 + "-" * 50 + "z" * 9
+    names = [label.get_text() for label in figure(labelled(long, "linear")).axes[3].get_yticklabels()]
+    assert names == ["…" + long[-figures.LONGEST + 1 :], "linear"]
+    alike = [f"{letter}-trained-on-drawn-tasks from 0.001" for letter in "ab"]
+    names = [label.get_text() for label in figure(labelled(*alike)).axes[3].get_yticklabels()]
+    assert names == alike
+
+
+def test_the_legend_stays_within_the_figure() -> None:
+    starts = [f"house-seed-{seed} from {start}" for seed in "abcd" for start in (0.01, 0.001, 0.0001)]
+    drawn = figure(labelled(*starts))
+    drawn.draw_without_rendering()
+    (legend,) = drawn.legends
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= drawn.bbox.width
+    assert len(legend.get_texts()) == 12

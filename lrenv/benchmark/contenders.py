@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from lrenv.benchmark.tuning import grid_of
 from lrenv.controllers.agent import Agent, agent_factory, called, make_agent, view_of
 from lrenv.controllers.optimizer_agent import OptimizerAgent
 from lrenv.controllers.sb3_agent import as_agent
+
+CONTROLLER = "controller.safetensors"
+"""What trainings call the file of their controller."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ def contenders_of(agents: Sequence[str | Path | Agent], labels: Sequence[str] = 
 
     Args:
         agents: specs, and agents themselves.
-        labels: what they are to be called, in the same order; by default they are called by their names.
+        labels: what they are to be called, in the same order. By default they are called by their names; where several
+            have one name, by their specs, and files by the shortest ends of their paths that differ.
     """
     if not agents:
         raise ValueError("name at least one agent, as in --agents constant,step,cosine")
@@ -73,7 +77,26 @@ def contenders_of(agents: Sequence[str | Path | Agent], labels: Sequence[str] = 
         hint = "; give each a label, as in {'a': first, 'b': second}" if any(one.given for one in found) else ""
         raise ValueError(f"an agent is named twice: {', '.join(twice)}{hint}")
     shared = Counter(contender.label for contender in found)
-    return [replace(c, label=c.spec) if shared[c.label] > 1 else c for c in found]
+    taken = {label for label, times in shared.items() if times == 1}
+    files = [c.spec for c in found if shared[c.label] > 1 and c.given is None and specs.Spec(c.name, {}).is_path]
+    ends = _ends(files, taken)
+    return [replace(c, label=ends.get(c.spec, c.spec)) if shared[c.label] > 1 else c for c in found]
+
+
+def _ends(files: Sequence[str], taken: Set[str]) -> dict[str, str]:
+    """The shortest ends of paths that tell files apart, and from names that are taken; whole ones if none do.
+
+    What commands call `controller.safetensors` is called by its folder.
+    """
+    paths = {file: Path(file) for file in files}
+    paths = {
+        file: path.parent if path.name == CONTROLLER and path.parent.name else path for file, path in paths.items()
+    }
+    for parts in range(1, max((len(path.parts) for path in paths.values()), default=0) + 1):
+        ends = {file: str(Path(*path.parts[-parts:])) for file, path in paths.items()}
+        if len(set(ends.values())) == len(ends) and not taken & set(ends.values()):
+            return ends
+    return {}
 
 
 def _contender(agent: str) -> Contender:

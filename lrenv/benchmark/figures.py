@@ -25,8 +25,10 @@ DASHES = ((), (5.0, 2.0), (1.5, 1.5), (6.0, 1.5, 1.5, 1.5))
 """Lengths of dashes and gaps in line widths; no dashes is a solid line."""
 INK = "#1c2026"
 """The colour of text and axes."""
-LONGEST = 20
-"""Characters of a label at most."""
+LONGEST = 24
+"""Characters of a label at most, where so many tell the labels of a figure apart."""
+COLUMNS = 7
+"""Columns of a legend at most."""
 END = 0.2
 """The part of the steps that the magnified panel shows."""
 
@@ -120,7 +122,7 @@ def differences(axes: Any, comparison: Comparison) -> None:
         if np.isfinite(mean):
             _mean(axes, mean, height)
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
-    axes.set_xlabel(f"test loss minus that of {_short(comparison.baseline)}")
+    axes.set_xlabel(f"test loss minus that of {_names(comparison)[comparison.baseline]}")
 
 
 Draw = Callable[[Any, Comparison], None]
@@ -142,13 +144,16 @@ def figure(comparison: Comparison) -> Figure:
         axes = drawn.subplot_mosaic([[0, 0, 1, 1, 2, 2], [3, 3, 3, 4, 4, 4]])
         for key, draw in enumerate(PANELS.values()):
             draw(axes[key], comparison)
-        style = styles(comparison)
+        style, names = styles(comparison), _names(comparison)
         lines = [
-            Line2D([], [], color=style[row.label].colour, dashes=style[row.label].dashes, label=_short(row.label))
+            Line2D([], [], color=style[row.label].colour, dashes=style[row.label].dashes, label=names[row.label])
             for row, _ in finished(comparison)
         ]
-        if lines:
-            drawn.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), 7), frameon=False)
+        for columns in range(min(len(lines), COLUMNS), 0, -1):  # as many as the figure is wide enough for
+            legend = drawn.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False)
+            if columns == 1 or legend.get_window_extent().width <= drawn.bbox.width:
+                break
+            legend.remove()
     return drawn
 
 
@@ -212,9 +217,9 @@ def _log(axes: Any) -> None:
 
 def _lines(axes: Any, comparison: Comparison) -> list[tuple[int, Result, str]]:
     """A line of dots per row, in the order of the table from above: its height, its result and its colour."""
-    rows, style = finished(comparison), styles(comparison)
+    rows, style, names = finished(comparison), styles(comparison), _names(comparison)
     heights = range(len(rows) - 1, -1, -1)
-    axes.set_yticks(list(heights), [_short(row.label) for row, _ in rows])
+    axes.set_yticks(list(heights), [names[row.label] for row, _ in rows])
     axes.set_ylim(-0.6, max(len(rows), 1) - 0.4)
     axes.grid(axis="x")
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -222,10 +227,15 @@ def _lines(axes: Any, comparison: Comparison) -> list[tuple[int, Result, str]]:
     return [(height, result, style[row.label].colour) for height, (row, result) in zip(heights, rows, strict=True)]
 
 
-def _short(label: str) -> str:
-    """A label that figures have room for: a controller file is its folder, and a long one loses its middle."""
-    name = label.removesuffix("/controller.safetensors")
-    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 + 1 :]}"
+def _names(comparison: Comparison) -> dict[str, str]:
+    """What figures have room for of each label: of long ones the end, as long as is needed to tell them apart."""
+    labels = [row.label for row in comparison.rows]
+    longest = max(map(len, labels))
+    for room in range(min(LONGEST, longest), longest + 1):
+        names = {label: label if len(label) <= room else f"…{label[1 - room :]}" for label in labels}
+        if len(set(names.values())) == len(set(labels)):
+            break
+    return names
 
 
 def _dots(axes: Any, values: NDArray[Any], height: int, colour: str) -> None:
