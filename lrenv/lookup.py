@@ -107,3 +107,13 @@ def error_line(error: BaseException, file: str | None = None) -> str:
     said = " ".join(str(error).split())
     at = "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in where)
     return f"{type(error).__name__}{': ' * bool(said)}{said}{at}"
+
+
+def raised_line(error: BaseException) -> str:
+    """Returns the line of an error that somebody else's function raised, with the last place in the function's file.
+
+    Args:
+        error: the error, caught by the caller of the function.
+    """
+    trace = traceback.extract_tb(error.__traceback__)
+    return error_line(error, trace[1].filename if len(trace) > 1 else None)

@@ -228,6 +228,43 @@ def test_data_that_are_none(toy: Callable[..., Task]) -> None:
         replace(toy(), data=lambda: (1, 2, 3, 4, 5, 6)).load()  # type: ignore[arg-type, return-value]
 
 
+def split_in_three() -> Any:
+    return np.split(np.ones(10), 3)
+
+
+def of_images(shape: Any, outputs: int) -> Any:
+    return shape[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        (
+            {"data": split_in_three},
+            ValueError,
+            r"data function raised ValueError: .*equal .* \(test_tasks.py:\d+\)$",
+        ),
+        ({"data": lambda: np.load("/none/x.npy")}, FileNotFoundError, "/none/x.npy"),
+        (
+            {"network": of_images},
+            ValueError,
+            r"its network function, called with \(shape, outputs\) = \(torch.Size\(\[6\]\), 3\), raised IndexError: "
+            r"tuple index out of range \(test_tasks.py:\d+\)$",
+        ),
+        (
+            {"network": lambda shape: None},
+            TypeError,
+            r"task 'toy': its network function, .* TypeError: <lambda>",
+        ),
+    ],
+)
+def test_errors_of_ones_own_functions_say_whose_they_are(
+    toy: Callable[..., Task], settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Trainee(replace(toy(), **settings))
+
+
 def test_networks_with_too_few_outputs(toy: Callable[..., Task]) -> None:
     held = toy().load()
     loss = make_loss("cross_entropy", held)

@@ -93,7 +93,7 @@ class Objective:
         self._tokens, self._target_std = data.tokens, data.target_std.to(device, dtype)
         data = data.to(device)
         self.outputs = data.outputs
-        self.network = Network(partial(task.network, data.train.inputs.shape[1:], data.outputs))
+        self.network = Network(partial(task.make_network, data.train.inputs.shape[1:], data.outputs))
         self._autocast = lookup(PRECISIONS, precision, "precision")
         self.rounds_products = precision == "tf32"
         if self.rounds_products and device.type in ("cpu", "mps", "xpu"):

@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch
 from torch import nn
 
 from lrenv import sources, specs
 from lrenv.data import Data, load
 from lrenv.data.augment import AUGMENTATIONS
-from lrenv.data.types import check_data
-from lrenv.lookup import NAME, check_new, count, lookup, what_is
-from lrenv.networks.architectures import NetworkFactory
+from lrenv.data.types import DataCorrupt, check_data
+from lrenv.lookup import NAME, check_new, count, lookup, raised_line, what_is
+from lrenv.networks.architectures import NetworkFactory, Shape
 from lrenv.training.losses import LOSSES, PerExample
 from lrenv.training.optimizers import Optimizer, OptimizerFactory, make_optimizer, wrapped
 
@@ -150,7 +151,7 @@ class Task:
             TypeError: the function gives something else than a `Data`, or labels that aren't int64.
             ValueError: a split without examples, a label of no class, or a batch larger than the training split.
         """
-        data = load(self.data, **self.data_options) if isinstance(self.data, str) else self.data()
+        data = load(self.data, **self.data_options) if isinstance(self.data, str) else self._own_data(self.data)
         if not isinstance(data, Data):
             raise TypeError(
                 f"task {self.name!r}: its data function must give a lrenv.data.Data, not {what_is(data)}; "
@@ -165,10 +166,36 @@ class Task:
             )
         return data
 
+    def _own_data(self, function: Callable[[], Data]) -> Data:
+        try:
+            return function()
+        except (OSError, MemoryError, DataCorrupt):  # they say which file, or what is missing
+            raise
+        except Exception as error:
+            raise ValueError(f"task {self.name!r}: its data function raised {raised_line(error)}") from error
+
     def module(self) -> nn.Module:
         """Returns a freshly initialised network for this task's data, drawn from torch's global generator."""
         data = self.load()
-        return self.network(data.train.inputs.shape[1:], data.outputs)
+        return self.make_network(data.train.inputs.shape[1:], data.outputs)
+
+    def make_network(self, shape: Shape, outputs: int) -> nn.Module:
+        """Returns what the network function makes for examples of that shape and so many outputs.
+
+        Raises:
+            TypeError: the function raises one; the message names the task and says how it was called.
+            ValueError: the function raises anything else.
+        """
+        try:
+            return self.network(shape, outputs)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(
+                f"task {self.name!r}: its network function, called with (shape, outputs) = ({shape}, {outputs}), "
+                f"raised {raised_line(error)}"
+            ) from error
 
     @property
     def hyper(self) -> dict[str, float]:
