@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import re
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
@@ -61,6 +62,30 @@ def count(name: str, value: int, least: int = 1) -> int:
     if number < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
     return number
+
+
+def check_arguments(kind: str, function: Callable[..., object], *names: str) -> None:
+    """Checks that a function can be called with these arguments.
+
+    Args:
+        kind: what the function is, for errors: "reward".
+        function: the function; one that doesn't tell its arguments passes.
+        names: what the arguments are, in order.
+
+    Raises:
+        TypeError: it takes others.
+    """
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return
+    try:
+        signature.bind(*names)
+    except TypeError:
+        called = getattr(function, "__name__", type(function).__name__)
+        raise TypeError(
+            f"{_article(kind)} {kind} is called with ({', '.join(names)}), which {called}{signature} doesn't take"
+        ) from None
 
 
 def check_new(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -78,6 +78,27 @@ def test_what_is_no_reward_is_told(folder: Path, spec: str, message: str) -> Non
     with pytest.raises((ValueError, TypeError, FileNotFoundError), match=message):
         reward_name(spec)
     assert before == REWARDS
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "message"),
+    [
+        (reward_name, "mine.py:alone", r"a reward is called with \(dynamics, diverged\), which alone\(d\) doesn't"),
+        (
+            observation_name,
+            "mine.py:fall",
+            r"an observation is called with \(dynamics\), which fall\(dynamics, diverged\)",
+        ),
+    ],
+)
+def test_functions_that_take_other_arguments_are_told(
+    folder: Path, name: Callable[[str], str], spec: str, message: str
+) -> None:
+    Path("mine.py").write_text(MINE + "def alone(d): return -d.val_loss\n")
+    before = dict(REWARDS), dict(OBSERVATIONS)
+    with pytest.raises(TypeError, match=message):
+        name(spec)
+    assert before == (REWARDS, OBSERVATIONS)
 
 
 def test_two_of_one_name_are_told(folder: Path) -> None:

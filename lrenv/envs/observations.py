@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from lrenv.envs import quantities
-from lrenv.lookup import check_new, lookup, what_is
+from lrenv.lookup import check_arguments, check_new, lookup, what_is
 from lrenv.training.dynamics import Dynamics
 from lrenv.training.gradient_observer import MEAN, PRODUCTS
 
@@ -182,7 +182,7 @@ def register_observation(name: str, observation: Observation, replace_existing: 
         replace_existing: overwrite an observation of that name, other than lrenv's own, instead of refusing.
 
     Raises:
-        TypeError: neither a table of signals nor a function.
+        TypeError: neither a table of signals nor a function, or one that takes other arguments.
         ValueError: the name is taken, or none that specs can hold.
     """
     _check_observation(observation)
@@ -216,6 +216,8 @@ def _check_observation(observation: object) -> None:
             "an observation is a table of lrenv.envs.observations.Signal by name, or a function from Dynamics to "
             f"numbers (n, k), not {what_is(observation)}"
         )
+    if callable(observation):
+        check_arguments("observation", observation, "dynamics")
 
 
 def quantities_of(observe: Observe, reads: Sequence[str] | None = None) -> set[str]:

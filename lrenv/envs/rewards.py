@@ -26,7 +26,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lrenv.lookup import check_new, lookup, what_is
+from lrenv.lookup import check_arguments, check_new, lookup, what_is
 from lrenv.training.dynamics import Dynamics
 
 Reward = Callable[[Dynamics, Tensor], Tensor]
@@ -96,7 +96,7 @@ def register_reward(name: str, reward: Reward, replace_existing: bool = False) -
         replace_existing: overwrite a reward of that name, other than lrenv's own, instead of refusing.
 
     Raises:
-        TypeError: no function.
+        TypeError: no function, or one that takes other arguments.
         ValueError: the name is taken, or none that specs can hold; or the function gives no rewards (n,).
     """
     check_new("reward", name, REWARDS, BUILT_IN, replace_existing)
@@ -108,7 +108,7 @@ def make_reward(reward: str | Reward) -> Reward:
     """Returns the reward of that name, or the given function.
 
     Raises:
-        TypeError: neither a name nor a function.
+        TypeError: neither a name nor a function, or one that takes other arguments.
         ValueError: an unknown name, or a function that gives no rewards (n,).
     """
     return lookup(REWARDS, reward, "reward", OWN) if isinstance(reward, str) else _checked(reward)
@@ -118,6 +118,7 @@ def _checked(reward: Reward) -> Reward:
     """The function, if it gives rewards for two trainees of which one has diverged."""
     if not callable(reward):
         raise TypeError(f"a reward is a name or a function (dynamics, diverged) -> (n,), not {what_is(reward)}")
+    check_arguments("reward", reward, "dynamics", "diverged")
     trial = reward(Dynamics(*(torch.ones(2) for _ in Dynamics._fields)), torch.tensor([False, True]))
     if not isinstance(trial, Tensor) or trial.shape != (2,):
         shape = tuple(trial.shape) if isinstance(trial, Tensor) else what_is(trial)
