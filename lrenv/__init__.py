@@ -62,6 +62,10 @@ _LATER = {
 """Name -> the module that holds it."""
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
+
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module 'lrenv' has no attribute {name!r}")

@@ -13,12 +13,6 @@ import tyro
 from rich.console import Console
 
 from lrenv import data, listing, sources, specs
-from lrenv.benchmark.comparison import compare
-from lrenv.benchmark.report import save_report, table
-from lrenv.benchmark.run_suite import run_suite
-from lrenv.benchmark.score_tables import markdown, save
-from lrenv.benchmark.scores import scored
-from lrenv.benchmark.suite import chosen, path_of, read_suite
 from lrenv.runtime.process import keep_memory, status_of
 
 DESCRIPTION = (
@@ -132,6 +126,15 @@ def _download(command: Download) -> None:
 
 
 def _compare(command: Compare) -> None:
+    # Matplotlib and SciPy take a second, and --help needs neither; likewise below.
+    from lrenv.benchmark.comparison import compare
+    from lrenv.benchmark.report import save_report, table
+
+    several = specs.split(command.task)
+    if len(several) > 1 and not specs.parse(several[0]).settings:  # or else the comma may belong to a value
+        raise ValueError(
+            f"compare takes one task, not {len(several)}; `lrenv benchmark --tasks {','.join(several)}` takes several"
+        )
     try:
         rates = [float(rate) for rate in command.initial_lr.split(",")] if command.initial_lr else []
     except ValueError as error:
@@ -144,12 +147,18 @@ def _compare(command: Compare) -> None:
         observations=specs.split(command.observations), device=command.device, out=command.out,
         overwrite=command.overwrite,
     )  # fmt: skip
+    report = save_report(comparison, command.out)
     Console().print(table(comparison))
-    print(f"report: {save_report(comparison, command.out)}")
+    print(f"report: {report}")
     _check_failures((row.label for row in comparison.failed), command.overwrite)
 
 
 def _benchmark(command: Benchmark) -> None:
+    from lrenv.benchmark.run_suite import run_suite
+    from lrenv.benchmark.score_tables import markdown, save
+    from lrenv.benchmark.scores import scored
+    from lrenv.benchmark.suite import chosen, path_of, read_suite
+
     if command.out.exists() and not command.out.is_dir():
         raise ValueError(f"--out {command.out} is a file; name a folder")
     if command.tuned is not None and not command.tuned.is_file():

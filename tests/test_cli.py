@@ -309,6 +309,10 @@ def test_paths_and_tuples_are_named_in_commands(
         (("compare", "--agents", "constant:peak=(0.1"), "lacks a closing )"),
         (("compare", "--agents", "runs/lr=0.1/controller"), "neither name:key=value:key=value, nor my_file.py:name"),
         (("compare", "--agents", "runs/lr=0.1,seed=0/controller.safetensors"), "'runs/lr=0.1' is neither"),
+        (
+            ("compare", "--task", "digits-mlp,mnist1d-mlp"),
+            "compare takes one task, not 2; `lrenv benchmark --tasks digits-mlp,mnist1d-mlp` takes several",
+        ),
         (("compare", "--task", "a b"), "'a b' is neither name:key=value:key=value"),
         (("compare", "--task", "digits-mlp:bugdet=5"), "unknown setting of a task 'bugdet': did you mean 'budget'"),
         (("download", "fashion-mnistt"), "fashion-mnist"),

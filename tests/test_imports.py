@@ -136,6 +136,9 @@ def test_importing_lrenv_is_cheap() -> None:
     code = f"import lrenv, sys; print(*(name for name in {heavy} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+    code = "import lrenv.cli, sys; print(*({'matplotlib', 'scipy.stats'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_agents_are_one_package() -> None:
@@ -171,5 +174,8 @@ def test_what_is_used_first_of_all_is_imported_late() -> None:
 
     assert (lrenv.compare, lrenv.evaluate, lrenv.make_agent) == (compare, evaluate, make_agent)
     assert all(hasattr(lrenv, name) for name in lrenv.__all__)
+    fresh = "import lrenv; print(*(set(lrenv.__all__) - set(dir(lrenv))))"
+    done = subprocess.run([sys.executable, "-c", fresh], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
     with pytest.raises(AttributeError, match="no attribute 'comprae'"):
         _ = lrenv.comprae  # type: ignore[attr-defined]

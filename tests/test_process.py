@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -222,3 +223,14 @@ def test_a_full_disk_leaves_no_half_of_a_line(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_text() == "a" * 999 + "\n"
+
+
+def test_a_pipe_that_nobody_reads_ends_the_command_quietly() -> None:
+    code = "import sys; from lrenv.runtime.process import status_of; sys.exit(status_of(lambda: print('much')))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (process.UNREAD, "")

@@ -29,6 +29,8 @@ GRACE_SECONDS = 3.0
 """The time within which further signals are the same request; they must not interrupt the saving that it has begun."""
 BURST_SECONDS = 0.1
 """The time that an interrupted command waits for more signals, so that none arrives in the interpreter's shutdown."""
+UNREAD = 141
+"""The exit status where a pipe's reader has left: 128 and the number of SIGPIPE, as shells have it of other tools."""
 MENDABLE = (
     ValueError, TypeError, OSError, ImportError, MemoryError, OverflowError, gym.error.Error, torch.OutOfMemoryError,
 )  # fmt: skip
@@ -159,12 +161,18 @@ def status_of(work: Callable[[], Any]) -> int:
     """Does the work of a command.
 
     Returns:
-        The exit status: 0, 2 after an error that the user can correct (`MENDABLE`), which is printed in one line, and
-        after an interruption 128 and the number of the signal, as shells have it: 130 after INT, also where none came.
+        The exit status: 0, `UNREAD` where standard output is a pipe that nobody reads any more, 2 after an error that
+        the user can correct (`MENDABLE`), which is printed in one line, and after an interruption 128 and the number of
+        the signal, as shells have it: 130 after INT, also where none came.
     """
     with interruptible() as came:
         try:
             work()
+            print(end="", flush=True)
+        except BrokenPipeError:
+            # Who read the output, such as `head`, has left. What is still to be written must not fail at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return UNREAD
         except MENDABLE as error:
             print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
             return 2
