@@ -6,7 +6,7 @@ import inspect
 import operator
 import re
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
@@ -86,6 +86,30 @@ def check_arguments(kind: str, function: Callable[..., object], *names: str) -> 
         raise TypeError(
             f"{_article(kind)} {kind} is called with ({', '.join(names)}), which {called}{signature} doesn't take"
         ) from None
+
+
+def check_settings(whose: str, function: Callable[..., object], given: Iterable[str], hint: str = "") -> None:
+    """Checks that a function has arguments of the names that are given; one that doesn't tell its arguments passes.
+
+    Args:
+        whose: for errors, such as "agent 'cosine'".
+        function: what is to be called with them.
+        given: the names.
+        hint: what else may have been meant, for errors.
+
+    Raises:
+        ValueError: it has no argument of a name; the message gives the near names, all of them, and the hint.
+    """
+    try:
+        arguments = inspect.signature(function).parameters
+    except ValueError:
+        return
+    if any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values()):
+        return
+    for name in given:
+        if not arguments:
+            raise ValueError(f"{whose} takes no settings, but got {name}{hint}")
+        lookup(arguments, name, f"setting of {whose}:", hint)
 
 
 def check_new(

@@ -297,10 +297,23 @@ def test_unknown_agents_list_near_names(name: str, near: str) -> None:
         make_agent(name)
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"peek": 0.1}, "peek"), ({}, "peak"), ({"peak": -1}, "peak=-1")])
-def test_unfit_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("agent", "settings", "message"),
+    [
+        (
+            "cosine",
+            {"peek": 0.1},
+            "unknown setting of agent 'cosine': 'peek': did you mean 'peak'.*Known: fan_in",
+        ),
+        ("cosine", {}, "peak"),
+        ("cosine", {"peak": -1}, "peak=-1"),
+        ("fds", {"rate": 0.1}, "unknown setting of agent 'fds': 'rate'.*it is trained, so give its controller file"),
+        ("universal", {"peak": 0.1}, "agent 'universal' takes no settings, but got peak"),
+    ],
+)
+def test_unfit_settings_are_refused(agent: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_agent("cosine", **settings)
+        make_agent(agent, **settings)
 
 
 class Foreign:

@@ -94,6 +94,10 @@ def test_a_function_takes_the_settings_that_it_names(folder: Path) -> None:
         make_task("my_tasks.py:spirals")
     with pytest.raises(ValueError, match="unknown setting of a task 'with'"):
         make_task("my_tasks.py:mine:with=3")
+    with pytest.raises(ValueError, match="unknown setting of a task 'dept': did you mean 'depth'"):
+        make_task("my_tasks.py:spirals:width=3:dept=2")
+    with pytest.raises(ValueError, match="unknown setting of a task 'widht': did you mean 'width'"):
+        make_task("my_tasks.py:spirals:widht=3")
 
 
 def test_agents_in_a_file(folder: Path) -> None:

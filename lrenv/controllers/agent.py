@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lrenv import sources, specs
 from lrenv.controllers.controller_file import ControllerFileError, agent_name
 from lrenv.envs.observations import quantities_of
-from lrenv.lookup import error_line, what_is
+from lrenv.lookup import check_settings, error_line, what_is
 from lrenv.runtime.ambient import with_own_settings
 from lrenv.training.optimizers import Optimizer, OptimizerFactory
 
@@ -112,8 +112,10 @@ def view_of(agent: Agent) -> View:
     """Returns the agent's view.
 
     Raises:
-        AgentError: it has none, or something else under that name; the message says what to do.
+        AgentError: it has none, or something else under that name, or it is a class; the message says what to do.
     """
+    if isinstance(agent, type):
+        raise AgentError(f"{agent.__name__} is a class, which is no agent yet: pass {agent.__name__}()")
     view: object = getattr(agent, "view", None)
     if isinstance(view, View):
         return view
@@ -200,10 +202,11 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
             raise ValueError(f"a controller file takes no settings, but got {', '.join(settings)}")
         return _loaded(path)
     factory = agent_factory(spec.name)
+    hint = "; it is trained, so give its controller file instead of its name" if hasattr(factory, "load") else ""
+    check_settings(f"agent {spec.name!r}", factory, settings, hint)
     try:
         made = factory(**settings)
     except TypeError as error:
-        hint = "; it is trained, so give its controller file instead of its name" if hasattr(factory, "load") else ""
         raise ValueError(f"agent {spec.name!r}: {error}{hint}") from error
     except Exception as error:
         if spec.own is None or isinstance(error, ValueError):

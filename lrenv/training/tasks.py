@@ -308,8 +308,10 @@ def tasks() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*_TASKS, *sources.advertised(GROUP))))
 
 
-def _found(spec: specs.Spec, settings: dict[str, Any]) -> Task:
-    """The task that a spec names, before its settings; those that make it are taken out of `settings`.
+def _found(spec: specs.Spec, settings: dict[str, Any]) -> tuple[Task, tuple[str, ...]]:
+    """The task that a spec names, before its settings, and the names of those that make it.
+
+    The latter are taken out of `settings`.
 
     One that comes from elsewhere under a registered task's name, but is another, is called as in the spec.
     """
@@ -326,21 +328,26 @@ def _found(spec: specs.Spec, settings: dict[str, Any]) -> Task:
     else:
         known: dict[str, Any] = dict.fromkeys(tasks()) | _TASKS
         task: Task = lookup(known, spec.name, "task")
-        return task
+        return task, ()
+    makes: tuple[str, ...] = ()
     if inspect.isroutine(found):
         signature = inspect.signature(found)
-        own = {name: settings.pop(name) for name in signature.parameters if name in settings}
+        makes = tuple(signature.parameters)
+        own = {name: settings.pop(name) for name in makes if name in settings}
         try:
             signature.bind(**own)
         except TypeError as error:
+            for name in settings.keys() - {f.name for f in fields(Task)}:
+                lookup(dict.fromkeys(makes), name, "setting of a task")
             raise ValueError(f"task {spec.name!r}: {error}, as in {spec.name}:key=value") from None
         found = found(**own)
     if not isinstance(found, Task):
         raise ValueError(f"{spec.name} must be a lrenv.Task, or a function that gives one, not {what_is(found)}")
     if found.name in tasks() and found != _TASKS.get(found.name):
         # Results would be taken for those of the task that has the name.
-        return replace(found, name=spec.name if spec.own is None else f"{Path(spec.own.file).name}:{spec.own.name}")
-    return found
+        name = spec.name if spec.own is None else f"{Path(spec.own.file).name}:{spec.own.name}"
+        return replace(found, name=name), makes
+    return found, makes
 
 
 def make_task(task: str | Task, **settings: Any) -> Task:
@@ -359,10 +366,11 @@ def make_task(task: str | Task, **settings: Any) -> Task:
         TypeError: it is neither a name nor a task.
         ValueError: the task is unknown, one's own file raises, or a setting cannot be meant.
     """
+    makes: tuple[str, ...] = ()
     if isinstance(task, str):
         spec = specs.parse(task)
         settings = spec.settings | settings
-        base = _found(spec, settings)
+        base, makes = _found(spec, settings)
     elif isinstance(task, Task):
         base = task
     else:
@@ -371,7 +379,7 @@ def make_task(task: str | Task, **settings: Any) -> Task:
     options = {name: settings.pop(name) for name in list(settings) if name not in known}
     if options and settings.get("data", base.data) != "folder":
         name = next(iter(options))
-        lookup(dict.fromkeys(known), name, "setting of a task")
+        lookup(dict.fromkeys((*known, *makes)), name, "setting of a task")
     own = settings.get("optimizer")
     if isinstance(own, str) and own.startswith("+"):
         settings["optimizer"] = wrapped(base.optimizer, own)
