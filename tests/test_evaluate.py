@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lrenv.agents import View, make_agent
+from lrenv.agents import AgentError, View, make_agent
+from lrenv.agents.fds.agent import FDS
 from lrenv.agents.schedules.agent import PEAKS
 from lrenv.benchmark import Result, evaluate, tune
 from lrenv.benchmark.evaluation import ARRAYS
@@ -172,6 +174,19 @@ def test_a_result_has_the_metric_of_its_loss(task: str, metric: str) -> None:
     assert np.isfinite(result.test_metric).all()
     assert np.isfinite(result.final_test_metric).tolist() == [True, False]
     assert json.loads(result.lines()[1])[f"final_test_{metric}"] is None
+
+
+def test_a_result_is_shown_in_a_line() -> None:
+    result = evaluate("constant:peak=0.1", NOISY, range(2), device="cpu")
+    mean = f"{result.test_loss.mean():.4g}"
+    assert repr(result) == f"<Result: {result.agent} on noisy-quadratic, 2 seeds, mean test loss {mean}>"
+    broken = replace(result, diverged=np.array([True, False]))
+    assert ", 2 seeds, 1 diverged, " in repr(broken)
+
+
+def test_a_class_is_no_agent() -> None:
+    with pytest.raises(AgentError, match=r"FDS is a class, which is no agent yet: pass FDS\(\)"):
+        evaluate(FDS, NOISY, [0], device="cpu")  # type: ignore[arg-type]
 
 
 def test_no_seeds_are_refused() -> None:

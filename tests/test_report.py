@@ -133,6 +133,22 @@ def test_small_losses_keep_three_digits() -> None:
     assert entries["test_loss"] == "0.0000124 (0.0000001)"
 
 
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([2053.961, 2233.408], "2143.7 (126.9)"),
+        ([20539.6, 22334.1], "21437 (1269)"),
+        ([12.3456, 12.5], "12.423 (0.109)"),
+        ([9.87654, 9.5], "9.6883 (0.2663)"),
+    ],
+)
+def test_large_losses_have_five_digits(values: list[float], shown: str) -> None:
+    large = comparison_of({"a": result_of(values), "b": result_of([3 * x for x in values])}, "a")
+    assert cells(large.rows[0], large)["test_loss"] == shown
+    mixed = comparison_of({"a": result_of(values), "b": result_of([0.5, 0.6])}, "a")
+    assert cells(mixed.rows[1], mixed)["test_loss"] == "0.5500 (0.0707)", "nobody loses digits to another"
+
+
 def test_cells_against_scipy(mixed: Comparison) -> None:
     row = next(row for row in mixed.rows if row.label == "b")
     entries = cells(row, mixed)

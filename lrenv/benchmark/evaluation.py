@@ -33,7 +33,7 @@ ARRAYS = ("seeds", *NUMBERS, "diverged")
 """Those that have one entry per run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What one agent achieved on one task, a run per seed: at each run's best checkpoint, and at its end.
 
@@ -68,6 +68,13 @@ class Result:
     curves: dict[str, NDArray[Any]]
     seconds: float
     view: dict[str, Any]
+
+    def __repr__(self) -> str:
+        diverged = f", {int(self.diverged.sum())} diverged" if self.diverged.any() else ""
+        return (
+            f"<Result: {self.agent} on {self.task}, {len(self.seeds)} seeds{diverged}, mean test loss "
+            f"{np.mean(self.test_loss):.4g}>"
+        )
 
     def numbers(self) -> dict[str, NDArray[Any]]:
         """Name -> (n,): the losses, and the metric under its own name, such as `final_test_accuracy`."""

@@ -33,8 +33,9 @@ def cells(row: Row, comparison: Comparison) -> dict[str, str]:
     if row.result is None:
         return known | {"failure": f"failed: {row.failure}"}
     summary, places = row.summary(), _places(comparison)
-    of = {name: name for name in ("test_loss", "final_test_loss", "val_loss")} | {"metric": f"test_{row.result.metric}"}
-    numbers = {name: _number(summary[key], places) if key in summary else "-" for name, key in of.items()}
+    numbers = {name: _number(summary[name], places) for name in ("test_loss", "final_test_loss", "val_loss")}
+    metric = f"test_{row.result.metric}"
+    numbers["metric"] = _number(summary[metric], max(places, 4)) if metric in summary else "-"
     others = {"difference": _difference(row, comparison), "p": _p(row.paired)}
     return known | numbers | others | {"diverged": str(summary["diverged"]), "runs": str(row.runs)}
 
@@ -168,9 +169,11 @@ def _p(value: float | None) -> str:
 
 
 def _places(comparison: Comparison) -> int:
-    """Decimal places of losses: at least four, and more where all means are so small that three digits need them."""
-    largest = max((abs(float(np.mean(result.test_loss))) for _, result in comparison.whole), default=0.0)
-    return 4 if not 0 < largest < 0.1 else min(2 - math.floor(math.log10(largest)), 12)
+    """Decimal places of losses: four, or what gives the lowest mean from 10 on five digits, and small ones three."""
+    means = [abs(float(np.mean(result.test_loss))) for _, result in comparison.whole] or [0.0]
+    if min(means) >= 10:
+        return max(4 - math.floor(math.log10(min(means))), 0)
+    return 4 if not 0 < max(means) < 0.1 else min(2 - math.floor(math.log10(max(means))), 12)
 
 
 def _number(value: dict[str, float], places: int) -> str:
