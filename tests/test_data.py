@@ -156,6 +156,16 @@ def test_from_arrays_copies_converts_and_normalises() -> None:
     torch.testing.assert_close(made.std, torch.tensor(x.std()).float())
 
 
+def test_columns_of_unlike_scales_are_told() -> None:
+    given = arrays()
+    scaled = {name: x * [1.0, 1e4, 1, 0] for name, x in given.items() if name.endswith("inputs")}
+    with pytest.warns(DataWarning, match=r"column 1 of the inputs has a range of .*e\+0\d, column [02] .*standard"):
+        made = from_arrays(**given | scaled)
+    assert made.std.ndim == 0
+    from_arrays(**given | scaled, normalise=False)
+    from_arrays(**given | {name: given[name] * [1.0, 20, 1, 0] for name in scaled})
+
+
 def test_constant_inputs_are_centred_and_not_blown_up() -> None:
     constant = {f"{part}_inputs": np.full((m, 7), 0.1) for part, m in (("train", 12), ("val", 6), ("test", 3))}
     made = from_arrays(**arrays(**constant))

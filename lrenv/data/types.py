@@ -16,6 +16,9 @@ from lrenv.lookup import count
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+UNLIKE = 100
+"""How many times the range of one column another one's is from which on a table is not normalised as a whole."""
+
 
 class DataMissing(FileNotFoundError):
     """An error: files of a data set are not there, or could not be downloaded."""
@@ -26,7 +29,7 @@ class DataCorrupt(ValueError):
 
 
 class DataWarning(UserWarning):
-    """A warning: a part of a data set was left out or changed, or can't be measured; the message says what."""
+    """A warning: a part of a data set was left out or changed, can't be measured, or needs scaling; it says what."""
 
 
 class Split(NamedTuple):
@@ -175,7 +178,8 @@ def from_arrays(
     """Returns a `Data` of one's own arrays, checked and copied to the CPU.
 
     Pass the validation split in a shuffled order, since its first examples stand for the whole where a task measures a
-    part of it. A `DataWarning` names classes of which validation or test has no example.
+    part of it. A `DataWarning` names classes of which validation or test has no example, and columns of a table whose
+    ranges are so unlike that one mean and one standard deviation for all of them can't normalise it.
 
     Args:
         train_inputs: (m, *shape). uint8 images (m, C, H, W) stay uint8, integers (m, L) become token ids (int64),
@@ -187,7 +191,8 @@ def from_arrays(
         test_inputs: as `train_inputs`.
         test_targets: as `val_targets`.
         normalise: take mean and standard deviation from the training inputs (per channel where an example has
-            three axes); otherwise they are 0 and 1, and batches are used as they stand. By default all inputs but token
+            three axes, and one for all columns of a table); otherwise they are 0 and 1, and batches are used as they
+            stand. By default all inputs but token
             ids are normalised. Integers that are quantities and no token ids: pass True, and they become float32.
         classes: how many there are. By default as many as the training targets name, each of them at least once; a
             vocabulary may be larger than what the training targets hold.
@@ -218,8 +223,27 @@ def from_arrays(
         number = _classes(splits, classes)
     data = with_statistics(splits["train"], splits["val"], splits["test"], number)
     if normalise is False:
-        data = data._replace(mean=torch.zeros_like(data.mean), std=torch.ones_like(data.std))
+        return data._replace(mean=torch.zeros_like(data.mean), std=torch.ones_like(data.std))
+    _warn_of_scales(data.train.inputs)
     return data
+
+
+def _warn_of_scales(inputs: Tensor) -> None:
+    """Warns where columns of a table are of unlike scales.
+
+    Ranges tell scales: deviations are small in columns that are seldom other than 0, too, such as pixels at an edge.
+    """
+    if inputs.ndim != 2 or not inputs.is_floating_point():
+        return
+    ranges = inputs.amax(0) - inputs.amin(0)
+    widest, narrowest = int(ranges.argmax()), int(ranges.where(ranges > 0, torch.inf).argmin())
+    if ranges[widest] > UNLIKE * ranges[narrowest] > 0:
+        warnings.warn(
+            f"column {widest} of the inputs has a range of {ranges[widest]:.3g}, column {narrowest} one of "
+            f"{ranges[narrowest]:.3g}, and all columns are divided by one standard deviation: standardise each first",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def _classes(splits: dict[str, Split], given: int | None) -> int:
