@@ -462,7 +462,7 @@ def test_a_training_from_the_command_line(
     assert command("--resume") == 0
     again = capsys.readouterr()
     assert again.out == told.out
-    assert again.err.startswith("8/8 episodes, 0 s  it was finished; a larger --episodes goes further  best ")
+    assert again.err.startswith("8/8 episodes, 0 s  it was finished; a larger --episodes goes further  held-out best ")
     assert command("--observe", "dynamic", "--overwrite") == 2
     assert "did you mean 'dynamics'" in capsys.readouterr().err
 

@@ -292,7 +292,7 @@ def _trained(training: Training[S], settings: S, folder: Folder, deadline: float
                 if not training.finished and training.iteration % settings.eval_every:  # it was to be longer
                     training.validate()
                     saved = training.checkpoint()
-                report(done, f"{training.over}  best {training.best_shown}")
+                report(done, f"{training.over}  held-out best {training.best_shown}")
             while training.iteration < training.iterations:
                 if time.monotonic() >= deadline:
                     raise KeyboardInterrupt
@@ -304,7 +304,7 @@ def _trained(training: Training[S], settings: S, folder: Folder, deadline: float
                 for name, value in row.items():
                     logger.record(name, value)
                 logger.dump(training.iteration)
-                report(training.done, f"{training.status(row)}  best {training.best_shown}")
+                report(training.done, f"{training.status(row)}  held-out best {training.best_shown}")
                 saved, done = training.checkpoint(), training.done
                 better = training.best_iteration == training.iteration
                 if better or time.monotonic() - last > CHECKPOINT_SECONDS:
