@@ -33,7 +33,7 @@ class Tunable(Protocol[P, A_co]):
         """Makes the agent."""
 
 
-def tuned(extends: bool = True, **grid: tuple[Any, ...]) -> Callable[[Callable[P, A_co]], Tunable[P, A_co]]:
+def tuned(*, extends: bool = True, **grid: tuple[Any, ...]) -> Callable[[Callable[P, A_co]], Tunable[P, A_co]]:
     """Attaches the default tuning grid to a factory, as `factory.grid`, and whether its rates may be extended."""
 
     def attach(factory: Callable[P, A_co]) -> Tunable[P, A_co]:

@@ -435,6 +435,14 @@ def test_signals_of_ones_own_are_known_by_what_they_are_made_of() -> None:
     assert View(observe=lambda d: (d.inner_step / d.budget)[:, None]).horizon  # type: ignore[arg-type]
     assert View(observe="registered-later").horizon, "it may tell anything"
 
+    def branches(d: Any) -> Any:
+        return (d.val_loss / d.budget if d.inner_step.max() > 100 else d.train_loss)[:, None]
+
+    Own.view, Own.reads = View(observe=branches), ("branches.0",)  # type: ignore[arg-type]
+    assert privileges_of(Own()) == Privileges(horizon=True, validation=True, gradients=False, optimizer=False)
+    with pytest.raises(TypeError, match="a table of lrenv.envs.observations.Signal"):
+        View(observe={"x": branches})  # type: ignore[arg-type]
+
 
 # Scores
 

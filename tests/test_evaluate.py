@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from lrenv.agents import AgentError, View, make_agent
+from lrenv.agents import AgentError, BaseAgent, View, make_agent
 from lrenv.agents.fds.agent import FDS
 from lrenv.agents.schedules.agent import PEAKS
 from lrenv.benchmark import Result, evaluate, tune
@@ -216,6 +216,28 @@ def test_a_grid_is_extended_until_the_best_rate_is_inside() -> None:
     assert len(set(peaks)) == len(peaks) == len(tuned.val_loss)
     assert tuned.settings == tuned.combinations[int(np.argmin(tuned.val_loss))]
     assert len(tune("step", task, (1,), device="cpu").combinations) == 48, "that of the paper stays as it is"
+
+
+class UpTo(BaseAgent[tuple[()]]):
+    """An agent that fails at rates above 0.5, and whose other setting can't be hashed."""
+
+    view = View(control="set-raw", observe="clock")
+    grid: ClassVar[Any] = {"peak": (0.05, 0.1, 0.2), "other": ([1, 2], [3, 4])}
+
+    def __init__(self, peak: Any, other: Any = None) -> None:
+        self.peak = peak
+
+    def act(self, observation: Any, carry: tuple[()]) -> tuple[Any, tuple[()]]:
+        rates = np.broadcast_to(self.peak, len(observation))[:, None]
+        assert rates.max() <= 0.5, "too high"
+        return rates, carry
+
+
+def test_an_agent_that_fails_beyond_its_grid_has_the_best_of_it(advertise: Callable[[str, str], None]) -> None:
+    advertise("up-to", f"{__name__}:UpTo")
+    tuned = tune("up-to", make_task("noisy-quadratic", budget=20, interval=10), (1,), device="cpu")
+    assert tuned.settings["peak"] == 0.2
+    assert len(tuned.combinations) == 6
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import math
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -181,6 +182,10 @@ def test_a_resumed_search_may_end_where_it_is(tmp_path: Path, monkeypatch: pytes
             ValueError, match=f"outer_steps=1 is less than the {at} outer steps that are done: give more"
         ):
             outer_training.train(FDSTraining, again(outer_steps=1))
+        with monkeypatch.context() as patch:
+            patch.setattr(FDSTraining, "validate", mock.Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                outer_training.train(FDSTraining, again(outer_steps=at))
         outer_training.train(FDSTraining, again(outer_steps=at))
         outer_training.train(FDSTraining, settings(tmp_path / f"straight{at}", outer_steps=at, eval_every=4))
         cut, straight = (

@@ -82,7 +82,7 @@ def test_the_first_settings_are_the_authors() -> None:
 
 @pytest.mark.parametrize("agent", ["plateau:peak=0.1", "greedy:peak=0.1", "greedy-bounded:peak=0.1"])
 def test_losses_that_were_measured_once_are_not_counted_twice(agent: str) -> None:
-    sentence = r"decisions, every 5 steps, and they are measured every 10: give the task interval=10"
+    sentence = r"at each decision, every 5 steps, but they are measured every 10: give the task interval=10"
     with pytest.raises(AgentError, match=sentence):
         evaluate(agent, "noisy-quadratic:budget=20:interval=5:measure_interval=10", [0], device="cpu")
     evaluate(agent, "noisy-quadratic:budget=20:interval=10:measure_interval=10", [0], device="cpu")

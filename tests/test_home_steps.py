@@ -43,6 +43,40 @@ def test_a_step_at_a_rate_of_0_is_one() -> None:
     assert controller.last_epoch == 5
 
 
+def test_a_closure_at_a_rate_of_0_trains() -> None:
+    """There are no gradients before it, or those of 0."""
+    for set_to_none in (True, False):
+        loop = Loop([0.0])
+        controller = LRController(loop.optimizer, "linear:peak=0.1", horizon=T)
+
+        def closure(loop: Loop = loop) -> Tensor:
+            loss = loop.validate()
+            loss.backward()
+            return loss
+
+        for _ in range(4):
+            loss = loop.optimizer.step(closure)
+            loop.optimizer.zero_grad(set_to_none)
+            controller.step(loss)
+        assert controller.last_epoch == 4
+        assert controller.get_last_lr() == [pytest.approx(0.1 * (1 - 4 / T))]
+
+
+def test_a_closure_that_is_never_called_leaves_bounds() -> None:
+    class Ignoring(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            super().step()
+
+    loop = Loop([0.5], Ignoring)
+    settings: Any = {"horizon": T, "module": loop.model, "batch_size": 4, "bounds": (1e-4, 0.1)}
+    controller = LRController(loop.optimizer, "universal", **settings)
+    loop.validate().backward()
+    loop.optimizer.step(lambda: 1 / 0)
+    assert controller.get_last_lr() == [0.1]
+    controller.step(1.0)
+    assert controller.last_epoch == 1
+
+
 class SAM(torch.optim.Optimizer):
     """Sharpness-aware minimisation (Foret et al. 2021) that moves weights by `data`, which autograd doesn't notice."""
 
@@ -109,6 +143,16 @@ def test_a_frozen_group_gives_no_rate_to_start_from() -> None:
     assert loop.optimizer.param_groups[1]["lr"] == 0.5
 
 
+@pytest.mark.parametrize("order", [(0.001, 0.5), (0.5, 0.001)])
+def test_bounds_before_the_agent_has_decided_keep_the_ratios_of_the_moment(order: tuple[float, float]) -> None:
+    loop = Loop([0.1, 0.1])
+    settings: Any = {"horizon": T, "module": loop.model, "batch_size": 4}
+    controller = LRController(loop.optimizer, "universal", bounds=(1e-4, 0.1), **settings)
+    for group, lr in zip(loop.optimizer.param_groups, order, strict=True):
+        group["lr"] = lr
+    assert loop.step(controller) == pytest.approx([0.2 * lr for lr in order])
+
+
 def test_bounds_hold_before_the_agent_has_decided() -> None:
     loop = Loop([0.05])
     settings: Any = {"horizon": T, "module": loop.model, "batch_size": 4}
@@ -154,13 +198,25 @@ def test_a_group_that_is_added_has_its_ratio_from_the_next_step_on(optimizer_fir
     assert controller.base_lrs == [0.1, 0.02]
 
 
+@pytest.mark.filterwarnings("ignore:something else has set the optimizer's rate")
+def test_a_group_that_is_added_changes_no_rate_that_the_user_has_set() -> None:
+    loop = Loop([0.1])
+    controller = LRController(loop.optimizer, "constant:peak=0.1", horizon=T, every=6)
+    loop.run(controller, 7)
+    loop.optimizer.param_groups[0]["lr"] = 0.05
+    loop.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 0.02})
+    assert loop.step(controller) == pytest.approx([0.05, 0.02])
+    loop.run(controller, 6)
+    assert any("something else" in why for decision in controller.history for why in decision.why)
+
+
 @pytest.mark.parametrize("agent", ["plateau:peak=0.1", "linear:peak=0.1"])
 def test_a_loop_that_never_calls_the_controller_is_told(agent: str) -> None:
     loop = Loop()
     controller = LRController(loop.optimizer, agent, horizon=500, evaluate=loop.validate)
     for _ in range(100):
         loop.step()
-    with pytest.warns(UserWarning, match=r"took 100 steps since .*: call step\(loss\) after each"):
+    with pytest.warns(UserWarning, match=r"took 100 steps without .*: call step\(loss\) after each"):
         loop.step()
     assert controller.last_epoch == 0
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -797,3 +800,18 @@ def test_an_env_that_was_seeded_anew_begins_its_own_next_episode(toy: Callable[.
     alone = LearningRateVectorEnv(1, toy(budget=12), **EXACT)
     wanted, _ = alone.reset(seed=draws.episode_seeds(np.array([50]), np.array([1])).tolist())
     np.testing.assert_allclose(observation[0], wanted[0], rtol=1e-10, atol=1e-10)
+
+
+def test_sets_are_described_alike_in_every_process() -> None:
+    """Their order depends on the hashes of strings, which are others in each process."""
+    code = "from lrenv.envs.snapshots import described; print(described({'x': {'first', 'second', 'third', 'fourth'}}))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in range(3)
+    }
+    assert found == {"{x: {first, fourth, second, third}}\n"}

@@ -62,7 +62,7 @@ class Training(ABC, Generic[S]):
         best_val_loss: what `held_out_loss` gave for the best controller so far; None before the first.
         best_iteration: the number of iterations after which that controller was made.
         selection_runs: the number of trainees that were trained so far to choose it.
-        finished: whether the checkpoint that it goes on from was the last one, of a training as long as was asked then.
+        finished: whether the checkpoint that it goes on from was the last of a training of the length then asked for.
         command: the command that began the training.
         files: spec of something of one's own that takes part -> what tells its file from another version.
         unit: what the progress bar counts.
@@ -241,8 +241,8 @@ def train(kind: Callable[[S], Training[S]], settings: S, deadline: float = math.
     """Trains a controller and gives the path of the best one.
 
     Interrupted (KeyboardInterrupt), it saves the last finished iteration; `resume` goes on from there, and ends with
-    the same controller, to the last bit, on the same machine. One that is made longer than was asked for at first has
-    been validated at that end, too, where the first length is no multiple of `eval_every`.
+    the same controller, to the last bit, on the same machine. A training that was extended was also validated at its
+    first end, if that is no multiple of `eval_every`.
 
     Args:
         kind: what is trained.
@@ -282,14 +282,18 @@ def _trained(training: Training[S], settings: S, folder: Folder, deadline: float
         folder.save(*training.checkpoint())
         if settings.overwrite:
             folder.discard_logs()
+    # One that is resumed to end where it is, between two validations, has still to be validated there.
+    ends = training.iteration >= training.iterations and settings.resume
+    unseen = ends and not training.finished and training.iteration % settings.eval_every > 0
     saved, done = training.checkpoint(), training.done
+    saved[1]["finished"] &= not unseen
     logger = folder.logger(training.iteration)
     training.attach(logger)
     last = time.monotonic()
     try:
         with progress(training.length, training.unit, done) as report:
             if training.iteration >= training.iterations:
-                if not training.finished and training.iteration % settings.eval_every:  # it was to be longer
+                if unseen:
                     training.validate()
                     saved = training.checkpoint()
                 report(done, f"{training.over}  held-out best {training.best_shown}")

@@ -38,7 +38,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 """Name -> (part of the budget that has passed) -> what the rate is multiplied by."""
 TAKEN = "d_of_the_last_step"
-"""What the first group of an optimizer with an estimate d of the distance has besides."""
+"""The key in an optimizer's first group that keeps the estimate d of the distance that the last step took."""
 
 
 @dataclass(frozen=True, repr=False)

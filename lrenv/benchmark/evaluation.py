@@ -231,8 +231,8 @@ def _environments(
         measured = settings["measure_interval"] = measured_every(task, count("interval", interval))
         if measured > interval and getattr(agent, "counts_measurements", False):
             raise ValueError(
-                f"it counts the validation losses of its decisions, every {interval} steps, and they are measured "
-                f"every {measured}: give the task interval={measured}, or measure_interval={interval}"
+                f"it counts validation losses at each decision, every {interval} steps, but they are measured every "
+                f"{measured}: give the task interval={measured}, or measure_interval={interval}"
             )
         return make(n, task, **settings, device=device, compile=compile, autoreset_mode=AutoresetMode.DISABLED)
     except (ValueError, TypeError) as error:

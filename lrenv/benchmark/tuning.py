@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Real
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ AT_ONCE = 256
 """Trainees in a batch at most, which bounds memory."""
 
 RATES = ("peak", "initial_lr")
-"""What of an agent's grid is extended where the best value is the lowest or the highest."""
+"""Hyperparameters whose grids are extended if the best value is at an end."""
 LIMITS = (1e-8, 1e4)
 """Grids are extended within these."""
 EXTENSION = 2
@@ -64,7 +66,7 @@ def extended(values: Sequence[Any], factor: float, best: Any, takes: Callable[[A
     Args:
         values: of the axis.
         factor: between two of them.
-        best: one of them; None where every run diverged, which counts as the lowest.
+        best: one of them; None where every run diverged: then lower values are added.
         takes: whether the agent can be made with a value.
     """
     steps = range(1, EXTENSION + 1)
@@ -86,8 +88,9 @@ def tune(
     """Searches the grid that an agent's factory carries, by validation loss, all combinations as one batch.
 
     A combination with a run that diverged is not chosen (`lrenv.benchmark.selection`). Where the best rate is the
-    lowest or the highest of three or more with equal ratios, two more are tried on that side, until it is inside: else
-    who has the better grid would be ahead. A factory whose `extends` is False has a grid that is as it is.
+    lowest or the highest of three or more with equal ratios, two more are tried on that side, until it is inside, the
+    agent fails with them, or they leave `LIMITS`: no agent is to win by a better grid. A factory whose `extends` is
+    False is searched over its grid as it stands.
 
     Args:
         name: the agent's; its factory's `grid` maps hyperparameters to values, whose product is searched.
@@ -105,9 +108,9 @@ def tune(
     if not grid:
         raise ValueError(f"agent {name!r} has no grid to tune over; give its settings, as in {name}:peak=0.01")
     rates = [key for key in RATES if key in grid and getattr(factory, "extends", True)]
-    factors = {key: ratio_of(grid[key]) for key in rates}
-    axes = {key: sorted(values) if factors.get(key) else list(values) for key, values in grid.items()}
-    losses: dict[tuple[Any, ...], float] = {}
+    factors = {key: factor for key in rates if (factor := ratio_of(grid[key]))}
+    axes = {key: list(values) for key, values in grid.items()}
+    tried: dict[str, tuple[dict[str, Any], float]] = {}  # by their repr, for values may not be hashable
 
     def run(part: list[tuple[dict[str, Any], int]]) -> Result:
         settings = {key: np.array([combination[key] for combination, _ in part]) for key in grid}
@@ -117,42 +120,44 @@ def tune(
     def takes(key: str, value: Any) -> bool:
         try:
             factory(**{other: values[0] for other, values in grid.items()} | {key: value})
-        except ValueError:
+        except Exception:  # whatever it says of a rate that is too high
             return False
         return True
 
     for number in itertools.count():
-        asked = itertools.product(*(grid if number == 0 else axes).values())  # first in the order of the grid
-        new = [values for values in asked if values not in losses]
-        pairs = [(dict(zip(grid, values, strict=True)), seed) for values in new for seed in seeds]
+        combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+        new = [combination for combination in combinations if repr(combination) not in tried]
+        pairs = [(combination, seed) for combination in new for seed in seeds]
         parts = [pairs[first : first + at_once] for first in range(0, len(pairs), at_once)]
-        key = {"tune": name} | ({"extension": number} if number else {})
-        found = [once(key | {"part": i}, partial(run, part)) for i, part in enumerate(parts)]
+        cell = {"tune": name} | ({"extension": number} if number else {})
+        try:
+            found = [once(cell | {"part": i}, partial(run, part)) for i, part in enumerate(parts)]
+        except Exception as error:
+            if not number or isinstance(error, OSError):
+                raise
+            break  # an agent that fails beyond its grid has the best of it
         each = np.concatenate([selection_losses(result.val_loss, result.diverged) for result in found])
-        losses |= zip(new, each.reshape(len(new), len(seeds)).mean(1).tolist(), strict=True)
-        best = min(losses, key=losses.__getitem__)
-        chosen = dict(zip(grid, best, strict=True)) if np.isfinite(losses[best]) else {}
-        longer = {
-            key: extended(values, factor, chosen.get(key), partial(takes, key))
-            if (factor := factors.get(key))
-            else values
-            for key, values in axes.items()
-        }
-        if longer == axes:
+        means = each.reshape(len(new), len(seeds)).mean(1).tolist()
+        tried |= {repr(combination): (combination, loss) for combination, loss in zip(new, means, strict=True)}
+        chosen, lowest = min(tried.values(), key=itemgetter(1))
+        longer = dict(axes)
+        for rate, factor in factors.items():
+            best = chosen[rate] if np.isfinite(lowest) else None
+            longer[rate] = extended(sorted(axes[rate]), factor, best, partial(takes, rate))
+        if all(len(longer[rate]) == len(axes[rate]) for rate in axes):
             break
         axes = longer
-    if not chosen:
+    if not np.isfinite(lowest):
         raise AgentError(
-            f"agent {name!r} on task {task.name!r}: runs diverge with all {len(losses)} settings of its grid "
+            f"agent {name!r} on task {task.name!r}: runs diverge with all {len(tried)} settings of its grid "
             f"({', '.join(grid)}); give it settings of your own, as in {name}:{next(iter(grid))}=..."
         )
-    combinations = [dict(zip(grid, values, strict=True)) for values in losses]
-    return Tuned(chosen, combinations, np.array(list(losses.values())))
+    return Tuned(chosen, [combination for combination, _ in tried.values()], np.array([x for _, x in tried.values()]))
 
 
 def ratio_of(values: Sequence[Any]) -> float | None:
     """Returns the ratio of neighbours, above 1, of three or more rates with equal ratios; None of anything else."""
-    ascending = sorted(values) if all(isinstance(x, int | float) for x in values) else []
+    ascending = sorted(values) if all(isinstance(x, Real) for x in values) else []
     if len(ascending) < 3 or ascending[0] <= 0:
         return None
     ratios = [high / low for low, high in itertools.pairwise(ascending)]

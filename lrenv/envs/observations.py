@@ -235,6 +235,7 @@ def quantities_of(observe: Observe, reads: Sequence[str] | None = None) -> set[s
         observation = OBSERVATIONS.get(each) if isinstance(each, str) else each
         if observation is None:
             return set(Dynamics._fields)
+        _check_observation(observation)
         if isinstance(observation, Mapping):
             for name in observation if reads is None else set(reads) & set(observation):
                 found |= quantities.looked_at(observation[name].value)

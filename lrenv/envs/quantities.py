@@ -1,8 +1,9 @@
-"""Of which quantities of training an observation is made: what is measured for it, and what it tells an agent."""
+"""Which quantities of training an observation depends on: what is measured for it, and what it tells an agent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import Any, cast
 
 import torch
@@ -42,10 +43,18 @@ class _Recorder:
 
 
 def looked_at(value: Callable[[Dynamics], Tensor]) -> set[str]:
-    """Returns the quantities that a function looks at, whether or not its value changes with them in a trial."""
+    """Returns the quantities that a function looks at in a trial, and those that it names, where it looks at others."""
     recorder = _Recorder()
     try:
         value(cast(Dynamics, recorder))
     except Exception:  # it takes nothing but a true tuple, such as torch.stack does
         return set(Dynamics._fields)
-    return recorder.looked_at
+    return recorder.looked_at | _named(getattr(value, "__code__", None))
+
+
+def _named(code: CodeType | None) -> set[str]:
+    """The quantities that the code of a function names, and that of functions within."""
+    if code is None:
+        return set()
+    within = (_named(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(Dynamics._fields).intersection(code.co_names).union(*within)

@@ -119,7 +119,7 @@ def _network(task: Task, trainee: Trainee) -> str:
 
 
 def _own(part: nn.Module) -> list[Any]:
-    """What a module holds and does besides what torch's modules do, which tell their settings by their names."""
+    """A module's own attributes and methods; torch's modules show their settings in their `repr`."""
     kinds = [kind for kind in type(part).__mro__ if not kind.__module__.startswith(("torch.", "builtins"))]
     methods = [x for kind in kinds for x in vars(kind).values() if isinstance(x, FunctionType)]
     held = {name: x for name, x in vars(part).items() if kinds and name not in vars(nn.Module())}
@@ -154,6 +154,8 @@ def _described(value: object, within: tuple[object, ...]) -> str:
         return f"{{{', '.join(f'{key}: {described(each)}' for key, each in value.items())}}}"
     if isinstance(value, tuple):
         return f"({', '.join(map(described, value))})"
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(map(described, value)))}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(described, value))}]"
     if isinstance(value, MethodType):

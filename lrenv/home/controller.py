@@ -28,8 +28,8 @@ from lrenv.runtime.ambient import own_settings
 
 IDLE = 100
 """Calls of `step` in a row without a step of the optimizer, after which that is said: gradients are seldom accumulated
-over as many batches, and a GradScaler, which halves its scale at each step that it skips, begins at 2^16. As many steps
-without a call are told of, too."""
+over as many batches, and a GradScaler, which halves its scale at each step that it skips, begins at 2^16. The same
+number of steps without a call of `step` is told of, too."""
 
 FAR_ABOVE = 10.0
 """A first step at so many times the rate that the agent chooses for it, or more, is told of."""
@@ -83,8 +83,9 @@ class LRController(LRScheduler):
             the horizon for others.
         evaluate: called at decisions: gives the validation loss, or (logits, targets) of the same examples each time.
             No gradients are recorded meanwhile; a loss that is made of some says `with torch.enable_grad()`.
-        bounds: the rate that the agent sets, which is the highest, is kept between these two; also the optimizer's own
-            at a first step that is taken before the agent decides.
+        bounds: the rate that the agent sets is kept between these two, and the highest of the optimizer's own at a
+            first step that is taken before the agent decides. A group that is added or unfrozen later, whose first rate
+            is higher, has more.
         shadow: whether to change nothing, and only keep in `history` what would be done to the rates that there are.
         module: is in evaluation mode while `evaluate` runs, has the layers of agents that set a rate for each, and its
             order of parameters tells the first and the last one; without it, that of the optimizer's groups does.
@@ -157,7 +158,7 @@ class LRController(LRScheduler):
         self._plan()
         self.base_lrs: Any = self._rates.groups.initial()
         self._at_gradients = self._gradients is not None or self._untrained is not None
-        self._stepping = Steps(optimizer, self._before_step, self._looks_at_this_step if self._at_gradients else None)
+        self._stepping = Steps(optimizer, self._before_step, self._at_gradient, self._looks_at_this_step)
 
     def __repr__(self) -> str:
         return f"LRController({self._driver.name}, step {self.last_epoch} of {self.horizon or 'any number'})"
@@ -209,17 +210,18 @@ class LRController(LRScheduler):
         if self._stepping.taken == IDLE:
             self._tell(
                 "forgotten",
-                f"the optimizer took {IDLE} steps since the last call of the controller's step, which alone lets the "
-                "agent decide again: call step(loss) after each step of the optimizer",
+                f"the optimizer took {IDLE} steps without a call of the controller's step, so that the agent decides "
+                "nothing: call step(loss) after each",
             )
-        if self._rates.groups.lack_rates():
-            self._rates.write()
+        if (self._begun or self._rates.held) and self._rates.complete():
             self.base_lrs = self._rates.groups.initial()
         if not self._begun:
             self._rates.keep_within()
+        if self._can_begin and not self._at_gradients:
+            self.start()
+
+    def _at_gradient(self) -> None:
         if not self._at_gradients:
-            if self._can_begin:
-                self.start()
             return
         found_inf = getattr(self.optimizer, "found_inf", None) if self._looks_at_this_step() else None
         if found_inf is not None and bool(found_inf):  # a fused optimizer under a GradScaler: it won't move
@@ -334,8 +336,8 @@ class LRController(LRScheduler):
         """Keeps a rate from now on, whatever the agent does; it goes on watching.
 
         Args:
-            lr: in the place of the agent's; that of the moment if None. Where the agent sets several, one for all
-                layers, or a list with one for each.
+            lr: the rate to keep instead of the agent's; that of the moment if None. Where the agent sets several, one
+                for all layers, or a list with one for each.
 
         Raises:
             ValueError: no number of 0 or more, or not finite; or in shadow mode, which changes nothing.

@@ -27,7 +27,7 @@ class Groups:
     """The parameter groups of an optimizer.
 
     An agent sets one rate, that of the group whose rate is the highest when the controller is made, among those that
-    are trained: so no other gets more than the agent sets. Others keep the ratio to it that they were made with, which
+    are trained. Others keep the ratio to it that they were made with, which
     stands in each group as `initial_lr`, as with torch's schedulers. So a checkpoint of the optimizer has it, too. The
     rate of a group that is added later counts as an initial rate: its ratio is to the initial rate of that group,
     whatever the rate of the moment is. Where groups may not be changed, the first rates are kept here alone.
@@ -57,9 +57,12 @@ class Groups:
         self._set: list[tuple[Group, float]] = []  # groups as they were when rates were last set, and these
         self._first: list[float] = []  # rates of the groups that were seen, or that a checkpoint tells of
         self._trained: set[int] = set()  # the parameters at the last look
+        self.base = self.highest(self.initial())
+
+    def highest(self, rates: Sequence[float]) -> float:
+        """The highest of the groups' rates, among those that are trained if there are any."""
         trained = [any(p.requires_grad for p in group["params"]) for group in self.all]
-        rates = self.initial()
-        self.base = max((lr for lr, is_trained in zip(rates, trained, strict=True) if is_trained), default=max(rates))
+        return max([rate for rate, is_trained in zip(rates, trained, strict=True) if is_trained] or rates)
 
     def use(self, layers: Layers | None, write: bool) -> bool:
         """Gives each piece a rate of its own; nothing was changed before.
@@ -182,16 +185,32 @@ class Groups:
             _put(group, "lr", rate)
         self._set = [(group, float(group["lr"])) for group in self.all]
 
-    def lack_rates(self) -> bool:
-        """Whether there are groups whose rates were not set, though others' were.
+    def complete(self, lr: Sequence[float]) -> bool:
+        """Sets the rates of the groups that don't have those that were set: new ones, or all of a loaded state.
 
-        Such are all where a state of the optimizer was loaded since, and those that were added.
+        Args:
+            lr: (K), as they were set.
+
+        Returns:
+            Whether there were such groups.
         """
-        if not self._set:
+        known = {id(group) for group, _ in self._set}
+        if not self._set or all(id(group) in known for group in self.all):
             return False
-        if self.all[0] is self._set[0][0]:
-            return len(self.all) > len(self._set)
-        return {id(parameter) for group, _ in self._set for parameter in group["params"]} <= self._ids()
+        if not {id(parameter) for group, _ in self._set for parameter in group["params"]} <= self._ids():
+            return False  # others have taken their place, which the next decision finds
+        for group, rate in zip(self.all, self.rates_at(lr), strict=True):
+            if id(group) not in known:
+                _put(group, "lr", rate)
+                self._set.append((group, float(group["lr"])))
+        present = {id(group) for group in self.all}
+        self._set = [(group, rate) for group, rate in self._set if id(group) in present]
+        return True
+
+    def scale(self, factor: float) -> None:
+        """Multiplies the rates that the groups have now."""
+        for group in self.all:
+            _put(group, "lr", float(group["lr"]) * factor)
 
     def changed(self) -> bool:
         """Whether something else has set a rate since; loading a state puts other groups in the place of these."""
@@ -270,7 +289,7 @@ class Groups:
         return f"was {made}, and this optimizer is {own}: rates that suit one may not suit the other"
 
     def adaptive(self) -> bool:
-        """Whether it scales gradients, as all do but torch's SGD and ASGD, and those of others with SGD's arguments."""
+        """Whether it scales gradients: torch's SGD and ASGD don't, nor do others with SGD's `dampening`."""
         plain = isinstance(stepping(self._optimizer), torch.optim.SGD | torch.optim.ASGD)
         return not (plain or "dampening" in self.all[0])
 

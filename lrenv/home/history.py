@@ -91,7 +91,7 @@ class History:
         upper.legend()
         rates, asked = [max(decision.rates) for decision in self], [max(decision.proposed) for decision in self]
         lower.step(steps, rates, where="post", label="learning rate")
-        if asked != rates:
+        if not all(math.isclose(*pair, rel_tol=1e-5) for pair in zip(rates, asked, strict=True)):
             lower.step(steps, asked, "--", where="post", label="what the agent asked for")
         lower.set_ylabel("learning rate")
         lower.set_xlabel("optimizer step")

@@ -43,7 +43,7 @@ def from_first(values: Tensor) -> Tensor:
 
 
 def _sendable(values: Tensor) -> Tensor:
-    """A copy on a device from which the processes can send: NCCL does from GPUs alone."""
+    """A copy on a device that the processes can send from: NCCL sends from GPUs alone."""
     devices = [device.type for device in getattr(dist.group.WORLD, "_device_types", ())]
     there = not devices or values.device.type in devices
     return values.clone() if there else values.to(devices[0])

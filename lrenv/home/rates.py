@@ -40,7 +40,11 @@ class Rates:
     @property
     def lr(self) -> Tensor:
         """The rates (1, K) that the optimizer is driven with now."""
-        return torch.tensor([self.groups.pieces_now() if self._shadow else self._lr], dtype=self._dtype, device="cpu")
+        return torch.tensor([self._now], dtype=self._dtype, device="cpu")
+
+    @property
+    def _now(self) -> list[float]:
+        return self.groups.pieces_now() if self._shadow else list(self._lr)
 
     @property
     def held(self) -> bool:
@@ -73,6 +77,13 @@ class Rates:
         if not self._shadow:
             self.groups.set_rates(self._lr)
             self.groups.set_hyper({name: float(value) for name, value in self._hyper.items()})
+
+    def complete(self) -> bool:
+        """Sets the rates of groups that don't have those that were set, and tells whether there were such."""
+        if self._shadow or not self.groups.complete(self._lr):
+            return False
+        self.groups.set_hyper({name: float(value) for name, value in self._hyper.items()})
+        return True
 
     def _allowed(self, rates: Sequence[float]) -> tuple[list[float], list[str]]:
         """The rates that are set where the agent asks for others, and why."""
@@ -110,12 +121,12 @@ class Rates:
         self.groups.set_rates(rates)
 
     def keep_within(self) -> None:
-        """Brings the optimizer's own rates between the bounds, before the agent has decided."""
+        """Brings the highest of the optimizer's own rates between the bounds, before the agent has decided."""
         if self._shadow or self.held or self._bounds == ANY:
             return
-        rates = self.groups.pieces_now()
-        if (allowed := [self.within(rate) for rate in rates]) != rates:
-            self.groups.set_rates(allowed)
+        highest = self.groups.highest(self.groups.rates())
+        if highest and (allowed := self.within(highest)) != highest:
+            self.groups.scale(allowed / highest)
 
     def release(self) -> None:
         """Lets the agent go on from the rate that was held."""
@@ -124,9 +135,9 @@ class Rates:
     def state(self) -> dict[str, Any]:
         """What goes on from here, as plain values."""
         return {
-            "lr": self.groups.pieces_now() if self._shadow else self._lr,
+            "lr": self._now,
             "hyper": {name: float(value) for name, value in self.hyper.items()},
-            "held": self._held,
+            "held": None if self._held is None else list(self._held),
             "base": self.groups.base,
             "initial": self.groups.initial(),
         }

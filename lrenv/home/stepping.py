@@ -27,8 +27,8 @@ class Steps:
     Args:
         optimizer: any object; one without a method `step` is taken to step whenever it is asked.
         before: called before each step.
-        early: tells whether `before` looks at the gradient of the step to come. Where a closure computes it, `before`
-            is then called within the step, when the closure has been called; None for those who never look.
+        look: called when the gradient of the step is there: before it, or where a closure computes it, within the step.
+        looks: tells whether `look` has something to do at the step to come.
 
     Attributes:
         taken: the steps that were taken since the last call of `since`.
@@ -36,12 +36,14 @@ class Steps:
             on the device of the weights.
     """
 
-    def __init__(self, optimizer: Any, before: Callable[[], None], early: Callable[[], bool] | None = None) -> None:
+    def __init__(
+        self, optimizer: Any, before: Callable[[], None], look: Callable[[], None], looks: Callable[[], bool]
+    ) -> None:
         self.found_inf: Tensor | None = None
         self.taken = 0
         self.noticed = callable(getattr(optimizer, "step", None))
         if self.noticed:
-            (listeners_of(optimizer) or Listeners(optimizer)).add(before, self._after, early)
+            (listeners_of(optimizer) or Listeners(optimizer)).add(before, look, looks, self._after)
 
     def _after(self, found_inf: Any) -> None:
         self.taken += 1
@@ -61,13 +63,9 @@ class Listener(NamedTuple):
     """One who is told of steps, as long as it is there."""
 
     before: WeakMethod[Any]  # called before each step
-    after: WeakMethod[Any]  # called after it, with the optimizer's `found_inf`
-    early: WeakMethod[Any] | None  # tells whether `before` will look at a gradient
-
-    def looks(self) -> bool:
-        """Whether it looks at the gradient of the step to come."""
-        asked = None if self.early is None else self.early()
-        return asked is not None and asked()
+    look: WeakMethod[Any]  # called when its gradient is there
+    looks: WeakMethod[Any]  # tells whether `look` has something to do
+    after: WeakMethod[Any]  # called after the step, with the optimizer's `found_inf`
 
 
 class Listeners:
@@ -79,18 +77,19 @@ class Listeners:
         step = optimizer.step
 
         # Compilers that trace the loop's step leave these out: what they do takes decisions, and is no part of a graph.
-        trains, before, after = map(torch.compiler.disable, (self._trains, self._before, self._after))
+        trains, before, look, after = map(torch.compiler.disable, (self._trains, self._before, self.look, self._after))
 
         @wraps(step)
         def told(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-            if not trains():
-                return step(*args, **kwargs)
             closure = args[0] if args else kwargs.get("closure")
-            if callable(closure) and any(listener.looks() for listener in self._held):
-                closure = _before_its_step(optimizer, closure, before)
+            if not trains(closure):
+                return step(*args, **kwargs)
+            before()
+            if callable(closure):
+                closure = _heard(optimizer, closure, self)
                 args, kwargs = ((closure, *args[1:]), kwargs) if args else (args, {**kwargs, "closure": closure})
             else:
-                before()
+                look()
             result = step(*args, **kwargs)
             after(getattr(optimizer, "found_inf", None))
             return result
@@ -99,14 +98,14 @@ class Listeners:
         # A bound method: torch's schedulers, which wrap it again, look for its function.
         self._told = optimizer.step = MethodType(told, optimizer)
 
-    def _trains(self) -> bool:
-        """Whether the step that is to be taken is one of training.
+    def _trains(self, closure: Any) -> bool:
+        """Whether this step trains.
 
-        `torch.distributed.checkpoint` brings an empty state of an optimizer into being by a step with rates and
-        gradients of 0.
+        `torch.distributed.checkpoint` creates an optimizer's state by a step without a closure, with rates and
+        gradients of 0, which is not told.
         """
         groups = self._optimizer.param_groups
-        if any(_on_device(group["lr"]) or group["lr"] != 0 for group in groups):
+        if closure is not None or getattr(self._optimizer, "state", True) or any(group["lr"] != 0 for group in groups):
             return True
         gradients = (p.grad for group in groups for p in group["params"] if p.grad is not None)
         return any(bool(getattr(x, "_local_tensor", x).abs().sum()) for x in gradients)
@@ -116,15 +115,31 @@ class Listeners:
             if (found := listener.before()) is not None:
                 found()
 
+    def looks(self) -> bool:
+        """Whether anybody looks at the gradient of the step to come."""
+        return any(looks is not None and looks() for looks in (listener.looks() for listener in self._held))
+
+    def look(self) -> None:
+        """Has them look at it."""
+        for listener in reversed(tuple(self._held)):
+            if (found := listener.look()) is not None:
+                found()
+
     def _after(self, found_inf: Any) -> None:
         for listener in tuple(self._held):
             if (found := listener.after()) is not None:
                 found(found_inf)
 
-    def add(self, before: Callable[[], None], after: Callable[[Any], None], early: Callable[[], bool] | None) -> None:
+    def add(
+        self,
+        before: Callable[[], None],
+        look: Callable[[], None],
+        looks: Callable[[], bool],
+        after: Callable[[Any], None],
+    ) -> None:
         """Has these methods called, as long as their objects are there."""
-        asked = None if early is None else WeakMethod(early)
-        self._held.append(Listener(WeakMethod(before, self._forget), WeakMethod(after), asked))
+        first = WeakMethod(before, self._forget)
+        self._held.append(Listener(first, WeakMethod(look), WeakMethod(looks), WeakMethod(after)))
 
     def there(self) -> list[Any]:
         """The objects whose methods are called, earlier ones first."""
@@ -141,20 +156,17 @@ class Listeners:
             self._optimizer.step = self._own
 
 
-def _on_device(rate: Any) -> bool:
-    """Whether it takes waiting for a device to read the rate."""
-    return isinstance(rate, Tensor) and rate.device.type != "cpu"
+def _heard(optimizer: Any, closure: Callable[[], Any], listeners: Listeners) -> Callable[[], Any]:
+    """Wraps a closure so that those who look at its gradient do so once, right after its first call.
 
-
-def _before_its_step(optimizer: Any, closure: Callable[[], Any], before: Callable[[], None]) -> Callable[[], Any]:
-    """The closure of a step; `before` is called when it has been, which is before the optimizer looks at rates.
-
-    L-BFGS looks at its rate first. For it, the closure is called ahead, and not again for the same weights.
+    L-BFGS reads its rate before that. For it, the closure is called ahead, and not again for the same weights.
     """
+    if not listeners.looks():
+        return closure
     if isinstance(optimizer, torch.optim.LBFGS):
         with torch.enable_grad():
             loss = closure()
-        before()
+        listeners.look()
         weights = _versions(optimizer)
         return lambda: loss if _versions(optimizer) == weights else closure()
     called = False
@@ -164,7 +176,7 @@ def _before_its_step(optimizer: Any, closure: Callable[[], Any], before: Callabl
         loss = closure()
         if not called:
             called = True
-            before()
+            listeners.look()
         return loss
 
     return heard

@@ -100,7 +100,7 @@ class Validation:
 
 
 def _whole(given: Any) -> Any:
-    """What `evaluate` gave, without tensors of which each process holds a part."""
+    """What `evaluate` gave, with DTensors gathered."""
     if isinstance(given, tuple | list):
         return tuple(map(_whole, given))
     return given.full_tensor() if hasattr(given, "full_tensor") else given

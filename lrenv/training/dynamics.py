@@ -71,7 +71,7 @@ class Dynamics(NamedTuple):
 
 
 def one_rate(rates: Tensor) -> Tensor:
-    """Returns one rate (...) for K of them (..., K): the geometric mean of their sizes, to which 0 counts as 1e-12."""
+    """Returns one rate (...) for K of them (..., K): the geometric mean of their sizes; one of 0 counts as 1e-12."""
     return rates[..., 0] if rates.shape[-1] == 1 else rates.abs().clamp(min=1e-12).log().mean(-1).exp()
 
 

@@ -19,10 +19,10 @@ from lrenv.home.processes import is_first
 from lrenv.home.stepping import loss_of
 
 try:
-    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 except ModuleNotFoundError as missing:
     try:
-        from pytorch_lightning.callbacks import Callback
+        from pytorch_lightning.callbacks import Callback, GradientAccumulationScheduler
     except ModuleNotFoundError:
         sentence = "this needs PyTorch Lightning: pip install 'lrenv[lightning]'"
         raise ModuleNotFoundError(sentence, name="lightning") from missing
@@ -77,7 +77,7 @@ class LRControllerCallback(ControllerCallback, Callback):  # type: ignore[misc] 
                 "alone, or pass shadow=True to watch what the agent would do"
             )
         # Where a GradientAccumulationScheduler changes the batches of a step, the Trainer's number is another one.
-        changes = any(len(getattr(callback, "scheduling", ())) > 1 for callback in trainer.callbacks)
+        changes = any(isinstance(x, GradientAccumulationScheduler) and len(x.scheduling) > 1 for x in trainer.callbacks)
         steps = None if changes or self._horizon is not None else trainer.estimated_stepping_batches
         known = None if steps is None or steps < 0 or math.isinf(steps) else int(steps)
         saved = state.get("controller") if done else None
