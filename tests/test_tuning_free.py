@@ -302,6 +302,7 @@ def test_the_rate_of_mechanic_is_that_of_its_updates(toy: Callable[..., Task]) -
                                   "d-adaptation:schedule='constant':base=sgd"])  # fmt: skip
 def test_the_rate_of_an_estimate_is_that_of_the_step(spec: str, toy: Callable[..., Task]) -> None:
     """D is raised within the step, which takes the one of before."""
+    pytest.importorskip(MODULES[spec.split(":")[0]])
     agent, task = make_agent(spec), toy(optimizer="adam")
     parameter = nn.Parameter(torch.tensor([3.0, -2.0]))
     optimizer = agent.optimizer([parameter], task)  # type: ignore[attr-defined]
