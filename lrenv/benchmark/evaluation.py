@@ -24,7 +24,7 @@ from lrenv.runtime.ambient import with_own_settings
 from lrenv.runtime.compiling import CaptureError, Compile
 from lrenv.runtime.json_values import to_json
 from lrenv.runtime.memory import choose_device
-from lrenv.training.dynamics import one_rate
+from lrenv.training.dynamics import one_rate_of
 from lrenv.training.tasks import InitialLR, Task, make_task
 
 NUMBERS = ("val_loss", "test_loss", "test_metric", "final_val_loss", "final_test_loss", "final_test_metric")
@@ -152,7 +152,7 @@ def evaluate(
     ended, start = np.zeros(len(seeds), dtype=bool), np.ones(len(seeds), dtype=bool)
     memory: State = None
     shown = ("inner_step", "train_loss", "val_loss", "lr")
-    curves: dict[str, list[NDArray[Any]]] = {key: [_one_rate(info[key])] for key in shown}
+    curves: dict[str, list[NDArray[Any]]] = {key: [one_rate_of(info[key])] for key in shown}
     best, metric = info["val_loss"].copy(), envs.episode.trainee.metric
     # Where there is no metric, its rows stay NaN.
     tests = [f"{when}test_{what}" for when in ("", "final_") for what in ("loss", metric)]
@@ -167,7 +167,7 @@ def evaluate(
             who.check(action, info, error)
             raise
         for key in shown:
-            curves[key].append(np.where(ended, np.nan, _one_rate(info[key])))
+            curves[key].append(np.where(ended, np.nan, one_rate_of(info[key])))
         best = np.where(ended | info["diverged"], best, np.minimum(best, info["val_loss"]))
         for key in tested.keys() & info.keys():
             tested[key] = np.where(info[f"_{key}"], info[key], tested[key])
@@ -342,8 +342,3 @@ def _shown(name: str, value: Any) -> Any:
 def _names(value: object) -> bool:
     """Whether it is a tuple of names, as controls and observations are."""
     return isinstance(value, tuple) and all(isinstance(x, str) for x in value)
-
-
-def _one_rate(values: NDArray[Any]) -> NDArray[Any]:
-    """(n,) as it is; one of several rates per trainee, (n, K)."""
-    return values if values.ndim == 1 else one_rate(torch.from_numpy(values)).numpy()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lrenv.controllers.agent import Agent, view_of
 from lrenv.controllers.optimizer_agent import OptimizerAgent
-from lrenv.envs.observations import FAN_IN, WHITE_BOX, quantities_of
+from lrenv.envs.observations import FAN_IN, WHITE_BOX, parts_of, quantities_of
 from lrenv.envs.quantities import UNTRAINED, VALIDATION
 
 
@@ -37,8 +37,7 @@ def privileges_of(agent: Agent) -> Privileges:
         return Privileges(bool(view.horizon), False, True, True)
     quantities = quantities_of(view.observe, getattr(agent, "reads", None))
     # What a network's layers are like is no privilege.
-    observed = view.observe if isinstance(view.observe, tuple | list) else (view.observe,)
-    parts = {x for x in observed if isinstance(x, str) and x in WHITE_BOX} - {FAN_IN}
+    parts = {x for x in parts_of(view.observe) if isinstance(x, str) and x in WHITE_BOX} - {FAN_IN}
     # "+ema" and the like stand around the task's own.
     own = view.optimizer is not None and not (isinstance(view.optimizer, str) and view.optimizer.startswith("+"))
     gradients = bool(parts) or bool(quantities & UNTRAINED)

@@ -191,6 +191,11 @@ def register_observation(name: str, observation: Observation, replace_existing: 
     return observation
 
 
+def parts_of(observe: Observe) -> tuple[str | Observation, ...]:
+    """Returns what is observed side by side, be it one thing or several."""
+    return tuple(observe) if isinstance(observe, tuple | list) else (observe,)
+
+
 def names_of(observe: Observe) -> str | tuple[str, ...]:
     """Returns the names of what is observed: a function has its own, a table those of its signals."""
     if isinstance(observe, str):
@@ -229,7 +234,7 @@ def quantities_of(observe: Observe, reads: Sequence[str] | None = None) -> set[s
         reads: the signals that are looked at, as `Observer.names` has them; all if None.
     """
     found: set[str] = set()
-    for each in observe if isinstance(observe, tuple | list) else (observe,):
+    for each in parts_of(observe):
         if isinstance(each, str) and each in WHITE_BOX:
             continue
         observation = OBSERVATIONS.get(each) if isinstance(each, str) else each
@@ -272,7 +277,7 @@ class Observer:
 
     def __init__(self, observe: Observe, dtype: torch.dtype, sizes: Mapping[str, int]) -> None:
         self.name = names_of(observe)
-        given = tuple(observe) if isinstance(observe, tuple | list) else (observe,)
+        given = parts_of(observe)
         chosen = dict(zip((self.name,) if isinstance(self.name, str) else self.name, given, strict=True))
         if not chosen or len(chosen) < len(given):
             raise ValueError(f"observe={observe!r} must name what is observed, each once")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lrenv.training.dynamics import one_rate
+from lrenv.training.dynamics import one_rate_of
 from lrenv.training.tasks import Task
 
 FOLLOWED = 16
@@ -30,7 +29,7 @@ class History:
 
     def add(self, info: dict[str, Any], restarted: NDArray[np.bool_]) -> None:
         """Appends a decision; a restarted env begins anew."""
-        rates = _rates(info)
+        rates = one_rate_of(info["lr"])
         for i, row in enumerate(self._rows):
             if restarted[i]:
                 row.clear()
@@ -39,7 +38,7 @@ class History:
 
     def line(self, info: dict[str, Any]) -> str:
         """Returns a line on the whole batch."""
-        lr = _rates(info)
+        lr = one_rate_of(info["lr"])
         return (
             f"{self._task.name} step {info['inner_step'].mean():.0f}/{self._task.budget}"
             f" | train loss {_spread(info['train_loss'])} | val loss {_spread(info['val_loss'])}"
@@ -74,11 +73,6 @@ class History:
         rate.set_xlim(0, self._task.budget)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def _rates(info: dict[str, Any]) -> NDArray[Any]:
-    """One learning rate (n,) for each trainee."""
-    return one_rate(torch.from_numpy(info["lr"]).reshape(len(info["lr"]), -1)).numpy()
 
 
 def _spread(values: NDArray[Any]) -> str:

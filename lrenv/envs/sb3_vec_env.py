@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from lrenv.envs.vector_env import LearningRateVectorEnv
-from lrenv.training.dynamics import one_rate
+from lrenv.training.dynamics import one_rate_of
 from lrenv.training.tasks import Task
 
 Array = NDArray[Any]
@@ -85,7 +84,7 @@ class LearningRateVecEnv(VecEnv):
             for i in np.flatnonzero(terminated):
                 infos[i] = {name: values[i] for name, values in final.items()}
                 infos[i] |= {"terminal_observation": self.info["final_obs"][i], "TimeLimit.truncated": False}
-        self.rates = one_rate(torch.from_numpy(lr).reshape(len(lr), -1)).numpy()
+        self.rates = one_rate_of(lr)
         return observation, reward.astype(np.float32), terminated, infos
 
     def close(self) -> None:

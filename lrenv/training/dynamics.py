@@ -29,9 +29,10 @@ and of its first gradient (`Untrained`), and what stays the same throughout is t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 NEAR_ZERO = 1e-4
@@ -73,6 +74,11 @@ class Dynamics(NamedTuple):
 def one_rate(rates: Tensor) -> Tensor:
     """Returns one rate (...) for K of them (..., K): the geometric mean of their sizes; one of 0 counts as 1e-12."""
     return rates[..., 0] if rates.shape[-1] == 1 else rates.abs().clamp(min=1e-12).log().mean(-1).exp()
+
+
+def one_rate_of(rates: NDArray[Any]) -> NDArray[Any]:
+    """Returns the same of arrays (n,), as they are, or (n, K): (n,)."""
+    return rates if rates.ndim == 1 else one_rate(torch.from_numpy(rates)).numpy()
 
 
 class Setup(NamedTuple):
