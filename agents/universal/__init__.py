@@ -29,10 +29,10 @@ not scaled, asks SGD for less.
 
 The ceiling h of the guard is infinite at first. In the first 30 % of the budget it falls where the last interval, of N
 steps and with the rate r (without decay and correction), has shown that r was too high. Either both the first and the
-last layer have moved by more than 0.2 sqrt(N) times the length of their weights w before it; that of the one that moved
-less is u, where the way from w to w' is taken to be at right angles to w:
+last layer have moved by more than 0.2 sqrt(N) times the length of their weights before it. The movement of the one that
+moved less is u, where the way from its weights z to z' is taken to be at right angles to z:
 
-    u = a / sqrt(max(1 - a^2, 0.01)),    a = norm(w' - w) / norm(w');
+    u = a / sqrt(max(1 - a^2, 0.01)),    a = norm(z' - z) / norm(z');
 
 or the training loss l relative to that of the first batch has risen, which is told by
 

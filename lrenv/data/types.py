@@ -192,8 +192,8 @@ def from_arrays(
         test_targets: as `val_targets`.
         normalise: take mean and standard deviation from the training inputs (per channel where an example has
             three axes, and one for all columns of a table); otherwise they are 0 and 1, and batches are used as they
-            stand. By default all inputs but token
-            ids are normalised. Integers that are quantities and no token ids: pass True, and they become float32.
+            stand. By default all inputs but token ids are normalised. Integers that are quantities and no token ids:
+            pass True, and they become float32.
         classes: how many there are. By default as many as the training targets name, each of them at least once; a
             vocabulary may be larger than what the training targets hold.
 

@@ -27,10 +27,10 @@ class Groups:
     """The parameter groups of an optimizer.
 
     An agent sets one rate, that of the group whose rate is the highest when the controller is made, among those that
-    are trained. Others keep the ratio to it that they were made with, which
-    stands in each group as `initial_lr`, as with torch's schedulers. So a checkpoint of the optimizer has it, too. The
-    rate of a group that is added later counts as an initial rate: its ratio is to the initial rate of that group,
-    whatever the rate of the moment is. Where groups may not be changed, the first rates are kept here alone.
+    are trained. Others keep the ratio to it that they were made with, which stands in each group as `initial_lr`, as
+    with torch's schedulers. So a checkpoint of the optimizer has it, too. The rate of a group that is added later
+    counts as an initial rate: its ratio is to the initial rate of that group, whatever the rate of the moment is. Where
+    groups may not be changed, the first rates are kept here alone.
 
     An agent that sets a rate per layer or tensor sets one of these for each, and groups keep their ratios to it. A
     group that is added later, of parameters of no piece or of several, follows their geometric mean.

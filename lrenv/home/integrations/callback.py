@@ -32,7 +32,7 @@ class ControllerCallback:
             the horizon for others.
         evaluate: called with the model at decisions, in evaluation mode and without gradients: gives the validation
             loss, or (logits, targets) of the same examples each time.
-        bounds: the rate that the agent sets, that of the group with the highest, is kept between these two.
+        bounds: the rate that the agent sets is kept between these two; see `LRController`.
         shadow: whether to change nothing, and only keep in `controller.history` what would be done to the rates.
         settings: the other settings of `LRController` (`fallback`, `loss`, ...).
 
