@@ -8,8 +8,8 @@ losses L over m seeds, with the 95 % interval of Student's t:
 Read `evaluation.py` first (agents on a task), then `selection.py` (the one rule of what is better, for runs that
 diverge too), `tuning.py` (grids whose rates are extended, on seeds of their own) and `comparison.py`, which does both
 for several agents: `contenders.py` are those that take part, `cells.py` keeps finished parts in a file, `rows.py` are
-the results. `optimizer_runs.py` runs agents that are optimizers, and `held_out.py` has the tasks on which controllers of
-drawn tasks are reported. Results are shown by `statistics.py`, `wording.py`, `figures.py`, `page.py` (HTML) and
+the results. `optimizer_runs.py` runs agents that are optimizers, and `held_out.py` has the tasks on which controllers
+of drawn tasks are reported. Results are shown by `statistics.py`, `wording.py`, `figures.py`, `page.py` (HTML) and
 `report.py` (the terminal, and the files).
 
 Several tasks at once are a suite: `suite.py` reads it from TOML, `search.py` finds settings (grids that grow, random
