@@ -998,3 +998,48 @@ def test_arrays_of_results_are_cut_by_name() -> None:
     for name in ARRAYS:
         np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[1:3])
     assert part.seconds == pytest.approx(whole.seconds / 2)
+
+
+def test_a_weight_decay_that_the_agent_was_given_is_its_own(tmp_path: Path) -> None:
+    """Neither the suite's list nor the task's takes its place."""
+    (tmp_path / "shy.py").write_text(
+        "import numpy as np\n"
+        "from lrenv.agents import BaseAgent, View\n"
+        "class Shy(BaseAgent):\n"
+        "    view = View(control='set-raw', observe='clock')\n"
+        "    def __init__(self, peak=0.1, weight_decay=0.0):\n"
+        "        self.rate = np.asarray(peak) * (1 - np.asarray(weight_decay))\n"
+        "    def act(self, observation, carry):\n"
+        "        return np.broadcast_to(self.rate, len(observation))[:, None], carry\n"
+    )
+    text = f"""
+seeds = 1
+tuning_seeds = 1
+weight_decay = [0.0, 0.5]
+reference = "plain"
+tasks = ["digits-mlp:budget=20:interval=10:optimizer=adamw"]
+[agents.plain]
+agent = "{tmp_path}/shy.py:Shy:peak=0.01"
+[agents.own]
+agent = "{tmp_path}/shy.py:Shy:peak=0.1:weight_decay=0.9"
+[agents.grid]
+agent = "{tmp_path}/shy.py:Shy"
+grid = {{ peak = [0.1], weight_decay = [0.9] }}
+"""
+    (tmp_path / "suite.toml").write_text(text)
+    outcome = run_suite(read_suite(tmp_path / "suite.toml"), tmp_path / "out", device="cpu")
+    losses = {line.agent: line.result.final_test_loss.tolist() for line in outcome.lines if line.result is not None}
+    assert losses["own"] == losses["grid"] == pytest.approx(losses["plain"])
+    assert next(line.settings for line in outcome.lines if line.agent == "grid") == {"peak": 0.1, "weight_decay": 0.9}
+
+
+def test_an_extension_that_fails_leaves_the_best_of_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(x: Any) -> float:
+        if x["peak"] > 0.5:
+            raise AgentError("too high")
+        return -float(x["peak"])
+
+    valley(monkeypatch, fails)
+    found = grid_search(search_of(Entry("constant", "constant", {"peak": Axis((0.1, 0.2, 0.4), factor=2.0)}, {})))
+    assert found["settings"]["peak"] == 0.4
+    assert not found["inside"]

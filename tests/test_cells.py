@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from lrenv import networks
-from lrenv.agents import View
+from lrenv.agents import BaseAgent, View
 from lrenv.agents.learned_optimizer.agent import Architecture, LearnedOptimizer
 from lrenv.benchmark import Comparison, cells, compare, comparison, evaluate, tuning
 from lrenv.benchmark.cells import Cells, decoded, encoded
@@ -464,3 +464,29 @@ def test_killed_at_random_moments_it_ends_as_undisturbed(tmp_path: Path) -> None
             assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
         page = (out / "report.html").read_text()
         assert page == (tmp_path / "whole" / "report.html").read_text().replace(str(tmp_path / "whole"), str(out))
+
+
+class Versioned(BaseAgent[tuple[()]]):
+    """An agent with a grid, of which there are two versions."""
+
+    version = 1
+    view = View(control="set-raw", observe="clock")
+    grid: ClassVar[Any] = {"peak": (0.1, 0.2)}
+
+    def __init__(self, peak: Any) -> None:
+        self.peak = peak
+
+    def act(self, observation: Any, carry: tuple[()]) -> tuple[Any, tuple[()]]:
+        return np.broadcast_to(self.peak * self.version, len(observation))[:, None], carry
+
+
+def test_another_version_of_an_agent_is_tuned_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advertise: Callable[[str, str], None]
+) -> None:
+    advertise("versioned", f"{__name__}:Versioned")
+    made = {}
+    for version, folder in ((1, "same"), (8, "same"), (8, "fresh")):
+        monkeypatch.setattr(Versioned, "version", version)
+        row = compare(NOISY, ["versioned"], 2, device="cpu", out=tmp_path / folder).rows[0]
+        made[version, folder] = row.settings
+    assert made[8, "same"] == made[8, "fresh"] != made[1, "same"]

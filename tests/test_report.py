@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -301,3 +302,20 @@ def test_the_legend_stays_within_the_figure() -> None:
     box = legend.get_window_extent()
     assert 0 <= box.x0 < box.x1 <= drawn.bbox.width
     assert len(legend.get_texts()) == 12
+
+
+def test_any_label_is_drawn_as_it_is(mixed: Comparison) -> None:
+    """Neither formulas, nor markup, nor so wide that panels have no room; a rate of 0 has no place on a log axis."""
+    rows = compare(NOISY, ["constant:peak=0", "constant:peak=0.1", "linear:peak=0.1"], 2, device="cpu")
+    named = [replace(row, label=f"{i}$\\foo$ [/b]{'m' * 14}") for i, row in enumerate(rows.rows)]
+    odd = replace(rows, rows=named, baseline=named[0].label)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert figures.png(odd)
+        text = page(odd)
+    assert "2$\\foo$ [/b]" in text
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table(replace(odd, task=replace(odd.task, name="quad [b]"))))
+    shown = console.export_text()
+    assert "quad [b]" in shown
+    assert all(f" {i}$\\foo$" in shown for i in range(3)), "what tells them apart is not cut"

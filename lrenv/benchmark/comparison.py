@@ -22,7 +22,7 @@ from lrenv.benchmark.contenders import Contender, baseline_of, contenders_of, di
 from lrenv.benchmark.evaluation import evaluate, joined
 from lrenv.benchmark.rows import FILES, Comparison, Row, Runs
 from lrenv.benchmark.statistics import paired, welch
-from lrenv.benchmark.tuning import AT_ONCE, TUNING_SEEDS, Once, afresh, tune
+from lrenv.benchmark.tuning import AT_ONCE, TUNING_SEEDS, Once, afresh, grid_of, tune
 from lrenv.controllers.agent import Agent, AgentError, agent_factory, view_of
 from lrenv.controllers.controller_file import read_metadata
 from lrenv.envs.actions import is_relative
@@ -161,7 +161,10 @@ def _rows(
     failed = partial(Row, contender.spec, label, _text(settings), runs, None)
     try:
         if contender.tuned:
-            tuned = tune(contender.name, task, tuning_seeds, AT_ONCE, device, once)
+            version = version_of(contender.make({key: values[0] for key, values in grid_of(contender.name).items()}))
+            tuned = tune(
+                contender.name, task, tuning_seeds, AT_ONCE, device, lambda key, run: once(key | version, run)
+            )  # fmt: skip
             settings = tuned.settings
             runs = replace(runs, tuning=len(tuned.combinations) * len(tuning_seeds))
         agent = contender.make(settings)

@@ -27,6 +27,8 @@ INK = "#1c2026"
 """The colour of text and axes."""
 LONGEST = 24
 """Characters of a label at most, where so many tell the labels of a figure apart."""
+NARROW = 14
+"""Characters of the baseline's label that stand on one line with what they belong to, at most."""
 COLUMNS = 7
 """Columns of a legend at most."""
 END = 0.2
@@ -122,7 +124,8 @@ def differences(axes: Any, comparison: Comparison) -> None:
         if np.isfinite(mean):
             _mean(axes, mean, height)
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
-    axes.set_xlabel(f"test loss minus that of {_names(comparison)[comparison.baseline]}")
+    name = _names(comparison)[comparison.baseline]
+    axes.set_xlabel(f"test loss minus that of{' ' if len(name) <= NARROW else chr(10)}{name}")
 
 
 Draw = Callable[[Any, Comparison], None]
@@ -141,9 +144,11 @@ def figure(comparison: Comparison) -> Figure:
     with rc_context(_LOOK):
         drawn = Figure(figsize=(13, 7.4), dpi=110, layout="constrained")
         FigureCanvasAgg(drawn)
-        axes = drawn.subplot_mosaic([[0, 0, 1, 1, 2, 2], [3, 3, 3, 4, 4, 4]])
-        for key, draw in enumerate(PANELS.values()):
-            draw(axes[key], comparison)
+        # Or the labels of one row would take their room from the other's panels.
+        rows = drawn.add_gridspec(2, 1)
+        upper, lower = drawn.add_subfigure(rows[0]), drawn.add_subfigure(rows[1])
+        for axes, draw in zip((*upper.subplots(1, 3), *lower.subplots(1, 2)), PANELS.values(), strict=True):
+            draw(axes, comparison)
         style, names = styles(comparison), _names(comparison)
         lines = [
             Line2D([], [], color=style[row.label].colour, dashes=style[row.label].dashes, label=names[row.label])
@@ -203,6 +208,8 @@ def _quartiles(result: Result, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
         # The first rate is that before the first action; one of 0 has no place on a log axis.
         step, values = step[1:], np.where(values > 0, values, np.nan)[1:]
     alive = np.isfinite(values).any(1)
+    if not alive.any():
+        return step[:0], np.empty((3, 0))
     return step[alive], np.nanpercentile(values[alive], (25, 50, 75), axis=1)
 
 
@@ -235,7 +242,7 @@ def _names(comparison: Comparison) -> dict[str, str]:
         names = {label: label if len(label) <= room else f"…{label[1 - room :]}" for label in labels}
         if len(set(names.values())) == len(set(labels)):
             break
-    return names
+    return {label: name.replace("$", r"\$") for label, name in names.items()}  # no formulas
 
 
 def _dots(axes: Any, values: NDArray[Any], height: int, colour: str) -> None:

@@ -20,13 +20,13 @@ def table(comparison: Comparison) -> Table:
     failures = [f"{row.label} failed: {row.failure}" for row in comparison.failed]
     said = [wording.verdict(comparison), wording.caption(comparison)]
     shown = Table(
-        title=wording.title(comparison),
+        title=rich.markup.escape(wording.title(comparison)),
         caption=rich.markup.escape("\n".join([*said, *settings, *failures])),
         caption_justify="left",
         box=rich.box.SIMPLE,
     )
     headings, names = wording.headings(comparison), ("test_loss", "difference", "final_test_loss")
-    shown.add_column("agent")
+    shown.add_column("agent", overflow="fold")
     for name in names:
         shown.add_column(rich.markup.escape(headings[name]), justify="right")
     for row in comparison.ranked:

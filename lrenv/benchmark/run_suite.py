@@ -26,7 +26,6 @@ from lrenv.benchmark.evaluation import Result, evaluate
 from lrenv.benchmark.privileges import Privileges, privileges_of
 from lrenv.benchmark.rows import Runs
 from lrenv.benchmark.search import (
-    DECAY,
     Record,
     Records,
     Search,
@@ -272,9 +271,8 @@ def _lines(contender: Contender, search: Search, records: Records) -> list[Line]
             settings |= tuned["settings"]
             seconds, inside = seconds + tuned["seconds"], tuned["inside"]
             spent = replace(spent, tuning=before + tuned["runs"])
-        given = search.given | {key: value for key, value in settings.items() if key != DECAY}
-        task = task if settings.get(DECAY) is None else replace(task, weight_decay=settings[DECAY])
-        agent = contender.make(given)
+        own, task = search.parted(settings)
+        agent = contender.make(search.given | own)
         relative = is_relative(view_of(agent).control)
     except OSError:
         raise

@@ -133,7 +133,12 @@ class Search:
         return replace(self, entry=next(entry for entry in self.suite.agents if entry.label == self.entry.after))
 
     def decays(self) -> list[float | None]:
-        """The weight decays to try; None, which is the task's own, unless the optimizer decouples it."""
+        """The weight decays to try; None, which is the task's own, unless the optimizer decouples it.
+
+        An agent that is given one of its own, by its spec, grid or draws, is not tried with others.
+        """
+        if DECAY in {**parse(self.entry.agent).settings, **self.entry.grid, **self.entry.draws}:
+            return [None]
         own = view_of(sample_of(self.entry, self.task.budget)).optimizer
         wraps = isinstance(own, str) and own.startswith("+")  # such as "+ema", around the task's own
         optimizer = self.task.optimizer if own is None or wraps else own
@@ -145,24 +150,34 @@ class Search:
         first = {key: axis.of(self.task.budget)[0] for key, axis in self.entry.grid.items()}
         try:
             make_agent(self.entry.agent, **stand_ins(self.entry), **first | {name: value})
-        except ValueError:
+        except Exception:  # whatever it says of a value that is too high
             return False
         return True
+
+    def parted(self, settings: Settings) -> tuple[Settings, Task]:
+        """The agent's settings of those that were found, and the task with the weight decay that may be among them."""
+        if self.decays() == [None]:
+            return settings, self.task
+        own = {name: value for name, value in settings.items() if name != DECAY}
+        decay = settings.get(DECAY)
+        return own, self.task if decay is None else replace(self.task, weight_decay=decay)
 
     def run(self, combinations: list[Settings], seeds: list[int], key: Record) -> Iterator[Result]:
         """Runs each combination on all seeds, batches of `AT_ONCE` at most; a result per combination, in order."""
         spec = parse(self.entry.agent)
         factory = agent_factory(spec.name)
-        decays = list(dict.fromkeys(combination.get(DECAY) for combination in combinations))
+        tried = self.decays() != [None]
+        of = [combination.get(DECAY) if tried else None for combination in combinations]
+        parted = [self.parted(combination) for combination in combinations]
         found: dict[int, Result] = {}
-        for decay in decays:
-            places = [i for i, combination in enumerate(combinations) if combination.get(DECAY) == decay]
+        for decay in dict.fromkeys(of):
+            places = [i for i, each in enumerate(of) if each == decay]
             pairs = [(i, seed) for i in places for seed in seeds]
-            task = self.task if decay is None else replace(self.task, weight_decay=decay)
+            task = parted[places[0]][1]
 
             def batch(part: list[tuple[int, int]], task: Task = task) -> Result:
-                names = [name for name in combinations[part[0][0]] if name != DECAY]
-                values = {name: np.array([combinations[i][name] for i, _ in part]) for name in names}
+                names = parted[part[0][0]][0]
+                values = {name: np.array([parted[i][0][name] for i, _ in part]) for name in names}
                 agent = factory(**self.given | spec.settings | values)  # what the suite says counts more
                 run = evaluate(agent, task, [s for _, s in part], name=self.entry.label, device=self.device)
                 return replace(run, curves={})  # nothing is chosen by them
@@ -233,11 +248,18 @@ def grid_search(search: Search) -> Record:
         axes[DECAY] = decays
     seeds = seeds_for("tuning", search.suite.tuning_seeds)
     losses: dict[tuple[Any, ...], float] = {}
-    seconds = 0.0
+    seconds, before = 0.0, axes
     for number in itertools.count():
         new = [values for values in itertools.product(*axes.values()) if values not in losses]
         combinations = [dict(zip(axes, values, strict=True)) for values in new]
-        for values, result in zip(new, search.run(combinations, seeds, {"grid": number}), strict=True):
+        try:
+            results = list(search.run(combinations, seeds, {"grid": number}))
+        except Exception as error:
+            if not number or isinstance(error, OSError):
+                raise
+            axes = before
+            break  # an agent that fails beyond its grid has the best of it
+        for values, result in zip(new, results, strict=True):
             losses[values] = float(result.final_val_loss.mean())
             seconds += result.seconds
         losses = {key: math.inf if math.isnan(loss) else loss for key, loss in losses.items()}
@@ -245,7 +267,7 @@ def grid_search(search: Search) -> Record:
         grown = _grown(axes, dict(zip(axes, best, strict=True)), math.isinf(losses[best]), search)
         if grown == axes:
             break
-        axes = grown
+        before, axes = axes, grown
     if math.isinf(losses[best]):
         raise AgentError(
             f"agent {entry.label!r} on task {search.name!r}: runs diverge with all {len(losses)} settings of its grid "
@@ -268,9 +290,7 @@ def after_another(search: Search, records: Records) -> tuple[Search, int, float]
     """
     other = search.first()
     tuned = grid_found(other, records)
-    settings = dict(tuned["settings"])
-    decay = settings.pop(DECAY, None)
-    task = search.task if decay is None else replace(search.task, weight_decay=decay)
+    settings, task = other.parted(tuned["settings"])
 
     def given() -> Record:
         factory = agent_factory(parse(search.entry.agent).name)

@@ -4,7 +4,7 @@
     tuning_seeds = 2                           # runs of each combination of a grid, on other seeds
     reference = "linear"                       # the agent that losses are relative to
     initial_rates = [1e-4, 1e-3, 1e-2]         # where agents that scale the rate start
-    weight_decay = [0.0, 0.01]                 # in every grid, where the optimizer decouples it
+    weight_decay = [0.0, 0.01]                 # in every grid without one, where the optimizer decouples it
     cap = 10.0                                 # a run that diverged counts as so many times the reference's loss
     pool = 30                                  # random draws per agent with `draws` and task, for `budgets`
     draw_seeds = 3                             # runs that are reported of each draw; by default as many as `seeds`

@@ -43,7 +43,8 @@ def cells(row: Row, comparison: Comparison) -> dict[str, str]:
 def title(comparison: Comparison) -> str:
     """Returns the task, and how much was run."""
     task = comparison.task
-    return f"{task.name}: {task.budget} steps of batch {task.batch_size}, {comparison.seeds} seeds"
+    seeds = f"{comparison.seeds} seed{'s' * (comparison.seeds > 1)}"
+    return f"{task.name}: {task.budget} steps of batch {task.batch_size}, {seeds}"
 
 
 def verdict(comparison: Comparison) -> str:

@@ -208,7 +208,7 @@ def make_agent(agent: str | Path, **settings: Any) -> Agent:
         made = factory(**settings)
     except TypeError as error:
         raise ValueError(f"agent {spec.name!r}: {error}{hint}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if spec.own is None or isinstance(error, ValueError):
             raise
         raise ValueError(f"agent {spec.name!r} raised {error_line(error)} when it was made") from error

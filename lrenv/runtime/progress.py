@@ -48,10 +48,11 @@ def progress(total: int, unit: str, done: int = 0) -> Iterator[Report]:
         if _BARS:  # nested work has a line of its own below the outer one
             yield from _line_of(_BARS[-1], total, unit, done)
             return
+        rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
         columns = (
-            BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), TimeElapsedColumn(),
+            BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[unit]}", markup=False), TimeElapsedColumn(),
             TextColumn("<"), TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            TextColumn("{task.fields[status]}", markup=False, table_column=rest),
         )  # fmt: skip
         with _Bars(*columns, console=console, expand=True) as bar:
             _BARS.append(bar)
@@ -68,7 +69,9 @@ def progress(total: int, unit: str, done: int = 0) -> Iterator[Report]:
         now = time.monotonic()
         if done >= total or now - last >= QUIET_SECONDS:
             last = now
-            console.print(f"{done}/{total} {unit}, {now - begin:.0f} s  {status}", soft_wrap=True, highlight=False)
+            console.print(
+                f"{done}/{total} {unit}, {now - begin:.0f} s  {status}", soft_wrap=True, highlight=False, markup=False
+            )
 
     yield line
 

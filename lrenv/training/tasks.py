@@ -340,7 +340,12 @@ def _found(spec: specs.Spec, settings: dict[str, Any]) -> tuple[Task, tuple[str,
             for name in settings.keys() - {f.name for f in fields(Task)}:
                 lookup(dict.fromkeys(makes), name, "setting of a task")
             raise ValueError(f"task {spec.name!r}: {error}, as in {spec.name}:key=value") from None
-        found = found(**own)
+        try:
+            found = found(**own)
+        except (Exception, SystemExit) as error:
+            if spec.own is None or isinstance(error, ValueError | OSError):
+                raise
+            raise ValueError(f"task {spec.name!r} raised {raised_line(error)} when it was made") from error
     if not isinstance(found, Task):
         raise ValueError(f"{spec.name} must be a lrenv.Task, or a function that gives one, not {what_is(found)}")
     if found.name in tasks() and found != _TASKS.get(found.name):
