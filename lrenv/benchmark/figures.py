@@ -125,7 +125,8 @@ def differences(axes: Any, comparison: Comparison) -> None:
             _mean(axes, mean, height)
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
     name = _names(comparison)[comparison.baseline]
-    axes.set_xlabel(f"test loss minus that of{' ' if len(name) <= NARROW else chr(10)}{name}")
+    between = " " if len(name) <= NARROW else "\n"
+    axes.set_xlabel(f"test loss minus that of{between}{name}")
 
 
 Draw = Callable[[Any, Comparison], None]

@@ -140,13 +140,15 @@ def tune(
         means = each.reshape(len(new), len(seeds)).mean(1).tolist()
         tried |= {repr(combination): (combination, loss) for combination, loss in zip(new, means, strict=True)}
         chosen, lowest = min(tried.values(), key=itemgetter(1))
-        longer = dict(axes)
-        for rate, factor in factors.items():
-            best = chosen[rate] if np.isfinite(lowest) else None
-            longer[rate] = extended(sorted(axes[rate]), factor, best, partial(takes, rate))
-        if all(len(longer[rate]) == len(axes[rate]) for rate in axes):
+        longer = {
+            rate: extended(
+                sorted(axes[rate]), factor, chosen[rate] if np.isfinite(lowest) else None, partial(takes, rate)
+            )
+            for rate, factor in factors.items()
+        }
+        if all(len(longer[rate]) == len(axes[rate]) for rate in longer):
             break
-        axes = longer
+        axes |= longer
     if not np.isfinite(lowest):
         raise AgentError(
             f"agent {name!r} on task {task.name!r}: runs diverge with all {len(tried)} settings of its grid "
